@@ -1,0 +1,40 @@
+"""Data parallelism for Keras on TensorFlow: wrap a model, then `fit`, and get what plain Keras would compute.
+
+Importing kparallel has no side effects and does not import TensorFlow; names load on first use (PEP 562).
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kparallel import errors
+    from kparallel.devices import virtual_devices
+    from kparallel.mesh import Mesh
+    from kparallel.model.parallel_model import ParallelModel, unwrap
+    from kparallel.model.wrap import plan, wrap
+    from kparallel.planning.plan import Plan
+
+__version__ = "0.1.0.dev0"
+__all__ = ["Mesh", "ParallelModel", "Plan", "errors", "plan", "unwrap", "virtual_devices", "wrap"]
+
+_HOMES = {
+    "Mesh": "kparallel.mesh",
+    "ParallelModel": "kparallel.model.parallel_model",
+    "Plan": "kparallel.planning.plan",
+    "plan": "kparallel.model.wrap",
+    "unwrap": "kparallel.model.parallel_model",
+    "virtual_devices": "kparallel.devices",
+    "wrap": "kparallel.model.wrap",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return import_module("kparallel.errors")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'kparallel' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

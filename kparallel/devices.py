@@ -1,0 +1,72 @@
+"""The devices of this process."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from kparallel.errors import DeviceError
+from kparallel.mesh import device_name
+
+__all__: list[str] = []
+
+
+def local_devices() -> tuple[str, ...]:
+    """Return every local GPU, or every local CPU device where there is no GPU."""
+    for kind in ("GPU", "CPU"):
+        names = tuple(device_name(device.name) for device in tf.config.list_logical_devices(kind))
+        if names:
+            return names
+    raise DeviceError("TensorFlow lists no device on this machine.")
+
+
+def check_devices(devices: Sequence[str]) -> tuple[str, ...]:
+    """Return the short names of devices that exist.
+
+    Raises:
+        DeviceError: A device that TensorFlow does not list.
+    """
+    if isinstance(devices, str):
+        raise DeviceError(f"Expected a list of device names, received the string {devices!r}. Write [{devices!r}].")
+    known = {device_name(d.name) for kind in ("CPU", "GPU") for d in tf.config.list_logical_devices(kind)}
+    names = tuple(device_name(name) for name in devices)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise DeviceError(
+            f"Expected devices out of {sorted(known)}, received {unknown}. "
+            "kparallel.virtual_devices(n), called first, makes n virtual CPU devices."
+        )
+    return names
+
+
+def virtual_devices(count: int) -> tuple[str, ...]:
+    """Split the CPU into virtual devices, to try a plan without accelerators.
+
+    Call it before anything else uses TensorFlow.
+
+    Args:
+        count: How many devices, at least 1.
+
+    Returns:
+        Their names, `("CPU:0", ...)`.
+
+    Raises:
+        DeviceError: `count` is below 1, or TensorFlow has started with another number of devices.
+
+    Example:
+        >>> virtual_devices(2)
+        ('CPU:0', 'CPU:1')
+    """
+    if count < 1:
+        raise DeviceError(f"Expected at least one virtual device, received {count}.")
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    configuration = [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
+    try:
+        tf.config.set_logical_device_configuration(cpu, configuration)
+    except RuntimeError as error:
+        present = len(tf.config.list_logical_devices("CPU"))
+        if present != count:
+            raise DeviceError(
+                f"Expected to be called before TensorFlow starts; it runs with {present} CPU device(s) already. "
+                "Call kparallel.virtual_devices first thing in the program."
+            ) from error
+    return tuple(f"CPU:{index}" for index in range(count))

@@ -1,0 +1,100 @@
+"""What the last stage computes from its outputs: loss terms, as numerators and statistics."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kparallel.collective.exchange import Exchange
+from kparallel.data.rows import Rows
+from kparallel.loss.term import Term, is_batch_coupled, loss_term, row_mean, summed
+from kparallel.private import compiled_loss, one_replica_view, route_losses
+
+__all__: list[str] = []
+
+
+def overrides_compute_loss(model: keras.Model) -> bool:
+    """Tell whether a subclass computes its own loss."""
+    return type(model).compute_loss is not keras.Model.compute_loss
+
+
+def loss_head(
+    model: keras.Model, rows: Rows, exchange: Exchange, replicas: int, reduction: str, training: bool
+) -> Callable[[Any, list[tf.Tensor], list[tf.Tensor]], list[tuple[float | None, Term]]]:
+    """Return the head that turns outputs into (loss weight, term) pairs.
+
+    The first pairs are the compiled losses, in Keras's order; `add_loss` terms and penalties follow.
+
+    Args:
+        model: The compiled model.
+        rows: This replica's share.
+        exchange: Gathers outputs where a loss needs the whole batch.
+        replicas: How many replicas there are.
+        reduction: `"mean"`, `"sum"` or `"global"`: what a loss means that returns a scalar.
+        training: As Keras means it.
+    """
+    scalar = "mean" if reduction == "global" else reduction
+
+    def own_loss(outputs: Any) -> list[tuple[float | None, Term]]:
+        arguments = [rows.x, rows.y, outputs, rows.sample_weight]
+        if reduction == "global":
+            arguments = [_gathered(argument, rows, exchange, replicas) for argument in arguments]
+        extra = {"training": training} if model._compute_loss_has_training_arg else {}
+        with one_replica_view():
+            value = model.compute_loss(*arguments, **extra)
+        if reduction == "global":
+            return [(None, _whole(value, replicas))]
+        return [(None, row_mean(value, rows.count) if scalar == "mean" else summed(value))]
+
+    def terms(outputs: Any, added: list[tf.Tensor], penalties: list[tf.Tensor]) -> list[tuple[float | None, Term]]:
+        if overrides_compute_loss(model):
+            return own_loss(outputs)
+        result: list[tuple[float | None, Term]] = []
+        losses = compiled_loss(model)
+        if losses is not None:
+            for loss, weight, call in route_losses(losses, rows.y, outputs, rows.sample_weight):
+                if is_batch_coupled(loss) or (reduction == "global" and _returns_scalar(loss, call)):
+                    whole = [_gathered(value, rows, exchange, replicas) for value in call]
+                    with one_replica_view():
+                        result.append((weight, _whole(loss(*whole), replicas)))
+                else:
+                    result.append((weight, loss_term(loss, *call, count=rows.count, scalar=scalar)))
+        for value in added:
+            result.append((None, summed(value) if value.shape.rank else row_mean(value, rows.count)))
+        # A penalty is the same on every replica: each contributes its share of one.
+        result.extend((None, summed(value / replicas)) for value in penalties)
+        if not result:
+            raise ValueError("No loss to compute. Pass `loss=` to compile(), or call add_loss() in a layer.")
+        return result
+
+    return terms
+
+
+def _returns_scalar(loss: Any, call: tuple[Any, Any, Any]) -> bool:
+    return not loss.call(call[0], call[1]).shape.rank
+
+
+def _gathered(value: Any, rows: Rows, exchange: Exchange, replicas: int) -> Any:
+    """Return all replicas' rows, through which only this replica's are differentiable."""
+
+    def whole(leaf: Any) -> Any:
+        if leaf is None or replicas == 1:
+            return leaf
+        leaf = tf.convert_to_tensor(leaf)
+        leaf = leaf[: tf.minimum(rows.count, tf.shape(leaf)[0])]
+        parts = [tf.stop_gradient(part) for part in exchange.gather([leaf])[0]]
+        parts[exchange.replica_index] = leaf
+        return tf.concat(parts, 0)
+
+    return keras.tree.map_structure(whole, value)
+
+
+def _whole(value: tf.Tensor, replicas: int) -> Term:
+    """Make a term of a loss that every replica computed for the whole batch.
+
+    Each replica's gradient reaches its own rows only, so gradients add up; the value counts once.
+    """
+    value = tf.reduce_sum(value)
+    one = tf.constant(1.0, tf.float64)
+    return Term(value, [], lambda _: (one, one / replicas))

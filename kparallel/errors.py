@@ -1,0 +1,35 @@
+"""What can go wrong, by cause: every error kparallel raises on purpose derives from `KParallelError`.
+
+    KParallelError
+    ├── BackendError   Keras does not run on TensorFlow
+    ├── DeviceError    a device is unknown, repeated, of mixed type, or configured too late
+    ├── PlanError      a plan does not fit the model or the machine
+    ├── ModelError     a model cannot be wrapped
+    └── DataError      a dataset cannot be used
+"""
+
+__all__ = ["BackendError", "DataError", "DeviceError", "KParallelError", "ModelError", "PlanError"]
+
+
+class KParallelError(Exception):
+    """Root of all errors that kparallel raises on purpose."""
+
+
+class BackendError(KParallelError, RuntimeError):
+    """Keras runs on another backend than TensorFlow."""
+
+
+class DeviceError(KParallelError, ValueError):
+    """A device is unknown, repeated, of mixed type, or configured too late."""
+
+
+class PlanError(KParallelError, ValueError):
+    """A plan does not fit the model or the machine."""
+
+
+class ModelError(KParallelError, ValueError):
+    """A model cannot be wrapped."""
+
+
+class DataError(KParallelError, ValueError):
+    """A dataset cannot be used."""

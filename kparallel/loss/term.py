@@ -1,0 +1,147 @@
+"""Loss terms as numerators and statistics, so that a loss of shares is the loss of the whole batch.
+
+A mean over a batch that lies on several replicas is sum(numerators) / sum(denominators); dividing on each
+replica and averaging is wrong as soon as shares, masks or weights differ.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kparallel.private import keras_mask
+
+__all__: list[str] = []
+
+Factors = Callable[[list[tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]
+_BATCH_COUPLED = (keras.losses.Dice, keras.losses.Tversky, keras.losses.Circle)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One loss term on one replica.
+
+    Args:
+        numerator: Scalar; what is differentiated.
+        statistics: Scalars that are summed over the replicas before they divide.
+        factors: Maps the summed statistics to (factor of the gradient, factor of the reported value).
+    """
+
+    numerator: tf.Tensor
+    statistics: list[tf.Tensor]
+    factors: Factors
+
+
+def _same(factor: Callable[[list[tf.Tensor]], tf.Tensor]) -> Factors:
+    def factors(statistics: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        value = factor(statistics)
+        return value, value
+
+    return factors
+
+
+def summed(value: tf.Tensor) -> Term:
+    """Make a term whose replicas' values add up."""
+    return Term(tf.reduce_sum(value), [], _same(lambda _: tf.constant(1.0, tf.float64)))
+
+
+def row_mean(value: tf.Tensor, count: tf.Tensor) -> Term:
+    """Make a term of a scalar that each replica has as a mean over its rows."""
+    rows = tf.cast(count, tf.float64)
+    weight = tf.cast(count, value.dtype)
+    return Term(value * weight, [rows], _same(lambda s: tf.math.divide_no_nan(tf.ones_like(s[0]), s[0])))
+
+
+def is_batch_coupled(loss: Any) -> bool:
+    """Tell whether a loss needs the whole batch at once."""
+    if isinstance(loss, keras.losses.Circle):
+        return True
+    return isinstance(loss, _BATCH_COUPLED) and (loss.axis is None or 0 in tuple(loss.axis))
+
+
+def loss_term(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any, count: tf.Tensor, scalar: str) -> Term:
+    """Split one Keras loss into its numerator and statistics.
+
+    Args:
+        loss: A `keras.losses.Loss`.
+        y_true, y_pred, sample_weight: This replica's rows.
+        count: Scalar, their number.
+        scalar: What a loss means that returns a scalar: `"mean"` over rows, or `"sum"`.
+
+    Returns:
+        The term, equal to `loss(y_true, y_pred, sample_weight)` once summed over replicas.
+    """
+    dtype = loss.dtype
+    y_pred_cast = keras.tree.map_structure(lambda t: keras.ops.convert_to_tensor(t, dtype=dtype), y_pred)
+    y_true = keras.tree.map_structure(lambda t: keras.ops.convert_to_tensor(t, dtype=dtype), y_true)
+    values = keras.ops.convert_to_tensor(loss.call(y_true, y_pred_cast), dtype=dtype)
+    mask = _both(keras_mask(y_pred), keras_mask(values))
+    weight = None if sample_weight is None else keras.ops.convert_to_tensor(sample_weight, dtype=dtype)
+    valid = None
+    if mask is not None:
+        flags = tf.cast(mask, dtype)
+        valid = [tf.reduce_sum(flags), tf.cast(tf.size(flags), dtype)]
+        weight = flags if weight is None else _times(weight, flags)
+    if not values.shape.rank:
+        return _scalar_term(values, weight, count, scalar, loss.reduction)
+    if weight is not None:
+        values, weight = _same_rank(values, tf.cast(weight, values.dtype))
+        values = values * weight
+    return _vector_term(values, weight, valid, loss.reduction)
+
+
+def _vector_term(values: tf.Tensor, weight: Any, valid: list[tf.Tensor] | None, reduction: str | None) -> Term:
+    size = tf.cast(tf.size(values), tf.float64)
+    one = tf.ones_like(size)
+    total = tf.reduce_sum(values)
+    if reduction == "sum":
+        return summed(total)
+    if reduction in (None, "none"):
+        return Term(total, [size], lambda s: (one, tf.math.divide_no_nan(one, s[0])))
+    if reduction == "mean_with_sample_weight" and weight is not None:
+        mass = tf.cast(tf.reduce_sum(weight), tf.float64)
+        return Term(total, [mass], _same(lambda s: tf.math.divide_no_nan(one, s[0])))
+    if valid is None or reduction == "mean_with_sample_weight":
+        return Term(total, [size], _same(lambda s: tf.math.divide_no_nan(one, s[0])))
+    # Keras weighs valid entries by total/valid of the mask, then divides by the size of the values.
+    statistics = [size, *(tf.cast(v, tf.float64) for v in valid)]
+    return Term(
+        total, statistics, _same(lambda s: tf.math.divide_no_nan(tf.math.divide_no_nan(s[2], s[1]), s[0]))
+    )
+
+
+def _scalar_term(value: tf.Tensor, weight: Any, count: tf.Tensor, scalar: str, reduction: str | None) -> Term:
+    base = row_mean(value, count) if scalar == "mean" else summed(value)
+    if weight is None:
+        return base
+    mass = [tf.cast(tf.reduce_sum(weight), tf.float64), tf.cast(tf.size(weight), tf.float64)]
+
+    def factor(statistics: list[tf.Tensor]) -> tf.Tensor:
+        *own, mass_sum, size = statistics
+        scale = mass_sum if reduction == "sum" else tf.math.divide_no_nan(mass_sum, size)
+        return base.factors(own)[0] * scale
+
+    return Term(base.numerator, [*base.statistics, *mass], _same(factor))
+
+
+def _both(first: Any, second: Any) -> Any:
+    if first is None or second is None:
+        return first if second is None else second
+    return first & second
+
+
+def _times(weight: tf.Tensor, flags: tf.Tensor) -> tf.Tensor:
+    flags, weight = _same_rank(flags, weight)
+    return weight * flags
+
+
+def _same_rank(first: tf.Tensor, second: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Squeeze or expand a last dim of 1 where ranks differ by one, as Keras does."""
+    rank_1, rank_2 = first.shape.rank, second.shape.rank
+    if rank_1 == rank_2 + 1 and first.shape[-1] == 1:
+        return (first, second[..., None]) if rank_2 == 1 else (first[..., 0], second)
+    if rank_2 == rank_1 + 1 and second.shape[-1] == 1:
+        return (first[..., None], second) if rank_1 == 1 else (first, second[..., 0])
+    return first, second

@@ -1,0 +1,95 @@
+"""The mesh: a grid of device names with the axes replica and stage. Knows nothing of TensorFlow."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kparallel.errors import DeviceError
+
+__all__: list[str] = []
+
+_DEVICE = re.compile(r"^(?:/job:\w+/replica:\d+/task:\d+)?/?(?:device:)?(CPU|GPU|TPU):(\d+)$", re.IGNORECASE)
+
+
+def device_name(name: str) -> str:
+    """Shorten a TensorFlow device name to its kind and index.
+
+    Args:
+        name: Any spelling TensorFlow takes, such as `"gpu:0"` or `"/device:GPU:0"`.
+
+    Returns:
+        The short name.
+
+    Raises:
+        DeviceError: The name is no device name.
+
+    Example:
+        >>> device_name("/job:localhost/replica:0/task:0/device:CPU:1")
+        'CPU:1'
+    """
+    match = _DEVICE.match(name) if isinstance(name, str) else None
+    if match is None:
+        raise DeviceError(f"Expected a device name such as 'GPU:0' or 'CPU:1', received {name!r}.")
+    return f"{match[1].upper()}:{int(match[2])}"
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A grid of devices: one row per replica, one column per stage.
+
+    A row is one replica of the model; a column holds every home of one stage, and is the group over
+    which that stage's gradients are reduced.
+
+    Args:
+        rows: Short device names, `rows[replica_index][stage_index]`.
+
+    Raises:
+        DeviceError: No device, rows of unequal length, a device twice in a column, or mixed kinds.
+
+    Example:
+        >>> print(Mesh((("CPU:0",), ("CPU:1",))))
+                    stage 0
+        replica 0   CPU:0
+        replica 1   CPU:1
+    """
+
+    rows: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        rows = tuple(tuple(device_name(name) for name in row) for row in self.rows)
+        object.__setattr__(self, "rows", rows)
+        if not rows or not rows[0]:
+            raise DeviceError("Expected at least one device, received none.")
+        if len({len(row) for row in rows}) > 1:
+            raise DeviceError(f"Expected rows of equal length, received lengths {[len(row) for row in rows]}.")
+        names = [name for row in rows for name in dict.fromkeys(row)]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise DeviceError(f"Expected each device once, received {repeated} more than once. Name every device once.")
+        kinds = sorted({name.split(":")[0] for name in names})
+        if len(kinds) > 1:
+            raise DeviceError(f"Expected devices of one kind, received {kinds}. Use CPUs only or GPUs only.")
+
+    @property
+    def replicas(self) -> int:
+        """Number of rows."""
+        return len(self.rows)
+
+    @property
+    def stages(self) -> int:
+        """Number of columns."""
+        return len(self.rows[0])
+
+    def column(self, stage_index: int) -> tuple[str, ...]:
+        """Return the devices that hold one stage, in replica order."""
+        return tuple(row[stage_index] for row in self.rows)
+
+    def __str__(self) -> str:
+        head = " " * 12 + "   ".join(f"stage {index}" for index in range(self.stages))
+        body = [f"{f'replica {i}':<12}" + "   ".join(f"{name:<7}" for name in row) for i, row in enumerate(self.rows)]
+        return "\n".join(line.rstrip() for line in [head, *body])
+
+
+def grid(devices: Sequence[str], replicas: int) -> Mesh:
+    """Lay devices out as one column of `replicas` rows, in the order given."""
+    return Mesh(tuple((name,) for name in devices[:replicas]))

@@ -1,0 +1,28 @@
+"""Which metrics may be updated on each replica and added up."""
+
+from typing import Any
+
+import keras
+
+from kparallel.private import metric_function
+
+__all__: list[str] = []
+
+
+def is_additive(metric: Any) -> bool:
+    """Tell whether a metric's state after a batch is the sum of its states after the batch's shares.
+
+    Keras's own metrics are. One that averages a user's function may see a scalar per batch, and a
+    user's own class may do anything: these are updated once, with the whole batch.
+    """
+    if not type(metric).__module__.startswith("keras."):
+        return False
+    function = metric_function(metric)
+    return function is None or getattr(function, "__module__", "").startswith("keras.")
+
+
+def state_change(metric: keras.metrics.Metric, *args: Any, **kwargs: Any) -> list[Any]:
+    """Return by how much one update changes a metric's variables, starting from its reset state."""
+    start = metric.stateless_reset_state()
+    end = metric.stateless_update_state(start, *args, **kwargs)
+    return [new - old for new, old in zip(end, start, strict=True)]

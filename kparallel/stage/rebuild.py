@@ -1,0 +1,82 @@
+"""Rebuild a model in the present scope and carry its state over."""
+
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from kparallel.errors import ModelError
+from kparallel.private import flatten_layers, trust_own_code
+
+__all__: list[str] = []
+
+_WAY_OUT = "Pass a zero-argument function that builds it instead: kparallel.wrap(build_model)."
+
+
+def rebuild(model: keras.Model, plain: type[keras.Model]) -> keras.Model:
+    """Make a model of the same architecture, with the same weights and state, in the present scope.
+
+    Args:
+        model: The model to rebuild; left as it is.
+        plain: Its class.
+
+    Returns:
+        The new model; unbuilt if the given one is.
+
+    Raises:
+        ModelError: Its config does not describe it.
+    """
+    try:
+        with trust_own_code():
+            fresh = plain.from_config(model.get_config())
+            if model.built and not fresh.built:
+                config = model.get_build_config()
+                if config:
+                    fresh.build_from_config(config)
+    except Exception as error:
+        raise ModelError(f"Model {model.name!r} ({plain.__name__}) cannot be rebuilt: {error}. {_WAY_OUT}") from error
+    if model.built:
+        transfer(model, fresh)
+    return fresh
+
+
+def build_with(builder: Callable[[], Any]) -> keras.Model:
+    """Call a user's builder in the present scope.
+
+    Raises:
+        ModelError: It returned no Keras model.
+    """
+    model = builder()
+    if not isinstance(model, keras.Model):
+        raise ModelError(f"Expected a builder that returns a keras.Model, received {type(model).__name__}.")
+    return model
+
+
+def transfer(source: keras.Model, target: keras.Model) -> None:
+    """Copy every variable, seed state, asset and `trainable` flag from one model to its twin.
+
+    Raises:
+        ModelError: The twins differ.
+    """
+    if not target.built:
+        raise ModelError(f"Model {source.name!r} is built but its rebuilt twin is not. {_WAY_OUT}")
+    old_shapes = [tuple(v.shape) for v in source.variables]
+    new_shapes = [tuple(v.shape) for v in target.variables]
+    if old_shapes != new_shapes:
+        raise ModelError(
+            f"Model {source.name!r} cannot be rebuilt from its config: expected {len(old_shapes)} variables of shapes "
+            f"{old_shapes[:8]}, received {len(new_shapes)} of {new_shapes[:8]}. {_WAY_OUT}"
+        )
+    for old, new in zip(flatten_layers(source), flatten_layers(target), strict=True):
+        if new.trainable != old.trainable:
+            new.trainable = old.trainable
+        if hasattr(old, "save_assets") and hasattr(new, "load_assets"):
+            with tempfile.TemporaryDirectory() as folder:
+                old.save_assets(folder)
+                new.load_assets(folder)
+    for old, new in zip(source.variables, target.variables, strict=True):
+        new.assign(old.numpy())
+    for layer in flatten_layers(target):
+        if layer.built and hasattr(layer, "finalize_state"):
+            layer.finalize_state()

@@ -1,0 +1,108 @@
+"""What a wrapped model is, and what `wrap` refuses."""
+
+import keras
+import numpy as np
+import pytest
+
+import kparallel
+from kparallel import errors
+
+
+def line():
+    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)], name="line")
+
+
+def test_public_names_are_sorted_and_load():
+    assert kparallel.__all__ == sorted(kparallel.__all__)
+    for name in kparallel.__all__:
+        assert getattr(kparallel, name) is not None
+
+
+def test_the_original_is_untouched():
+    plain = line()
+    before = plain.get_weights()
+    wrapped = kparallel.wrap(plain)
+    wrapped.compile("sgd", "mse")
+    wrapped.fit(np.ones((6, 3)), np.ones((6, 1)), verbose=0)
+    for one, other in zip(plain.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert isinstance(wrapped, keras.Sequential) and isinstance(wrapped, kparallel.ParallelModel)
+    assert [layer.name for layer in wrapped.layers] == [layer.name for layer in plain.layers]
+
+
+def test_a_compiled_model_brings_its_optimizer_state():
+    plain = line()
+    plain.compile(keras.optimizers.Adam(0.01), "mse")
+    x, y = np.ones((6, 3)), np.ones((6, 1))
+    plain.fit(x, y, verbose=0)
+    wrapped = kparallel.wrap(plain)
+    assert int(wrapped.optimizer.iterations.numpy()) == 1
+    plain.fit(x, y, verbose=0)
+    wrapped.fit(x, y, verbose=0)
+    for one, other in zip(wrapped.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_unwrap_gives_a_plain_model():
+    wrapped = kparallel.wrap(line)
+    wrapped.compile("adam", "mse")
+    wrapped.fit(np.ones((6, 3)), np.ones((6, 1)), verbose=0)
+    plain = wrapped.unwrap()
+    assert type(plain) is keras.Sequential
+    for one, other in zip(plain.get_weights(), wrapped.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_subclassed_model_keeps_its_compute_loss():
+    wrapped, plain = kparallel.wrap(WithLoss(), replicas=2), WithLoss()
+    x, y = np.arange(15.0).reshape(5, 3) / 10, np.ones((5, 1))
+    for model in (wrapped, plain):
+        model.compile("sgd")
+        model.build((None, 3)) if not model.built else None
+        model.fit(x, y, batch_size=5, verbose=0)
+    np.testing.assert_allclose(wrapped.get_weights()[0], plain.get_weights()[0], atol=1e-6)
+
+
+@keras.saving.register_keras_serializable("tests")
+class WithLoss(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(1, kernel_initializer="ones")
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return keras.ops.mean((y - y_pred) ** 2)
+
+
+class OwnStep(keras.Model):
+    def train_step(self, data):
+        return {}
+
+
+def test_refusals_say_the_way_out():
+    with pytest.raises(errors.ModelError, match="wrapped already"):
+        kparallel.wrap(kparallel.wrap(line()))
+    with pytest.raises(errors.ModelError, match="compute_loss"):
+        kparallel.wrap(OwnStep())
+    with pytest.raises(errors.PlanError, match="1 to 3 replicas"):
+        kparallel.wrap(line(), replicas=4)
+    with pytest.raises(errors.DeviceError, match="virtual_devices"):
+        kparallel.wrap(line(), devices=["GPU:7"])
+    with pytest.raises(errors.DeviceError, match="more than once"):
+        kparallel.wrap(line(), devices=["CPU:0", "CPU:0"])
+    with pytest.raises(errors.ModelError, match="keras.Model"):
+        kparallel.wrap(3)
+    with pytest.raises(errors.PlanError, match="other layers"):
+        kparallel.wrap(keras.Sequential([keras.Input((2,)), keras.layers.Dense(5)]), kparallel.plan(line()))
+    with pytest.raises(errors.DeviceError, match="first thing"):
+        kparallel.virtual_devices(5)
+
+
+def test_predictions_come_in_order():
+    plain = line()
+    wrapped = kparallel.wrap(plain, replicas=2)
+    x = np.random.default_rng(0).normal(size=(13, 3)).astype("float32")
+    np.testing.assert_allclose(wrapped.predict(x, batch_size=8, verbose=0), plain.predict(x, verbose=0), atol=1e-6)
+    assert wrapped.predict_on_batch(x[:4]).shape == (4, 1)
