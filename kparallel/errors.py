@@ -1,11 +1,11 @@
 """What can go wrong, by cause: every error kparallel raises on purpose derives from `KParallelError`.
 
-    KParallelError
-    ├── BackendError   Keras does not run on TensorFlow
-    ├── DeviceError    a device is unknown, repeated, of mixed type, or configured too late
-    ├── PlanError      a plan does not fit the model or the machine
-    ├── ModelError     a model cannot be wrapped
-    └── DataError      a dataset cannot be used
+KParallelError
+├── BackendError   Keras does not run on TensorFlow
+├── DeviceError    a device is unknown, repeated, of mixed type, or configured too late
+├── PlanError      a plan does not fit the model or the machine
+├── ModelError     a model cannot be wrapped
+└── DataError      a dataset cannot be used
 """
 
 __all__ = ["BackendError", "DataError", "DeviceError", "KParallelError", "ModelError", "PlanError"]

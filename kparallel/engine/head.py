@@ -44,7 +44,7 @@ def loss_head(
         with one_replica_view():
             value = model.compute_loss(*arguments, **extra)
         if reduction == "global":
-            return [(None, _whole(value, replicas))]
+            return [(None, _whole(value, rows))]
         return [(None, row_mean(value, rows.count) if scalar == "mean" else summed(value))]
 
     def terms(outputs: Any, added: list[tf.Tensor], penalties: list[tf.Tensor]) -> list[tuple[float | None, Term]]:
@@ -57,13 +57,13 @@ def loss_head(
                 if is_batch_coupled(loss) or (reduction == "global" and _returns_scalar(loss, call)):
                     whole = [_gathered(value, rows, exchange, replicas) for value in call]
                     with one_replica_view():
-                        result.append((weight, _whole(loss(*whole), replicas)))
+                        result.append((weight, _whole(loss(*whole), rows)))
                 else:
                     result.append((weight, loss_term(loss, *call, count=rows.count, scalar=scalar)))
         for value in added:
             result.append((None, summed(value) if value.shape.rank else row_mean(value, rows.count)))
-        # A penalty is the same on every replica: each contributes its share of one.
-        result.extend((None, summed(value / replicas)) for value in penalties)
+        # A penalty is the same on every replica: as a mean over rows it counts once, and none for an empty share.
+        result.extend((None, row_mean(value, rows.count)) for value in penalties)
         if not result:
             raise ValueError("No loss to compute. Pass `loss=` to compile(), or call add_loss() in a layer.")
         return result
@@ -90,11 +90,12 @@ def _gathered(value: Any, rows: Rows, exchange: Exchange, replicas: int) -> Any:
     return keras.tree.map_structure(whole, value)
 
 
-def _whole(value: tf.Tensor, replicas: int) -> Term:
+def _whole(value: tf.Tensor, rows: Rows) -> Term:
     """Make a term of a loss that every replica computed for the whole batch.
 
-    Each replica's gradient reaches its own rows only, so gradients add up; the value counts once.
+    Each replica's gradient reaches its own rows only, so gradients add up; the value is averaged over the
+    replicas that had rows.
     """
     value = tf.reduce_sum(value)
     one = tf.constant(1.0, tf.float64)
-    return Term(value, [], lambda _: (one, one / replicas))
+    return Term(value, [tf.cast(rows.count > 0, tf.float64)], lambda present: (one, one / present[0]))

@@ -10,8 +10,8 @@ import tensorflow as tf
 from kparallel.collective.exchange import Exchange
 from kparallel.data.rows import Rows, take_rows
 from kparallel.engine.head import loss_head
-from kparallel.private import compiled_metrics, local_updates
 from kparallel.metric.additive import is_additive, state_change
+from kparallel.private import compiled_metrics, local_updates
 from kparallel.stage.stage import Forward, Stage
 
 __all__: list[str] = []
@@ -89,7 +89,7 @@ class Step:
         gradient, report = [], []
         for weight, term in forward.head:
             factors = term.factors([next(rest) for _ in term.statistics])
-            scale = 1.0 if weight is None else tf.cast(weight, tf.float64)
+            scale = tf.constant(1.0 if weight is None else weight, tf.float64)
             gradient.append(factors[0] * scale)
             report.append(factors[1])
         return gradient, report, batch_rows
@@ -102,9 +102,7 @@ class Step:
         with local_updates(self._model.distribute_strategy):
             self._model.optimizer.apply(gradients, self._stage.weights)
 
-    def _report(
-        self, forward: Forward, rows: Rows, factors: list[tf.Tensor], batch_rows: tf.Tensor
-    ) -> dict[str, Any]:
+    def _report(self, forward: Forward, rows: Rows, factors: list[tf.Tensor], batch_rows: tf.Tensor) -> dict[str, Any]:
         present = tf.cast(rows.count > 0, tf.float64)
         total: Callable[[list[Any]], list[Any]] = self._exchange.sum
         self._stage.commit(forward.state, present, total)

@@ -107,9 +107,7 @@ def _vector_term(values: tf.Tensor, weight: Any, valid: list[tf.Tensor] | None, 
         return Term(total, [size], _same(lambda s: tf.math.divide_no_nan(one, s[0])))
     # Keras weighs valid entries by total/valid of the mask, then divides by the size of the values.
     statistics = [size, *(tf.cast(v, tf.float64) for v in valid)]
-    return Term(
-        total, statistics, _same(lambda s: tf.math.divide_no_nan(tf.math.divide_no_nan(s[2], s[1]), s[0]))
-    )
+    return Term(total, statistics, _same(lambda s: tf.math.divide_no_nan(tf.math.divide_no_nan(s[2], s[1]), s[0])))
 
 
 def _scalar_term(value: tf.Tensor, weight: Any, count: tf.Tensor, scalar: str, reduction: str | None) -> Term:

@@ -1,7 +1,7 @@
 """The model that `wrap` returns: the only room that touches Keras's trainer hooks."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import keras
@@ -13,7 +13,14 @@ from kparallel.engine.step import Step
 from kparallel.errors import DataError, ModelError
 from kparallel.model.optimizer import adopt, copy_state, rebuild_optimizer
 from kparallel.planning.plan import Plan
-from kparallel.private import build_symbolically, compile_arguments, compiled_loss, compiled_metrics, loss_tracker, loss_weights
+from kparallel.private import (
+    build_symbolically,
+    compile_arguments,
+    compiled_loss,
+    compiled_metrics,
+    loss_tracker,
+    loss_weights,
+)
 from kparallel.stage.rebuild import build_with, rebuild, transfer
 
 __all__: list[str] = []
@@ -85,9 +92,7 @@ class ParallelModel(keras.Model):
     def compile(self, optimizer: Any = "rmsprop", *args: Any, **kwargs: Any) -> None:
         """Configure training, as `keras.Model.compile` does; the optimizer is rebuilt on this model's devices."""
         if kwargs.get("jit_compile") is True:
-            raise ModelError(
-                "jit_compile=True is not supported yet: expected 'auto' or False. Leave jit_compile out."
-            )
+            raise ModelError("jit_compile=True is not supported yet: expected 'auto' or False. Leave jit_compile out.")
         kwargs["jit_compile"] = False
         given = optimizer
         with self._kparallel.scope():
@@ -145,21 +150,17 @@ class ParallelModel(keras.Model):
             report = self.distribute_strategy.run(replica_step, args=(data,))
             return self._log(report, step.add_metrics)
 
-        def following(iterator: Any) -> dict[str, Any]:
-            return one(iterator.get_next())
-
-        if not self.run_eagerly:
-            one = tf.function(one, reduce_retracing=True, autograph=False)
-            following = tf.function(following, reduce_retracing=True, autograph=False)
+        compiled = one if self.run_eagerly else tf.function(one, reduce_retracing=True, autograph=False)
 
         def run(iterator: Any) -> Any:
+            # The next batch is fetched before the step starts: inside it, an exhausted dataset would raise
+            # only after an update from an empty batch.
             logs = None
-            is_dataset = isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator))
             for _ in range(self.steps_per_execution):
-                try:
-                    logs = following(iterator) if is_dataset else one(self._shared(next(iterator)))
-                except (StopIteration, tf.errors.OutOfRangeError):
+                batch = next(iterator, None)
+                if batch is None:
                     break
+                logs = compiled(self._shared(batch))
             if logs is None:
                 raise StopIteration
             return logs
@@ -169,13 +170,15 @@ class ParallelModel(keras.Model):
     def _log(self, report: dict[str, Any], add_metrics: bool) -> dict[str, Any]:
         """Enter what the replicas report into the metrics, once, and return the logs."""
         first = keras.tree.map_structure(lambda v: v, {k: report[k] for k in report if k != "batch"})
-        first = {k: [self._local(v) for v in vs] if isinstance(vs, list) else self._local(vs) for k, vs in first.items()}
+        first = {
+            k: [self._local(v) for v in vs] if isinstance(vs, list) else self._local(vs) for k, vs in first.items()
+        }
         dtype = loss_tracker(self).dtype
         values = tf.cast(first["terms"], dtype)
         losses = compiled_loss(self)
         scales = [1.0 if w is None else w for w in loss_weights(self)][: values.shape[0]]
         scales += [1.0] * (int(values.shape[0]) - len(scales))
-        loss = tf.reduce_sum(values * tf.cast(tf.stack(scales), dtype))
+        loss = tf.reduce_sum(values * tf.constant(scales, dtype))
         loss_tracker(self).update_state(loss, sample_weight=tf.cast(first["rows"], dtype))
         if losses is not None:
             for tracker, value in zip(losses.metrics, tf.unstack(values), strict=False):
@@ -190,9 +193,7 @@ class ParallelModel(keras.Model):
 
     def _local(self, value: Any) -> Any:
         """Return replica 0's part of a structure."""
-        return keras.tree.map_structure(
-            lambda v: self.distribute_strategy.experimental_local_results(v)[0], value
-        )
+        return keras.tree.map_structure(lambda v: self.distribute_strategy.experimental_local_results(v)[0], value)
 
     def _concatenate(self, value: Any) -> Any:
         parts = self.distribute_strategy.experimental_local_results(value)
@@ -207,10 +208,12 @@ class ParallelModel(keras.Model):
         if replicas == 1:
             return keras.tree.map_structure(lambda v: None if v is None else tf.convert_to_tensor(v), data)
         return keras.tree.map_structure(
-            lambda leaf: None
-            if leaf is None
-            else self.distribute_strategy.experimental_distribute_values_from_function(
-                lambda context: share(leaf, context.replica_id_in_sync_group, replicas)
+            lambda leaf: (
+                None
+                if leaf is None
+                else self.distribute_strategy.experimental_distribute_values_from_function(
+                    lambda context: share(leaf, context.replica_id_in_sync_group, replicas)
+                )
             ),
             data,
         )
@@ -275,4 +278,6 @@ def recompile(source: keras.Model, target: keras.Model) -> None:
     arguments["jit_compile"] = "auto"
     target.compile(**arguments)
     if target.built:
-        copy_state(source.optimizer, target.optimizer, target.trainable_variables)
+        scope = target._kparallel.scope() if isinstance(target, ParallelModel) else nullcontext()
+        with scope:
+            copy_state(source.optimizer, target.optimizer, target.trainable_variables)

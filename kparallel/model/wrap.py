@@ -161,4 +161,6 @@ def _check(model: Any, *, built_here: bool = False) -> None:
             )
     for layer in flatten_layers(model):
         if getattr(layer, "stateful", False):
-            raise ModelError(f"Layer {layer.name!r} is stateful=True, so its state belongs to one batch's rows. Set it False.")
+            raise ModelError(
+                f"Layer {layer.name!r} is stateful=True, so its state belongs to one batch's rows. Set it False."
+            )

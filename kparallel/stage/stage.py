@@ -84,7 +84,9 @@ class Stage:
             state.append(None if last is first else last)
         return Forward(outputs, result, state)
 
-    def commit(self, state: list[tf.Tensor | None], present: tf.Tensor, total: Callable[[list[Any]], list[Any]]) -> None:
+    def commit(
+        self, state: list[tf.Tensor | None], present: tf.Tensor, total: Callable[[list[Any]], list[Any]]
+    ) -> None:
         """Write new state, equal on every replica.
 
         Seeds keep their own chain. Floats take the average change over the replicas that had rows: for
@@ -103,8 +105,10 @@ class Stage:
         ]
         changes = []
         for variable, new in shared:
-            change = new - variable.value if new.dtype.is_floating else tf.cast(new, tf.int64) - tf.cast(
-                variable.value, tf.int64
+            change = (
+                new - variable.value
+                if new.dtype.is_floating
+                else tf.cast(new, tf.int64) - tf.cast(variable.value, tf.int64)
             )
             changes.append(tf.where(present > 0, change, tf.zeros_like(change)))
         *sums, replicas = total([*changes, present])

@@ -108,7 +108,12 @@ CASES = {
         lambda: {"optimizer": "sgd", "loss": {"a": SCCE, "b": "mse"}, "loss_weights": {"a": 0.3, "b": 2.0}},
         dict,
     ),
-    "mask": (padded_sequence, tokens, lambda: {"optimizer": "sgd", "loss": SCCE, "weighted_metrics": ["mae"]}, dict),
+    "mask": (
+        padded_sequence,
+        tokens,
+        lambda: {"optimizer": "sgd", "loss": SCCE, "weighted_metrics": ["accuracy"]},
+        dict,
+    ),
     "sample_weight": (
         mlp,
         numbers,
@@ -145,7 +150,13 @@ CASES = {
         lambda: {
             "optimizer": "sgd",
             "loss": "mse",
-            "metrics": [M.AUC(), M.F1Score(), M.Precision(), M.OneHotMeanIoU(3), scalar_loss],
+            "metrics": [
+                M.AUC(name="auc"),
+                M.F1Score(name="f1"),
+                M.Precision(name="precision"),
+                M.OneHotMeanIoU(3, name="iou"),
+                scalar_loss,
+            ],
         },
         dict,
     ),

@@ -46,8 +46,9 @@ def test_dropout_differs_between_replicas_and_repeats_with_the_seed():
     def run(replicas):
         keras.utils.set_random_seed(7)
         model = keras.Sequential([keras.Input((64,)), keras.layers.Dropout(0.5, seed=3)])
-        wrapped = kparallel.wrap(keras.Sequential([model, keras.layers.Dense(1, kernel_initializer="ones")]),
-                                 replicas=replicas)
+        wrapped = kparallel.wrap(
+            keras.Sequential([model, keras.layers.Dense(1, kernel_initializer="ones")]), replicas=replicas
+        )
         wrapped.compile(keras.optimizers.SGD(1.0), loss="mse")
         x = np.ones((2, 64), "float32")
         wrapped.fit(x, np.zeros((2, 1)), batch_size=2, epochs=2, verbose=0)
