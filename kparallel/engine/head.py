@@ -59,7 +59,7 @@ def loss_head(
                     with one_replica_view():
                         result.append((weight, _whole(loss(*whole), rows)))
                 else:
-                    result.append((weight, loss_term(loss, *call, count=rows.count, scalar=scalar)))
+                    result.append((weight, loss_term(loss, *call, rows.count, scalar)))
         for value in added:
             result.append((None, summed(value) if value.shape.rank else row_mean(value, rows.count)))
         # A penalty is the same on every replica: as a mean over rows it counts once, and none for an empty share.
