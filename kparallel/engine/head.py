@@ -54,12 +54,13 @@ def loss_head(
         losses = compiled_loss(model)
         if losses is not None:
             for loss, weight, call in route_losses(losses, rows.y, outputs, rows.sample_weight):
+                y_true, y_pred, row_weight = call
                 if is_batch_coupled(loss) or (reduction == "global" and _returns_scalar(loss, call)):
                     whole = [_gathered(value, rows, exchange, replicas) for value in call]
                     with one_replica_view():
                         result.append((weight, _whole(loss(*whole), rows)))
                 else:
-                    result.append((weight, loss_term(loss, *call, rows.count, scalar)))
+                    result.append((weight, loss_term(loss, y_true, y_pred, row_weight, rows.count, scalar)))
         for value in added:
             result.append((None, summed(value) if value.shape.rank else row_mean(value, rows.count)))
         # A penalty is the same on every replica: as a mean over rows it counts once, and none for an empty share.

@@ -59,7 +59,7 @@ class Runtime:
             yield
 
 
-class ParallelModel(keras.Model):
+class ParallelModel(keras.Model):  # type: ignore[misc]
     """A Keras model that trains over several devices; made by `kparallel.wrap`.
 
     It is an instance of the wrapped model's own class as well, and shows that class to Keras's
@@ -67,8 +67,11 @@ class ParallelModel(keras.Model):
     """
 
     _kparallel: Runtime
+    train_function: Any
+    test_function: Any
+    predict_function: Any
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:
         return type(self).__mro__[2]
 
@@ -185,11 +188,13 @@ class ParallelModel(keras.Model):
                 tracker.update_state(value)
         if not add_metrics:
             x, y, outputs, weight = keras.tree.map_structure(self._concatenate, report["batch"])
-            return self.compute_metrics(x, y, outputs, sample_weight=weight)
+            logs: dict[str, Any] = self.compute_metrics(x, y, outputs, sample_weight=weight)
+            return logs
         metrics = compiled_metrics(self)
         for variable, change in zip(metrics.variables if metrics else [], first.get("metrics", []), strict=True):
             variable.assign(variable + tf.cast(change, variable.dtype))
-        return self.get_metrics_result()
+        results: dict[str, Any] = self.get_metrics_result()
+        return results
 
     def _local(self, value: Any) -> Any:
         """Return replica 0's part of a structure."""
