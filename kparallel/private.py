@@ -68,6 +68,61 @@ def flatten_layers(model: keras.Model) -> list[keras.layers.Layer]:
     return layers
 
 
+def child_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Return the layers directly below a layer, in the order in which it was given them."""
+    layers: list[keras.layers.Layer] = list(layer._layers)
+    return layers
+
+
+def rename(source: Any, target: Any) -> None:
+    """Give a layer or a variable the name, and a variable the path, of another."""
+    if isinstance(source, keras.Variable):
+        target._path, target._name = source.path, source.name
+    else:
+        object.__setattr__(target, "name", source.name)
+
+
+def seed_generators(layer: keras.layers.Layer) -> list[keras.random.SeedGenerator]:
+    """Return the seed generators that a layer holds itself."""
+    return list(layer._seed_generators)
+
+
+def read_variable(variable: Any) -> Any:
+    """Return the NumPy value of a variable's first copy, whichever strategy holds it and whichever scope is entered."""
+    value = variable._value if isinstance(variable, keras.Variable) else variable
+    return (value.values[0] if isinstance(value, tf.distribute.DistributedValues) else value).numpy()
+
+
+class _Number(keras.Variable):  # type: ignore[misc]
+    """A scalar with several copies, which Python's `float` and `int` read as they read one with a single copy."""
+
+    def __float__(self) -> float:
+        return float(read_variable(self))
+
+    def __int__(self) -> int:
+        return int(read_variable(self))
+
+
+def read_as_number(variable: keras.Variable) -> None:
+    """Let `float(variable)` and `int(variable)` work: TensorFlow's variables with several copies refuse them."""
+    if not variable.shape.rank and type(variable) is keras.Variable:
+        variable.__class__ = _Number
+
+
+# What Keras itself keeps on a model in public attributes.
+KERAS_ATTRIBUTES = frozenset(
+    "activity_regularizer autocast build built call_signature_parameters compiled history input_spec inputs loss name "
+    "optimizer output_names outputs predict_function quantize steps_per_execution stop_evaluating stop_predicting "
+    "stop_training supports_jit supports_masking test_function train_function unrolled_steps_per_execution".split()
+)
+
+
+def unpickler(plain: type[keras.Model]) -> Callable[..., keras.Model]:
+    """Return the function that reads a pickled model of a class."""
+    read: Callable[..., keras.Model] = plain._unpickle_model
+    return read
+
+
 def own_losses(model: keras.Model) -> list[tf.Tensor]:
     """Return what `add_loss` collected in the present call."""
     return [loss for layer in model._flatten_layers() for loss in layer._get_own_losses()]
@@ -149,6 +204,8 @@ def build_symbolically(model: keras.Model, batch: Any) -> None:
 
 
 PRIVATE_NAMES: Sequence[tuple[str, str]] = (
+    ("keras.Model", "_unpickle_model"),
+    ("keras.Model", "_get_metrics_result_or_logs"),
     ("keras.Model", "_flatten_layers"),
     ("keras.Model", "_get_own_losses"),
     ("keras.Model", "_get_regularization_losses"),

@@ -20,6 +20,7 @@ from kparallel.private import (
     compiled_metrics,
     loss_tracker,
     loss_weights,
+    unpickler,
 )
 from kparallel.stage.rebuild import build_with, rebuild, transfer
 
@@ -87,6 +88,11 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
     def distribute_strategy(self) -> tf.distribute.Strategy:
         """The strategy that holds the variables; use it to distribute a dataset yourself."""
         return self._kparallel.strategy
+
+    def __reduce__(self) -> Any:
+        """Pickle and copy as a plain model: what comes back is on one device."""
+        _, arguments = super().__reduce__()
+        return unpickler(self.__class__), arguments
 
     def unwrap(self) -> keras.Model:
         """Return a plain single-device model with the present weights and optimizer state."""
@@ -233,9 +239,6 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         with self._kparallel.scope():
             build_symbolically(self, self._local(data_batch))
             adopt(self.optimizer)
-
-    def _get_metrics_result_or_logs(self, logs: Any) -> Any:
-        return self.get_metrics_result() if logs else logs
 
 
 def parallel_class(plain: type[keras.Model]) -> type[ParallelModel]:
