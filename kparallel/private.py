@@ -111,9 +111,33 @@ def read_as_number(variable: keras.Variable) -> None:
 
 # What Keras itself keeps on a model in public attributes.
 KERAS_ATTRIBUTES = frozenset(
-    "activity_regularizer autocast build built call_signature_parameters compiled history input_spec inputs loss name "
-    "optimizer output_names outputs predict_function quantize steps_per_execution stop_evaluating stop_predicting "
-    "stop_training supports_jit supports_masking test_function train_function unrolled_steps_per_execution".split()
+    [
+        "activity_regularizer",
+        "autocast",
+        "build",
+        "built",
+        "call_signature_parameters",
+        "compiled",
+        "history",
+        "input_spec",
+        "inputs",
+        "loss",
+        "name",
+        "optimizer",
+        "output_names",
+        "outputs",
+        "predict_function",
+        "quantize",
+        "steps_per_execution",
+        "stop_evaluating",
+        "stop_predicting",
+        "stop_training",
+        "supports_jit",
+        "supports_masking",
+        "test_function",
+        "train_function",
+        "unrolled_steps_per_execution",
+    ]
 )
 
 

@@ -1,4 +1,4 @@
-"""Carry over to a rebuilt model what its config leaves out: built layers, names, seeds and the user's own attributes."""
+"""Carry over to a rebuilt model what its config leaves out: built layers, names, seeds, the user's attributes."""
 
 import copy
 from typing import Any
