@@ -12,6 +12,8 @@ from keras.src.layers.layer import CallContext
 from keras.src.models.functional import Functional, operation_fn
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 from keras.src.saving.serialization_lib import SafeModeScope
+from keras.src.trainers.data_adapters.data_adapter import DataAdapter as DataAdapter
+from keras.src.trainers.data_adapters.tf_dataset_adapter import make_class_weight_map_fn
 from tensorflow.python.distribute import cross_device_ops, distribute_lib
 
 __all__: list[str] = []
@@ -344,8 +346,36 @@ def seed_states(model: keras.Model) -> set[int]:
     return {id(g.state) for layer in model._flatten_layers() for g in layer._seed_generators}
 
 
+def class_weight_function(class_weight: dict[int, float]) -> Callable[..., Any]:
+    """Return Keras's function that turns (x, y) into (x, y, weight of each row)."""
+    function: Callable[..., Any] = make_class_weight_map_fn(class_weight)
+    return function
+
+
+def dataset_strategy(dataset: tf.distribute.DistributedDataset) -> tf.distribute.Strategy:
+    """Return the strategy that distributed a dataset."""
+    return dataset._strategy
+
+
+def replica_spec(spec: Any) -> Any:
+    """Return the spec of one replica's part of a dataset's element; None for a part that holds nothing."""
+    parts = getattr(spec, "_value_specs", None)  # Of a PerReplica, which a distributed dataset yields.
+    spec = spec if parts is None else parts[0]
+    return spec if hasattr(spec, "shape") and hasattr(spec, "dtype") else None
+
+
+def epoch_batches(epoch_iterator: Any) -> Any:
+    """Return what Keras's epoch iterator reads."""
+    return epoch_iterator._distributed_dataset
+
+
 def build_symbolically(model: keras.Model, batch: Any) -> None:
-    """Create what is still missing (weights, metrics, losses, optimizer slots) from one batch's shapes."""
+    """Create what is still missing (weights, metrics, losses, optimizer slots) from one batch's shapes.
+
+    Args:
+        model: The compiled model.
+        batch: Tensors or specs.
+    """
     model._symbolic_build(data_batch=batch)
 
 

@@ -132,7 +132,7 @@ class Executor:
             self.added[s][m] = [added_term(value, self._counts[m]) for value in forward.added]
             return forward
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([self.weights[s], _differentiable(kept.inputs)])
+            tape.watch([self.weights[s], self._received(s, kept)])
             forward = self._calls[s](self.weights[s], kept.state, kept.inputs, kept.masks)
             self.added[s][m] = [added_term(value, self._counts[m]) for value in forward.added]
         kept.tape, kept.outputs, kept.added = tape, forward.outputs, self.added[s][m]
@@ -149,7 +149,7 @@ class Executor:
             if kept.tape is None:
                 self._compute(s, m, kept, taped=True)
             targets, upstream = self._upstream(s, m, kept)
-            sources = [_differentiable(kept.inputs), self.weights[s]]
+            sources = [self._received(s, kept), self.weights[s]]
             assert kept.tape is not None
             if targets:
                 inputs, weights = kept.tape.gradient(targets, sources, output_gradients=upstream)
@@ -159,9 +159,14 @@ class Executor:
             self._done(s, [g for g in [*inputs, *weights] if g is not None])
         flat = iter(inputs)
         for number, value in zip(stage.reads, kept.inputs, strict=True):
-            leaves = [next(flat) if _is_differentiable(leaf) else None for leaf in keras.tree.flatten(value)]
             if number not in self._pipeline.inputs:
+                leaves = [next(flat) if _is_differentiable(leaf) else None for leaf in keras.tree.flatten(value)]
                 self._add_cotangents(m, number, leaves)
+
+    def _received(self, s: int, kept: _Kept) -> list[Any]:
+        """Return what a stage differentiates with respect to beside its weights: all it reads but the data."""
+        reads = zip(self._pipeline.stages[s].reads, kept.inputs, strict=True)
+        return _differentiable([value for number, value in reads if number not in self._pipeline.inputs])
 
     def _upstream(self, s: int, m: int, kept: _Kept) -> tuple[list[Any], list[Any]]:
         """Pair what a stage gave with the cotangents that came for it."""

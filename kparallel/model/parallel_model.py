@@ -1,15 +1,18 @@
 """The model that `wrap` returns: the only room that touches Keras's trainer hooks."""
 
+import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import wraps
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from kparallel.data.feed import Divided, Feed
 from kparallel.data.rows import Counts, row_count
 from kparallel.engine.step import Step
-from kparallel.errors import DataError, ModelError
+from kparallel.errors import ModelError
 from kparallel.model.optimizer import adopt, copy_state, rebuild_optimizer
 from kparallel.model.runtime import Runtime
 from kparallel.planning.plan import Plan
@@ -18,6 +21,7 @@ from kparallel.private import (
     compile_arguments,
     compiled_loss,
     compiled_metrics,
+    epoch_batches,
     loss_tracker,
     loss_weights,
     unpickler,
@@ -52,29 +56,38 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         return self._kparallel.plan
 
     @property
-    def distribute_strategy(self) -> tf.distribute.Strategy:
+    def distribute_strategy(self) -> Any:
         """The strategy that holds the variables; use it to distribute a dataset yourself.
 
-        While `fit`, `evaluate` or `predict` runs it is TensorFlow's default strategy, which hands out whole
-        batches: the step itself divides them between the replicas.
+        While `fit`, `evaluate` or `predict` runs it hands out whole batches: the step itself divides them.
         """
         runtime = self._kparallel
-        return tf.distribute.get_strategy() if runtime.feeding else runtime.strategy
+        return Feed(runtime.strategy) if runtime.feeding else runtime.strategy
 
-    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """Train, as `keras.Model.fit` does; the batch size is the global one."""
+    @wraps(keras.Model.fit)
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
         with self._kparallel.whole_batches():
-            return super().fit(*args, **kwargs)
+            return super().fit(**self._adapted(keras.Model.fit, args, kwargs))
 
+    @wraps(keras.Model.evaluate)
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate, as `keras.Model.evaluate` does."""
         with self._kparallel.whole_batches():
-            return super().evaluate(*args, **kwargs)
+            return super().evaluate(**self._adapted(keras.Model.evaluate, args, kwargs))
 
+    @wraps(keras.Model.predict)
     def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """Predict, as `keras.Model.predict` does; rows come in order."""
         with self._kparallel.whole_batches():
-            return super().predict(*args, **kwargs)
+            return super().predict(**self._adapted(keras.Model.predict, args, kwargs))
+
+    def _adapted(self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Name the arguments of a call, with datasets that are distributed already as Keras's loops take them."""
+        arguments = dict(inspect.signature(method).bind_partial(None, *args).arguments) | kwargs
+        arguments.pop("self")
+        for key in ("x", "validation_data"):
+            if isinstance(arguments.get(key), tf.distribute.DistributedDataset):
+                weight = arguments.pop("class_weight", None) if key == "x" else None
+                arguments[key] = Divided(arguments[key], self._kparallel.strategy, weight)
+        return arguments
 
     def __reduce__(self) -> Any:
         """Pickle and copy as a plain model: what comes back is on one device."""
@@ -212,17 +225,21 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         if iterator is not None:
-            for _, _, batches in iterator:
-                data_batch = next(batches, None)
-                break
+            # No batch is read where shapes are known: a generator yields each of its batches once.
+            batches = epoch_batches(iterator)
+            data_batch = batches.spec()
             if data_batch is None:
-                raise DataError("Expected a dataset with at least one batch, received an empty one.")
+                data_batch = self._local(next(iter(batches)))
+        else:
+            data_batch = self._local(keras.tree.map_structure(_tensor, data_batch))
         with self._kparallel.scope():
-            build_symbolically(self, self._local(keras.tree.map_structure(_tensor, data_batch)))
+            build_symbolically(self, data_batch)
             adopt(self.optimizer)
 
 
 def _tensor(leaf: Any) -> Any:
+    if isinstance(leaf, tf.experimental.Optional):
+        return None  # What Keras makes of a None that a generator yields.
     plain = leaf is None or tf.is_tensor(leaf) or isinstance(leaf, tf.distribute.DistributedValues)
     return leaf if plain else tf.convert_to_tensor(leaf)
 
