@@ -10,6 +10,7 @@ import tensorflow as tf
 from kparallel.data.rows import Counts, row_count
 from kparallel.engine.step import Step
 from kparallel.errors import DataError, ModelError
+from kparallel.model.cluster_fit import Fetch, cluster_fit_arguments, steps_of
 from kparallel.model.optimizer import adopt, copy_state, rebuild_optimizer
 from kparallel.model.runtime import Runtime
 from kparallel.planning.plan import Plan
@@ -62,7 +63,11 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Train, as `keras.Model.fit` does; the batch size is the global one."""
-        with self._kparallel.whole_batches():
+        runtime = self._kparallel
+        if runtime.layout.talk is not None:
+            args, kwargs = (), cluster_fit_arguments(self, runtime.layout.talk, args, kwargs)
+            runtime.unsized = steps_of(kwargs) is None or kwargs["validation_data"] is not None
+        with runtime.whole_batches():
             return super().fit(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
@@ -74,6 +79,20 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         """Predict, as `keras.Model.predict` does; rows come in order."""
         with self._kparallel.whole_batches():
             return super().predict(*args, **kwargs)
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save as a plain Keras file, as `keras.Model.save` does; in a cluster only the chief writes."""
+        if self._kparallel.writes:
+            super().save(*args, **kwargs)
+
+    def save_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Save weights, as `keras.Model.save_weights` does; in a cluster only the chief writes."""
+        if self._kparallel.writes:
+            super().save_weights(*args, **kwargs)
+
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        """Export for serving, as `keras.Model.export` does; in a cluster only the chief writes."""
+        return super().export(*args, **kwargs) if self._kparallel.writes else None
 
     def unwrap(self) -> keras.Model:
         """Return a plain single-device model with the present weights and optimizer state."""
@@ -158,13 +177,14 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
     def _step_function(self, choose: Callable[[Step], Callable[..., dict[str, Any]]]) -> Callable[[Any], Any]:
         step = self._new_step()
         compiled = self._compiled(choose(step), lambda report: self._log(report, step.add_metrics))
+        fetch = Fetch(self._kparallel)
 
         def run(iterator: Any) -> Any:
             # The next batch is fetched before the step starts: inside it, an exhausted dataset would raise
             # only after an update from an empty batch.
             logs = None
             for _ in range(self.steps_per_execution):
-                batch = next(iterator, None)
+                batch = fetch(iterator)
                 if batch is None:
                     break
                 logs = compiled(batch)
