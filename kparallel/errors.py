@@ -5,10 +5,11 @@ KParallelError
 ├── DeviceError    a device is unknown, repeated, of mixed type, or configured too late
 ├── PlanError      a plan does not fit the model or the machine
 ├── ModelError     a model cannot be wrapped
-└── DataError      a dataset cannot be used
+├── DataError      a dataset cannot be used
+└── WorkerError    another worker failed, stopped or disagrees
 """
 
-__all__ = ["BackendError", "DataError", "DeviceError", "KParallelError", "ModelError", "PlanError"]
+__all__ = ["BackendError", "DataError", "DeviceError", "KParallelError", "ModelError", "PlanError", "WorkerError"]
 
 
 class KParallelError(Exception):
@@ -33,3 +34,7 @@ class ModelError(KParallelError, ValueError):
 
 class DataError(KParallelError, ValueError):
     """A dataset cannot be used."""
+
+
+class WorkerError(KParallelError, RuntimeError):
+    """Another worker failed, stopped or disagrees."""

@@ -12,6 +12,7 @@ from keras.src.layers.layer import CallContext
 from keras.src.models.functional import Functional, operation_fn
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 from keras.src.saving.serialization_lib import SafeModeScope
+from keras.src.trainers.data_adapters.array_slicing import train_validation_split
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter as DataAdapter
 from keras.src.trainers.data_adapters.tf_dataset_adapter import make_class_weight_map_fn
 from tensorflow.python.distribute import cross_device_ops, distribute_lib
@@ -283,8 +284,15 @@ class CollectiveReducer:
         self._reducer = cross_device_ops.CollectiveAllReduce(devices, group_size, options, keys)
 
     def sum(self, values: list[Any], local_index: int) -> list[Any]:
-        """Sum each tensor or `tf.IndexedSlices` over the group."""
-        return list(self._reducer._all_reduce(tf.distribute.ReduceOp.SUM, values, local_index, self._options))
+        """Sum each tensor or `tf.IndexedSlices` over the group; TensorFlow packs tensors of one dtype only."""
+        total: list[Any] = [None] * len(values)
+        for dtype in dict.fromkeys(value.dtype for value in values):
+            places = [index for index, value in enumerate(values) if value.dtype == dtype]
+            given = [values[index] for index in places]
+            summed = self._reducer._all_reduce(tf.distribute.ReduceOp.SUM, given, local_index, self._options)
+            for index, value in zip(places, summed, strict=True):
+                total[index] = value
+        return total
 
     def gather(self, value: tf.Tensor, local_index: int) -> tf.Tensor:
         """Concatenate all replicas' rows, in order."""
@@ -334,6 +342,11 @@ def set_strategy(model: keras.Model, strategy: tf.distribute.Strategy) -> None:
     for layer in model._flatten_layers():
         if isinstance(layer, keras.Model):
             layer._distribute_strategy = strategy
+
+
+def split_for_validation(arrays: Any, share: float) -> Any:
+    """Split arrays into training and validation rows as Keras does."""
+    return train_validation_split(arrays, share)
 
 
 def trust_own_code() -> Any:

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from kparallel.collective.exchange import Exchange, add
+from kparallel.collective.talk import Talk
 from kparallel.data.rows import Counts, Rows, microbatches, take_rows
 from kparallel.engine.compiled import stage_call
 from kparallel.engine.executor import Executor, StageCall
@@ -32,12 +33,14 @@ class Layout:
         first_replica: Index of the first row's replica among all workers' replicas.
         replicas: How many replicas there are on all workers.
         exchanges: One exchange for each stage: its column.
+        talk: How workers talk between steps, or None on one machine.
     """
 
     rows: tuple[tuple[str, ...], ...]
     first_replica: int
     replicas: int
     exchanges: tuple[Exchange, ...]
+    talk: Talk | None = None
 
 
 class Step:

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from kparallel.collective.exchange import Alone, Exchange, InProcess
+from kparallel.collective.talk import Talk
 from kparallel.collective.workers import BetweenWorkers
 from kparallel.engine.step import Layout
 from kparallel.mesh import Mesh
@@ -29,4 +30,5 @@ def lay_out(mesh: Mesh, cluster: tf.distribute.Strategy | None) -> tuple[tf.dist
     exchanges = tuple(
         BetweenWorkers([row[index] for row in rows], cluster, replicas, first) for index in range(mesh.stages)
     )
-    return cluster, Layout(rows, first, replicas, exchanges)
+    workers = len(cluster.cluster_resolver.cluster_spec().as_dict()["worker"])
+    return cluster, Layout(rows, first, replicas, exchanges, Talk(cluster, workers, cluster.cluster_resolver.task_id))

@@ -13,6 +13,7 @@ from kparallel.data.feed import Divided, Feed
 from kparallel.data.rows import Counts, row_count
 from kparallel.engine.step import Step
 from kparallel.errors import ModelError
+from kparallel.model.cluster_fit import Fetch, cluster_fit_arguments, steps_of
 from kparallel.model.optimizer import adopt, copy_state, rebuild_optimizer
 from kparallel.model.runtime import Runtime
 from kparallel.planning.plan import Plan
@@ -66,23 +67,26 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
 
     @wraps(keras.Model.fit)
     def fit(self, *args: Any, **kwargs: Any) -> Any:
-        with self._kparallel.whole_batches():
-            return super().fit(**self._adapted(keras.Model.fit, args, kwargs))
+        runtime = self._kparallel
+        arguments = _named(self.__class__.fit, args, kwargs)
+        if runtime.layout.talk is not None:
+            arguments = cluster_fit_arguments(self, runtime.layout.talk, (), arguments)
+            runtime.unsized = steps_of(arguments) is None or arguments["validation_data"] is not None
+        with runtime.whole_batches():
+            return super().fit(**self._adapted(arguments))
 
     @wraps(keras.Model.evaluate)
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         with self._kparallel.whole_batches():
-            return super().evaluate(**self._adapted(keras.Model.evaluate, args, kwargs))
+            return super().evaluate(**self._adapted(_named(self.__class__.evaluate, args, kwargs)))
 
     @wraps(keras.Model.predict)
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         with self._kparallel.whole_batches():
-            return super().predict(**self._adapted(keras.Model.predict, args, kwargs))
+            return super().predict(**self._adapted(_named(self.__class__.predict, args, kwargs)))
 
-    def _adapted(self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Name the arguments of a call, with datasets that are distributed already as Keras's loops take them."""
-        arguments = dict(inspect.signature(method).bind_partial(None, *args).arguments) | kwargs
-        arguments.pop("self")
+    def _adapted(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return a call's arguments with datasets that are distributed already as Keras's loops take them."""
         for key in ("x", "validation_data"):
             if isinstance(arguments.get(key), tf.distribute.DistributedDataset):
                 weight = arguments.pop("class_weight", None) if key == "x" else None
@@ -93,6 +97,20 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         """Pickle and copy as a plain model: what comes back is on one device."""
         _, arguments = super().__reduce__()
         return unpickler(self.__class__), arguments
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save as a plain Keras file, as `keras.Model.save` does; in a cluster only the chief writes."""
+        if self._kparallel.writes:
+            super().save(*args, **kwargs)
+
+    def save_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Save weights, as `keras.Model.save_weights` does; in a cluster only the chief writes."""
+        if self._kparallel.writes:
+            super().save_weights(*args, **kwargs)
+
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        """Export for serving, as `keras.Model.export` does; in a cluster only the chief writes."""
+        return super().export(*args, **kwargs) if self._kparallel.writes else None
 
     def unwrap(self) -> keras.Model:
         """Return a plain single-device model with the present weights and optimizer state."""
@@ -177,13 +195,14 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
     def _step_function(self, choose: Callable[[Step], Callable[..., dict[str, Any]]]) -> Callable[[Any], Any]:
         step = self._new_step()
         compiled = self._compiled(choose(step), lambda report: self._log(report, step.add_metrics))
+        fetch = Fetch(self._kparallel)
 
         def run(iterator: Any) -> Any:
             # The next batch is fetched before the step starts: inside it, an exhausted dataset would raise
             # only after an update from an empty batch.
             logs = None
             for _ in range(self.steps_per_execution):
-                batch = next(iterator, None)
+                batch = fetch(iterator)
                 if batch is None:
                     break
                 logs = compiled(batch)
@@ -235,6 +254,13 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         with self._kparallel.scope():
             build_symbolically(self, data_batch)
             adopt(self.optimizer)
+
+
+def _named(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Name the arguments of a call of one of Keras's methods."""
+    arguments = dict(inspect.signature(method).bind_partial(None, *args).arguments) | kwargs
+    arguments.pop("self")
+    return arguments
 
 
 def _tensor(leaf: Any) -> Any:

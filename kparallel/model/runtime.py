@@ -41,7 +41,13 @@ class Runtime:
         self.loss_reduction = loss_reduction
         self.builder = builder
         self.feeding = False
+        self.unsized = False
         self.jit = False
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes files."""
+        return self.layout.talk is None or self.layout.talk.is_chief
 
     @contextmanager
     def scope(self, stage_index: int = -1) -> Iterator[None]:
