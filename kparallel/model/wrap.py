@@ -165,6 +165,8 @@ def _check(model: Any) -> None:
                 "compute_loss or add_loss and the metrics into compute_metrics, which are supported."
             )
     for layer in flatten_layers(model):
+        if isinstance(layer, ParallelModel):
+            raise ModelError(f"Model {model.name!r} holds the wrapped model {layer.name!r}. Unwrap that one first.")
         if getattr(layer, "stateful", False):
             raise ModelError(
                 f"Layer {layer.name!r} is stateful=True, so its state belongs to one batch's rows. Set it False."
