@@ -33,6 +33,7 @@ def plan(model: Any, *, replicas: int | None = None, devices: Sequence[str] | No
         The plan; print it, or pass it to `wrap`.
 
     Raises:
+        BackendError: Keras does not run on TensorFlow.
         DeviceError: A device is unknown, repeated or of mixed type.
         PlanError: `replicas` is below 1 or above the number of devices.
         ModelError: The model cannot be wrapped.
@@ -46,6 +47,7 @@ def plan(model: Any, *, replicas: int | None = None, devices: Sequence[str] | No
         replica 0   CPU:0
         stage 0: 1 layer, 4 parameters, 16 B of weights on each of CPU:0
     """
+    _check_surroundings()
     if not isinstance(model, keras.layers.Layer) and callable(model):
         model = build_with(model)
     _check(model)
@@ -89,11 +91,7 @@ def wrap(
         >>> model = wrap(plain, devices=["CPU:0"])
         >>> model.compile(optimizer="adam", loss="mse")
     """
-    if keras.backend.backend() != "tensorflow":
-        raise BackendError(
-            f"Expected Keras on TensorFlow, received the backend {keras.backend.backend()!r}. "
-            "Set KERAS_BACKEND=tensorflow before Keras is imported."
-        )
+    _check_surroundings()
     if loss_reduction not in ("mean", "sum", "global"):
         raise PlanError(f"Expected loss_reduction 'mean', 'sum' or 'global', received {loss_reduction!r}.")
     if plan is not None and (replicas is not None or devices is not None):
@@ -149,6 +147,20 @@ def _describe(model: keras.Model, mesh: Mesh) -> Plan:
     parameters = sum(int(tf.TensorShape(w.shape).num_elements()) for w in weights)
     size = sum(int(tf.TensorShape(w.shape).num_elements()) * tf.as_dtype(w.dtype).size for w in weights)
     return Plan(model.name, mesh, (LayerGroup(layers, parameters, size),))
+
+
+def _check_surroundings() -> None:
+    if keras.backend.backend() != "tensorflow":
+        raise BackendError(
+            f"Expected Keras on TensorFlow, received the backend {keras.backend.backend()!r}. "
+            "Set KERAS_BACKEND=tensorflow before Keras is imported."
+        )
+    if tf.distribute.has_strategy():
+        raise ModelError(
+            "Expected a call outside any strategy's scope, received one inside a scope of "
+            f"{type(tf.distribute.get_strategy()).__name__}. Build the model there if need be, but call kparallel after "
+            "the `with` block: it makes a strategy of its own."
+        )
 
 
 def _check(model: Any) -> None:
