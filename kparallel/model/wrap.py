@@ -157,8 +157,8 @@ def _check_surroundings() -> None:
         )
     if tf.distribute.has_strategy():
         raise ModelError(
-            "Expected a call outside any strategy's scope, received one inside a scope of "
-            f"{type(tf.distribute.get_strategy()).__name__}. Build the model there if need be, but call kparallel after "
+            "Expected a call outside any strategy's scope, received one inside that of "
+            f"{type(tf.distribute.get_strategy()).__name__}. Build the model there if need be; call kparallel after "
             "the `with` block: it makes a strategy of its own."
         )
 
