@@ -86,8 +86,8 @@ def test_refusals_say_the_way_out():
         kparallel.wrap(kparallel.wrap(line()))
     with pytest.raises(errors.ModelError, match="compute_loss"):
         kparallel.wrap(OwnStep())
-    with pytest.raises(errors.PlanError, match="1 to 3 replicas"):
-        kparallel.wrap(line(), replicas=4)
+    with pytest.raises(errors.PlanError, match="1 to 4 replicas"):
+        kparallel.wrap(line(), replicas=5)
     with pytest.raises(errors.DeviceError, match="virtual_devices"):
         kparallel.wrap(line(), devices=["GPU:7"])
     with pytest.raises(errors.DeviceError, match="more than once"):
