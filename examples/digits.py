@@ -13,12 +13,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import digits_tfds  # noqa: F401  registers `sklearn_digits`
 import keras
 import tensorflow as tf
-from image_data import Images, load_images
 
+import digits_tfds  # noqa: F401  registers `sklearn_digits`
 import kparallel
+from image_data import Images, load_images
 
 PLAIN_SCORE = Path(__file__).with_name("plain_score.py")
 
@@ -88,7 +88,9 @@ def main() -> None:
     """Train, save, load without kparallel, and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--dataset", default="sklearn_digits", metavar="NAME", help="a name that tfds.load takes (default: %(default)s)")
+    add(
+        "--dataset", default="sklearn_digits", metavar="NAME", help="a name that tfds.load takes (default: %(default)s)"
+    )
     add("--imports", metavar="MODULE", help="a module to import first, if it defines the dataset's builder")
     add("--data-dir", metavar="DIR", help="folder of the record files (default: TensorFlow Datasets' own)")
     add("--epochs", type=int, default=20, help="default: %(default)s")

@@ -3,14 +3,14 @@
 The test images come from the record files alone; the code that wrote them is not needed.
 """
 
+import argparse
 import sys
 
-sys.modules["kparallel"] = None  # type: ignore[assignment]
-
-import argparse
-
 import keras
+
 from image_data import load_images
+
+sys.modules["kparallel"] = None  # type: ignore[assignment]
 
 
 def main() -> None:

@@ -58,7 +58,6 @@ def test_a_subclassed_model_keeps_its_compute_loss():
     x, y = np.arange(15.0).reshape(5, 3) / 10, np.ones((5, 1))
     for model in (wrapped, plain):
         model.compile("sgd")
-        model.build((None, 3)) if not model.built else None
         model.fit(x, y, batch_size=5, verbose=0)
     np.testing.assert_allclose(wrapped.get_weights()[0], plain.get_weights()[0], atol=1e-6)
 

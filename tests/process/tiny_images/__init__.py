@@ -10,7 +10,10 @@ class TinyImages(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
 
     def _info(self):
-        features = {"picture": tfds.features.Image(), "colour": tfds.features.ClassLabel(names=["red", "green", "blue"])}
+        features = {
+            "picture": tfds.features.Image(),
+            "colour": tfds.features.ClassLabel(names=["red", "green", "blue"]),
+        }
         return tfds.core.DatasetInfo(
             builder=self, features=tfds.features.FeaturesDict(features), supervised_keys=("picture", "colour")
         )
