@@ -21,7 +21,7 @@ from kparallel.private import (
     loss_tracker,
     loss_weights,
 )
-from kparallel.stage.rebuild import build_with, rebuild, transfer
+from kparallel.stage.rebuild import build_like, build_with, rebuild, transfer
 
 __all__: list[str] = []
 
@@ -261,6 +261,7 @@ def unwrap(model: keras.Model) -> keras.Model:
     if runtime.builder is not None:
         plain = build_with(runtime.builder)
         if model.built:
+            build_like(model, plain)
             transfer(model, plain)
     else:
         plain = rebuild(model, model.__class__)

@@ -30,10 +30,8 @@ def rebuild(model: keras.Model, plain: type[keras.Model]) -> keras.Model:
     try:
         with trust_own_code():
             fresh = plain.from_config(model.get_config())
-            if model.built and not fresh.built:
-                config = model.get_build_config()
-                if config:
-                    fresh.build_from_config(config)
+            if model.built:
+                build_like(model, fresh)
     except Exception as error:
         raise ModelError(f"Model {model.name!r} ({plain.__name__}) cannot be rebuilt: {error}. {_WAY_OUT}") from error
     if model.built:
@@ -51,6 +49,14 @@ def build_with(builder: Callable[[], Any]) -> keras.Model:
     if not isinstance(model, keras.Model):
         raise ModelError(f"Expected a builder that returns a keras.Model, received {type(model).__name__}.")
     return model
+
+
+def build_like(source: keras.Model, target: keras.Model) -> None:
+    """Build a model for the shapes that its built twin knows, as Keras does when it loads a file."""
+    config = source.get_build_config()
+    if config and not target.built:
+        target.build_from_config(config)
+        target.built = True
 
 
 def transfer(source: keras.Model, target: keras.Model) -> None:
