@@ -9,9 +9,11 @@ import tensorflow as tf
 from kparallel.devices import check_devices, local_devices
 from kparallel.errors import BackendError, ModelError, PlanError
 from kparallel.mesh import Mesh, grid
-from kparallel.model.parallel_model import ParallelModel, Runtime, parallel_class, recompile
+from kparallel.model.layout import lay_out
+from kparallel.model.parallel_model import ParallelModel, parallel_class, recompile
+from kparallel.model.runtime import Runtime
 from kparallel.planning.plan import LayerGroup, Plan
-from kparallel.private import flatten_layers
+from kparallel.private import flatten_layers, set_strategy
 from kparallel.stage.rebuild import build_with, rebuild
 
 __all__: list[str] = []
@@ -103,7 +105,6 @@ def wrap(
         _check(model)
     mesh = plan.mesh if plan is not None else _mesh(replicas, devices)
     check_devices([name for row in mesh.rows for name in row])
-    strategy = tf.distribute.MirroredStrategy([row[0] for row in mesh.rows])
     if builder is None:
         decided = _describe(model, mesh)
         if plan is not None and plan != decided:
@@ -111,12 +112,16 @@ def wrap(
                 f"Expected a plan made for model {model.name!r}, received one for {plan.model_name!r} "
                 "with other layers or weights. Call kparallel.plan(model) for this model."
             )
-    runtime = Runtime(plan or Plan("", mesh, ()), strategy, loss_reduction, builder)
-    with runtime.scope():
+    strategy, layout = lay_out(mesh, None)
+    # On the host first, so that no accelerator ever holds more than its own stage.
+    with tf.device("CPU:0"):
         fresh = build_with(builder) if builder is not None else rebuild(model, type(model))
     if builder is not None:
-        _check(fresh, built_here=True)
-    runtime.plan = _describe(fresh, mesh)
+        _check(fresh)
+    runtime = Runtime(_describe(fresh, mesh), strategy, layout, loss_reduction, builder)
+    set_strategy(fresh, strategy)
+    if fresh.built:
+        runtime.place(fresh)
     source = model if builder is None else fresh
     plain = type(fresh)
     object.__setattr__(fresh, "_kparallel", runtime)
@@ -146,7 +151,7 @@ def _describe(model: keras.Model, mesh: Mesh) -> Plan:
     return Plan(model.name, mesh, (LayerGroup(layers, parameters, size),))
 
 
-def _check(model: Any, *, built_here: bool = False) -> None:
+def _check(model: Any) -> None:
     if isinstance(model, ParallelModel):
         raise ModelError("Expected a plain model, received one that is wrapped already. Use it as it is, or unwrap it.")
     if not isinstance(model, keras.Model):

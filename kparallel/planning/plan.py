@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from kparallel.mesh import Mesh
+from kparallel.schedule import gpipe, one_f_one_b
+from kparallel.schedule.action import Programs
 
 __all__: list[str] = []
 
@@ -15,11 +17,13 @@ class LayerGroup:
         layers: Names of the layers, in topological order.
         parameters: Number of weights, trainable or not.
         weight_bytes: Bytes of these weights on one device.
+        units: Number of calls in the model's graph.
     """
 
     layers: tuple[str, ...]
     parameters: int
     weight_bytes: int
+    units: int = 1
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,9 @@ class Plan:
         model_name: Name of the model that it was made for.
         mesh: The devices.
         groups: One layer group per stage.
+        microbatches: Into how many parts each replica's share of a batch is split.
+        schedule: `"1f1b"` or `"gpipe"`.
+        recompute: `"never"`, `"always"` or `"except_last"`: which forward passes are run again for the backward.
 
     Example:
         >>> print(Plan("mlp", Mesh((("CPU:0",), ("CPU:1",))), (LayerGroup(("a", "b"), 10, 40),)))
@@ -43,6 +50,26 @@ class Plan:
     model_name: str
     mesh: Mesh
     groups: tuple[LayerGroup, ...]
+    microbatches: int = 1
+    schedule: str = "1f1b"
+    recompute: str = "never"
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Index of each stage's first call in the model's graph."""
+        sizes = [group.units for group in self.groups]
+        return tuple(sum(sizes[:index]) for index in range(len(sizes)))
+
+    @property
+    def lanes(self) -> tuple[int, ...]:
+        """Index of each stage's lane: stages on one device run one after another."""
+        row = self.mesh.rows[0]
+        return tuple(row.index(name) for name in row)
+
+    def programs(self) -> Programs:
+        """Return the actions of each lane."""
+        schedule = gpipe if self.schedule == "gpipe" else one_f_one_b
+        return schedule(self.mesh.stages, self.microbatches)
 
     def __str__(self) -> str:
         mesh = self.mesh
