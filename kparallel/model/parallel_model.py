@@ -30,6 +30,7 @@ from kparallel.private import (
     unpickler,
 )
 from kparallel.stage.rebuild import build_with, rebuild, transfer
+from kparallel.stage.twin import build_like
 
 __all__: list[str] = []
 
@@ -304,6 +305,7 @@ def unwrap(model: keras.Model) -> keras.Model:
     if runtime.builder is not None:
         plain = build_with(runtime.builder)
         if model.built:
+            build_like(model, plain)
             transfer(model, plain)
     else:
         plain = rebuild(model, model.__class__)

@@ -67,9 +67,9 @@ class Runtime:
 
     def pipeline(self, model: keras.Model) -> Pipeline:
         """Cut a built model into the plan's stages, as its layers stand now."""
-        starts = self.plan.starts
-        graph = open_graph(model) if len(starts) > 1 else None
-        return whole(model) if graph is None else cut(model, graph, starts)
+        groups = [group.units for group in self.plan.groups]
+        graph = open_graph(model) if len(groups) > 1 else None
+        return whole(model) if graph is None else cut(model, graph, groups)
 
     def place(self, model: keras.Model) -> None:
         """Move every variable of a built model to its stage's column."""

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from kparallel.mesh import Mesh
-from kparallel.schedule import gpipe, one_f_one_b
+from kparallel.schedule import by_name
 from kparallel.schedule.action import Programs
+from kparallel.schedule.names import Schedule
 
 __all__: list[str] = []
 
@@ -17,13 +18,13 @@ class LayerGroup:
         layers: Names of the layers, in topological order.
         parameters: Number of weights, trainable or not.
         weight_bytes: Bytes of these weights on one device.
-        units: Number of calls in the model's graph.
+        units: Numbers of the stage's calls in the model's graph; empty where the model is one stage.
     """
 
     layers: tuple[str, ...]
     parameters: int
     weight_bytes: int
-    units: int = 1
+    units: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Plan:
         mesh: The devices.
         groups: One layer group per stage.
         microbatches: Into how many parts each replica's share of a batch is split.
-        schedule: `"1f1b"` or `"gpipe"`.
+        schedule: Its name, or a function of (stages, microbatches).
         recompute: `"never"`, `"always"` or `"except_last"`: which forward passes are run again for the backward.
 
     Example:
@@ -51,14 +52,8 @@ class Plan:
     mesh: Mesh
     groups: tuple[LayerGroup, ...]
     microbatches: int = 1
-    schedule: str = "1f1b"
+    schedule: str | Schedule = "1f1b"
     recompute: str = "never"
-
-    @property
-    def starts(self) -> tuple[int, ...]:
-        """Index of each stage's first call in the model's graph."""
-        sizes = [group.units for group in self.groups]
-        return tuple(sum(sizes[:index]) for index in range(len(sizes)))
 
     @property
     def lanes(self) -> tuple[int, ...]:
@@ -68,7 +63,7 @@ class Plan:
 
     def programs(self) -> Programs:
         """Return the actions of each lane."""
-        schedule = gpipe if self.schedule == "gpipe" else one_f_one_b
+        schedule = by_name(self.schedule) if isinstance(self.schedule, str) else self.schedule
         return schedule(self.mesh.stages, self.microbatches)
 
     def __str__(self) -> str:

@@ -80,13 +80,13 @@ def whole(model: keras.Model) -> Pipeline:
     return Pipeline(model, [Stage(Whole(model), (0,), (1,))], (0,), (1,), None)
 
 
-def cut(model: keras.Model, graph: Graph, starts: Sequence[int]) -> Pipeline:
+def cut(model: keras.Model, graph: Graph, groups: Sequence[Sequence[int]]) -> Pipeline:
     """Cut an opened graph into stages.
 
     Args:
         model: The built model.
         graph: Its graph.
-        starts: Index of each stage's first call; the first is 0.
+        groups: Each stage's calls, by index; no stage reads what a later one writes.
 
     Returns:
         The pipeline. A value goes straight from the stage that writes it to every stage that reads it.
@@ -94,15 +94,16 @@ def cut(model: keras.Model, graph: Graph, starts: Sequence[int]) -> Pipeline:
     Raises:
         PlanError: A layer with state of its own is called in two stages.
     """
-    ends = [*starts[1:], len(graph.calls)]
     stages: list[Stage] = []
     owner: dict[int, int] = {}
-    for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        calls = graph.calls[start:end]
+    for index, group in enumerate(groups):
+        calls = [graph.calls[unit] for unit in group]
+        inside = set(group)
         written = {number for call in calls for number in call.writes}
         reads = tuple(dict.fromkeys(n for call in calls for _, n in call.reads if n not in written))
-        later = {n for call in graph.calls[end:] for _, n in call.reads} | set(graph.outputs)
-        writes = tuple(number for call in calls for number in call.writes if number in later)
+        outside = {n for unit, call in enumerate(graph.calls) if unit not in inside for _, n in call.reads}
+        outside |= set(graph.outputs)
+        writes = tuple(number for call in calls for number in call.writes if number in outside)
         borrowed = frozenset(key for key, at in owner.items() if at != index)
         stage = Stage(Segment(calls, reads, writes), reads, writes, borrowed)
         _check_state(stage, owner, index)

@@ -25,7 +25,7 @@ results = {}
 def go_on(name, model):
     assert type(model) is type(keras.Model(i := keras.Input((1,)), i)), type(model)
     assert type(model.optimizer) is keras.optimizers.Adam, name
-    assert [v.path for v in model.optimizer.variables][:2] == ["adam/iteration", "adam/learning_rate"]
+    assert [v.name for v in model.optimizer.variables][:2] == ["iteration", "learning_rate"]
     results[name + "_outputs"] = model.predict(x, verbose=0)
     model.fit(x, y, batch_size=4, epochs=1, shuffle=False, verbose=0)
     for index, weight in enumerate([*model.get_weights(), *(v.numpy() for v in model.optimizer.variables)]):

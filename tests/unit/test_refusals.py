@@ -89,12 +89,12 @@ REFUSED = {
     ),
     "mixed devices": (lambda: kparallel.Mesh((("CPU:0",), ("GPU:0",))), errors.DeviceError, ["one kind", "CPU", "GPU"]),
     "too many replicas": (
-        lambda: kparallel.wrap(line(), replicas=4),
+        lambda: kparallel.wrap(line(), replicas=5),
         errors.PlanError,
-        ["1 to 3 replicas", "received 4", "virtual_devices"],
+        ["1 to 4 replicas", "received 5", "virtual_devices"],
     ),
-    "no replicas": (lambda: kparallel.wrap(line(), replicas=0), errors.PlanError, ["1 to 3 replicas", "received 0"]),
-    "late devices": (lambda: kparallel.virtual_devices(5), errors.DeviceError, ["3 CPU device", "first thing"]),
+    "no replicas": (lambda: kparallel.wrap(line(), replicas=0), errors.PlanError, ["at least 1", "received 0"]),
+    "late devices": (lambda: kparallel.virtual_devices(5), errors.DeviceError, ["4 CPU device", "first thing"]),
     "no virtual devices": (lambda: kparallel.virtual_devices(0), errors.DeviceError, ["at least one", "0"]),
     "another model's plan": (
         lambda: kparallel.wrap(keras.Sequential([keras.Input((2,)), L.Dense(5)]), kparallel.plan(line())),
