@@ -7,11 +7,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kparallel.collective.exchange import Exchange, add
+from kparallel.collective.exchange import Exchange, add, local_copy
 from kparallel.collective.talk import Talk
 from kparallel.data.rows import Counts, Rows, microbatches, take_rows
 from kparallel.engine.compiled import stage_call
 from kparallel.engine.executor import Executor, StageCall
+from kparallel.engine.beside import beside_inputs
 from kparallel.engine.head import couples_rows, loss_head, overrides_compute_loss
 from kparallel.engine.tail import Tail, join
 from kparallel.loss.term import Term
@@ -206,7 +207,7 @@ class Step:
     def _update(self, executor: Executor, rows: Rows) -> None:
         gradients = self._reduced(executor, rows)
         variables = self._model.trainable_variables
-        with local_updates(tf.distribute.get_strategy()):
+        with local_updates(tf.distribute.get_strategy()), beside_inputs():
             self._model.optimizer.apply([gradients.get(id(variable)) for variable in variables], variables)
 
     def _reduced(self, executor: Executor, rows: Rows) -> dict[int, Any]:
@@ -222,7 +223,7 @@ class Step:
             known = [variable for variable in stages[s].owned if id(variable) in parts]
             with tf.device(self._row()[s]):
                 local = [_zeroed(add(parts[id(v)]), rows) for v in known]
-                total = self._layout.exchanges[s].sum(local)
+                total = [local_copy(v) for v in self._layout.exchanges[s].sum(local)]
             result.update(zip(map(id, known), total, strict=True))
         return result
 
