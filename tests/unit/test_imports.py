@@ -7,9 +7,9 @@ import kparallel
 
 ROOT = Path(kparallel.__file__).parent
 # From the floor upwards; a file imports only from its own layer's folder or from layers before it.
-LAYERS = ["errors", "mesh", "private", "devices", "planning", "collective", "data", "loss", "metric", "stage"]
-LAYERS += ["engine", "model"]
-PURE = {"errors", "mesh", "planning"}
+LAYERS = ["errors", "mesh", "schedule", "planning", "private", "devices"]
+LAYERS += ["collective", "data", "loss", "metric", "stage", "engine", "model"]
+PURE = {"errors", "mesh", "schedule", "planning"}
 
 
 def imports(path):
