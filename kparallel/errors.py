@@ -6,10 +6,20 @@ KParallelError
 ├── PlanError      a plan does not fit the model or the machine
 │   └── ScheduleError  a schedule breaks a law: an action missing, repeated, unknown or too early
 ├── ModelError     a model cannot be wrapped
-└── DataError      a dataset cannot be used
+├── DataError      a dataset cannot be used
+└── WorkerError    another worker failed, stopped or disagrees
 """
 
-__all__ = ["BackendError", "DataError", "DeviceError", "KParallelError", "ModelError", "PlanError", "ScheduleError"]
+__all__ = [
+    "BackendError",
+    "DataError",
+    "DeviceError",
+    "KParallelError",
+    "ModelError",
+    "PlanError",
+    "ScheduleError",
+    "WorkerError",
+]
 
 
 class KParallelError(Exception):
@@ -38,3 +48,7 @@ class ModelError(KParallelError, ValueError):
 
 class DataError(KParallelError, ValueError):
     """A dataset cannot be used."""
+
+
+class WorkerError(KParallelError, RuntimeError):
+    """Another worker failed, stopped or disagrees."""

@@ -6,8 +6,16 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common import global_state
+from keras.src.backend.common.masking import set_keras_mask
+from keras.src.layers.layer import CallContext
+from keras.src.models.functional import Functional, operation_fn
+from keras.src.ops.symbolic_arguments import SymbolicArguments
 from keras.src.saving.serialization_lib import SafeModeScope
-from tensorflow.python.distribute import distribute_lib
+from keras.src.trainers.data_adapters.array_slicing import train_validation_split
+from keras.src.trainers.data_adapters.data_adapter import DataAdapter as DataAdapter
+from keras.src.trainers.data_adapters.tf_dataset_adapter import make_class_weight_map_fn
+from tensorflow.python.distribute import cross_device_ops, distribute_lib
 
 __all__: list[str] = []
 
@@ -68,6 +76,85 @@ def flatten_layers(model: keras.Model) -> list[keras.layers.Layer]:
     return layers
 
 
+def child_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Return the layers directly below a layer, in the order in which it was given them."""
+    layers: list[keras.layers.Layer] = list(layer._layers)
+    return layers
+
+
+def rename(source: Any, target: Any) -> None:
+    """Give a layer or a variable the name, and a variable the path, of another."""
+    if isinstance(source, keras.Variable):
+        target._path, target._name = source.path, source.name
+    else:
+        object.__setattr__(target, "name", source.name)
+
+
+def seed_generators(layer: keras.layers.Layer) -> list[keras.random.SeedGenerator]:
+    """Return the seed generators that a layer holds itself."""
+    return list(layer._seed_generators)
+
+
+def read_variable(variable: Any) -> Any:
+    """Return the NumPy value of a variable's first copy, whichever strategy holds it and whichever scope is entered."""
+    value = variable._value if isinstance(variable, keras.Variable) else variable
+    return (value.values[0] if isinstance(value, tf.distribute.DistributedValues) else value).numpy()
+
+
+class _Number(keras.Variable):  # type: ignore[misc]
+    """A scalar with several copies, which Python's `float` and `int` read as they read one with a single copy."""
+
+    def __float__(self) -> float:
+        return float(read_variable(self))
+
+    def __int__(self) -> int:
+        return int(read_variable(self))
+
+
+def read_as_number(variable: keras.Variable) -> None:
+    """Let `float(variable)` and `int(variable)` work: TensorFlow's variables with several copies refuse them."""
+    if not variable.shape.rank and type(variable) is keras.Variable:
+        variable.__class__ = _Number
+
+
+# What Keras itself keeps on a model in public attributes.
+KERAS_ATTRIBUTES = frozenset(
+    [
+        "activity_regularizer",
+        "autocast",
+        "build",
+        "built",
+        "call_signature_parameters",
+        "compiled",
+        "history",
+        "input_spec",
+        "inputs",
+        "loss",
+        "name",
+        "optimizer",
+        "output_names",
+        "outputs",
+        "predict_function",
+        "quantize",
+        "steps_per_execution",
+        "stop_evaluating",
+        "stop_predicting",
+        "stop_training",
+        "supports_jit",
+        "supports_masking",
+        "test_function",
+        "train_function",
+        "unrolled_steps_per_execution",
+    ]
+)
+
+
+def unpickler(plain: type[keras.Model]) -> Callable[..., keras.Model]:
+    """Return the function that reads a pickled model of a class."""
+    read: Callable[..., keras.Model] = plain._unpickle_model
+    return read
+
+
 def own_losses(model: keras.Model) -> list[tf.Tensor]:
     """Return what `add_loss` collected in the present call."""
     return [loss for layer in model._flatten_layers() for loss in layer._get_own_losses()]
@@ -82,6 +169,11 @@ def regularization_losses(model: keras.Model) -> list[tf.Tensor]:
 def compiled_loss(model: keras.Model) -> Any:
     """Return Keras's container of the compiled losses, or None."""
     return model._compile_loss
+
+
+def flat_losses(compile_loss: Any) -> list[Any]:
+    """Return the losses inside Keras's built container."""
+    return [entry.loss for entry in compile_loss._flat_losses] if compile_loss.built else []
 
 
 def compiled_metrics(model: keras.Model) -> Any:
@@ -128,9 +220,133 @@ def metric_function(metric: keras.metrics.Metric) -> Callable[..., Any] | None:
     return getattr(metric, "_fn", None)
 
 
+def inner_functional(model: Any) -> Any:
+    """Return the functional graph that a model's own `call` runs, or None where `call` is something else."""
+    if isinstance(model, keras.Sequential) and type(model).call is keras.Sequential.call:
+        return model._functional
+    return model if isinstance(model, Functional) and type(model).call is Functional.call else None
+
+
+def functional_nodes(functional: Any) -> Iterator[Any]:
+    """Yield a functional graph's nodes in the order in which Keras runs them, inputs left out."""
+    for _, nodes in sorted(functional._nodes_by_depth.items(), reverse=True):
+        yield from (node for node in nodes if node.operation is not None and not node.is_input)
+
+
+def standardized_inputs(model: Any, x: Any) -> list[Any]:
+    """Return a functional model's flat inputs, matched by name and given their rank and dtype, as Keras does."""
+    return list(inner_functional(model)._standardize_inputs(x))
+
+
+def call_operation(operation: Any, arguments: Any, values: dict[int, Any], training: bool) -> list[Any]:
+    """Call one node's layer or operation and return its flat outputs."""
+    args, kwargs = arguments.fill_in(values)
+    return list(keras.tree.flatten(operation_fn(operation, training=training)(*args, **kwargs)))
+
+
+@contextmanager
+def one_model_call() -> Iterator[None]:
+    """Let Keras see the layers called inside as parts of one model's call.
+
+    Otherwise each would count as a call of its own, and a layer's second call would drop the losses of its first.
+    """
+    before = global_state.get_global_attribute("current_call_ctx")
+    global_state.set_global_attribute("current_call_ctx", CallContext(entry_layer=None))
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("current_call_ctx", before)
+
+
+def symbolic_arguments(*tensors: Any) -> Any:
+    """Return Keras's record of a call with some symbolic tensors."""
+    return SymbolicArguments(*tensors)
+
+
+def set_mask(tensor: Any, mask: Any) -> None:
+    """Attach a Keras mask to a tensor."""
+    set_keras_mask(tensor, mask)
+
+
+class CollectiveReducer:
+    """TensorFlow's collectives over one group of devices, launched from replica context.
+
+    Args:
+        devices: This worker's devices of the group.
+        strategy: The strategy whose collective keys number the launches.
+        group_size: Devices of all workers together.
+        options: TensorFlow's communication options.
+    """
+
+    def __init__(self, devices: Sequence[str], strategy: tf.distribute.Strategy, group_size: int, options: Any) -> None:
+        keys = strategy.extended._collective_keys
+        self._options = options
+        self._reducer = cross_device_ops.CollectiveAllReduce(devices, group_size, options, keys)
+
+    def sum(self, values: list[Any], local_index: int) -> list[Any]:
+        """Sum each tensor or `tf.IndexedSlices` over the group; TensorFlow packs tensors of one dtype only."""
+        total: list[Any] = [None] * len(values)
+        for dtype in dict.fromkeys(value.dtype for value in values):
+            places = [index for index, value in enumerate(values) if value.dtype == dtype]
+            given = [values[index] for index in places]
+            summed = self._reducer._all_reduce(tf.distribute.ReduceOp.SUM, given, local_index, self._options)
+            for index, value in zip(places, summed, strict=True):
+                total[index] = value
+        return total
+
+    def gather(self, value: tf.Tensor, local_index: int) -> tf.Tensor:
+        """Concatenate all replicas' rows, in order."""
+        return self._reducer._launchers[local_index].all_gather(value, 0, self._options)
+
+
+class _Column:
+    """What TensorFlow reads of `colocate_with` when it creates a mirrored variable."""
+
+    def __init__(self, devices: Sequence[str]) -> None:
+        self._devices = tuple(devices)
+
+
+@contextmanager
+def on_column(devices: Sequence[str]) -> Iterator[None]:
+    """Create variables as one local copy for each device, which nothing but the step keeps equal.
+
+    Enter it inside the strategy's scope.
+    """
+
+    def local(next_creator: Callable[..., Any], **kwargs: Any) -> Any:
+        if kwargs.get("colocate_with") is None:
+            kwargs["colocate_with"] = _Column(devices)
+        kwargs["aggregation"] = tf.VariableAggregation.NONE
+        kwargs["synchronization"] = tf.VariableSynchronization.AUTO
+        return next_creator(**kwargs)
+
+    with tf.variable_creator_scope(local):
+        yield
+
+
+def move_variable(variable: keras.Variable) -> None:
+    """Create a Keras variable's TensorFlow variable anew in the present scope, with the same value."""
+    old = variable._value
+    if isinstance(old, tf.distribute.DistributedValues):
+        return  # Created in the scope already, by a model that is built at its first batch.
+    variable._value = tf.Variable(old.numpy(), dtype=old.dtype, trainable=variable.trainable, name=variable.name)
+
+
 def built_by_keras(strategy_owner: keras.Model) -> tf.distribute.Strategy | None:
     """Return the strategy that a model was built under, or None."""
     return strategy_owner._distribute_strategy
+
+
+def set_strategy(model: keras.Model, strategy: tf.distribute.Strategy) -> None:
+    """Tell a model and the models inside it which strategy holds its variables."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.Model):
+            layer._distribute_strategy = strategy
+
+
+def split_for_validation(arrays: Any, share: float) -> Any:
+    """Split arrays into training and validation rows as Keras does."""
+    return train_validation_split(arrays, share)
 
 
 def trust_own_code() -> Any:
@@ -143,12 +359,42 @@ def seed_states(model: keras.Model) -> set[int]:
     return {id(g.state) for layer in model._flatten_layers() for g in layer._seed_generators}
 
 
+def class_weight_function(class_weight: dict[int, float]) -> Callable[..., Any]:
+    """Return Keras's function that turns (x, y) into (x, y, weight of each row)."""
+    function: Callable[..., Any] = make_class_weight_map_fn(class_weight)
+    return function
+
+
+def dataset_strategy(dataset: tf.distribute.DistributedDataset) -> tf.distribute.Strategy:
+    """Return the strategy that distributed a dataset."""
+    return dataset._strategy
+
+
+def replica_spec(spec: Any) -> Any:
+    """Return the spec of one replica's part of a dataset's element; None for a part that holds nothing."""
+    parts = getattr(spec, "_value_specs", None)  # Of a PerReplica, which a distributed dataset yields.
+    spec = spec if parts is None else parts[0]
+    return spec if hasattr(spec, "shape") and hasattr(spec, "dtype") else None
+
+
+def epoch_batches(epoch_iterator: Any) -> Any:
+    """Return what Keras's epoch iterator reads."""
+    return epoch_iterator._distributed_dataset
+
+
 def build_symbolically(model: keras.Model, batch: Any) -> None:
-    """Create what is still missing (weights, metrics, losses, optimizer slots) from one batch's shapes."""
+    """Create what is still missing (weights, metrics, losses, optimizer slots) from one batch's shapes.
+
+    Args:
+        model: The compiled model.
+        batch: Tensors or specs.
+    """
     model._symbolic_build(data_batch=batch)
 
 
 PRIVATE_NAMES: Sequence[tuple[str, str]] = (
+    ("keras.Model", "_unpickle_model"),
+    ("keras.Model", "_get_metrics_result_or_logs"),
     ("keras.Model", "_flatten_layers"),
     ("keras.Model", "_get_own_losses"),
     ("keras.Model", "_get_regularization_losses"),

@@ -1,4 +1,4 @@
-"""Three virtual CPU devices, made before TensorFlow starts; every test starts from the same seed."""
+"""Four virtual CPU devices, made before TensorFlow starts; every test starts from the same seed."""
 
 import os
 
@@ -10,7 +10,7 @@ import pytest
 
 import kparallel
 
-kparallel.virtual_devices(3)
+kparallel.virtual_devices(4)
 
 
 @pytest.fixture(autouse=True)

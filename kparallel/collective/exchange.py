@@ -75,10 +75,11 @@ class InProcess(Exchange):
         if self._nccl is not None and not any(isinstance(v, tf.IndexedSlices) for v in values):
             return list(self._nccl.batch_reduce(tf.distribute.ReduceOp.SUM, [(v, v) for v in values]))
         with tf.device(self._column[0]):
-            return [_add(list(strategy.experimental_local_results(value))) for value in values]
+            return [add(list(strategy.experimental_local_results(value))) for value in values]
 
 
-def _add(values: list[Any]) -> Any:
+def add(values: list[Any]) -> Any:
+    """Add tensors or `tf.IndexedSlices`."""
     if not any(isinstance(value, tf.IndexedSlices) for value in values):
         return tf.add_n(values)
     if all(isinstance(value, tf.IndexedSlices) for value in values):

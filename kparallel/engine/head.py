@@ -1,6 +1,5 @@
 """What the last stage computes from its outputs: loss terms, as numerators and statistics."""
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -8,8 +7,9 @@ import tensorflow as tf
 
 from kparallel.collective.exchange import Exchange
 from kparallel.data.rows import Rows
+from kparallel.engine.tail import Head
 from kparallel.loss.term import Term, is_batch_coupled, loss_term, row_mean, summed
-from kparallel.private import compiled_loss, one_replica_view, route_losses
+from kparallel.private import compiled_loss, flat_losses, one_replica_view, route_losses
 
 __all__: list[str] = []
 
@@ -19,16 +19,17 @@ def overrides_compute_loss(model: keras.Model) -> bool:
     return type(model).compute_loss is not keras.Model.compute_loss
 
 
-def loss_head(
-    model: keras.Model, rows: Rows, exchange: Exchange, replicas: int, reduction: str, training: bool
-) -> Callable[[Any, list[tf.Tensor], list[tf.Tensor]], list[tuple[float | None, Term]]]:
-    """Return the head that turns outputs into (loss weight, term) pairs.
+def couples_rows(model: keras.Model, reduction: str) -> bool:
+    """Tell whether a loss must see all rows of the batch at once."""
+    losses = compiled_loss(model)
+    return reduction == "global" or (losses is not None and any(is_batch_coupled(loss) for loss in flat_losses(losses)))
 
-    The first pairs are the compiled losses, in Keras's order; `add_loss` terms and penalties follow.
+
+def loss_head(model: keras.Model, exchange: Exchange, replicas: int, reduction: str, training: bool) -> Head:
+    """Return the head that turns outputs and rows into (loss weight, term) pairs, in Keras's order.
 
     Args:
         model: The compiled model.
-        rows: This replica's share.
         exchange: Gathers outputs where a loss needs the whole batch.
         replicas: How many replicas there are.
         reduction: `"mean"`, `"sum"` or `"global"`: what a loss means that returns a scalar.
@@ -36,7 +37,7 @@ def loss_head(
     """
     scalar = "mean" if reduction == "global" else reduction
 
-    def own_loss(outputs: Any) -> list[tuple[float | None, Term]]:
+    def own_loss(outputs: Any, rows: Rows) -> list[tuple[float | None, Term]]:
         arguments = [rows.x, rows.y, outputs, rows.sample_weight]
         if reduction == "global":
             arguments = [_gathered(argument, rows, exchange, replicas) for argument in arguments]
@@ -47,26 +48,21 @@ def loss_head(
             return [(None, _whole(value, rows))]
         return [(None, row_mean(value, rows.count) if scalar == "mean" else summed(value))]
 
-    def terms(outputs: Any, added: list[tf.Tensor], penalties: list[tf.Tensor]) -> list[tuple[float | None, Term]]:
+    def terms(outputs: Any, rows: Rows) -> list[tuple[float | None, Term]]:
         if overrides_compute_loss(model):
-            return own_loss(outputs)
+            return own_loss(outputs, rows)
         result: list[tuple[float | None, Term]] = []
         losses = compiled_loss(model)
-        if losses is not None:
-            for loss, weight, call in route_losses(losses, rows.y, outputs, rows.sample_weight):
-                y_true, y_pred, row_weight = call
-                if is_batch_coupled(loss) or (reduction == "global" and _returns_scalar(loss, call)):
-                    whole = [_gathered(value, rows, exchange, replicas) for value in call]
-                    with one_replica_view():
-                        result.append((weight, _whole(loss(*whole), rows)))
-                else:
-                    result.append((weight, loss_term(loss, y_true, y_pred, row_weight, rows.count, scalar)))
-        for value in added:
-            result.append((None, summed(value) if value.shape.rank else row_mean(value, rows.count)))
-        # A penalty is the same on every replica: as a mean over rows it counts once, and none for an empty share.
-        result.extend((None, row_mean(value, rows.count)) for value in penalties)
-        if not result:
-            raise ValueError("No loss to compute. Pass `loss=` to compile(), or call add_loss() in a layer.")
+        if losses is None:
+            return result
+        for loss, weight, call in route_losses(losses, rows.y, outputs, rows.sample_weight):
+            y_true, y_pred, row_weight = call
+            if is_batch_coupled(loss) or (reduction == "global" and _returns_scalar(loss, call)):
+                whole = [_gathered(value, rows, exchange, replicas) for value in call]
+                with one_replica_view():
+                    result.append((weight, _whole(loss(*whole), rows)))
+            else:
+                result.append((weight, loss_term(loss, y_true, y_pred, row_weight, rows.count, scalar)))
         return result
 
     return terms
@@ -83,7 +79,7 @@ def _gathered(value: Any, rows: Rows, exchange: Exchange, replicas: int) -> Any:
         if leaf is None or replicas == 1:
             return leaf
         leaf = tf.convert_to_tensor(leaf)
-        leaf = leaf[: tf.minimum(rows.count, tf.shape(leaf)[0])]
+        leaf = leaf[: rows.count]
         parts = [tf.stop_gradient(part) for part in exchange.gather([leaf])[0]]
         parts[exchange.replica_index] = leaf
         return tf.concat(parts, 0)
@@ -99,4 +95,4 @@ def _whole(value: tf.Tensor, rows: Rows) -> Term:
     """
     value = tf.reduce_sum(value)
     one = tf.constant(1.0, tf.float64)
-    return Term(value, [tf.cast(rows.count > 0, tf.float64)], lambda present: (one, one / present[0]))
+    return Term(value, [tf.constant(float(rows.count > 0), tf.float64)], lambda present: (one, one / present[0]))

@@ -1,20 +1,46 @@
 """One step of one replica: forward, backward, reduction, update, and what is to be reported."""
 
 import warnings
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from kparallel.collective.exchange import Exchange
-from kparallel.data.rows import Rows, take_rows
-from kparallel.engine.head import loss_head
+from kparallel.collective.exchange import Exchange, add
+from kparallel.collective.talk import Talk
+from kparallel.data.rows import Counts, Rows, microbatches, take_rows
+from kparallel.engine.compiled import stage_call
+from kparallel.engine.executor import Executor, StageCall
+from kparallel.engine.head import couples_rows, loss_head, overrides_compute_loss
+from kparallel.engine.tail import Tail, join
+from kparallel.loss.term import Term
 from kparallel.metric.additive import is_additive, state_change
+from kparallel.planning.plan import Plan
 from kparallel.private import compiled_metrics, local_updates
-from kparallel.stage.stage import Forward, Stage
+from kparallel.schedule import forward_only, gpipe, linear_order
+from kparallel.stage.pipeline import Pipeline
 
 __all__: list[str] = []
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the replicas of this process run, and how they talk.
+
+    Args:
+        rows: Full device names, one row for each replica of this process, one name for each stage.
+        first_replica: Index of the first row's replica among all workers' replicas.
+        replicas: How many replicas there are on all workers.
+        exchanges: One exchange for each stage: its column.
+        talk: How workers talk between steps, or None on one machine.
+    """
+
+    rows: tuple[tuple[str, ...], ...]
+    first_replica: int
+    replicas: int
+    exchanges: tuple[Exchange, ...]
+    talk: Talk | None = None
 
 
 class Step:
@@ -22,135 +48,236 @@ class Step:
 
     Args:
         model: The compiled and built model.
-        exchange: How its replicas talk.
-        replicas: How many there are.
+        pipeline: Its stages.
+        plan: The decision.
+        layout: Where replicas run.
         loss_reduction: What a loss means that returns a scalar.
+        jit: Whether stages are compiled with XLA.
     """
 
-    def __init__(self, model: keras.Model, exchange: Exchange, replicas: int, loss_reduction: str) -> None:
+    def __init__(
+        self, model: keras.Model, pipeline: Pipeline, plan: Plan, layout: Layout, loss_reduction: str, jit: bool
+    ) -> None:
         self._model = model
-        self._exchange = exchange
-        self._replicas = replicas
+        self._pipeline = pipeline
+        self._plan = plan
+        self._layout = layout
         self._loss_reduction = loss_reduction
-        self._stage = Stage(model)
-        layers = model._flatten_layers()
+        self._last = layout.exchanges[-1]
+        layers = [layer for stage in pipeline.stages for layer in stage.layers]
         # Synchronized BatchNorm counts rows itself, so an empty share must stay empty.
         self._pad = not any(getattr(layer, "synchronized", False) for layer in layers)
         metrics = compiled_metrics(model)
         plain = type(model).compute_metrics is keras.Model.compute_metrics
         self.add_metrics = plain and (metrics is None or all(is_additive(metric) for metric in metrics.metrics))
+        self._coupled = couples_rows(model, loss_reduction)
+        inline = len(pipeline.stages) == 1 and plan.microbatches == 1
+        self._train_calls = [stage_call(stage, True, jit=jit, inline=inline) for stage in pipeline.stages]
+        self._test_calls = [stage_call(stage, False, jit=jit, inline=inline) for stage in pipeline.stages]
 
-    def train(self, data: Any) -> dict[str, Any]:
+    def train(self, data: Any, counts: Counts) -> dict[str, Any]:
         """Run a training step and return what to report."""
-        rows = take_rows(data, pad=self._pad)
-        weights = self._stage.read()
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(weights)
-            forward = self._forward(weights, rows, training=True)
-            numerators = [term.numerator for _, term in forward.head]
-        gradient_factors, report_factors, batch_rows = self._factors(forward, rows)
-        upstream = [
-            self._model.optimizer.scale_loss(tf.cast(factor, numerator.dtype))
-            for factor, numerator in zip(gradient_factors, numerators, strict=True)
-        ]
-        if self._stage.weights:
-            upstream = [tf.cast(u, n.dtype) for u, n in zip(upstream, numerators, strict=True)]
-            gradients = tape.gradient(numerators, weights, output_gradients=upstream)
-            self._update(_guarded(gradients, rows))
+        rows = self._take(data, counts)
+        executor, tail = self._run(rows, training=True)
+        penalties = self._penalties(executor, rows)
+        if not tail.pairs(executor.added) and not penalties:
+            raise ValueError("No loss to compute. Pass `loss=` to compile(), or call add_loss() in a layer.")
+        if self._model.trainable_variables:
+            self._update(executor, rows)
         else:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
-        return self._report(forward, rows, report_factors, batch_rows)
+        return self._report(executor, tail, rows, penalties)
 
-    def test(self, data: Any) -> dict[str, Any]:
+    def test(self, data: Any, counts: Counts) -> dict[str, Any]:
         """Run an evaluation step and return what to report."""
-        rows = take_rows(data, pad=self._pad)
-        forward = self._forward(self._stage.read(), rows, training=False)
-        _, report_factors, batch_rows = self._factors(forward, rows)
-        return self._report(forward, rows, report_factors, batch_rows)
+        rows = self._take(data, counts)
+        executor, tail = self._run(rows, training=False)
+        return self._report(executor, tail, rows, self._penalties(executor, rows))
 
-    def predict(self, data: Any) -> Any:
+    def predict(self, data: Any, counts: Counts) -> Any:
         """Return the outputs of this replica's rows."""
-        rows = take_rows(data, pad=self._pad)
-        forward = self._stage.forward(self._stage.read(), rows.x, False, 0, lambda *_: None)
-        return _true_rows(forward.outputs, rows)
+        rows = self._take(data, counts)
+        parts = microbatches(rows, self._plan.microbatches)
+        executor = self._executor(parts, None, self._test_calls)
+        executor.run(self._order(training=False))
+        outputs = [executor.outputs(m) for m in range(len(parts))]
+        return self._gathered(join(outputs), rows)
 
-    def _forward(self, weights: list[tf.Tensor], rows: Rows, training: bool) -> Forward:
-        head = loss_head(self._model, rows, self._exchange, self._replicas, self._loss_reduction, training)
-        return self._stage.forward(weights, rows.x, training, self._exchange.replica_index, head)
+    def _take(self, data: Any, counts: Counts) -> Rows:
+        index, layout = self._last.replica_index, self._layout
+        return take_rows(data, counts, index - layout.first_replica, index, layout.replicas, pad=self._pad)
 
-    def _factors(self, forward: Forward, rows: Rows) -> tuple[list[tf.Tensor], list[tf.Tensor], tf.Tensor]:
-        """Sum the statistics over the replicas and turn them into factors."""
-        terms = [term for _, term in forward.head]
-        present = tf.cast(rows.count > 0, tf.float64)
-        flat = [tf.cast(rows.count, tf.float64)]
-        flat += [_where_present(s, present) for term in terms for s in term.statistics]
-        total = tf.unstack(self._exchange.sum([tf.stack(flat)])[0])
-        batch_rows, rest = total[0], iter(total[1:])
-        gradient, report = [], []
-        for weight, term in forward.head:
-            factors = term.factors([next(rest) for _ in term.statistics])
-            scale = tf.constant(1.0 if weight is None else weight, tf.float64)
-            gradient.append(factors[0] * scale)
-            report.append(factors[1])
-        return gradient, report, batch_rows
+    def _run(self, rows: Rows, training: bool) -> tuple[Executor, Tail]:
+        parts = microbatches(rows, self._plan.microbatches)
+        order = self._order(training)
+        head = loss_head(self._model, self._last, self._layout.replicas, self._loss_reduction, training)
 
-    def _update(self, gradients: list[Any]) -> None:
-        known = [(i, g) for i, g in enumerate(gradients) if g is not None]
-        summed = self._exchange.sum([g for _, g in known])
-        for (index, _), total in zip(known, summed, strict=True):
-            gradients[index] = total
-        with local_updates(self._model.distribute_strategy):
-            self._model.optimizer.apply(gradients, self._stage.weights)
+        def tail_of(parts: list[Rows], counted: list[tf.Tensor] | None, training: bool) -> Tail:
+            whole = rows if self._coupled and len(parts) > 1 else None
+            device = self._row()[-1]
+            return Tail(self._pipeline, device, head, parts, self._factors(rows), training, whole, counted)
 
-    def _report(self, forward: Forward, rows: Rows, factors: list[tf.Tensor], batch_rows: tf.Tensor) -> dict[str, Any]:
-        present = tf.cast(rows.count > 0, tf.float64)
-        total: Callable[[list[Any]], list[Any]] = self._exchange.sum
-        self._stage.commit(forward.state, present, total)
-        values = [
-            _where_present(tf.cast(term.numerator, tf.float64) * factor, present)
-            for (_, term), factor in zip(forward.head, factors, strict=True)
+        counted = None
+        if training and len(parts) > 1 and not _forward_first(order, len(self._pipeline.stages) - 1, len(parts)):
+            # One forward pass in the step's own graph, where TensorFlow drops all that no count depends on.
+            counting = tail_of([rows], None, False)
+            inline = [stage_call(stage, True, jit=False, inline=True) for stage in self._pipeline.stages]
+            ahead = self._executor([rows], counting, inline)
+            ahead.run([action for action in self._order(training=False) if action.microbatch == 0])
+            counted = counting.statistics(ahead.added)
+        tail = tail_of(parts, counted, training)
+        executor = self._executor(parts, tail, self._train_calls if training else self._test_calls)
+        executor.run(order)
+        return executor, tail
+
+    def _executor(self, parts: list[Rows], tail: Tail | None, calls: list[StageCall]) -> Executor:
+        counts = [part.count for part in parts]
+        keeps = _keeper(self._plan.recompute, len(parts))
+        executor = Executor(
+            self._pipeline, self._row(), calls, self._plan.lanes, counts, tail, keeps, self._last.replica_index
+        )
+        for m, part in enumerate(parts):
+            executor.feed(m, part.x)
+        return executor
+
+    def _order(self, training: bool) -> Any:
+        stages, number = len(self._pipeline.stages), self._plan.microbatches
+        if not training:
+            return linear_order(forward_only(stages, number))
+        if self._coupled:  # Such a loss waits for the last row's outputs.
+            return linear_order(gpipe(stages, number))
+        return linear_order(self._plan.programs())
+
+    def _row(self) -> tuple[str, ...]:
+        return self._layout.rows[self._last.replica_index - self._layout.first_replica]
+
+    def _factors(self, rows: Rows) -> Any:
+        """Return what sums local statistics over the replicas and turns them into factors."""
+
+        def factors(
+            pairs: list[tuple[float | None, Term]], statistics: list[tf.Tensor]
+        ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+            local = [tf.cast(s, tf.float64) if rows.count else tf.zeros((), tf.float64) for s in statistics]
+            total = iter(tf.unstack(self._last.sum([tf.stack(local)])[0]) if local else [])
+            gradient, report = [], []
+            for weight, term in pairs:
+                own, reported = term.factors([next(total) for _ in term.statistics])
+                scale = tf.constant(1.0 if weight is None else weight, tf.float64)
+                gradient.append(self._scaled(own * scale))
+                report.append(reported)
+            return gradient, report
+
+        return factors
+
+    def _scaled(self, factor: tf.Tensor) -> tf.Tensor:
+        """Apply the optimizer's loss scale."""
+        optimizer = self._model.optimizer
+        return factor if optimizer is None else optimizer.scale_loss(factor)
+
+    def _penalties(self, executor: Executor, rows: Rows) -> list[tf.Tensor]:
+        """Add the gradients of the penalties on weights, counted by this replica's part of the rows.
+
+        They depend on no microbatch. The part of the rows makes them count once over all replicas.
+        """
+        places = [
+            (s, index, variable)
+            for s, stage in enumerate(self._pipeline.stages)
+            for index, variable in enumerate(stage.weights)
+            if variable.regularizer is not None and any(variable is owned for owned in stage.owned)
         ]
-        report: dict[str, Any] = {"rows": batch_rows, "terms": total([tf.stack(values)])[0]}
+        if not places or overrides_compute_loss(self._model):
+            return []
+        local = tf.constant(float(rows.count), tf.float64)
+        part = local / self._last.sum([local])[0]
+        values = []
+        for s, index, variable in places:
+            with tf.device(self._row()[s]):
+                weight = executor.weights[s][index]
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    tape.watch(weight)
+                    value = variable.regularizer(weight)
+                factor = tf.cast(self._scaled(part), value.dtype)
+                gradient = tape.gradient(value, weight, output_gradients=factor)
+                old = executor.gradients[s][index]
+                executor.gradients[s][index] = gradient if old is None else add([old, gradient])
+                values.append(tf.cast(value, tf.float64) * part)
+        return values
+
+    def _update(self, executor: Executor, rows: Rows) -> None:
+        gradients = self._reduced(executor, rows)
+        variables = self._model.trainable_variables
+        with local_updates(tf.distribute.get_strategy()):
+            self._model.optimizer.apply([gradients.get(id(variable)) for variable in variables], variables)
+
+    def _reduced(self, executor: Executor, rows: Rows) -> dict[int, Any]:
+        """Sum each stage's gradients over its column, the last stage's first: they are ready first."""
+        stages = self._pipeline.stages
+        parts: dict[int, list[Any]] = {}
+        for stage, gradients in zip(stages, executor.gradients, strict=True):
+            for variable, gradient in zip(stage.weights, gradients, strict=True):
+                if gradient is not None:
+                    parts.setdefault(id(variable), []).append(gradient)
+        result: dict[int, Any] = {}
+        for s in reversed(range(len(stages))):
+            known = [variable for variable in stages[s].owned if id(variable) in parts]
+            with tf.device(self._row()[s]):
+                local = [_zeroed(add(parts[id(v)]), rows) for v in known]
+                total = self._layout.exchanges[s].sum(local)
+            result.update(zip(map(id, known), total, strict=True))
+        return result
+
+    def _report(self, executor: Executor, tail: Tail, rows: Rows, penalties: list[tf.Tensor]) -> dict[str, Any]:
+        for s, stage in enumerate(self._pipeline.stages):
+            with tf.device(self._row()[s]):
+                exchange = self._layout.exchanges[s]
+                stage.commit(
+                    executor.start[s], executor.ends[s], self._last.replica_index, rows.count > 0, exchange.sum
+                )
+        _, factors = tail.resolve(executor.added)
+        with tf.device(self._row()[-1]):
+            numerators = tail.numerators(executor.added)
+            values = [n * factor for n, factor in zip(numerators, factors, strict=True)] + penalties
+            local = tf.stack([tf.constant(float(rows.count), tf.float64), *(_zeroed(v, rows) for v in values)])
+            whole = self._last.sum([local])[0]
+            report: dict[str, Any] = {"rows": whole[0], "terms": whole[1:]}
+            return report | self._metrics(tail, rows)
+
+    def _gathered(self, structure: Any, rows: Rows) -> Any:
+        """Return all replicas' rows of a structure, in order."""
+        if self._layout.replicas == 1:
+            return structure
+        leaves = [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
+        parts = iter(self._last.gather([leaf[: rows.count] for leaf in leaves]))
+        return keras.tree.map_structure(lambda leaf: None if leaf is None else tf.concat(next(parts), 0), structure)
+
+    def _metrics(self, tail: Tail, rows: Rows) -> dict[str, Any]:
+        outputs = tail.joined()
         metrics = compiled_metrics(self._model)
         if not self.add_metrics:
-            report["batch"] = _true_rows((rows.x, rows.y, forward.outputs, rows.sample_weight), rows)
-        elif metrics is not None and metrics.variables:
-            changes = state_change(metrics, rows.y, forward.outputs, sample_weight=rows.sample_weight)
-            report["metrics"] = total([_where_present(change, present) for change in changes])
-        return report
+            return {"batch": self._gathered((rows.x, rows.y, outputs, rows.sample_weight), rows)}
+        if metrics is None or not metrics.variables:
+            return {}
+        changes = state_change(metrics, rows.y, outputs, sample_weight=rows.sample_weight)
+        return {"metrics": self._last.sum([_zeroed(change, rows) for change in changes])}
 
 
-def _where_present(value: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
-    value = tf.cast(value, tf.float64) if not value.shape.rank else value
-    return tf.where(present > 0, value, tf.zeros_like(value))
+def _keeper(recompute: str, number: int) -> Any:
+    """Return what tells whether (stage, microbatch) keeps its tape."""
+    if recompute == "never":
+        return lambda s, m: True
+    return lambda s, m: recompute == "except_last" and m == number - 1
 
 
-def _guarded(gradients: list[Any], rows: Rows) -> list[Any]:
-    """Zero the gradients of an empty share: its row of zeros may have made NaN."""
-    if rows.certain:
-        return gradients
-
-    def guard(value: Any) -> Any:
-        if value is None:
-            return None
-        if isinstance(value, tf.IndexedSlices):
-            keep = tf.reshape(rows.count > 0, [1] * value.values.shape.rank)
-            return tf.IndexedSlices(
-                tf.where(keep, value.values, tf.zeros_like(value.values)), value.indices, value.dense_shape
-            )
-        return tf.where(rows.count > 0, value, tf.zeros_like(value))
-
-    return [guard(value) for value in gradients]
+def _forward_first(order: Any, last: int, number: int) -> bool:
+    """Tell whether the last stage has run forward on every microbatch before it first runs backward."""
+    kinds = [action.kind for action in order if action.stage == last and action.microbatch < number]
+    return kinds.index("B") == number
 
 
-def _true_rows(structure: Any, rows: Rows) -> Any:
-    """Cut the row that padding added to an empty share."""
-    if rows.certain:
-        return structure
-
-    def cut(leaf: Any) -> Any:
-        if not isinstance(leaf, tf.Tensor) or not leaf.shape.rank:
-            return leaf
-        return leaf[: tf.where(rows.count > 0, tf.shape(leaf)[0], 0)]
-
-    return keras.tree.map_structure(cut, structure)
+def _zeroed(value: Any, rows: Rows) -> Any:
+    """Zero what an empty share gave: its row of zeros may have made NaN."""
+    if rows.count:
+        return value
+    if isinstance(value, tf.IndexedSlices):
+        return tf.IndexedSlices(tf.zeros_like(value.values), value.indices, value.dense_shape)
+    return tf.zeros_like(value)

@@ -47,11 +47,19 @@ def summed(value: tf.Tensor) -> Term:
     return Term(tf.reduce_sum(value), [], _same(lambda _: tf.constant(1.0, tf.float64)))
 
 
-def row_mean(value: tf.Tensor, count: tf.Tensor) -> Term:
+def row_mean(value: tf.Tensor, count: int) -> Term:
     """Make a term of a scalar that each replica has as a mean over its rows."""
-    rows = tf.cast(count, tf.float64)
-    weight = tf.cast(count, value.dtype)
-    return Term(value * weight, [rows], _same(lambda s: tf.math.divide_no_nan(tf.ones_like(s[0]), s[0])))
+    rows = tf.constant(count, tf.float64)
+    return Term(
+        value * tf.constant(count, value.dtype),
+        [rows],
+        _same(lambda s: tf.math.divide_no_nan(tf.ones_like(s[0]), s[0])),
+    )
+
+
+def added_term(value: tf.Tensor, count: int) -> Term:
+    """Make a term of what `add_loss` gave: a scalar is a mean over rows, anything else is summed."""
+    return summed(value) if value.shape.rank else row_mean(value, count)
 
 
 def is_batch_coupled(loss: Any) -> bool:
@@ -61,13 +69,13 @@ def is_batch_coupled(loss: Any) -> bool:
     return isinstance(loss, _BATCH_COUPLED) and (loss.axis is None or 0 in tuple(loss.axis))
 
 
-def loss_term(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any, count: tf.Tensor, scalar: str) -> Term:
+def loss_term(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any, count: int, scalar: str) -> Term:
     """Split one Keras loss into its numerator and statistics.
 
     Args:
         loss: A `keras.losses.Loss`.
         y_true, y_pred, sample_weight: This replica's rows.
-        count: Scalar, their number.
+        count: Their number.
         scalar: What a loss means that returns a scalar: `"mean"` over rows, or `"sum"`.
 
     Returns:
@@ -93,7 +101,7 @@ def loss_term(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any, count: tf
 
 
 def _vector_term(values: tf.Tensor, weight: Any, valid: list[tf.Tensor] | None, reduction: str | None) -> Term:
-    size = tf.cast(tf.size(values), tf.float64)
+    size = _size(values)
     one = tf.ones_like(size)
     total = tf.reduce_sum(values)
     if reduction == "sum":
@@ -110,7 +118,13 @@ def _vector_term(values: tf.Tensor, weight: Any, valid: list[tf.Tensor] | None, 
     return Term(total, statistics, _same(lambda s: tf.math.divide_no_nan(tf.math.divide_no_nan(s[2], s[1]), s[0])))
 
 
-def _scalar_term(value: tf.Tensor, weight: Any, count: tf.Tensor, scalar: str, reduction: str | None) -> Term:
+def _size(values: tf.Tensor) -> tf.Tensor:
+    """Return the number of entries, as a constant where shapes tell it: then nothing waits for the values."""
+    known = values.shape.num_elements()
+    return tf.cast(tf.size(values), tf.float64) if known is None else tf.constant(known, tf.float64)
+
+
+def _scalar_term(value: tf.Tensor, weight: Any, count: int, scalar: str, reduction: str | None) -> Term:
     base = row_mean(value, count) if scalar == "mean" else summed(value)
     if weight is None:
         return base

@@ -5,7 +5,13 @@ from typing import Any
 import keras
 
 from kparallel.errors import ModelError
-from kparallel.private import expect_summed_gradients, trust_own_code, weight_decay_exclusions
+from kparallel.private import (
+    expect_summed_gradients,
+    read_as_number,
+    read_variable,
+    trust_own_code,
+    weight_decay_exclusions,
+)
 
 __all__: list[str] = []
 
@@ -43,9 +49,11 @@ def rebuild_optimizer(optimizer: Any) -> Any:
 
 
 def adopt(optimizer: Any) -> None:
-    """Make an optimizer take gradients that are summed already."""
+    """Make an optimizer take gradients that are summed already, and its scalars readable as Python numbers."""
     if optimizer is not None:
         expect_summed_gradients(optimizer)
+        for variable in optimizer.variables:
+            read_as_number(variable)
 
 
 def copy_state(source: Any, target: Any, variables: list[keras.Variable]) -> None:
@@ -55,4 +63,4 @@ def copy_state(source: Any, target: Any, variables: list[keras.Variable]) -> Non
     if not target.built:
         target.build(variables)
     for old, new in zip(source.variables, target.variables, strict=True):
-        new.assign(old.numpy())
+        new.assign(read_variable(old))

@@ -1,62 +1,36 @@
 """The model that `wrap` returns: the only room that touches Keras's trainer hooks."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+import inspect
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import wraps
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from kparallel.collective.exchange import Alone, Exchange, InProcess
-from kparallel.data.rows import share
+from kparallel.data.feed import Divided, Feed
+from kparallel.data.rows import Counts, row_count
 from kparallel.engine.step import Step
-from kparallel.errors import DataError, ModelError
+from kparallel.errors import ModelError
+from kparallel.model.cluster_fit import Fetch, cluster_fit_arguments, steps_of
 from kparallel.model.optimizer import adopt, copy_state, rebuild_optimizer
+from kparallel.model.runtime import Runtime
 from kparallel.planning.plan import Plan
 from kparallel.private import (
     build_symbolically,
     compile_arguments,
     compiled_loss,
     compiled_metrics,
+    epoch_batches,
     loss_tracker,
     loss_weights,
+    unpickler,
 )
 from kparallel.stage.rebuild import build_with, rebuild, transfer
+from kparallel.stage.twin import build_like
 
 __all__: list[str] = []
-
-
-class Runtime:
-    """What a wrapped model carries beside its Keras self; no Keras object, so that files stay plain.
-
-    Args:
-        plan: The decision.
-        strategy: The strategy that holds the variables.
-        loss_reduction: What a loss means that returns a scalar.
-        builder: The function that built the model, if one did.
-    """
-
-    def __init__(
-        self, plan: Plan, strategy: tf.distribute.Strategy, loss_reduction: str, builder: Callable[[], Any] | None
-    ) -> None:
-        self.plan = plan
-        self.strategy = strategy
-        self.loss_reduction = loss_reduction
-        self.builder = builder
-        replicas = plan.mesh.replicas
-        self.exchange: Exchange = Alone() if replicas == 1 else InProcess(plan.mesh.column(0))
-
-    @contextmanager
-    def scope(self) -> Iterator[None]:
-        """Create variables as one local copy per replica, which nothing but the step keeps equal."""
-
-        def local(next_creator: Callable[..., Any], **kwargs: Any) -> Any:
-            kwargs["aggregation"] = tf.VariableAggregation.NONE
-            kwargs["synchronization"] = tf.VariableSynchronization.AUTO
-            return next_creator(**kwargs)
-
-        with self.strategy.scope(), tf.variable_creator_scope(local):
-            yield
 
 
 class ParallelModel(keras.Model):  # type: ignore[misc]
@@ -84,9 +58,60 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         return self._kparallel.plan
 
     @property
-    def distribute_strategy(self) -> tf.distribute.Strategy:
-        """The strategy that holds the variables; use it to distribute a dataset yourself."""
-        return self._kparallel.strategy
+    def distribute_strategy(self) -> Any:
+        """The strategy that holds the variables; use it to distribute a dataset yourself.
+
+        While `fit`, `evaluate` or `predict` runs it hands out whole batches: the step itself divides them.
+        """
+        runtime = self._kparallel
+        return Feed(runtime.strategy) if runtime.feeding else runtime.strategy
+
+    @wraps(keras.Model.fit)
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        runtime = self._kparallel
+        arguments = _named(self.__class__.fit, args, kwargs)
+        if runtime.layout.talk is not None:
+            arguments = cluster_fit_arguments(self, runtime.layout.talk, (), arguments)
+            runtime.unsized = steps_of(arguments) is None or arguments["validation_data"] is not None
+        with runtime.whole_batches():
+            return super().fit(**self._adapted(arguments))
+
+    @wraps(keras.Model.evaluate)
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        with self._kparallel.whole_batches():
+            return super().evaluate(**self._adapted(_named(self.__class__.evaluate, args, kwargs)))
+
+    @wraps(keras.Model.predict)
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        with self._kparallel.whole_batches():
+            return super().predict(**self._adapted(_named(self.__class__.predict, args, kwargs)))
+
+    def _adapted(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return a call's arguments with datasets that are distributed already as Keras's loops take them."""
+        for key in ("x", "validation_data"):
+            if isinstance(arguments.get(key), tf.distribute.DistributedDataset):
+                weight = arguments.pop("class_weight", None) if key == "x" else None
+                arguments[key] = Divided(arguments[key], self._kparallel.strategy, weight)
+        return arguments
+
+    def __reduce__(self) -> Any:
+        """Pickle and copy as a plain model: what comes back is on one device."""
+        _, arguments = super().__reduce__()
+        return unpickler(self.__class__), arguments
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save as a plain Keras file, as `keras.Model.save` does; in a cluster only the chief writes."""
+        if self._kparallel.writes:
+            super().save(*args, **kwargs)
+
+    def save_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Save weights, as `keras.Model.save_weights` does; in a cluster only the chief writes."""
+        if self._kparallel.writes:
+            super().save_weights(*args, **kwargs)
+
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        """Export for serving, as `keras.Model.export` does; in a cluster only the chief writes."""
+        return super().export(*args, **kwargs) if self._kparallel.writes else None
 
     def unwrap(self) -> keras.Model:
         """Return a plain single-device model with the present weights and optimizer state."""
@@ -94,8 +119,8 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
 
     def compile(self, optimizer: Any = "rmsprop", *args: Any, **kwargs: Any) -> None:
         """Configure training, as `keras.Model.compile` does; the optimizer is rebuilt on this model's devices."""
-        if kwargs.get("jit_compile") is True:
-            raise ModelError("jit_compile=True is not supported yet: expected 'auto' or False. Leave jit_compile out.")
+        jit = kwargs.get("jit_compile", "auto")
+        self._kparallel.jit = jit is True
         kwargs["jit_compile"] = False
         given = optimizer
         with self._kparallel.scope():
@@ -122,48 +147,66 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         """Build the function that `predict` calls for every step."""
         if self.predict_function is not None and not force:
             return self.predict_function
-        step: Step | None = None
-
-        def one(data: Any) -> Any:
-            outputs = self.distribute_strategy.run(step.predict, args=(data,))  # type: ignore[union-attr]
-            return keras.tree.map_structure(self._concatenate, outputs)
-
-        compiled = one if self.run_eagerly else tf.function(one, reduce_retracing=True, autograph=False)
+        compiled: Callable[[Any], Any] | None = None
 
         def run(batches: list[Any]) -> Any:
-            nonlocal step
-            if step is None:
+            nonlocal compiled
+            if compiled is None:
                 if not self.built:
-                    self._maybe_symbolic_build(data_batch=self._local(batches[0]))
-                step = self._new_step()
-            outputs = [compiled(self._shared(batch)) for batch in batches]
-            return keras.tree.map_structure(lambda *parts: tf.concat(parts, 0), *outputs)
+                    self._maybe_symbolic_build(data_batch=batches[0])
+                compiled = self._compiled(self._new_step().predict, self._local)
+            outputs = [compiled(batch) for batch in batches]
+            return outputs[0] if len(outputs) == 1 else keras.tree.map_structure(_concatenate, *outputs)
 
         self.predict_function = run
         return run
 
     def _new_step(self) -> Step:
-        return Step(self, self._kparallel.exchange, self.plan.mesh.replicas, self._kparallel.loss_reduction)
+        runtime = self._kparallel
+        return Step(self, runtime.pipeline(self), runtime.plan, runtime.layout, runtime.loss_reduction, jit=runtime.jit)
 
-    def _step_function(self, choose: Callable[[Step], Callable[[Any], dict[str, Any]]]) -> Callable[[Any], Any]:
+    def _compiled(self, replica_step: Callable[..., Any], finish: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Return a function of one batch: the replicas' step on it, then `finish` on what they return.
+
+        One graph is kept for each number of rows, so that every share and microbatch has a known size.
+        """
+        graphs: dict[Counts, Callable[[Any], Any]] = {}
+
+        def graph(counts: Counts) -> Callable[[Any], Any]:
+            def one(data: Any) -> Any:
+                return finish(self._kparallel.strategy.run(replica_step, args=(data, counts)))
+
+            return one if self.run_eagerly else tf.function(one, reduce_retracing=True, autograph=False)
+
+        def run(batch: Any) -> Any:
+            batch = keras.tree.map_structure(_tensor, batch)
+            counts = self._counts(batch)
+            if counts not in graphs:
+                graphs[counts] = graph(counts)
+            return graphs[counts](batch)
+
+        return run
+
+    def _counts(self, batch: Any) -> Counts:
+        first = next((leaf for leaf in keras.tree.flatten(batch) if leaf is not None), None)
+        if isinstance(first, tf.distribute.DistributedValues):
+            return Counts(tuple(map(row_count, self._kparallel.strategy.experimental_local_results(first))))
+        return Counts(row_count(first))
+
+    def _step_function(self, choose: Callable[[Step], Callable[..., dict[str, Any]]]) -> Callable[[Any], Any]:
         step = self._new_step()
-        replica_step = choose(step)
-
-        def one(data: Any) -> dict[str, Any]:
-            report = self.distribute_strategy.run(replica_step, args=(data,))
-            return self._log(report, step.add_metrics)
-
-        compiled = one if self.run_eagerly else tf.function(one, reduce_retracing=True, autograph=False)
+        compiled = self._compiled(choose(step), lambda report: self._log(report, step.add_metrics))
+        fetch = Fetch(self._kparallel)
 
         def run(iterator: Any) -> Any:
             # The next batch is fetched before the step starts: inside it, an exhausted dataset would raise
             # only after an update from an empty batch.
             logs = None
             for _ in range(self.steps_per_execution):
-                batch = next(iterator, None)
+                batch = fetch(iterator)
                 if batch is None:
                     break
-                logs = compiled(self._shared(batch))
+                logs = compiled(batch)
             if logs is None:
                 raise StopIteration
             return logs
@@ -187,7 +230,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
             for tracker, value in zip(losses.metrics, tf.unstack(values), strict=False):
                 tracker.update_state(value)
         if not add_metrics:
-            x, y, outputs, weight = keras.tree.map_structure(self._concatenate, report["batch"])
+            x, y, outputs, weight = self._local(report["batch"])
             logs: dict[str, Any] = self.compute_metrics(x, y, outputs, sample_weight=weight)
             return logs
         metrics = compiled_metrics(self)
@@ -198,44 +241,38 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
 
     def _local(self, value: Any) -> Any:
         """Return replica 0's part of a structure."""
-        return keras.tree.map_structure(lambda v: self.distribute_strategy.experimental_local_results(v)[0], value)
-
-    def _concatenate(self, value: Any) -> Any:
-        parts = self.distribute_strategy.experimental_local_results(value)
-        return None if parts[0] is None else tf.concat(parts, 0)
-
-    def _shared(self, data: Any) -> Any:
-        """Divide a whole batch between the replicas, unless it is divided already."""
-        leaves = keras.tree.flatten(data)
-        if any(isinstance(leaf, tf.distribute.DistributedValues) for leaf in leaves):
-            return data
-        replicas = self.plan.mesh.replicas
-        if replicas == 1:
-            return keras.tree.map_structure(lambda v: None if v is None else tf.convert_to_tensor(v), data)
-        return keras.tree.map_structure(
-            lambda leaf: (
-                None
-                if leaf is None
-                else self.distribute_strategy.experimental_distribute_values_from_function(
-                    lambda context: share(leaf, context.replica_id_in_sync_group, replicas)
-                )
-            ),
-            data,
-        )
+        return keras.tree.map_structure(lambda v: self._kparallel.strategy.experimental_local_results(v)[0], value)
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         if iterator is not None:
-            for _, _, batches in iterator:
-                data_batch = next(batches, None)
-                break
+            # No batch is read where shapes are known: a generator yields each of its batches once.
+            batches = epoch_batches(iterator)
+            data_batch = batches.spec()
             if data_batch is None:
-                raise DataError("Expected a dataset with at least one batch, received an empty one.")
+                data_batch = self._local(next(iter(batches)))
+        else:
+            data_batch = self._local(keras.tree.map_structure(_tensor, data_batch))
         with self._kparallel.scope():
-            build_symbolically(self, self._local(data_batch))
+            build_symbolically(self, data_batch)
             adopt(self.optimizer)
 
-    def _get_metrics_result_or_logs(self, logs: Any) -> Any:
-        return self.get_metrics_result() if logs else logs
+
+def _named(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Name the arguments of a call of one of Keras's methods."""
+    arguments = dict(inspect.signature(method).bind_partial(None, *args).arguments) | kwargs
+    arguments.pop("self")
+    return arguments
+
+
+def _tensor(leaf: Any) -> Any:
+    if isinstance(leaf, tf.experimental.Optional):
+        return None  # What Keras makes of a None that a generator yields.
+    plain = leaf is None or tf.is_tensor(leaf) or isinstance(leaf, tf.distribute.DistributedValues)
+    return leaf if plain else tf.convert_to_tensor(leaf)
+
+
+def _concatenate(*leaves: Any) -> Any:
+    return leaves[0] if leaves[0] is None or len(leaves) == 1 else tf.concat(leaves, 0)
 
 
 def parallel_class(plain: type[keras.Model]) -> type[ParallelModel]:
@@ -261,6 +298,7 @@ def unwrap(model: keras.Model) -> keras.Model:
     if runtime.builder is not None:
         plain = build_with(runtime.builder)
         if model.built:
+            build_like(model, plain)
             transfer(model, plain)
     else:
         plain = rebuild(model, model.__class__)

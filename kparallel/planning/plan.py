@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from kparallel.mesh import Mesh
+from kparallel.schedule import Programs, Schedule, programs_for
 
 __all__: list[str] = []
 
@@ -15,11 +16,13 @@ class LayerGroup:
         layers: Names of the layers, in topological order.
         parameters: Number of weights, trainable or not.
         weight_bytes: Bytes of these weights on one device.
+        units: Numbers of the stage's calls in the model's graph; empty where the model is one stage.
     """
 
     layers: tuple[str, ...]
     parameters: int
     weight_bytes: int
+    units: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,9 @@ class Plan:
         model_name: Name of the model that it was made for.
         mesh: The devices.
         groups: One layer group per stage.
+        microbatches: Into how many parts each replica's share of a batch is split.
+        schedule: Its name, or a function of (stages, microbatches).
+        recompute: `"never"`, `"always"` or `"except_last"`: which forward passes are run again for the backward.
 
     Example:
         >>> print(Plan("mlp", Mesh((("CPU:0",), ("CPU:1",))), (LayerGroup(("a", "b"), 10, 40),)))
@@ -43,6 +49,20 @@ class Plan:
     model_name: str
     mesh: Mesh
     groups: tuple[LayerGroup, ...]
+    microbatches: int = 1
+    schedule: str | Schedule = "1f1b"
+    recompute: str = "never"
+
+    @property
+    def lanes(self) -> tuple[int, ...]:
+        """Index of each stage's lane: stages on one device run one after another."""
+        row = self.mesh.rows[0]
+        order = list(dict.fromkeys(row))
+        return tuple(order.index(name) for name in row)
+
+    def programs(self) -> Programs:
+        """Return the actions of each lane."""
+        return programs_for(self.schedule, self.mesh.stages, self.microbatches, self.lanes)
 
     def __str__(self) -> str:
         mesh = self.mesh

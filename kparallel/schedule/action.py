@@ -14,7 +14,7 @@ BACKWARD = "B"
 _TEXT = re.compile(r"(\d+)([FB])(\d+)")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Action:
     """One stage's forward or backward pass on one microbatch; prints as `2F0`.
 
@@ -64,20 +64,20 @@ class Action:
             )
         return cls(int(match[1]), match[2], int(match[3]))
 
-    def needs(self, last_stage: int) -> tuple["Action", ...]:
+    def needs(self, stages: int) -> tuple["Action", ...]:
         """Return the actions whose results this one reads.
 
         Args:
-            last_stage: Index of the last stage, where backward starts from the loss.
+            stages: Number of stages; backward starts at the last one, from the loss.
 
         Example:
-            >>> [str(action) for action in Action(1, "B", 0).needs(last_stage=2)]
+            >>> [str(action) for action in Action(1, "B", 0).needs(stages=3)]
             ['1F0', '2B0']
         """
         if self.kind == FORWARD:
             return (Action(self.stage - 1, FORWARD, self.microbatch),) if self.stage else ()
         own = Action(self.stage, FORWARD, self.microbatch)
-        return (own, Action(self.stage + 1, BACKWARD, self.microbatch)) if self.stage < last_stage else (own,)
+        return (own, Action(self.stage + 1, BACKWARD, self.microbatch)) if self.stage + 1 < stages else (own,)
 
     def __str__(self) -> str:
         return f"{self.stage}{self.kind}{self.microbatch}"

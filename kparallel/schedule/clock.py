@@ -62,7 +62,7 @@ def clock(
         (33.0, 0.273)
     """
     lane_of = {action: lane for lane, program in enumerate(programs) for action in program}
-    last = max((action.stage for action in lane_of), default=0)
+    stages = 1 + max((action.stage for action in lane_of), default=-1)
     order, _ = progress(programs)
     if len(order) < len(lane_of):
         raise ScheduleError("The programs deadlock, so they take no time that can be told: check them first.")
@@ -71,7 +71,7 @@ def clock(
     free = [0.0] * len(programs)
     for action in order:
         lane = lane_of[action]
-        ready = [finish[need] + transfer * (lane_of[need] != lane) for need in action.needs(last)]
+        ready = [finish[need] + transfer * (lane_of[need] != lane) for need in action.needs(stages)]
         cost = forward if action.kind == FORWARD else backward
         start[action] = max(free[lane], *ready) if ready else free[lane]
         free[lane] = start[action] + (cost[action.stage] if isinstance(cost, Sequence) else cost)
@@ -111,7 +111,7 @@ def progress(programs: Programs) -> tuple[list[Action], list[int]]:
         The actions that could run, in a topological order, and how many each lane ran: all of them, unless the
         programs deadlock.
     """
-    last = max((action.stage for program in programs for action in program), default=0)
+    stages = 1 + max((action.stage for program in programs for action in program), default=-1)
     done: set[Action] = set()
     order: list[Action] = []
     position = [0] * len(programs)
@@ -119,7 +119,7 @@ def progress(programs: Programs) -> tuple[list[Action], list[int]]:
     while moved:
         moved = False
         for lane, program in enumerate(programs):
-            while position[lane] < len(program) and done.issuperset(program[position[lane]].needs(last)):
+            while position[lane] < len(program) and done.issuperset(program[position[lane]].needs(stages)):
                 order.append(program[position[lane]])
                 done.add(order[-1])
                 position[lane] += 1

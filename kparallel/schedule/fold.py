@@ -31,7 +31,7 @@ def fold(programs: Programs, lane_of_stage: Sequence[int]) -> Programs:
     """
     if len(programs) != len(lane_of_stage):
         raise ScheduleError(f"Expected one program for each of {len(lane_of_stage)} stages, received {len(programs)}.")
-    last = len(programs) - 1
+    stages = len(programs)
     queues = [list(program) for program in programs]
     folded: list[list[Action]] = [[] for _ in range(max(lane_of_stage) + 1)]
     finish: dict[Action, int] = {}
@@ -40,9 +40,9 @@ def fold(programs: Programs, lane_of_stage: Sequence[int]) -> Programs:
         started = []
         for lane, order in enumerate(folded):
             heads = [queue for stage, queue in enumerate(queues) if queue and lane_of_stage[stage] == lane]
-            ready = [queue for queue in heads if all(finish.get(a, tick + 1) <= tick for a in queue[0].needs(last))]
+            ready = [queue for queue in heads if all(finish.get(a, tick + 1) <= tick for a in queue[0].needs(stages))]
             if ready:
-                chosen = min(ready, key=lambda queue: _priority(queue[0], finish, last))
+                chosen = min(ready, key=lambda queue: _priority(queue[0], finish, stages))
                 started.append(chosen.pop(0))
                 order.append(started[-1])
         tick += 1
@@ -52,6 +52,6 @@ def fold(programs: Programs, lane_of_stage: Sequence[int]) -> Programs:
     return tuple(tuple(order) for order in folded)
 
 
-def _priority(action: Action, finish: dict[Action, int], last: int) -> tuple[int, bool, int]:
-    ready_since = max((finish[need] for need in action.needs(last)), default=0)
+def _priority(action: Action, finish: dict[Action, int], stages: int) -> tuple[int, bool, int]:
+    ready_since = max((finish[need] for need in action.needs(stages)), default=0)
     return ready_since, action.kind == FORWARD, action.microbatch

@@ -87,7 +87,7 @@ def _ends(programs: Programs) -> None:
     order, position = progress(programs)
     if len(order) == sum(map(len, programs)):
         return
-    last = max(action.stage for program in programs for action in program)
+    stages = 1 + max(action.stage for program in programs for action in program)
     place = {action: (lane, at) for lane, program in enumerate(programs) for at, action in enumerate(program)}
     done = set(order)
     lane = next(lane for lane, program in enumerate(programs) if position[lane] < len(program))
@@ -95,11 +95,11 @@ def _ends(programs: Programs) -> None:
     while lane not in passed:  # From lane to lane, each waiting for the next, until the ring closes.
         passed.append(lane)
         head = programs[lane][position[lane]]
-        lane = next(place[need][0] for need in head.needs(last) if need not in done)
+        lane = next(place[need][0] for need in head.needs(stages) if need not in done)
     ring = passed[passed.index(lane) :]
     waits = []
     for lane in ring:
         head = programs[lane][position[lane]]
-        need = next(need for need in head.needs(last) if need not in done)
+        need = next(need for need in head.needs(stages) if need not in done)
         waits.append(f"{head} on lane {lane} waits for {need}, which comes later on lane {place[need][0]}")
     raise _refuse(f"The order waits for itself: {'; '.join(waits)}.", programs, ring[0], position[ring[0]])

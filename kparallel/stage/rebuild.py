@@ -7,7 +7,8 @@ from typing import Any
 import keras
 
 from kparallel.errors import ModelError
-from kparallel.private import flatten_layers, trust_own_code
+from kparallel.private import flatten_layers, read_variable, trust_own_code
+from kparallel.stage.twin import build_like, copy_attributes, copy_names, copy_seeds
 
 __all__: list[str] = []
 
@@ -30,14 +31,15 @@ def rebuild(model: keras.Model, plain: type[keras.Model]) -> keras.Model:
     try:
         with trust_own_code():
             fresh = plain.from_config(model.get_config())
-            if model.built and not fresh.built:
-                config = model.get_build_config()
-                if config:
-                    fresh.build_from_config(config)
+            build_like(model, fresh)
     except Exception as error:
         raise ModelError(f"Model {model.name!r} ({plain.__name__}) cannot be rebuilt: {error}. {_WAY_OUT}") from error
+    copy_attributes(model, fresh)
     if model.built:
         transfer(model, fresh)
+    else:
+        copy_names(model, fresh)
+        copy_seeds(model, fresh)
     return fresh
 
 
@@ -63,11 +65,13 @@ def transfer(source: keras.Model, target: keras.Model) -> None:
         raise ModelError(f"Model {source.name!r} is built but its rebuilt twin is not. {_WAY_OUT}")
     old_shapes = [tuple(v.shape) for v in source.variables]
     new_shapes = [tuple(v.shape) for v in target.variables]
-    if old_shapes != new_shapes:
+    kinds = [[type(layer) for layer in flatten_layers(model)][1:] for model in (source, target)]
+    if old_shapes != new_shapes or kinds[0] != kinds[1]:
         raise ModelError(
             f"Model {source.name!r} cannot be rebuilt from its config: expected {len(old_shapes)} variables of shapes "
             f"{old_shapes[:8]}, received {len(new_shapes)} of {new_shapes[:8]}. {_WAY_OUT}"
         )
+    copy_names(source, target)
     for old, new in zip(flatten_layers(source), flatten_layers(target), strict=True):
         if new.trainable != old.trainable:
             new.trainable = old.trainable
@@ -76,7 +80,7 @@ def transfer(source: keras.Model, target: keras.Model) -> None:
                 old.save_assets(folder)
                 new.load_assets(folder)
     for old, new in zip(source.variables, target.variables, strict=True):
-        new.assign(old.numpy())
+        new.assign(read_variable(old))
     for layer in flatten_layers(target):
         if layer.built and hasattr(layer, "finalize_state"):
             layer.finalize_state()

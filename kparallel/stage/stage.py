@@ -1,13 +1,19 @@
-"""A stage: a model on one mesh column, called as a pure function of weights, state and inputs."""
+"""A stage: some calls of a model on one mesh column, called as a pure function of weights, state and inputs.
 
-from collections.abc import Callable
+Weights go in as tensors. A stage that captured variables would be a stateful call, and TensorFlow would then
+run all stateful calls of a step one after another.
+"""
+
+import abc
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from kparallel.private import own_losses, regularization_losses, seed_states
+from kparallel.private import call_operation, flatten_layers, keras_mask, one_model_call, seed_states, set_mask
+from kparallel.stage.graph import Call
 
 __all__: list[str] = []
 
@@ -15,108 +21,216 @@ __all__: list[str] = []
 _SEED_STRIDE = 0x9E3779B9
 
 
+class Body(abc.ABC):
+    """What a stage computes. Law: the same inputs, weights and state give the same outputs and new state."""
+
+    @abc.abstractmethod
+    def __call__(self, inputs: list[Any], training: bool) -> list[Any]:
+        """Return the outputs, in the order of the stage's `writes`."""
+
+    @abc.abstractmethod
+    def layers(self) -> list[keras.layers.Layer]:
+        """Return the layers called, those inside others left out."""
+
+
+class Whole(Body):
+    """A whole model, called as its class says.
+
+    Args:
+        model: The built model.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
+
+    def __call__(self, inputs: list[Any], training: bool) -> list[Any]:
+        call = {"training": training} if self._model._call_has_training_arg else {}
+        return [self._model(inputs[0], **call)]
+
+    def layers(self) -> list[keras.layers.Layer]:
+        return [self._model]
+
+
+class Segment(Body):
+    """Some calls of an opened graph.
+
+    Args:
+        calls: In topological order.
+        reads: Numbers of the values that come in.
+        writes: Numbers of the values that go out.
+    """
+
+    def __init__(self, calls: Sequence[Call], reads: tuple[int, ...], writes: tuple[int, ...]) -> None:
+        self._calls = tuple(calls)
+        self._reads = reads
+        self._writes = writes
+
+    def __call__(self, inputs: list[Any], training: bool) -> list[Any]:
+        values = dict(zip(self._reads, inputs, strict=True))
+        with one_model_call():
+            for call in self._calls:
+                arguments = {key: values[number] for key, number in call.reads}
+                outputs = call_operation(call.operation, call.arguments, arguments, training)
+                values.update(zip(call.writes, outputs, strict=True))
+        return [values[number] for number in self._writes]
+
+    def layers(self) -> list[keras.layers.Layer]:
+        operations = dict.fromkeys(call.operation for call in self._calls)
+        return [operation for operation in operations if isinstance(operation, keras.layers.Layer)]
+
+
 @dataclass(frozen=True)
 class Forward:
     """What one forward call gives.
 
     Args:
-        outputs: As the model returns them.
-        head: What the head made of outputs, `add_loss` terms and penalties on weights.
-        state: New values of the non-trainable variables, or None where one did not change.
+        outputs: The values the stage writes.
+        masks: Keras's mask of each output, or None.
+        added: What `add_loss` and activity regularizers gave.
+        state: The state after the call, in the order of `Stage.state`; None where it does not change.
     """
 
-    outputs: Any
-    head: Any
+    outputs: list[Any]
+    masks: list[Any]
+    added: list[tf.Tensor]
     state: list[tf.Tensor | None]
 
 
-Head = Callable[[Any, list[tf.Tensor], list[tf.Tensor]], Any]
-
-
 class Stage:
-    """A model called without side effects.
+    """A body with the variables it reads.
 
     Args:
-        model: The built model that holds the variables.
+        body: What to compute.
+        reads: Numbers of the values that come in.
+        writes: Numbers of the values that go out.
+        borrowed: Ids of variables that another stage owns (tied weights).
     """
 
-    def __init__(self, model: keras.Model) -> None:
-        self._model = model
-        self.weights = list(model.trainable_variables)
-        self.state = list(model.non_trainable_variables)
-        seeds = seed_states(model)
-        self._is_seed = [id(variable) in seeds for variable in self.state]
+    def __init__(
+        self, body: Body, reads: tuple[int, ...], writes: tuple[int, ...], borrowed: frozenset[int] = frozenset()
+    ) -> None:
+        self._body = body
+        self.reads = reads
+        self.writes = writes
+        self.layers = [layer for top in body.layers() for layer in flatten_layers(top)]
+        variables = {id(v): v for top in body.layers() for v in top.trainable_variables}
+        self.weights: list[keras.Variable] = list(variables.values())
+        self.owned = [variable for variable in self.weights if id(variable) not in borrowed]
+        rest = {id(v): v for top in body.layers() for v in top.non_trainable_variables}
+        self.state: list[keras.Variable] = list(rest.values())
+        seeds = {key for top in body.layers() for key in seed_states(top)}
+        self.is_seed = [id(variable) in seeds for variable in self.state]
+        averaged = {
+            id(v)
+            for layer in self.layers
+            if isinstance(layer, keras.layers.BatchNormalization) and layer.built
+            for v in (layer.moving_mean, layer.moving_variance)
+        }
+        self.is_averaged = [id(variable) in averaged for variable in self.state]
 
     def read(self) -> list[tf.Tensor]:
         """Return this replica's trainable weights as tensors."""
         return [tf.identity(variable.value) for variable in self.weights]
 
-    def forward(self, weights: list[tf.Tensor], x: Any, training: bool, replica_index: int, head: Head) -> Forward:
-        """Call the model and its head.
+    def read_state(self, replica_index: int) -> list[tf.Tensor]:
+        """Return this replica's state as tensors.
 
         Args:
-            weights: Values of the trainable variables.
-            x: Inputs.
-            training: As Keras means it.
             replica_index: Shifts the seeds, so that replicas draw different masks; 0 draws plain Keras's.
-            head: Called with outputs, `add_loss` terms and penalties on weights.
+        """
+        shift = self._shift(replica_index)
+        return [
+            tf.identity(variable.value) + tf.cast(shift, variable.value.dtype)
+            if seed and replica_index
+            else tf.identity(variable.value)
+            for variable, seed in zip(self.state, self.is_seed, strict=True)
+        ]
+
+    def forward(
+        self, weights: list[tf.Tensor], state: list[tf.Tensor], inputs: list[Any], masks: list[Any], training: bool
+    ) -> Forward:
+        """Call the stage without side effects.
+
+        Args:
+            weights: Values of `weights`.
+            state: Values of `state`.
+            inputs: The values that the stage reads.
+            masks: Keras's mask of each input, or None.
+            training: As Keras means it.
 
         Returns:
-            Outputs, the head's result and the new state.
+            Outputs, masks, added losses and the new state.
         """
-        old = [tf.identity(variable.value) for variable in self.state]
-        shift = tf.constant([replica_index * _SEED_STRIDE % 2**32, 0], tf.uint32)
-        start = [
-            value + tf.cast(shift, value.dtype) if seed and replica_index else value
-            for value, seed in zip(old, self._is_seed, strict=True)
-        ]
-        mapping = [*zip(self.weights, weights, strict=True), *zip(self.state, start, strict=True)]
+        for value, mask in zip(inputs, masks, strict=True):
+            if mask is not None:
+                set_mask(value, mask)
+        mapping = [*zip(self.weights, weights, strict=True), *zip(self.state, state, strict=True)]
         with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
-            call = {"training": training} if self._model._call_has_training_arg else {}
-            outputs = self._model(x, **call)
-            result = head(outputs, own_losses(self._model), regularization_losses(self._model))
-        state: list[tf.Tensor | None] = []
-        for variable, first, seed in zip(self.state, start, self._is_seed, strict=True):
+            outputs = self._body(inputs, training)
+        new: list[tf.Tensor | None] = []
+        for variable, (_, first) in zip(self.state, mapping[len(self.weights) :], strict=True):
             last = scope.get_current_value(variable)
-            last = last if tf.is_tensor(last) else first
-            if seed and replica_index and last is not first:
-                last = last - tf.cast(shift, last.dtype)
-            state.append(None if last is first else last)
-        return Forward(outputs, result, state)
+            new.append(last if tf.is_tensor(last) and last is not first else None)
+        output_masks = keras.tree.map_structure(keras_mask, outputs)
+        return Forward(outputs, output_masks, [tf.convert_to_tensor(loss) for loss in scope.losses], new)
 
     def commit(
-        self, state: list[tf.Tensor | None], present: tf.Tensor, total: Callable[[list[Any]], list[Any]]
+        self,
+        start: list[tf.Tensor],
+        ends: list[list[tf.Tensor | None]],
+        replica_index: int,
+        present: bool,
+        total: Callable[[list[Any]], list[Any]],
     ) -> None:
-        """Write new state, equal on every replica.
+        """Write the state after a batch, equal on every replica but for the seeds' own chains.
 
-        Seeds keep their own chain. Floats take the average change over the replicas that had rows: for
-        BatchNorm's moving statistics, one momentum step with the averaged moments. Everything else is
-        taken from the first replica with rows.
+        BatchNorm's moving statistics start every microbatch from the same value, so that the average over
+        the microbatches, then over the replicas that had rows, is one momentum step with the averaged
+        moments. Other floats take the average change over these replicas, integers the common change.
 
         Args:
-            state: As `forward` returned it.
-            present: Scalar float64, 1 where this replica had rows, else 0.
+            start: The state before the batch, as `read_state` gave it.
+            ends: The state after each microbatch, in order.
+            replica_index: As in `read_state`.
+            present: Whether this replica had rows.
             total: Sums a list over the replicas.
         """
-        shared = [
-            (variable, new)
-            for variable, new, seed in zip(self.state, state, self._is_seed, strict=True)
-            if new is not None and not seed
-        ]
-        changes = []
-        for variable, new in shared:
-            change = (
-                new - variable.value
-                if new.dtype.is_floating
-                else tf.cast(new, tf.int64) - tf.cast(variable.value, tf.int64)
-            )
-            changes.append(tf.where(present > 0, change, tf.zeros_like(change)))
-        *sums, replicas = total([*changes, present])
-        for (variable, new), change in zip(shared, sums, strict=True):
-            if new.dtype.is_floating:
-                variable.assign(variable.value + change / tf.cast(replicas, change.dtype))
+        shift = self._shift(replica_index)
+        seeds, shared = [], []
+        for index, (variable, first) in enumerate(zip(self.state, start, strict=True)):
+            last = ends[-1][index]
+            if last is None:
+                continue
+            if self.is_seed[index]:
+                seeds.append((variable, last - tf.cast(shift, last.dtype) if replica_index else last))
+            elif self.is_averaged[index]:
+                shared.append((variable, first, tf.add_n([end[index] for end in ends]) / float(len(ends))))
             else:
-                variable.assign(variable.value + tf.cast(change // tf.cast(replicas, tf.int64), new.dtype))
-        for variable, new, seed in zip(self.state, state, self._is_seed, strict=True):
-            if seed and new is not None:
-                variable.assign(new)
+                shared.append((variable, first, last))
+        changes = [
+            _gated(new - first if new.dtype.is_floating else tf.cast(new, tf.int64) - tf.cast(first, tf.int64), present)
+            for _, first, new in shared
+        ]
+        if changes:
+            *sums, replicas = total([*changes, tf.constant(float(present), tf.float64)])
+            for (variable, first, _), change in zip(shared, sums, strict=True):
+                if change.dtype.is_floating:
+                    variable.assign(first + change / tf.cast(replicas, change.dtype))
+                else:
+                    variable.assign(first + tf.cast(change // tf.cast(replicas, tf.int64), first.dtype))
+        for variable, value in seeds:
+            variable.assign(value)
+
+    def chain(self, state: list[tf.Tensor], end: list[tf.Tensor | None]) -> list[tf.Tensor]:
+        """Return the state from which the next microbatch starts: BatchNorm's from the batch's, all else on."""
+        return [
+            first if averaged or last is None else last
+            for first, last, averaged in zip(state, end, self.is_averaged, strict=True)
+        ]
+
+    def _shift(self, replica_index: int) -> tf.Tensor:
+        return tf.constant([replica_index * _SEED_STRIDE % 2**32, 0], tf.uint32)
+
+
+def _gated(value: tf.Tensor, present: bool) -> tf.Tensor:
+    return value if present else tf.zeros_like(value)

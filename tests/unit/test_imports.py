@@ -7,8 +7,8 @@ import kparallel
 
 ROOT = Path(kparallel.__file__).parent
 # From the floor upwards; a file imports only from its own layer's folder or from layers before it.
-LAYERS = ["errors", "mesh", "schedule", "planning", "private", "devices"]
-LAYERS += ["collective", "data", "loss", "metric", "stage", "engine", "model"]
+LAYERS = ["errors", "mesh", "schedule", "planning", "private", "devices", "collective", "data", "loss", "metric"]
+LAYERS += ["stage", "engine", "model"]
 PURE = {"errors", "mesh", "schedule", "planning"}
 
 

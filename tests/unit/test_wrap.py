@@ -53,12 +53,22 @@ def test_unwrap_gives_a_plain_model():
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_model_that_its_constructor_leaves_unbuilt_is_unwrapped_and_wrapped_again():
+    wrapped = kparallel.wrap(lambda: WithLoss(name="with_loss"), replicas=2)
+    wrapped.compile("sgd")
+    wrapped.fit(np.ones((6, 3)), np.ones((6, 1)), verbose=0)
+    plain = wrapped.unwrap()
+    assert type(plain) is WithLoss
+    np.testing.assert_array_equal(plain.get_weights()[0], wrapped.get_weights()[0])
+    again = kparallel.wrap(plain, replicas=2)
+    np.testing.assert_array_equal(again.get_weights()[0], wrapped.get_weights()[0])
+
+
 def test_a_subclassed_model_keeps_its_compute_loss():
     wrapped, plain = kparallel.wrap(WithLoss(), replicas=2), WithLoss()
     x, y = np.arange(15.0).reshape(5, 3) / 10, np.ones((5, 1))
     for model in (wrapped, plain):
         model.compile("sgd")
-        model.build((None, 3)) if not model.built else None
         model.fit(x, y, batch_size=5, verbose=0)
     np.testing.assert_allclose(wrapped.get_weights()[0], plain.get_weights()[0], atol=1e-6)
 
@@ -86,8 +96,8 @@ def test_refusals_say_the_way_out():
         kparallel.wrap(kparallel.wrap(line()))
     with pytest.raises(errors.ModelError, match="compute_loss"):
         kparallel.wrap(OwnStep())
-    with pytest.raises(errors.PlanError, match="1 to 3 replicas"):
-        kparallel.wrap(line(), replicas=4)
+    with pytest.raises(errors.PlanError, match="1 to 4 replicas"):
+        kparallel.wrap(line(), replicas=5)
     with pytest.raises(errors.DeviceError, match="virtual_devices"):
         kparallel.wrap(line(), devices=["GPU:7"])
     with pytest.raises(errors.DeviceError, match="more than once"):

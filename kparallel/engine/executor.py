@@ -1,0 +1,215 @@
+"""Carries out the actions of one replica for one batch; it knows no schedule by name.
+
+```text
+          F(s,m): read boundary values ─► stage ─► write boundary values, keep the tape
+          B(s,m): cotangents of what was written ─► tape ─► cotangents of what was read + weight gradients
+```
+
+Each action runs on its stage's device and after the lane's previous action (control dependencies): traced without
+them, every schedule would become the same unordered graph, and TensorFlow would run it in any order it likes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kparallel.collective.exchange import add
+from kparallel.engine.tail import Tail
+from kparallel.loss.term import Term, added_term
+from kparallel.schedule.action import Action
+from kparallel.stage.pipeline import Pipeline
+from kparallel.stage.stage import Forward
+
+__all__: list[str] = []
+
+StageCall = Callable[[list[Any], list[Any], list[Any], list[Any]], Forward]
+
+
+@dataclass
+class _Kept:
+    """What the backward pass of one (stage, microbatch) needs."""
+
+    inputs: list[Any]
+    masks: list[Any]
+    state: list[Any]
+    tape: tf.GradientTape | None = None
+    outputs: list[Any] | None = None
+    added: list[Term] | None = None
+
+
+class Executor:
+    """One replica's work on one batch.
+
+    Args:
+        pipeline: The stages.
+        devices: The row: one device name for each stage.
+        calls: One callable for each stage: (weights, state, inputs, masks) to `Forward`.
+        lanes: The lane of each stage; actions of one lane run one after another.
+        counts: Rows of each microbatch.
+        tail: Losses of the outputs, or None to predict.
+        keeps: Tells for (stage, microbatch) whether the forward pass keeps its tape, else it is run again.
+        replica_index: Shifts the seeds.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        devices: Sequence[str],
+        calls: Sequence[StageCall],
+        lanes: Sequence[int],
+        counts: Sequence[int],
+        tail: Tail | None,
+        keeps: Callable[[int, int], bool],
+        replica_index: int,
+    ) -> None:
+        self._pipeline = pipeline
+        self._devices = devices
+        self._calls = calls
+        self._lanes = lanes
+        self._counts = counts
+        self._tail = tail
+        self._keeps = keeps
+        stages = pipeline.stages
+        self.weights: list[list[tf.Tensor]] = []
+        self.start: list[list[tf.Tensor]] = []
+        for stage, device in zip(stages, devices, strict=True):
+            with tf.device(device):
+                self.weights.append(stage.read())
+                self.start.append(stage.read_state(replica_index))
+        self._state = [list(state) for state in self.start]
+        self.ends: list[list[list[tf.Tensor | None]]] = [[] for _ in stages]
+        self.gradients: list[list[Any]] = [[None] * len(stage.weights) for stage in stages]
+        self.added: list[list[list[Term]]] = [[[] for _ in counts] for _ in stages]
+        self._values: list[dict[int, Any]] = [{} for _ in counts]
+        self._masks: list[dict[int, Any]] = [{} for _ in counts]
+        self._cotangents: list[dict[int, list[Any]]] = [{} for _ in counts]
+        self._kept: dict[tuple[int, int], _Kept] = {}
+        self._last: dict[int, list[tf.Tensor]] = {}
+
+    def feed(self, microbatch: int, x: Any) -> None:
+        """Hand in one microbatch's inputs."""
+        self._values[microbatch].update(self._pipeline.feed(x))
+
+    def run(self, order: Sequence[Action]) -> None:
+        """Carry out actions in an order that respects their dependencies."""
+        for action in order:
+            if action.microbatch >= len(self._counts):
+                continue  # An empty microbatch.
+            if action.kind == "F":
+                self._forward(action.stage, action.microbatch)
+            else:
+                self._backward(action.stage, action.microbatch)
+
+    def outputs(self, microbatch: int) -> Any:
+        """Return the model's outputs for one microbatch, on the last stage's device, with their masks."""
+        with tf.device(self._devices[-1]):
+            return self._pipeline.fetch(self._values[microbatch], self._masks[microbatch])
+
+    def _forward(self, s: int, m: int) -> None:
+        stage = self._pipeline.stages[s]
+        with tf.device(self._devices[s]), self._after(s):
+            inputs = [_copied(self._values[m][number]) for number in stage.reads]
+            masks = [_copied(self._masks[m].get(number)) for number in stage.reads]
+            kept = _Kept(inputs, masks, self._state[s])
+            taped = self._tail is not None and self._tail.training
+            forward = self._compute(s, m, kept, taped and self._keeps(s, m))
+        if taped:
+            self._kept[s, m] = kept
+        self.ends[s].append(forward.state)
+        self._state[s] = stage.chain(self._state[s], forward.state)
+        self._values[m].update(zip(stage.writes, forward.outputs, strict=True))
+        self._masks[m].update(zip(stage.writes, forward.masks, strict=True))
+        self._done(s, forward.outputs)
+        if s == len(self._devices) - 1 and self._tail is not None:
+            self._tail.take(m, self.outputs(m))
+
+    def _compute(self, s: int, m: int, kept: _Kept, taped: bool) -> Forward:
+        if not taped:
+            forward = self._calls[s](self.weights[s], kept.state, kept.inputs, kept.masks)
+            self.added[s][m] = [added_term(value, self._counts[m]) for value in forward.added]
+            return forward
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([self.weights[s], self._received(s, kept)])
+            forward = self._calls[s](self.weights[s], kept.state, kept.inputs, kept.masks)
+            self.added[s][m] = [added_term(value, self._counts[m]) for value in forward.added]
+        kept.tape, kept.outputs, kept.added = tape, forward.outputs, self.added[s][m]
+        return forward
+
+    def _backward(self, s: int, m: int) -> None:
+        assert self._tail is not None
+        stage = self._pipeline.stages[s]
+        if s == len(self._devices) - 1:
+            for number, gradients in self._tail.cotangents(m, self.added).items():
+                self._add_cotangents(m, number, gradients)
+        kept = self._kept.pop((s, m))
+        with tf.device(self._devices[s]), self._after(s):
+            if kept.tape is None:
+                self._compute(s, m, kept, taped=True)
+            targets, upstream = self._upstream(s, m, kept)
+            sources = [self._received(s, kept), self.weights[s]]
+            assert kept.tape is not None
+            if targets:
+                inputs, weights = kept.tape.gradient(targets, sources, output_gradients=upstream)
+            else:
+                inputs, weights = [None] * len(sources[0]), [None] * len(sources[1])
+            self.gradients[s] = [_plus(a, b) for a, b in zip(self.gradients[s], weights, strict=True)]
+            self._done(s, [g for g in [*inputs, *weights] if g is not None])
+        flat = iter(inputs)
+        for number, value in zip(stage.reads, kept.inputs, strict=True):
+            if number not in self._pipeline.inputs:
+                leaves = [next(flat) if _is_differentiable(leaf) else None for leaf in keras.tree.flatten(value)]
+                self._add_cotangents(m, number, leaves)
+
+    def _received(self, s: int, kept: _Kept) -> list[Any]:
+        """Return what a stage differentiates with respect to beside its weights: all it reads but the data."""
+        reads = zip(self._pipeline.stages[s].reads, kept.inputs, strict=True)
+        return _differentiable([value for number, value in reads if number not in self._pipeline.inputs])
+
+    def _upstream(self, s: int, m: int, kept: _Kept) -> tuple[list[Any], list[Any]]:
+        """Pair what a stage gave with the cotangents that came for it."""
+        assert kept.outputs is not None and kept.added is not None and self._tail is not None
+        targets, upstream = [], []
+        for number, value in zip(self._pipeline.stages[s].writes, kept.outputs, strict=True):
+            leaves = keras.tree.flatten(value)
+            for leaf, cotangent in zip(leaves, self._cotangents[m].pop(number, [None] * len(leaves)), strict=True):
+                if cotangent is not None:
+                    targets.append(leaf)
+                    upstream.append(_copied(cotangent))
+        for term, factor in zip(kept.added, self._tail.added_factors(s), strict=True):
+            targets.append(term.numerator)
+            upstream.append(tf.cast(factor, term.numerator.dtype))
+        return targets, upstream
+
+    def _add_cotangents(self, m: int, number: int, leaves: list[Any]) -> None:
+        old = self._cotangents[m].get(number)
+        self._cotangents[m][number] = leaves if old is None else [_plus(a, b) for a, b in zip(old, leaves, strict=True)]
+
+    def _after(self, s: int) -> Any:
+        return tf.control_dependencies(self._last.get(self._lanes[s], []))
+
+    def _done(self, s: int, results: Any) -> None:
+        tensors = [leaf for leaf in keras.tree.flatten(results) if isinstance(leaf, tf.Tensor)]
+        if tensors:
+            self._last[self._lanes[s]] = tensors
+
+
+def _is_differentiable(leaf: Any) -> bool:
+    return leaf is not None and hasattr(leaf, "dtype") and tf.as_dtype(leaf.dtype).is_floating
+
+
+def _differentiable(structure: Any) -> list[Any]:
+    return [leaf for leaf in keras.tree.flatten(structure) if _is_differentiable(leaf)]
+
+
+def _copied(structure: Any) -> Any:
+    """Return the tensors on the present device, as tensors of this action alone."""
+    return keras.tree.map_structure(lambda v: tf.identity(v) if isinstance(v, tf.Tensor) else v, structure)
+
+
+def _plus(first: Any, second: Any) -> Any:
+    if first is None or second is None:
+        return second if first is None else first
+    return add([first, second])

@@ -1,0 +1,174 @@
+"""Callbacks in a cluster: the chief writes, all workers decide alike, and an error on one stops all.
+
+After every hook at which a callback may stop training or fail, the workers tell one another what happened. Without
+that, one worker would leave the loop while the others wait for it in the next step's reduction.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kparallel.collective.talk import Talk
+from kparallel.data.order import EpochOrder
+from kparallel.errors import WorkerError
+from kparallel.private import seed_states
+
+__all__: list[str] = []
+
+_WRITERS = (
+    keras.callbacks.ModelCheckpoint,
+    keras.callbacks.BackupAndRestore,
+    keras.callbacks.TensorBoard,
+    keras.callbacks.CSVLogger,
+    keras.callbacks.RemoteMonitor,
+)
+_QUIET = (keras.callbacks.ProgbarLogger, keras.callbacks.History, *_WRITERS[1:])
+_BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+
+
+class AgreedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
+    """A list of callbacks that acts as one over all workers.
+
+    Args:
+        callbacks: The user's; those that write files are left out where this worker is not the chief.
+        talk: How workers talk.
+        order: The data whose epoch must be told, or None.
+        model: The wrapped model.
+        **params: As `keras.callbacks.CallbackList` takes them.
+    """
+
+    def __init__(self, callbacks: Any, talk: Talk, order: EpochOrder | None, model: Any, **params: Any) -> None:
+        given = list(keras.tree.flatten(callbacks)) if callbacks else []
+        kept = [callback for callback in given if talk.is_chief or not isinstance(callback, _WRITERS)]
+        self._talk = talk
+        self._order = order
+        self._backup = next((c for c in given if isinstance(c, keras.callbacks.BackupAndRestore)), None)
+        loud = [c for c in given if not isinstance(c, _QUIET) and _has_batch_hook(c)]
+        self._each_batch = any(answer == "yes" for answer in talk.gather("yes" if loud else "no"))
+        super().__init__(kept, add_history=True, add_progbar=params.get("verbose", 0) != 0, model=model, **params)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Begin, and start every worker where the chief's backup left off."""
+
+        def begin() -> None:
+            super(AgreedCallbacks, self).on_train_begin(logs)
+            if self._backup is not None and self._talk.is_chief:
+                self._restore_rest(self._backup)
+
+        self._together(begin)
+        if self._backup is not None:
+            self._follow_chief()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Begin an epoch, in its order of rows."""
+        if self._order is not None:
+            self._order.epoch = epoch
+        self._together(lambda: super(AgreedCallbacks, self).on_epoch_begin(epoch, logs))
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """End an epoch; the chief writes what goes beside a backup."""
+
+        def end() -> None:
+            if self._backup is not None and self._talk.is_chief:
+                self._save_rest(self._backup, epoch + 1)
+            super(AgreedCallbacks, self).on_epoch_end(epoch, logs)
+
+        self._together(end)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Begin a step."""
+        self._perhaps_together(lambda: super(AgreedCallbacks, self).on_train_batch_begin(batch, logs))
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """End a step; what the callbacks see is global already."""
+        self._perhaps_together(lambda: super(AgreedCallbacks, self).on_train_batch_end(batch, logs))
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """End; a backup that Keras deletes takes its companion along."""
+
+        def end() -> None:
+            if self._backup is not None and self._talk.is_chief and self._backup.delete_checkpoint:
+                _companion(self._backup).unlink(missing_ok=True)
+            super(AgreedCallbacks, self).on_train_end(logs)
+
+        self._together(end)
+
+    def _perhaps_together(self, hook: Callable[[], None]) -> None:
+        if self._each_batch:
+            self._together(hook)
+        else:
+            hook()
+
+    def _together(self, hook: Callable[[], None]) -> None:
+        """Run a hook on all workers; stop all if one stops, fail on all if one fails."""
+        error: Exception | None = None
+        try:
+            hook()
+        except Exception as caught:
+            error = caught
+        status = {"error": f"{type(error).__name__}: {error}" if error else "", "stop": bool(self.model.stop_training)}
+        answers = [json.loads(answer) for answer in self._talk.gather(json.dumps(status))]
+        if error is not None:
+            raise error
+        failed = [(index, answer["error"]) for index, answer in enumerate(answers) if answer["error"]]
+        if failed:
+            raise WorkerError(
+                f"A callback failed on worker {failed[0][0]}: {failed[0][1]}. All workers stop; "
+                "that worker's log has the traceback."
+            )
+        if any(answer["stop"] for answer in answers):
+            self.model.stop_training = True
+
+    def _follow_chief(self) -> None:
+        """Take the chief's epoch, weights, state, slots and order of rows."""
+        model = self.model
+        epoch, seed = self._talk.from_chief([model._initial_epoch or 0, 0 if self._order is None else self._order.seed])
+        model._initial_epoch = int(epoch) or None
+        if self._order is not None:
+            self._order.seed = int(seed)
+        variables = [*model.variables, *(model.optimizer.variables if model.optimizer else [])]
+        for variable, value in zip(variables, self._talk.from_chief([v.value for v in variables]), strict=True):
+            variable.assign(value)
+
+    def _save_rest(self, backup: Any, epoch: int) -> None:
+        """Write what Keras's backup leaves out: seed states and the order of rows.
+
+        It is written before the backup, and keeps the entry of the backup before: a crash between the two
+        leaves an entry for whichever backup is there.
+        """
+        path = _companion(backup)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = json.loads(path.read_text()) if path.is_file() else {}
+        seeds = seed_states(self.model)
+        states = [variable.numpy().tolist() for variable in self.model.non_trainable_variables if id(variable) in seeds]
+        order = None if self._order is None else self._order.seed
+        kept = {key: value for key, value in kept.items() if int(key) == epoch - 1}
+        kept[str(epoch)] = {"seed_states": states, "order_seed": order}
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(kept))
+        partial.replace(path)
+
+    def _restore_rest(self, backup: Any) -> None:
+        path = _companion(backup)
+        epoch = str(self.model._initial_epoch)
+        kept = json.loads(path.read_text()) if path.is_file() else {}
+        if epoch not in kept:
+            return
+        seeds = seed_states(self.model)
+        states = [variable for variable in self.model.non_trainable_variables if id(variable) in seeds]
+        for variable, value in zip(states, kept[epoch]["seed_states"], strict=True):
+            variable.assign(value)
+        if self._order is not None and kept[epoch]["order_seed"] is not None:
+            self._order.seed = kept[epoch]["order_seed"]
+
+
+def _companion(backup: Any) -> Path:
+    return Path(backup.backup_dir) / "kparallel.json"
+
+
+def _has_batch_hook(callback: keras.callbacks.Callback) -> bool:
+    plain = keras.callbacks.Callback
+    return any(getattr(type(callback), hook, None) is not getattr(plain, hook) for hook in _BATCH_HOOKS)

@@ -1,0 +1,47 @@
+"""Which models can be wrapped."""
+
+from typing import Any
+
+import keras
+
+from kparallel.errors import BackendError, ModelError
+from kparallel.model.parallel_model import ParallelModel
+from kparallel.private import flatten_layers
+
+__all__: list[str] = []
+
+_HOOKS = ("train_step", "test_step", "predict_step", "make_train_function", "make_test_function")
+
+
+def check_backend() -> None:
+    """Make sure that Keras runs on TensorFlow."""
+    if keras.backend.backend() != "tensorflow":
+        raise BackendError(
+            f"Expected Keras on TensorFlow, received the backend {keras.backend.backend()!r}. "
+            "Set KERAS_BACKEND=tensorflow before Keras is imported."
+        )
+
+
+def check_model(model: Any) -> None:
+    """Make sure that a model can be wrapped.
+
+    Raises:
+        ModelError: It cannot; the message says why and the way out.
+    """
+    if isinstance(model, ParallelModel):
+        raise ModelError("Expected a plain model, received one that is wrapped already. Use it as it is, or unwrap it.")
+    if not isinstance(model, keras.Model):
+        kind = f"{type(model).__module__}.{type(model).__name__}"
+        hint = " Legacy tf_keras models are not supported: build it with Keras 3." if "tf_keras" in kind else ""
+        raise ModelError(f"Expected a keras.Model or a function that builds one, received {kind}.{hint}")
+    for hook in _HOOKS:
+        if getattr(type(model), hook) is not getattr(keras.Model, hook):
+            raise ModelError(
+                f"{type(model).__name__} overrides {hook}, which kparallel replaces. Move the loss into "
+                "compute_loss or add_loss and the metrics into compute_metrics, which are supported."
+            )
+    for layer in flatten_layers(model):
+        if getattr(layer, "stateful", False):
+            raise ModelError(
+                f"Layer {layer.name!r} is stateful=True, so its state belongs to one batch's rows. Set it False."
+            )

@@ -1,0 +1,165 @@
+"""What `fit`, `evaluate` and `predict` need in a cluster before Keras's loops start."""
+
+import hashlib
+import inspect
+import json
+import random
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kparallel.collective.talk import Talk
+from kparallel.data.order import EpochOrder
+from kparallel.errors import DataError, WorkerError
+from kparallel.model.agreement import AgreedCallbacks
+from kparallel.model.runtime import Runtime
+from kparallel.private import split_for_validation
+
+__all__: list[str] = []
+
+
+def cluster_fit_arguments(model: Any, talk: Talk, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return `fit`'s arguments as every worker must use them.
+
+    Arrays that are to be shuffled get an order that is a function of an agreed seed and the epoch. Callbacks
+    become a list that acts as one over all workers. Only the chief shows progress, unless `verbose` is given.
+
+    Raises:
+        DataError: Workers hold data of different sizes.
+    """
+    bound = inspect.signature(keras.Model.fit).bind(model, *args, **kwargs)
+    asked = bound.arguments.get("verbose", "auto")
+    bound.apply_defaults()
+    given = dict(bound.arguments)
+    given.pop("self")
+    given["verbose"] = (1 if talk.is_chief else 0) if asked == "auto" else asked
+    order = _order_rows(given, talk)
+    steps = steps_of(given)
+    _agree_on_size(talk, steps)
+    if not isinstance(given["callbacks"], keras.callbacks.CallbackList):
+        given["callbacks"] = AgreedCallbacks(
+            given["callbacks"], talk, order, model, verbose=given["verbose"], epochs=given["epochs"], steps=steps
+        )
+    return given
+
+
+class Fetch:
+    """Fetches batches for the step; in a cluster it checks that all workers do the same.
+
+    Args:
+        runtime: Tells whether there is a cluster and whether the data's size is known.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._iterator: Any = None
+
+    def __call__(self, iterator: Any) -> Any:
+        """Return the next batch, or None at the data's end."""
+        batch = next(iterator, None)
+        talk = self._runtime.layout.talk
+        if talk is None:
+            return batch
+        if self._runtime.unsized:
+            ended = talk.gather("" if batch is None else "batch")
+            if len(set(ended)) > 1:
+                raise DataError(
+                    f"Expected data of the same length on all workers, but worker {ended.index('')} is at its end and "
+                    f"worker {ended.index('batch')} is not. Give all workers the same data, or pass steps_per_epoch."
+                )
+        if iterator is not self._iterator and batch is not None:
+            self._iterator = iterator
+            leaves = keras.tree.flatten(batch)
+            if not any(isinstance(leaf, tf.distribute.DistributedValues) for leaf in leaves):
+                check_same_batch(talk, batch)
+        return batch
+
+
+def first_batch_digest(batch: Any) -> str:
+    """Return a short digest of a batch's targets, or of its inputs where there are none."""
+    x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    digest = hashlib.sha256()
+    for leaf in keras.tree.flatten(x if y is None else y):
+        if isinstance(leaf, tf.Tensor | np.ndarray):
+            digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def check_same_batch(talk: Talk, batch: Any) -> None:
+    """Make sure that all workers read the same batches, of which each takes its share.
+
+    Raises:
+        DataError: They do not.
+    """
+    digests = talk.gather(first_batch_digest(batch))
+    if len(set(digests)) > 1:
+        raise DataError(
+            f"Expected all workers to read the same batches, received digests {digests}. Give every random step of the "
+            "dataset a seed, such as shuffle(1000, seed=0), or shard the data yourself with "
+            "model.distribute_strategy.distribute_datasets_from_function."
+        )
+
+
+def check_same_model(talk: Talk, facts: dict[str, str]) -> None:
+    """Make sure that all workers run the same thing, before the first step waits for them.
+
+    Args:
+        talk: How workers talk.
+        facts: Name and text of what must be equal: versions, plan, shapes of weights.
+
+    Raises:
+        WorkerError: They differ; the message names the worker, the fact and both texts.
+    """
+    answers = [json.loads(answer) for answer in talk.gather(json.dumps(facts))]
+    for index, answer in enumerate(answers):
+        for name, text in answer.items():
+            if text != answers[0][name]:
+                raise WorkerError(
+                    f"Expected the same {name} on all workers. Worker 0 has:\n{answers[0][name]}\nworker {index} has:\n"
+                    f"{text}\nStart every worker with the same script, options and packages."
+                )
+
+
+def _order_rows(given: dict[str, Any], talk: Talk) -> EpochOrder | None:
+    x = given["x"]
+    arrays = not isinstance(x, tf.data.Dataset | keras.utils.PyDataset | tf.distribute.DistributedDataset)
+    arrays = arrays and x is not None and not hasattr(x, "__next__")
+    if not arrays or not given["shuffle"]:
+        return None
+    rows = x, given["y"], given["sample_weight"]
+    if given["validation_split"] and given["validation_data"] is None:
+        rows, given["validation_data"] = split_for_validation(rows, given["validation_split"])
+    seed = int(talk.from_chief([random.getrandbits(31)])[0])
+    order = EpochOrder(rows, given["batch_size"] or 32, seed)
+    if given["validation_batch_size"] is None:
+        given["validation_batch_size"] = given["batch_size"]
+    given |= {"x": order, "y": None, "sample_weight": None, "batch_size": None, "shuffle": False, "validation_split": 0}
+    return order
+
+
+def steps_of(given: dict[str, Any]) -> int | None:
+    """Return the steps of an epoch, or None where only the data's end will tell."""
+    if given["steps_per_epoch"] is not None:
+        return int(given["steps_per_epoch"])
+    x = given["x"]
+    if isinstance(x, tf.data.Dataset):
+        size = int(x.cardinality())
+        return size if size >= 0 else None
+    if isinstance(x, keras.utils.PyDataset):
+        return None if x.num_batches is None else int(x.num_batches)
+    leaf = next((leaf for leaf in keras.tree.flatten(x) if hasattr(leaf, "shape")), None)
+    if leaf is None or isinstance(x, tf.distribute.DistributedDataset):
+        return None
+    rows = int(leaf.shape[0] * (1 - (given["validation_split"] or 0)))
+    return -(-rows // (given["batch_size"] or 32))
+
+
+def _agree_on_size(talk: Talk, steps: int | None) -> None:
+    sizes = talk.gather(str(steps))
+    if len(set(sizes)) > 1:
+        raise DataError(
+            f"Expected the same number of steps for each epoch on all workers, received {sizes}. Every worker reads "
+            "the whole dataset and takes its share of each batch; give all the same data, or pass steps_per_epoch."
+        )

@@ -1,0 +1,204 @@
+"""From a user's options to a plan: how many replicas and stages, which devices, and where to cut."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kparallel.devices import check_devices, local_devices
+from kparallel.errors import PlanError
+from kparallel.mesh import Mesh, device_name
+from kparallel.planning.cut import cut
+from kparallel.planning.names import stages_by_name
+from kparallel.planning.plan import LayerGroup, Plan
+from kparallel.planning.profile import Unit
+from kparallel.schedule import by_name
+from kparallel.stage.graph import Graph, open_graph
+from kparallel.stage.profile import measured, profile
+
+__all__: list[str] = []
+
+_RECOMPUTE = ("never", "always", "except_last")
+_BALANCES = ("flops", "parameters", "time")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may say about a plan; `kparallel.wrap` documents each."""
+
+    replicas: int | None = None
+    stages: int | Mapping[str, Sequence[str]] | Sequence[Any] = 1
+    microbatches: int | None = None
+    schedule: Any = "1f1b"
+    recompute: str = "never"
+    balance: str = "flops"
+    sample: Any = None
+    devices: Sequence[str] | None = None
+
+
+def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
+    """Return the plan for a model.
+
+    Args:
+        model: A plain model, built if it is to be cut.
+        options: What the user said.
+        workers: How many workers share the replicas.
+
+    Raises:
+        DeviceError: A device is unknown, repeated or of mixed type.
+        PlanError: The options do not fit the model or the machine; the message says the way out.
+    """
+    _check_options(options)
+    number = options.stages if isinstance(options.stages, int) else _number_by_hand(options.stages)
+    mesh = _mesh(options, number, workers)
+    if number == 1:
+        number_of_microbatches = options.microbatches or 1
+        return Plan(model.name, mesh, (_whole(model),), number_of_microbatches, options.schedule, options.recompute)
+    graph = open_graph(model) if model.built else None
+    if graph is None:
+        raise PlanError(
+            f"Expected a built Functional or Sequential model for {number} stages, received {model.name!r} "
+            f"({type(model).__name__}), whose call is Python of its own. Express it as keras.Model(inputs, outputs) "
+            "of its layers, or use replicas only."
+        )
+    units = profile(graph)
+    stage_of = _cut(options, number, graph, units)
+    microbatches = 4 * number if options.microbatches is None else options.microbatches
+    groups = tuple(_group(units, stage_of, stage) for stage in range(number))
+    return Plan(model.name, mesh, groups, microbatches, options.schedule, options.recompute)
+
+
+def check_plan(plan: Plan, model: keras.Model) -> None:
+    """Make sure that a plan was made for a model like this.
+
+    Raises:
+        PlanError: It was made for one with other layers or weights.
+    """
+    found = _whole(model)
+    graph = open_graph(model) if len(plan.groups) > 1 and model.built else None
+    units = len(graph.calls) if graph is not None else 0
+    planned = sum(len(group.units) for group in plan.groups)
+    sizes = [sum(group.parameters for group in plan.groups), sum(group.weight_bytes for group in plan.groups)]
+    layers = len(plan.groups) > 1 or plan.groups[0].layers == found.layers
+    if (
+        plan.model_name != model.name
+        or not layers
+        or units != planned
+        or sizes != [found.parameters, found.weight_bytes]
+    ):
+        raise PlanError(
+            f"Expected a plan made for model {model.name!r}, received one for {plan.model_name!r} "
+            "with other layers or weights. Call kparallel.plan(model) for this model."
+        )
+
+
+def _check_options(options: Options) -> None:
+    if options.recompute not in _RECOMPUTE:
+        raise PlanError(f"Expected recompute to be one of {_RECOMPUTE}, received {options.recompute!r}.")
+    if options.balance not in _BALANCES:
+        raise PlanError(f"Expected balance to be one of {_BALANCES}, received {options.balance!r}.")
+    for name in ("microbatches", "replicas"):
+        value = getattr(options, name)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise PlanError(f"Expected {name} to be a whole number of at least 1, received {value!r}.")
+    if isinstance(options.stages, int) and options.stages < 1:
+        raise PlanError(f"Expected at least 1 stage, received {options.stages}.")
+    if isinstance(options.schedule, str):
+        by_name(options.schedule, lanes=1)
+
+
+def _number_by_hand(stages: Any) -> int:
+    if isinstance(stages, Mapping):
+        return len(stages)
+    # Cut points name the first layer of each later stage; lists name every stage's layers.
+    return len(stages) + 1 if all(isinstance(each, str) for each in stages) else len(stages)
+
+
+def _mesh(options: Options, stages: int, workers: int) -> Mesh:
+    """Lay the devices out as rows: one replica each, as many lanes as a row has devices."""
+    if isinstance(options.stages, Mapping):
+        if options.devices is not None:
+            raise PlanError("Expected devices to be named once: as the keys of stages, or in devices, not in both.")
+        named = [device_name(name) for name in options.stages]
+        check_devices(named)
+        if (options.replicas or workers) != workers:
+            raise PlanError(
+                f"Expected one replica where stages name their devices, received replicas={options.replicas}. Give "
+                "stages as a list of lists of layer names to repeat them over several rows of devices."
+            )
+        return Mesh((tuple(named),))
+    names = local_devices() if options.devices is None else check_devices(options.devices)
+    Mesh(tuple((name,) for name in names))  # Refuses a device that is named twice.
+    replicas = _local_replicas(options, stages, workers, names)
+    lanes = min(stages, len(names) // replicas)
+    interleaved = options.schedule == "interleaved"
+    if interleaved and stages % lanes:
+        raise PlanError(
+            f"Expected a number of stages that {lanes} devices divide for the interleaved schedule, received {stages}."
+        )
+    lane_of = [s % lanes if interleaved else s * lanes // stages for s in range(stages)]
+    return Mesh(tuple(tuple(names[row * lanes + lane] for lane in lane_of) for row in range(replicas)))
+
+
+def _local_replicas(options: Options, stages: int, workers: int, names: Sequence[str]) -> int:
+    way_out = "kparallel.virtual_devices(n), called first, makes n virtual CPU devices."
+    if options.replicas is None:
+        needed = 1 if options.schedule == "interleaved" else stages
+        if len(names) < needed:
+            raise PlanError(
+                f"Expected at most {len(names)} stages for the devices {list(names)}, received {stages}. {way_out} "
+                "Or say replicas=1 to put several stages on one device."
+            )
+        return 1 if options.schedule == "interleaved" else len(names) // stages
+    if options.replicas % workers:
+        raise PlanError(f"Expected replicas that {workers} workers divide evenly, received {options.replicas}.")
+    local = options.replicas // workers
+    if local > len(names):
+        raise PlanError(
+            f"Expected 1 to {len(names) * workers} replicas for the devices {list(names)}, "
+            f"received {options.replicas}. {way_out}"
+        )
+    return local
+
+
+def _cut(options: Options, number: int, graph: Graph, units: tuple[Unit, ...]) -> tuple[int, ...]:
+    if not isinstance(options.stages, int):
+        by_hand = list(options.stages.values()) if isinstance(options.stages, Mapping) else options.stages
+        return stages_by_name(units, by_hand)
+    if options.balance == "time":
+        costs = measured(graph, _sample(graph, options.sample))
+    elif options.balance == "parameters":
+        costs = [float(unit.parameters) for unit in units]
+    else:
+        costs = [unit.flops_per_row for unit in units]
+    starts = cut(costs, number, units)
+    return tuple(sum(index >= start for start in starts) - 1 for index in range(len(units)))
+
+
+def _sample(graph: Graph, sample: Any) -> list[Any]:
+    if sample is None:
+        return [
+            tf.zeros([32, *(1 if dim is None else dim for dim in graph.specs[number].shape[1:])], spec.dtype)
+            for number in graph.inputs
+            for spec in [graph.specs[number]]
+        ]
+    return [tf.convert_to_tensor(leaf) for leaf in keras.tree.flatten(sample)]
+
+
+def _group(units: tuple[Unit, ...], stage_of: tuple[int, ...], stage: int) -> LayerGroup:
+    mine = tuple(index for index, at in enumerate(stage_of) if at == stage)
+    layers = tuple(dict.fromkeys(name for index in mine for name in units[index].layers))
+    parameters = sum(units[index].parameters for index in mine)
+    if not mine:
+        raise PlanError(f"Expected every stage to have layers, received none for stage {stage}.")
+    return LayerGroup(layers, parameters, sum(units[index].weight_bytes for index in mine), mine)
+
+
+def _whole(model: keras.Model) -> LayerGroup:
+    layers = tuple(layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer))
+    weights = model.weights if model.built else []
+    parameters = sum(int(tf.TensorShape(w.shape).num_elements()) for w in weights)
+    size = sum(int(tf.TensorShape(w.shape).num_elements()) * tf.as_dtype(w.dtype).size for w in weights)
+    return LayerGroup(layers, parameters, size)

@@ -1,0 +1,34 @@
+"""The strategy and the exchanges that carry a mesh, on one machine or in a cluster."""
+
+import tensorflow as tf
+
+from kparallel.collective.exchange import Alone, Exchange, InProcess
+from kparallel.collective.talk import Talk
+from kparallel.collective.workers import BetweenWorkers
+from kparallel.engine.step import Layout
+from kparallel.mesh import Mesh
+
+__all__: list[str] = []
+
+
+def lay_out(mesh: Mesh, cluster: tf.distribute.Strategy | None) -> tuple[tf.distribute.Strategy, Layout]:
+    """Return the strategy that holds a mesh's variables, and where its replicas run.
+
+    Args:
+        mesh: This worker's rows.
+        cluster: The cluster's strategy, or None on one machine.
+    """
+    if cluster is None:
+        strategy = tf.distribute.MirroredStrategy([row[0] for row in mesh.rows])
+        columns = [mesh.column(index) for index in range(mesh.stages)]
+        alone: list[Exchange] = [Alone() if mesh.replicas == 1 else InProcess(column) for column in columns]
+        return strategy, Layout(mesh.rows, 0, mesh.replicas, tuple(alone))
+    worker = cluster.extended.worker_devices[0].rsplit("/device:", 1)[0]
+    rows = tuple(tuple(f"{worker}/device:{name}" for name in row) for row in mesh.rows)
+    replicas = cluster.num_replicas_in_sync
+    first = mesh.replicas * cluster.cluster_resolver.task_id
+    exchanges = tuple(
+        BetweenWorkers([row[index] for row in rows], cluster, replicas, first) for index in range(mesh.stages)
+    )
+    workers = len(cluster.cluster_resolver.cluster_spec().as_dict()["worker"])
+    return cluster, Layout(rows, first, replicas, exchanges, Talk(cluster, workers, cluster.cluster_resolver.task_id))

@@ -1,0 +1,86 @@
+"""What a wrapped model carries beside its Keras self; no Keras object, so that files stay plain."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kparallel.engine.step import Layout
+from kparallel.planning.plan import Plan
+from kparallel.private import move_variable, on_column
+from kparallel.stage.graph import open_graph
+from kparallel.stage.pipeline import Pipeline, cut, whole
+
+__all__: list[str] = []
+
+
+class Runtime:
+    """The plan and what carries it out.
+
+    Args:
+        plan: The decision.
+        strategy: The strategy that holds the variables.
+        layout: Where replicas run.
+        loss_reduction: What a loss means that returns a scalar.
+        builder: The function that built the model, if one did.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        strategy: tf.distribute.Strategy,
+        layout: Layout,
+        loss_reduction: str,
+        builder: Callable[[], Any] | None,
+    ) -> None:
+        self.plan = plan
+        self.strategy = strategy
+        self.layout = layout
+        self.loss_reduction = loss_reduction
+        self.builder = builder
+        self.feeding = False
+        self.unsized = False
+        self.jit = False
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes files."""
+        return self.layout.talk is None or self.layout.talk.is_chief
+
+    @contextmanager
+    def scope(self, stage_index: int = -1) -> Iterator[None]:
+        """Create variables as one local copy on each device of a column; metrics live with the last stage."""
+        column = [row[stage_index] for row in self.layout.rows]
+        with self.strategy.scope(), on_column(column):
+            yield
+
+    @contextmanager
+    def whole_batches(self) -> Iterator[None]:
+        """Let Keras's loops read whole batches, which the step divides."""
+        before, self.feeding = self.feeding, True
+        try:
+            yield
+        finally:
+            self.feeding = before
+
+    def pipeline(self, model: keras.Model) -> Pipeline:
+        """Cut a built model into the plan's stages, as its layers stand now."""
+        groups = [group.units for group in self.plan.groups]
+        graph = open_graph(model) if len(groups) > 1 else None
+        return whole(model) if graph is None else cut(model, graph, groups)
+
+    def place(self, model: keras.Model) -> None:
+        """Move every variable of a built model to its stage's column."""
+        placed: set[int] = set()
+        for index, stage in enumerate(self.pipeline(model).stages):
+            self._move([*stage.weights, *stage.state], index, placed)
+        self._move(model.variables, -1, placed)
+
+    def _move(self, variables: list[keras.Variable], stage_index: int, placed: set[int]) -> None:
+        with self.scope(stage_index):
+            for variable in variables:
+                if id(variable) not in placed:
+                    move_variable(variable)
+                    placed.add(id(variable))

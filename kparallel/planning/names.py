@@ -1,0 +1,91 @@
+"""A cut by hand: which layers, by name or glob, form each stage."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any
+
+from kparallel.errors import PlanError
+from kparallel.planning.profile import Unit
+
+__all__: list[str] = []
+
+
+def stages_by_name(units: Sequence[Unit], groups: Sequence[Any]) -> tuple[int, ...]:
+    """Return the stage of each unit.
+
+    A name or glob takes a layer by its path, by its last part, or with all that lies inside it. Plain operations go
+    with the latest stage that they read from.
+
+    Args:
+        units: The model's units.
+        groups: For each stage its names and globs; or the names of the first layers of all later stages.
+
+    Raises:
+        PlanError: A name is unknown, a layer is in two stages or in none, or a stage reads from a later one.
+    """
+    if groups and all(isinstance(each, str) for each in groups):
+        stage_of = _from_cut_points(units, groups)
+    else:
+        stage_of = _from_groups(units, groups)
+    _check_order(units, stage_of)
+    return stage_of
+
+
+def _from_cut_points(units: Sequence[Unit], points: Sequence[str]) -> tuple[int, ...]:
+    starts = []
+    for point in points:
+        found = [index for index, unit in enumerate(units) if unit.layers and _matches(point, unit.name)]
+        if not found:
+            raise _unknown(point, units)
+        starts.append(found[0])
+    if starts != sorted(set(starts)):
+        raise PlanError(f"Expected cut points in the order of the model, each once, received {list(points)}.")
+    return tuple(sum(index >= start for start in starts) for index in range(len(units)))
+
+
+def _from_groups(units: Sequence[Unit], groups: Sequence[Sequence[str]]) -> tuple[int, ...]:
+    taken: dict[str, int] = {}
+    for stage, names in enumerate(groups):
+        names = [names] if isinstance(names, str) else names
+        for name in names:
+            found = {layer for unit in units for layer in unit.layers if _matches(name, layer)}
+            if not found:
+                raise _unknown(name, units)
+            for layer in found:
+                if taken.setdefault(layer, stage) != stage:
+                    raise PlanError(
+                        f"Expected each layer in one stage, received {layer!r} in stages {taken[layer]} and {stage}: "
+                        "that would be a cut inside a shared layer. Name it once."
+                    )
+    missing = sorted({layer for unit in units for layer in unit.layers} - set(taken))
+    if missing:
+        raise PlanError(f"Expected every layer in a stage, received none for {missing[:8]}. Name them, or use a glob.")
+    stage_of: list[int] = []
+    for unit in units:
+        read = max((stage_of[index] for index in unit.reads), default=0)
+        stage_of.append(max(taken[layer] for layer in unit.layers) if unit.layers else read)
+    return tuple(stage_of)
+
+
+def _check_order(units: Sequence[Unit], stage_of: Sequence[int]) -> None:
+    for index, unit in enumerate(units):
+        for read in unit.reads:
+            if stage_of[read] > stage_of[index]:
+                raise PlanError(
+                    f"Expected stages in the order of the model, but {unit.name!r} in stage {stage_of[index]} reads "
+                    f"{units[read].name!r} in stage {stage_of[read]}. Move one of them."
+                )
+
+
+def _matches(pattern: str, path: str) -> bool:
+    parts = path.split("/")
+    heads = ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]
+    return fnmatchcase(parts[-1], pattern) or any(fnmatchcase(head, pattern) for head in heads)
+
+
+def _unknown(name: str, units: Sequence[Unit]) -> PlanError:
+    known = list(dict.fromkeys(layer for unit in units for layer in unit.layers))
+    near = get_close_matches(name, [*known, *(path.rsplit("/", 1)[-1] for path in known)], n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return PlanError(f"Expected names or globs of layers, received {name!r}, which matches none of {known[:12]}.{hint}")

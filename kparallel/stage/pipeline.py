@@ -1,0 +1,132 @@
+"""A model as a row of stages: which values each stage reads and writes, and what goes in and comes out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kparallel.errors import PlanError
+from kparallel.private import keras_mask, set_mask, standardized_inputs
+from kparallel.stage.graph import Graph
+from kparallel.stage.stage import Segment, Stage, Whole
+
+__all__: list[str] = []
+
+
+class Pipeline:
+    """The stages of a model.
+
+    Args:
+        model: The built model.
+        stages: In order.
+        inputs: Numbers of the model's inputs.
+        outputs: Numbers of the model's outputs.
+        structure: The structure of the outputs, or None where the only value is a structure itself.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        stages: Sequence[Stage],
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+        structure: Any,
+    ) -> None:
+        self._model = model
+        self.stages = tuple(stages)
+        self.inputs = inputs
+        self._outputs = outputs
+        self._structure = structure
+
+    def feed(self, x: Any) -> dict[int, Any]:
+        """Return the model's inputs by number."""
+        if self._structure is None:
+            return {self.inputs[0]: x}
+        return dict(zip(self.inputs, standardized_inputs(self._model, x), strict=True))
+
+    def fetch(self, values: dict[int, Any], masks: dict[int, Any]) -> Any:
+        """Return the model's outputs as it returns them, copied to the present device, with their masks."""
+        found = []
+        for number in self._outputs:
+            value = keras.tree.map_structure(_copied, values[number])
+            leaves = zip(keras.tree.flatten(value), keras.tree.flatten(masks.get(number)), strict=False)
+            for leaf, mask in leaves:
+                if mask is not None:
+                    set_mask(leaf, _copied(mask))
+            found.append(value)
+        if self._structure is None:
+            return found[0]
+        packed = keras.tree.pack_sequence_as(self._structure, found)
+        single = isinstance(packed, list | tuple) and len(packed) == 1
+        return packed[0] if single else packed
+
+    def by_number(self, outputs: Any, leaves: list[Any]) -> dict[int, list[Any]]:
+        """Assign flat leaves, one for each of the outputs' leaves, to the numbers of the values."""
+        if self._structure is None:
+            return {self._outputs[0]: leaves}
+        result: dict[int, list[Any]] = {}
+        for number, leaf in zip(self._outputs, leaves, strict=True):
+            if number in result and leaf is not None:
+                old = result[number][0]
+                leaf = leaf if old is None else old + leaf
+            if leaf is not None or number not in result:
+                result[number] = [leaf]
+        return result
+
+
+def whole(model: keras.Model) -> Pipeline:
+    """Return the pipeline of one stage that calls a model as its class says."""
+    return Pipeline(model, [Stage(Whole(model), (0,), (1,))], (0,), (1,), None)
+
+
+def cut(model: keras.Model, graph: Graph, groups: Sequence[Sequence[int]]) -> Pipeline:
+    """Cut an opened graph into stages.
+
+    Args:
+        model: The built model.
+        graph: Its graph.
+        groups: Each stage's calls, by index; no stage reads what a later one writes.
+
+    Returns:
+        The pipeline. A value goes straight from the stage that writes it to every stage that reads it.
+
+    Raises:
+        PlanError: A layer with state of its own is called in two stages.
+    """
+    stages: list[Stage] = []
+    owner: dict[int, int] = {}
+    for index, group in enumerate(groups):
+        calls = [graph.calls[unit] for unit in group]
+        inside = set(group)
+        written = {number for call in calls for number in call.writes}
+        reads = tuple(dict.fromkeys(n for call in calls for _, n in call.reads if n not in written))
+        outside = {n for unit, call in enumerate(graph.calls) if unit not in inside for _, n in call.reads}
+        outside |= set(graph.outputs)
+        writes = tuple(number for call in calls for number in call.writes if number in outside)
+        borrowed = frozenset(key for key, at in owner.items() if at != index)
+        stage = Stage(Segment(calls, reads, writes), reads, writes, borrowed)
+        _check_state(stage, owner, index)
+        for variable in [*stage.weights, *stage.state]:
+            owner.setdefault(id(variable), index)
+        stages.append(stage)
+    return Pipeline(model, stages, graph.inputs, graph.outputs, graph.structure)
+
+
+def _check_state(stage: Stage, owner: dict[int, int], index: int) -> None:
+    for variable, seed, averaged in zip(stage.state, stage.is_seed, stage.is_averaged, strict=True):
+        if (seed or averaged) and owner.get(id(variable), index) != index:
+            raise PlanError(
+                f"Expected a layer with state to be called in one stage, received {variable.path!r} in stages "
+                f"{owner[id(variable)]} and {index}. Move the cut so that all calls of this layer lie on one side."
+            )
+
+
+def _copied(value: Any) -> Any:
+    if not isinstance(value, tf.Tensor):
+        return value
+    copy = tf.identity(value)
+    mask = keras_mask(value)
+    if mask is not None:
+        set_mask(copy, mask)
+    return copy

@@ -1,0 +1,80 @@
+"""The law for pipelines: stages and microbatches compute what one device computes, on graphs that are no chains."""
+
+import keras
+import numpy as np
+import pytest
+
+import kparallel
+from tests.pipeline import models as m
+
+TOLERANCE = 1e-9
+
+SCCE = keras.losses.SparseCategoricalCrossentropy
+# name: (model, data, loss)
+MODELS = {
+    "residual": (m.residual, m.images, SCCE),
+    "u_net": (m.u_net, m.maps, lambda: "mse"),
+    "encoder_decoder": (m.encoder_decoder, m.sentences, lambda: SCCE(from_logits=True)),
+    "masked_two_headed": (m.masked_two_headed, m.numbers_and_tokens, lambda: {"out": SCCE(), "aux": "mse"}),
+}
+PLANS = {
+    "1x2": {"replicas": 1, "stages": 2, "microbatches": 2},
+    "1x4_1f1b": {"replicas": 1, "stages": 4, "microbatches": 3},
+    "1x4_gpipe_always": {"replicas": 1, "stages": 4, "microbatches": 4, "schedule": "gpipe", "recompute": "always"},
+    "2x2": {"replicas": 2, "stages": 2, "microbatches": 3, "recompute": "except_last"},
+    "2x1_two_on_one_device": {"replicas": 2, "stages": 2, "microbatches": 2, "devices": ["CPU:0", "CPU:1"]},
+    "3x1_microbatches": {"replicas": 3, "stages": 1, "microbatches": 2, "devices": ["CPU:0", "CPU:1", "CPU:2"]},
+}
+# Each model under two plans, each plan under at least one model; `full` crosses them.
+COVER = [
+    ("residual", "1x4_gpipe_always"),
+    ("u_net", "1x4_1f1b"),
+    ("u_net", "2x1_two_on_one_device"),
+    ("encoder_decoder", "2x2"),
+    ("encoder_decoder", "3x1_microbatches"),
+    ("masked_two_headed", "1x4_1f1b"),
+    ("masked_two_headed", "2x2"),
+    ("residual", "1x2"),
+]
+
+
+def train(model, data, loss):
+    model.compile(keras.optimizers.Adam(0.01, global_clipnorm=1.0), loss())
+    x, y = data()
+    history = model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0, validation_split=0.2).history
+    numbers = [*model.get_weights(), *(v.numpy() for v in model.optimizer.variables)]
+    return numbers, history, model.predict(x, verbose=0)
+
+
+def assert_equal(got, want):
+    got_numbers, got_history, got_outputs = got
+    want_numbers, want_history, want_outputs = want
+    for one, other in zip(got_numbers, want_numbers, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=TOLERANCE)
+    assert sorted(got_history) == sorted(want_history)
+    for key, values in want_history.items():
+        np.testing.assert_allclose(got_history[key], values, rtol=0, atol=TOLERANCE, err_msg=key)
+    keras.tree.map_structure(
+        lambda one, other: np.testing.assert_allclose(one, other, rtol=0, atol=TOLERANCE), got_outputs, want_outputs
+    )
+
+
+def check(name, plan):
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    build, data, loss = MODELS[name]
+    plain = build()
+    wrapped = kparallel.wrap(plain, **PLANS[plan])
+    assert_equal(train(wrapped, data, loss), train(plain, data, loss))
+
+
+@pytest.mark.parametrize(("name", "plan"), COVER)
+def test_a_pipeline_equals_one_device(name, plan):
+    check(name, plan)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_under_every_plan(name, plan):
+    check(name, plan)

@@ -1,0 +1,90 @@
+"""The documents hold: pages build without a warning, every example runs, every name and test they cite exists."""
+
+import importlib
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import keras
+import pytest
+
+import kparallel
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def modules():
+    for module in pkgutil.walk_packages(kparallel.__path__, "kparallel."):
+        if not module.name.endswith("__main__"):
+            yield module.name, Path(importlib.import_module(module.name).__file__)
+
+
+def by_devices():
+    """Group pages and modules by the number of virtual devices that their examples ask for, two if they do not."""
+    groups = defaultdict(list)
+    targets = [(str(path.relative_to(ROOT)), path) for path in PAGES] + list(modules())
+    for target, path in targets:
+        text = path.read_text()
+        if "```python" in text or (path.suffix == ".py" and ">>> " in text):
+            asked = re.search(r"virtual_devices\((\d+)\)", text)
+            groups[asked[1] if asked else "2"].append(target)
+    return dict(groups)
+
+
+@pytest.mark.parametrize("devices", by_devices())
+def test_examples_run(devices):
+    command = [sys.executable, Path(__file__).with_name("run_examples.py"), devices, *by_devices()[devices]]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert run.returncode == 0, run.stdout + run.stderr[-3000:]
+
+
+def test_pages_build_without_a_warning(tmp_path):
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", tmp_path / "html"]
+    run = subprocess.run([*command, "-d", tmp_path / "doctrees"], cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert (tmp_path / "html" / "index.html").exists()
+
+
+def test_the_reference_has_every_public_name():
+    reference = (ROOT / "docs" / "api.md").read_text()
+    for name in [*kparallel.__all__, *(f"errors.{name}" for name in kparallel.errors.__all__)]:
+        if name != "errors":
+            assert re.search(rf"^\.\. auto\w+:: kparallel\.{re.escape(name)}$", reference, re.MULTILINE), name
+
+
+def test_the_commands_exist():
+    for path in PAGES:
+        for block in re.findall(r"^```console\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE):
+            for command in re.split(r"\n|&&", block.strip()):
+                word = command.removeprefix("$").split()[0]
+                if not word.startswith(".venv/bin/"):
+                    assert shutil.which(word) or (Path(sys.executable).parent / word).exists(), f"{path.name}: {word}"
+                for script in re.findall(r"\S+\.py\b", command):
+                    assert (ROOT / script).exists(), f"{path.name}: {script}"
+
+
+def test_the_tests_that_documents_cite_exist():
+    sources = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for path in PAGES:
+        for name, case in re.findall(r"`(test_\w+)(?:\[(\w+)\])?`", path.read_text()):
+            if not hasattr(keras.Model, name):
+                assert f"def {name}(" in sources, f"{path.name} cites {name}, which is no test"
+            assert not case or f'"{case}"' in sources, f"{path.name} cites the case {case}, which is none"
+
+
+def test_each_row_of_the_readme_table_names_a_test():
+    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 10
+    for row in rows:
+        assert re.search(r"`test_\w+(\[\w+\])?` \|$", row), row
+
+
+def test_the_checks_script_runs_the_command_of_the_readme():
+    blocks = re.findall(r"^```console\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    *_, last = (ROOT / ".ci" / "run").read_text().strip().splitlines()
+    assert last in [block.strip() for block in blocks]

@@ -1,0 +1,277 @@
+"""Every kind of model that `wrap` takes trains as the plain one does, and keeps what its class gives it."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from likeness import assert_alike, assert_fit_alike, doubles
+
+import kparallel
+
+L = keras.layers
+ROWS = 7
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(ROWS, 3))
+Y = RNG.normal(size=(ROWS, 2))
+WORDS = tf.constant([["red"], ["green"], ["blue"], ["red"], ["grey"], ["blue"], ["green"]])
+
+
+def functional():
+    inputs = keras.Input((3,), name="x")
+    return keras.Model(inputs, L.Dense(2)(L.Dense(4, activation="tanh", name="hidden")(inputs)), name="net")
+
+
+def sequential():
+    return keras.Sequential([keras.Input((3,)), L.Dense(4, activation="tanh"), L.Dense(2)])
+
+
+def unbuilt():
+    return keras.Sequential([L.Dense(4, activation="tanh"), L.Dense(2)])
+
+
+@keras.saving.register_keras_serializable("tests")
+class Net(keras.Model):
+    """A subclassed model with a config, a method, a property and an attribute of its own."""
+
+    def __init__(self, width=4, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+        self.hidden = L.Dense(width, activation="tanh")
+        self.top = L.Dense(2)
+        self.names = ["a", "b"]
+
+    def call(self, inputs, training=False):
+        return self.top(self.hidden(inputs))
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+    @property
+    def doubled(self):
+        return 2 * self.width
+
+    def features(self, x):
+        return self.hidden(keras.ops.convert_to_tensor(x))
+
+
+def subclassed():
+    model = Net(5)
+    model(X[:1])
+    return model
+
+
+def nested():
+    inputs = keras.Input((3,))
+    inner = keras.Sequential([keras.Input((3,)), L.Dense(4, activation="tanh"), L.BatchNormalization()], name="inner")
+    return keras.Model(inputs, L.Dense(2)(functional_block()(inner(inputs))))
+
+
+def functional_block():
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, L.Add()([inputs, L.Dense(4)(inputs)]), name="block")
+
+
+def two_inputs():
+    a, b = keras.Input((3,), name="a"), keras.Input((2,), name="b")
+    joined = L.Concatenate()([L.Dense(4)(a), b])
+    return keras.Model([a, b], [L.Dense(2, name="first")(joined), L.Dense(1, name="second")(joined)])
+
+
+def dict_inputs():
+    inputs = {"a": keras.Input((3,), name="a"), "b": keras.Input((2,), name="b")}
+    joined = L.Concatenate()([L.Dense(4)(inputs["a"]), inputs["b"]])
+    return keras.Model(inputs, {"first": L.Dense(2, name="first")(joined), "second": L.Dense(1, name="second")(joined)})
+
+
+def shared():
+    a, b = keras.Input((3,), name="a"), keras.Input((3,), name="b")
+    tower = L.Dense(4, activation="tanh")
+    return keras.Model([a, b], L.Dense(2)(L.Subtract()([tower(a), tower(b)])))
+
+
+def lookup():
+    table = L.StringLookup(vocabulary=["red", "green", "blue"], output_mode="one_hot")
+    inputs = keras.Input((1,), dtype="string")
+    return keras.Model(inputs, L.Dense(2)(table(inputs)))
+
+
+def text():
+    vectorizer = L.TextVectorization(max_tokens=9, output_sequence_length=4)
+    vectorizer.adapt(["red green", "blue red green", "grey"])
+    inputs = keras.Input((1,), dtype="string")
+    embedded = L.Embedding(9, 3)(vectorizer(inputs))
+    return keras.Model(inputs, L.Dense(2)(L.GlobalAveragePooling1D()(embedded)))
+
+
+def normalized():
+    layer = L.Normalization()
+    layer.adapt(X)
+    return keras.Sequential([keras.Input((3,)), layer, L.Dense(2)])
+
+
+@keras.saving.register_keras_serializable("tests")
+class Backbone(keras.Model):
+    """A Functional model behind a constructor of its own, as KerasHub writes its backbones."""
+
+    def __init__(self, width, vocabulary=7, **kwargs):
+        embedding = L.Embedding(vocabulary, width, name="token_embedding")
+        tokens = keras.Input((None,), dtype="int32", name="token_ids")
+        mask = keras.Input((None,), dtype="int32", name="padding_mask")
+        hidden = embedding(tokens)
+        hidden = hidden * keras.ops.expand_dims(keras.ops.cast(mask, hidden.dtype), -1)
+        outputs = L.Dense(2)(L.GlobalAveragePooling1D()(L.Dense(width, activation="tanh")(hidden)))
+        super().__init__(inputs={"token_ids": tokens, "padding_mask": mask}, outputs=outputs, **kwargs)
+        self.width = width
+        self.vocabulary = vocabulary
+        self.embedding = embedding
+
+    def get_config(self):
+        config = {"name": self.name, "trainable": self.trainable}
+        return {**config, "width": self.width, "vocabulary": self.vocabulary}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def backbone():
+    return Backbone(4)
+
+
+def tokens():
+    rng = np.random.default_rng(1)
+    ids = rng.integers(0, 7, (ROWS, 5)).astype("int32")
+    return {"token_ids": ids, "padding_mask": (ids > 2).astype("int32")}
+
+
+# name: (builder, x, y)
+MODELS = {
+    "functional": (functional, lambda: X, lambda: Y),
+    "sequential": (sequential, lambda: X, lambda: Y),
+    "unbuilt": (unbuilt, lambda: X, lambda: Y),
+    "subclassed": (subclassed, lambda: X, lambda: Y),
+    "unbuilt_subclassed": (Net, lambda: X, lambda: Y),
+    "nested": (nested, lambda: X, lambda: Y),
+    "two_inputs": (two_inputs, lambda: [X, Y], lambda: [Y, Y[:, :1]]),
+    "dict_inputs": (dict_inputs, lambda: {"a": X, "b": Y}, lambda: {"first": Y, "second": Y[:, :1]}),
+    "shared": (shared, lambda: [X, X[::-1]], lambda: Y),
+    "lookup": (lookup, lambda: WORDS, lambda: Y),
+    "text": (text, lambda: WORDS, lambda: Y),
+    "normalized": (normalized, lambda: X, lambda: Y),
+    "backbone": (backbone, tokens, lambda: Y),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_trains_evaluates_and_predicts_like_the_plain_model(name):
+    doubles()
+    build, x, y = MODELS[name]
+    plain = build()
+    # A single replica where BatchNorm would see other rows: its moments are those of the replica.
+    wrapped = kparallel.wrap(plain, replicas=1 if name == "nested" else 2)
+    losses = {"first": "mse", "second": "mae"} if name == "dict_inputs" else "mse"
+    assert_fit_alike(
+        wrapped,
+        plain,
+        lambda model: {"x": x(), "y": y(), "batch_size": 3, "epochs": 2},
+        lambda: {"optimizer": keras.optimizers.Adam(0.01), "loss": losses},
+    )
+    assert isinstance(wrapped, type(plain))
+    assert [layer.name for layer in wrapped.layers] == [layer.name for layer in plain.layers]
+    evaluations = [model.evaluate(x(), y(), batch_size=3, verbose=0, return_dict=True) for model in (wrapped, plain)]
+    assert_alike(*evaluations)
+    assert_alike(wrapped.predict(x(), batch_size=3, verbose=0), plain.predict(x(), batch_size=3, verbose=0))
+    assert_alike(wrapped.predict_on_batch(x()), plain.predict_on_batch(x()))
+    calls = [model(keras.tree.map_structure(keras.ops.convert_to_tensor, x())) for model in (wrapped, plain)]
+    assert_alike(*calls)
+
+
+def test_a_builder_is_called_for_every_copy():
+    doubles()
+    keras.utils.set_random_seed(3)
+    plain = functional()
+    keras.utils.set_random_seed(3)
+    wrapped = kparallel.wrap(functional, replicas=2)
+    fit = {"x": X, "y": Y, "batch_size": 3}
+    assert_fit_alike(wrapped, plain, lambda model: fit, lambda: {"optimizer": "sgd", "loss": "mse"})
+    with pytest.raises(kparallel.errors.ModelError, match="received int"):
+        kparallel.wrap(lambda: 3)
+
+
+def test_a_compiled_builder_brings_its_compile_arguments():
+    def build():
+        model = functional()
+        model.compile(keras.optimizers.SGD(0.25), "mae", metrics=["mse"])
+        return model
+
+    wrapped = kparallel.wrap(build, replicas=2)
+    assert wrapped.compiled and wrapped.loss == "mae"
+    assert float(wrapped.optimizer.learning_rate) == 0.25
+    assert sorted(wrapped.fit(X, Y, verbose=0).history) == ["loss", "mse"]
+
+
+def test_a_subclass_keeps_its_methods_and_attributes():
+    plain = subclassed()
+    plain.note = {"set": "later"}
+    wrapped = kparallel.wrap(plain, replicas=2)
+    assert wrapped.width == 5 and wrapped.doubled == 10 and list(wrapped.names) == ["a", "b"]
+    assert wrapped.note == {"set": "later"} and wrapped.note is not plain.note
+    wrapped.compile("sgd", "mse")
+    wrapped.fit(X, Y, verbose=0)
+    np.testing.assert_allclose(wrapped.features(X), wrapped.unwrap().features(X), atol=1e-6)
+    assert np.abs(wrapped.features(X) - plain.features(X)).max() > 1e-6
+    assert isinstance(wrapped, Net) and isinstance(wrapped.unwrap(), Net)
+    assert wrapped.unwrap().note == {"set": "later"}
+
+
+def test_subclassed_losses_and_metrics_are_called_once_per_batch():
+    doubles()
+
+    @keras.saving.register_keras_serializable("tests")
+    class Own(Net):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return 0.5 * super().compute_loss(x, y, y_pred, sample_weight, training)
+
+        def compute_metrics(self, x, y, y_pred, sample_weight=None):
+            logs = super().compute_metrics(x, y, y_pred, sample_weight)
+            return {**logs, "rows": keras.ops.shape(y_pred)[0]}
+
+    plain = Own()
+    plain(X[:1])
+    wrapped = kparallel.wrap(plain, replicas=2)
+    fit = {"x": X, "y": Y, "batch_size": 3}
+    assert_fit_alike(wrapped, plain, lambda model: fit, lambda: {"optimizer": "sgd", "loss": "mse", "metrics": ["mae"]})
+    assert_alike(
+        *[model.train_on_batch(X[:5], Y[:5], return_dict=True) for model in (wrapped, plain)],
+    )
+
+
+def test_frozen_layers_do_not_move_and_slots_fit():
+    doubles()
+    plain = functional()
+    wrapped = kparallel.wrap(plain, replicas=2)
+    fit = {"x": X, "y": Y, "batch_size": 3}
+    arguments = {"optimizer": "adam", "loss": "mse"}
+    for trainable in (True, False, True):
+        for model in (plain, wrapped):
+            model.get_layer("hidden").trainable = trainable
+        before = wrapped.get_layer("hidden").get_weights()
+        assert_fit_alike(wrapped, plain, lambda model: fit, lambda: arguments)
+        moved = np.abs(wrapped.get_layer("hidden").get_weights()[0] - before[0]).max() > 0
+        assert moved == trainable
+        assert len(wrapped.optimizer.variables) == len(plain.optimizer.variables) == (10 if trainable else 6)
+    frozen = functional()
+    frozen.get_layer("hidden").trainable = False
+    assert kparallel.wrap(frozen).get_layer("hidden").trainable is False
+
+
+def test_a_model_built_inside_another_strategy_is_wrapped():
+    doubles()
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        foreign = functional()
+        foreign.compile("adam", "mse")
+    plain = functional()
+    plain.set_weights(foreign.get_weights())
+    wrapped = kparallel.wrap(foreign, replicas=3)
+    fit = {"x": X, "y": Y, "batch_size": 4}
+    assert_fit_alike(wrapped, plain, lambda model: fit, lambda: {"optimizer": "adam", "loss": "mse"})
