@@ -124,7 +124,7 @@ def _check_options(options: Options) -> None:
     if isinstance(options.stages, int) and options.stages < 1:
         raise PlanError(f"Expected at least 1 stage, received {options.stages}.")
     if isinstance(options.schedule, str):
-        by_name(options.schedule)
+        by_name(options.schedule, lanes=1)
 
 
 def _number_by_hand(stages: Any) -> int:
