@@ -96,3 +96,29 @@ def test_a_pipeline_equals_one_device(name, plan):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_under_every_plan(name, plan):
     check(name, plan)
+
+
+def test_a_stock_application_in_four_stages_equals_one_device():
+    """Without microbatches BatchNorm sees the same rows, so that MobileNetV2 has no exception to claim."""
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    plain = keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, classes=3)
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(8, 32, 32, 3)), rng.integers(0, 3, 8)
+    wrapped = kparallel.wrap(plain, replicas=1, stages=4, microbatches=1)
+    layers = [len(group.layers) for group in wrapped.plan.groups]
+    assert sum(layers) == len(plain.layers) - 1 and min(layers) > 5
+    for model in (plain, wrapped):
+        model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "sparse_categorical_crossentropy")
+        model.fit(*data, batch_size=4, shuffle=False, verbose=0)
+    for one, other in zip(wrapped.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=TOLERANCE)
+
+
+def test_a_cut_by_measured_time_equals_one_device():
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    plain = m.residual()
+    x, _ = m.images()
+    wrapped = kparallel.wrap(plain, replicas=1, stages=3, microbatches=2, balance="time", sample=x[:4])
+    assert_equal(train(wrapped, m.images, SCCE), train(plain, m.images, SCCE))
