@@ -2,44 +2,106 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from kparallel.errors import PlanError
-from kparallel.planning.profile import Unit, cut_bytes
+from kparallel.planning.profile import Unit, arriving_bytes
 
 __all__: list[str] = []
 
+_ROUNDING = 1 + 1e-12  # Two sums of the same costs may differ by this much.
 
-def cut(costs: Sequence[float], stages: int, units: Sequence[Unit] | None = None) -> tuple[int, ...]:
+
+def cut(
+    costs: Sequence[float],
+    stages: int,
+    units: Sequence[Unit] | None = None,
+    fits: npt.NDArray[np.bool_] | None = None,
+) -> tuple[int, ...]:
     """Return where each group starts; exact, by dynamic programming over (groups, end).
 
-    Among the cuts with the least slowest group, the one that sends the fewest bytes is taken.
+    Among all cuts whose slowest group is the fastest possible, the one that sends the fewest bytes is taken. An output
+    counts once for every later group that reads it, since it travels straight there. No group is without cost.
 
     Args:
-        costs: One cost for each unit, in order.
+        costs: One cost for each unit, in order, in any unit.
         stages: How many groups.
         units: The units, to count the bytes that a cut sends; default none are counted.
+        fits: Whether the units from start to end (exclusive) fit the memory of a stage, as an array indexed
+            `[stage, start, end]`; default everything fits.
 
     Raises:
-        PlanError: There are more stages than units.
+        PlanError: There are more stages than units with a cost, or no cut fits.
 
     Example:
         >>> cut([4, 1, 1, 1, 3], 2)
         (0, 2)
     """
+    _check(costs, stages)
+    table = np.broadcast_to(_runs(costs, stages), (stages, len(costs) + 1, len(costs) + 1))
+    if fits is not None:
+        table = np.where(fits, table, np.inf)
+    least = least_slowest(table)
+    if np.isinf(least):
+        raise PlanError(f"Expected a cut into {stages} stages in which each fits its memory; there is none.")
+    sent = arriving_bytes(units) if units is not None else np.zeros(table.shape[1:])
+    return _fewest(np.where(table <= least * _ROUNDING, sent, np.inf))
+
+
+def least_slowest(table: npt.NDArray[np.float64]) -> float:
+    """Return the least possible cost of the dearest group.
+
+    Args:
+        table: Cost of a group, indexed `[stage, start, end]`; infinite where there can be none.
+
+    Example:
+        >>> least_slowest(np.array([[[np.inf, 3.0], [np.inf, np.inf]]]))
+        3.0
+    """
+    best = np.full(table.shape[1], np.inf)
+    best[0] = 0
+    for costs in table:
+        best = np.maximum(best[:, None], costs).min(axis=0)
+    return float(best[-1])
+
+
+def _fewest(table: npt.NDArray[np.float64]) -> tuple[int, ...]:
+    """Return the starts of the groups with the least sum."""
+    best = np.full(table.shape[1], np.inf)
+    best[0] = 0
+    choices = []
+    for costs in table:
+        total = best[:, None] + costs
+        choices.append(total.argmin(axis=0))
+        best = total.min(axis=0)
+    starts = [table.shape[1] - 1]
+    for choice in reversed(choices):
+        starts.append(int(choice[starts[-1]]))
+    return tuple(reversed(starts[1:]))
+
+
+def _runs(costs: Sequence[float], stages: int) -> npt.NDArray[np.float64]:
+    """Return the cost of every run of units, indexed `[start, end]`; infinite for runs that can be no stage."""
+    sums = np.concatenate([[0.0], np.cumsum(costs)])
+    working = np.concatenate([[0], np.cumsum(np.asarray(costs) > 0)])
+    runs: npt.NDArray[np.float64] = sums[None, :] - sums[:, None]
+    possible = np.triu(np.ones_like(runs), 1) > 0
+    if stages > 1:
+        possible &= working[None, :] > working[:, None]
+    return np.where(possible, runs, np.inf)
+
+
+def _check(costs: Sequence[float], stages: int) -> None:
     number = len(costs)
     if not 1 <= stages <= number:
         raise PlanError(f"Expected 1 to {number} stages for a model of {number} calls, received {stages}.")
-    sums = [0.0]
-    for cost in costs:
-        sums.append(sums[-1] + cost)
-    sent = [0 if units is None or start == 0 else cut_bytes(units, start) for start in range(number)]
-    # best[end]: (slowest group, bytes sent, starts) of the first `end` units in so many groups.
-    best: dict[int, tuple[float, int, tuple[int, ...]]] = {end: (sums[end], 0, (0,)) for end in range(1, number + 1)}
-    for groups in range(2, stages + 1):
-        best = {
-            end: min(
-                (max(best[start][0], sums[end] - sums[start]), best[start][1] + sent[start], (*best[start][2], start))
-                for start in range(groups - 1, end)
-            )
-            for end in range(groups, number + 1)
-        }
-    return best[number][2]
+    if not all(0 <= cost < np.inf for cost in costs):
+        raise PlanError("Expected costs that are finite and not negative.")
+    working = sum(cost > 0 for cost in costs)
+    if stages > max(1, working):
+        raise PlanError(
+            f"Expected at most {working} stages, received {stages}: only {working} of the model's {number} calls cost "
+            "anything by this measure, and a stage without weights or work only waits. Use fewer stages, or balance "
+            "by another measure."
+        )

@@ -1,11 +1,23 @@
 """The plan: what runs where, decided once, frozen and printable. Knows nothing of tensors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from kparallel.errors import PlanError
 from kparallel.mesh import Mesh
-from kparallel.schedule import Programs, Schedule, programs_for
+from kparallel.planning.memory import Memory, stage_memory
+from kparallel.planning.predict import Prediction, predict
+from kparallel.planning.report import report
+from kparallel.schedule import Programs, Schedule, in_flight, programs_for
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__: list[str] = []
+
+RECOMPUTE = ("never", "always", "except_last")
 
 
 @dataclass(frozen=True)
@@ -17,17 +29,25 @@ class LayerGroup:
         parameters: Number of weights, trainable or not.
         weight_bytes: Bytes of these weights on one device.
         units: Numbers of the stage's calls in the model's graph; empty where the model is one stage.
+        share: The stage's part of the model's cost, from 0 to 1; an estimate, so not compared.
+        activation_bytes_per_row: What a forward pass keeps for one row; an estimate.
+        arriving_bytes_per_row: What the stage reads from earlier stages for one row; an estimate.
     """
 
     layers: tuple[str, ...]
     parameters: int
     weight_bytes: int
     units: tuple[int, ...] = ()
+    share: float = field(default=1.0, compare=False)
+    activation_bytes_per_row: int = field(default=0, compare=False)
+    arriving_bytes_per_row: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The decision how a model is spread over devices; `print` it to read it.
+    """The decision how a model is spread over devices; `print` it to read it, `plot` it to see it.
+
+    Two plans are equal when they decide the same; estimates and the reason do not count.
 
     Args:
         model_name: Name of the model that it was made for.
@@ -36,6 +56,13 @@ class Plan:
         microbatches: Into how many parts each replica's share of a batch is split.
         schedule: Its name, or a function of (stages, microbatches).
         recompute: `"never"`, `"always"` or `"except_last"`: which forward passes are run again for the backward.
+        batch_size: Rows of a batch over all replicas, for estimates of memory; default unknown.
+        slots: Optimizer variables for each weight, for estimates of memory; default 2, as Adam has.
+        reason: Why a search chose it; default empty.
+
+    Raises:
+        PlanError: `microbatches` is below 1, `recompute` or the schedule is unknown.
+        ScheduleError: The schedule breaks a law of schedules.
 
     Example:
         >>> print(Plan("mlp", Mesh((("CPU:0",), ("CPU:1",))), (LayerGroup(("a", "b"), 10, 40),)))
@@ -52,6 +79,18 @@ class Plan:
     microbatches: int = 1
     schedule: str | Schedule = "1f1b"
     recompute: str = "never"
+    batch_size: int | None = field(default=None, compare=False)
+    slots: float = field(default=2, compare=False)
+    reason: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if self.microbatches < 1:
+            raise PlanError(f"Expected at least 1 microbatch, received {self.microbatches}.")
+        if self.recompute not in RECOMPUTE:
+            raise PlanError(f"Expected recompute to be one of {RECOMPUTE}, received {self.recompute!r}.")
+        if self.groups and len(self.groups) != self.mesh.stages:
+            raise PlanError(f"Expected {self.mesh.stages} layer groups for this mesh, received {len(self.groups)}.")
+        self.programs()
 
     @property
     def lanes(self) -> tuple[int, ...]:
@@ -60,31 +99,49 @@ class Plan:
         order = list(dict.fromkeys(row))
         return tuple(order.index(name) for name in row)
 
+    @property
+    def rows_per_microbatch(self) -> int:
+        """Rows of the largest microbatch; 1 where the batch size is unknown."""
+        if self.batch_size is None:
+            return 1
+        return ceil(ceil(self.batch_size / self.mesh.replicas) / self.microbatches)
+
     def programs(self) -> Programs:
         """Return the actions of each lane."""
         return programs_for(self.schedule, self.mesh.stages, self.microbatches, self.lanes)
 
+    def memory(self, stage_index: int) -> Memory:
+        """Estimate the memory of a stage on one device, activations for `batch_size` (or one row a microbatch)."""
+        group, rows = self.groups[stage_index], self.rows_per_microbatch
+        return stage_memory(
+            group.weight_bytes,
+            rows * group.activation_bytes_per_row,
+            rows * group.arriving_bytes_per_row,
+            in_flight(self.programs())[stage_index],
+            self.recompute,
+            self.slots,
+        )
+
+    def predict(self) -> Prediction:
+        """Estimate the time of a step and the share of time in which devices wait."""
+        shares = [group.share for group in self.groups]
+        return predict(shares, self.programs(), self.microbatches, self.mesh.replicas, self.recompute)
+
+    def plot(self, path: str | Path | None = None) -> "Figure":
+        """Draw the mesh, the layer groups and the schedule as one picture.
+
+        Args:
+            path: Where to save it; the ending tells the format, such as `"plan.svg"`. Default it is not saved.
+
+        Returns:
+            The Matplotlib figure.
+
+        Raises:
+            ImportError: Matplotlib is not installed.
+        """
+        from kparallel.planning.picture import draw
+
+        return draw(self, path)
+
     def __str__(self) -> str:
-        mesh = self.mesh
-        lines = [
-            f"plan for {self.model_name!r}: {_count(mesh.replicas, 'replica')} x {_count(mesh.stages, 'stage')}",
-            str(mesh),
-        ]
-        for index, group in enumerate(self.groups):
-            lines.append(
-                f"stage {index}: {_count(len(group.layers), 'layer')}, {group.parameters:,} parameters, "
-                f"{_size(group.weight_bytes)} of weights on each of {', '.join(mesh.column(index))}"
-            )
-        return "\n".join(lines)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def _size(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000 or unit == "GB":
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    raise AssertionError("unreachable")
+        return report(self)

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 __all__: list[str] = []
 
 
@@ -31,7 +34,28 @@ class Unit:
     layers: tuple[str, ...]
 
 
-def cut_bytes(units: Sequence[Unit], start: int) -> int:
-    """Return the bytes for one row that cross a cut before unit `start`, each output counted once."""
-    crossing = {read for unit in units[start:] for read in unit.reads if read < start}
-    return sum(units[read].output_bytes_per_row for read in crossing)
+def arriving_bytes(units: Sequence[Unit]) -> npt.NDArray[np.float64]:
+    """Count what every run of units reads from earlier units.
+
+    Args:
+        units: The model's units.
+
+    Returns:
+        Bytes for one row, indexed `[start, end]`; each output counts once. At `[start, len(units)]` stand the bytes
+        that cross a cut before `start`.
+
+    Example:
+        >>> fork = [Unit("a", 1, 0, 0, 8, 8, (), ()), *[Unit(name, 1, 0, 0, 4, 4, (0,), ()) for name in "bc"]]
+        >>> print(arriving_bytes(fork)[1])
+        [0. 0. 8. 8.]
+    """
+    readers: list[list[int]] = [[] for _ in units]
+    for index, unit in enumerate(units):
+        for read in set(unit.reads):
+            readers[read].append(index)
+    arriving = np.zeros((len(units) + 1, len(units) + 1))
+    for index, unit in enumerate(units):
+        for before, reader in zip([index, *readers[index]], readers[index], strict=False):
+            # Runs that start behind the reader before this one, and reach this one.
+            arriving[before + 1 : reader + 1, reader + 1 :] += unit.output_bytes_per_row
+    return arriving

@@ -1,0 +1,98 @@
+"""How many bytes a stage needs while it trains; an estimate from sizes alone."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kparallel.errors import PlanError
+
+__all__: list[str] = []
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(B|[kKMGT]B|[KMGT]iB)\s*")
+
+Bytes = float | npt.NDArray[np.float64]
+"""Bytes of one stage, or of every stage that there could be."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the device of one stage.
+
+    Args:
+        weights: The weights.
+        gradients: Their gradients, summed over microbatches.
+        slots: The optimizer's variables.
+        activations: What forward passes keep for backward passes, at its peak.
+    """
+
+    weights: Bytes
+    gradients: Bytes
+    slots: Bytes
+    activations: Bytes
+
+    @property
+    def total(self) -> Bytes:
+        """All of it."""
+        return self.weights + self.gradients + self.slots + self.activations
+
+
+def stage_memory(
+    weight_bytes: Bytes,
+    activation_bytes: Bytes,
+    arriving_bytes: Bytes,
+    in_flight: int,
+    recompute: str = "never",
+    slots: float = 2,
+) -> Memory:
+    """Estimate a stage's memory.
+
+    A stage keeps the activations of every microbatch in flight. With recomputation it keeps what it was sent for each,
+    and all activations of the one that runs backward; `"except_last"` adds those of the last microbatch.
+
+    Args:
+        weight_bytes: Bytes of the stage's weights.
+        activation_bytes: Bytes that the forward pass of one microbatch keeps.
+        arriving_bytes: Bytes that one microbatch brings from earlier stages.
+        in_flight: Most microbatches that wait for their backward pass.
+        recompute: `"never"`, `"always"` or `"except_last"`.
+        slots: Optimizer variables for each weight; 2 (default) for Adam, 1 for momentum, 0 for plain SGD.
+
+    Example:
+        >>> stage_memory(100, activation_bytes=50, arriving_bytes=10, in_flight=4)
+        Memory(weights=100, gradients=100, slots=200, activations=200)
+        >>> stage_memory(100, activation_bytes=50, arriving_bytes=10, in_flight=4, recompute="always").activations
+        90
+    """
+    kept = in_flight * activation_bytes
+    if recompute != "never":
+        full = min(in_flight, 2 if recompute == "except_last" else 1)
+        kept = full * activation_bytes + in_flight * arriving_bytes
+    return Memory(weight_bytes, weight_bytes, slots * weight_bytes, kept)
+
+
+def parse_bytes(size: str | float) -> float:
+    """Read a size such as `"8GB"`.
+
+    Args:
+        size: A number of bytes, or a number with B, kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (of 1024).
+
+    Returns:
+        Bytes.
+
+    Raises:
+        PlanError: It is no size.
+
+    Example:
+        >>> parse_bytes("8GB"), parse_bytes("1.5 MiB")
+        (8000000000.0, 1572864.0)
+    """
+    if isinstance(size, int | float) and not isinstance(size, bool) and size > 0:
+        return float(size)
+    match = _SIZE.fullmatch(size) if isinstance(size, str) else None
+    if match is None or float(match[1]) == 0:
+        raise PlanError(f"Expected a size such as '8GB' or '512 MiB', or a number of bytes above 0, received {size!r}.")
+    unit = match[2]
+    power = 0 if unit == "B" else "KMGT".index(unit[0].upper()) + 1
+    return float(float(match[1]) * (1024 if "i" in unit else 1000) ** power)

@@ -1,0 +1,174 @@
+"""A plan as one picture: above, which layers and devices each stage has; below, who works when in one step.
+
+```text
+            stage 0      stage 1            layers, share of the work, bytes that pass between
+replica 0   GPU:0        GPU:1              the mesh
+GPU:0       F0 F1    B0 F2 B1    B2         the schedule, to the scale of the stages' costs
+GPU:1          F0 B0 F1 B1 F2 B2
+```
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kparallel.planning.predict import passes
+from kparallel.planning.report import brief, count, schedule_name, size
+from kparallel.schedule import FORWARD, Action, clock
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from kparallel.planning.plan import Plan
+
+__all__: list[str] = []
+
+# Colours that colour-blind readers can tell apart (Okabe and Ito); stages beyond them repeat.
+_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7A6FBE", "#8C8C4A")
+_INK = "#222222"
+_LEFT, _ROW = 0.95, 0.36  # Inches: the margin with the names of lanes and replicas, and the height of a device.
+_BOX = 0.74  # The part of a column that its boxes take; arrows take the rest.
+
+
+def draw(plan: "Plan", path: str | Path | None = None) -> "Figure":
+    """Draw a plan, and save it if a path is given.
+
+    Args:
+        plan: The plan.
+        path: Where to save; the ending tells the format. Default it is not saved.
+
+    Raises:
+        ImportError: Matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("Plan.plot needs Matplotlib. Install it with: pip install 'kparallel[plots]'") from error
+    lanes = max(plan.lanes) + 1
+    width = _width(plan, lanes)
+    upper, lower = 2.75 + _ROW * plan.mesh.replicas, 0.45 * lanes
+    height = 0.65 + upper + 0.65 + lower + 0.6
+    figure = Figure(figsize=(width, height))
+    figure.text(0.2 / width, 1 - 0.4 / height, _title(plan), fontsize=14, fontweight="bold", color=_INK)
+    inner = 1 - (_LEFT + 0.25) / width
+    _draw_mesh(figure.add_axes((_LEFT / width, 1 - (0.65 + upper) / height, inner, upper / height)), plan, upper)
+    _draw_schedule(figure.add_axes((_LEFT / width, 0.6 / height, inner, lower / height)), plan, width)
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def _width(plan: "Plan", lanes: int) -> float:
+    """Return the width in inches: room for a stage's layer names, and for the labels of a lane's actions."""
+    actions = 2 * plan.microbatches * plan.mesh.stages / lanes
+    return min(20.0, max(9.0, _LEFT + 2.4 * plan.mesh.stages, 0.36 * actions))
+
+
+def _title(plan: "Plan") -> str:
+    mesh = plan.mesh
+    return f"{plan.model_name}: {count(mesh.replicas, 'replica')} × {count(mesh.stages, 'stage')}"
+
+
+def _draw_mesh(axes: "Axes", plan: "Plan", height: float) -> None:
+    """Draw a column for each stage: its layers in a box, below it its device on every replica. Upwards in inches."""
+    mesh = plan.mesh
+    devices = _ROW * mesh.replicas
+    axes.set_xlim(0, mesh.stages)
+    axes.set_ylim(0, height)
+    axes.axis("off")
+    for stage, group in enumerate(plan.groups):
+        color, middle = _color(stage), stage + _BOX / 2
+        axes.text(middle, height - 0.2, f"stage {stage}", ha="center", fontsize=12, fontweight="bold", color=color)
+        axes.add_patch(_rectangle(stage, devices + 0.1, _BOX, height - devices - 0.4, color, 0.16))
+        axes.text(middle, devices + 1.28, _content(group), ha="center", va="center", fontsize=9, color=_INK)
+        if stage:
+            _arrow(axes, stage, devices + 1.28, size(plan.rows_per_microbatch * group.arriving_bytes_per_row))
+        for replica, row in enumerate(mesh.rows):
+            at = devices - _ROW * (replica + 1)
+            axes.add_patch(_rectangle(stage, at + 0.04, _BOX, _ROW - 0.08, color, 0.9))
+            ink = _ink_on(color)
+            axes.text(middle, at + _ROW / 2, row[stage], ha="center", va="center", fontsize=9, color=ink)
+    margin = -0.1 * mesh.stages / (axes.get_position().width * axes.figure.get_figwidth())  # type: ignore[union-attr]
+    for replica in range(mesh.replicas):
+        at = devices - _ROW * (replica + 0.5)
+        axes.text(margin, at, f"replica {replica}", ha="right", va="center", fontsize=9, color=_INK)
+    axes.text(margin, devices + 1.28, "layers", ha="right", va="center", fontsize=9, color=_INK)
+
+
+def _content(group: Any) -> str:
+    lines = brief(group.layers, 5).replace(", ", "\n")
+    return f"{lines}\n\n{group.parameters:,} parameters\n{group.share:.0%} of the work"
+
+
+def _arrow(axes: "Axes", stage: int, height: float, text: str) -> None:
+    style = {"arrowstyle": "-|>", "color": _INK, "lw": 1.2}
+    axes.annotate("", xy=(stage, height), xytext=(stage - 1 + _BOX, height), arrowprops=style)
+    middle = stage - (1 - _BOX) / 2
+    axes.text(middle, height + 0.07, text, ha="center", fontsize=8, color=_INK)
+    axes.text(middle, height - 0.17, "a microbatch", ha="center", fontsize=7, color=_INK)
+
+
+def _draw_schedule(axes: "Axes", plan: "Plan", width: float) -> None:
+    """Draw a lane for each device of a row, a box for each action, to the scale of time."""
+    programs = plan.programs()
+    shares = [group.share for group in plan.groups]
+    times = clock(programs, *passes(shares, plan.microbatches, plan.recompute))
+    inch = times.makespan / (width - _LEFT - 0.25)
+    for lane, program in enumerate(programs):
+        axes.add_patch(_rectangle(0, lane - 0.42, times.makespan, 0.84, "#E9E9E9", 1.0))
+        for action in program:
+            start, length = times.start[action], times.finish[action] - times.start[action]
+            _draw_action(axes, action, start, length, lane, length / inch)
+    axes.set_xlim(0, times.makespan)
+    axes.set_ylim(len(programs) - 0.5, -0.5)
+    axes.set_yticks(range(len(programs)), list(dict.fromkeys(plan.mesh.rows[0])), fontsize=9, color=_INK)
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.set_title(_headline(plan), loc="left", fontsize=12, fontweight="bold", color=_INK, pad=8)
+    axes.set_xlabel(_caption(plan), loc="left", fontsize=9, color=_INK, labelpad=8)
+
+
+def _draw_action(axes: "Axes", action: Action, start: float, length: float, lane: int, inches: float) -> None:
+    color, forward = _color(action.stage), action.kind == FORWARD
+    axes.add_patch(_rectangle(start, lane - 0.42, length, 0.84, "white", 1.0))
+    axes.add_patch(_rectangle(start, lane - 0.42, length, 0.84, color, 0.4 if forward else 0.95))
+    text = f"{action.kind}{action.microbatch}"
+    points = min(9.0, inches * 72 / (0.75 * len(text)))
+    if points >= 5:
+        ink = _INK if forward else _ink_on(color)
+        axes.text(start + length / 2, lane, text, ha="center", va="center", fontsize=points, color=ink)
+
+
+def _headline(plan: "Plan") -> str:
+    text = "one training step" + ("" if plan.mesh.replicas == 1 else ", every replica alike")
+    if plan.microbatches == 1 and plan.mesh.stages == 1:
+        return text
+    return f"{text}: {count(plan.microbatches, 'microbatch')}, schedule {schedule_name(plan)}"
+
+
+def _caption(plan: "Plan") -> str:
+    told = plan.predict()
+    again = "" if plan.recompute == "never" else f" (which runs it forward again: recompute {plan.recompute})"
+    wait = f"grey: the device waits, {told.bubble:.0%} of the time;  " if told.bubble > 0.001 else ""
+    return (
+        f"time →   F0: microbatch 0 forward, B0: backward{again};  {wait}a step takes {told.step_time:.2f} of one "
+        "device's time"
+    )
+
+
+def _ink_on(color: str) -> str:
+    """Return the colour of text that can be read on a colour."""
+    red, green, blue = (int(color[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    return _INK if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
+
+
+def _color(stage: int) -> str:
+    return _COLORS[stage % len(_COLORS)]
+
+
+def _rectangle(x: float, y: float, width: float, height: float, color: str, alpha: float) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x, y), width, height, facecolor=color, alpha=alpha, edgecolor="white", linewidth=0.8)

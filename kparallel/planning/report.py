@@ -1,0 +1,114 @@
+"""A plan as text."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from kparallel.schedule import chart, in_flight
+
+if TYPE_CHECKING:
+    from kparallel.planning.plan import LayerGroup, Plan
+
+__all__: list[str] = []
+
+
+def report(plan: "Plan") -> str:
+    """Return what `print(plan)` shows: a few lines for one stage, tables and the schedule's chart for several."""
+    lines = [_title(plan), str(plan.mesh)]
+    if len(plan.groups) <= 1:
+        lines += [_one_line(plan, index, group) for index, group in enumerate(plan.groups)]
+    else:
+        lines += ["", _table(plan), "", *_layers(plan), "", *_schedule(plan), *_prediction(plan)]
+    if plan.reason:
+        lines.append(f"chosen: {plan.reason}")
+    return "\n".join(lines)
+
+
+def schedule_name(plan: "Plan") -> str:
+    """Return what to call the plan's schedule."""
+    return plan.schedule if isinstance(plan.schedule, str) else getattr(plan.schedule, "__name__", "own")
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "es" if noun.endswith("ch") else "s")
+
+
+def size(number: float) -> str:
+    """Return bytes in the unit that suits them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000 or unit == "GB":
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    raise AssertionError("unreachable")
+
+
+def brief(layers: Sequence[str], most: int = 6) -> str:
+    """Name the first layers and the last."""
+    if len(layers) <= most:
+        return ", ".join(layers)
+    return f"{', '.join(layers[: most - 1])}, … {len(layers) - most} more …, {layers[-1]}"
+
+
+def _title(plan: "Plan") -> str:
+    mesh = plan.mesh
+    text = f"plan for {plan.model_name!r}: {count(mesh.replicas, 'replica')} x {count(mesh.stages, 'stage')}"
+    if mesh.stages > 1 or plan.microbatches > 1:
+        text += f", {count(plan.microbatches, 'microbatch')}"
+    if mesh.stages > 1:
+        text += f", schedule {schedule_name(plan)}"
+    return text + (f", recompute {plan.recompute}" if plan.recompute != "never" else "")
+
+
+def _one_line(plan: "Plan", index: int, group: "LayerGroup") -> str:
+    return (
+        f"stage {index}: {count(len(group.layers), 'layer')}, {group.parameters:,} parameters, "
+        f"{size(group.weight_bytes)} of weights on each of {', '.join(plan.mesh.column(index))}"
+    )
+
+
+def _table(plan: "Plan") -> str:
+    """Draw the table of stages; bytes are those on one device, of microbatches at the peak."""
+    flying = in_flight(plan.programs())
+    head = ["", "layers", "parameters", "cost", "weights", "slots", "activations", "in flight", "arriving"]
+    rows = [head]
+    for index, group in enumerate(plan.groups):
+        memory = plan.memory(index)
+        rows.append(
+            [
+                f"stage {index}",
+                str(len(group.layers)),
+                f"{group.parameters:,}",
+                f"{group.share:.0%}",
+                size(float(memory.weights)),
+                size(float(memory.slots)),
+                size(float(memory.activations)),
+                str(flying[index]),
+                size(plan.rows_per_microbatch * group.arriving_bytes_per_row) if index else "-",
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = ["   ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    unit = (
+        "of one row a microbatch; give batch_size for a batch's"
+        if plan.batch_size is None
+        else (f"of {count(plan.rows_per_microbatch, 'row')} a microbatch")
+    )
+    return "\n".join([*lines, f"activations (at the peak) and arriving bytes (a microbatch's) are {unit}"])
+
+
+def _layers(plan: "Plan") -> list[str]:
+    return [f"stage {index}: {brief(group.layers)}" for index, group in enumerate(plan.groups)]
+
+
+def _schedule(plan: "Plan") -> list[str]:
+    names = list(dict.fromkeys(plan.mesh.rows[0]))
+    same = "" if plan.mesh.replicas == 1 else ", the same on every replica"
+    return [f"schedule (2F0: stage 2, forward, microbatch 0){same}:", chart(plan.programs(), names)]
+
+
+def _prediction(plan: "Plan") -> list[str]:
+    told = plan.predict()
+    return [
+        f"predicted: devices wait {told.bubble:.0%} of the time (bubble); "
+        f"a step takes {told.step_time:.2f} of one device's time"
+    ]

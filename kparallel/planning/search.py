@@ -1,0 +1,238 @@
+"""Choose a plan: the fastest that fits the memory of every device."""
+
+from collections.abc import Sequence
+from math import ceil
+
+import numpy as np
+import numpy.typing as npt
+
+from kparallel.errors import PlanError
+from kparallel.mesh import Mesh
+from kparallel.planning.candidate import Candidate, candidates
+from kparallel.planning.cut import cut, least_slowest
+from kparallel.planning.groups import layer_groups
+from kparallel.planning.memory import parse_bytes, stage_memory
+from kparallel.planning.plan import Plan
+from kparallel.planning.predict import at_least, predict
+from kparallel.planning.profile import Unit, arriving_bytes
+from kparallel.planning.report import count, size
+from kparallel.schedule import Schedule, in_flight, programs_for
+
+__all__: list[str] = []
+
+
+def choose(
+    units: Sequence[Unit],
+    devices: Sequence[str],
+    batch_size: int,
+    memory_per_device: str | float | None = None,
+    *,
+    model_name: str = "model",
+    costs: Sequence[float] | None = None,
+    schedule: str | Schedule = "1f1b",
+    slots: float = 2,
+    replicas: int | None = None,
+    stages: int | None = None,
+    microbatches: int | None = None,
+    recompute: str | None = None,
+) -> Plan:
+    """Pick replicas, stages, microbatches and recomputation with the least predicted step time that fits.
+
+    Plain data parallelism wins whenever it fits.
+
+    Args:
+        units: The model's units.
+        devices: Names of the devices.
+        batch_size: Rows of a batch over all replicas.
+        memory_per_device: Such as `"8GB"`, or bytes; default no limit.
+        model_name: Name of the model, for the plan.
+        costs: What each unit costs, in any unit; default its FLOPs.
+        schedule: Name of the schedule, or a function; default 1F1B.
+        slots: Optimizer variables for each weight; default 2, as Adam has.
+        replicas: Fixes the number of replicas; default free, as for the next three.
+        stages: Fixes the number of stages.
+        microbatches: Fixes the number of microbatches.
+        recompute: Fixes the recompute policy.
+
+    Returns:
+        The plan, with its reason.
+
+    Raises:
+        PlanError: No plan fits; the message has the closest miss. Or an argument is out of its range.
+
+    Example:
+        >>> units = [Unit(f"dense_{i}", 1e6, 1000, 4000, 4000, 4000, (), (f"dense_{i}",)) for i in range(4)]
+        >>> print(choose(units, ["CPU:0", "CPU:1"], batch_size=32, memory_per_device="1MB"))
+        plan for 'model': 2 replicas x 1 stage
+                    stage 0
+        replica 0   CPU:0
+        replica 1   CPU:1
+        stage 0: 4 layers, 4,000 parameters, 16 kB of weights on each of CPU:0, CPU:1
+        chosen: plain data parallelism fits: 320 kB of 1 MB on each device
+    """
+    limit = np.inf if memory_per_device is None else parse_bytes(memory_per_device)
+    if batch_size < 1 or not units or not devices:
+        raise PlanError(
+            f"Expected a batch, units and devices, received batch_size={batch_size}, {len(units)} units and "
+            f"{len(devices)} devices."
+        )
+    search = _Search(units, costs, schedule, batch_size, limit, slots)
+    fixed = (replicas, stages, microbatches, recompute)
+    possible = list(candidates(len(devices), batch_size, search.most_stages, fixed))
+    if not possible:
+        raise PlanError(
+            f"Expected a plan for {count(len(devices), 'device')}, a batch of {count(batch_size, 'row')} and at most "
+            f"{count(search.most_stages, 'stage')}, received replicas={replicas}, stages={stages}, "
+            f"microbatches={microbatches}. Every replica needs a row for each microbatch and a device for each stage."
+        )
+    best, reason = search.best(possible)
+    stage_of = search.stage_of(best)
+    rows = [devices[row * best.stages : (row + 1) * best.stages] for row in range(best.replicas)]
+    return Plan(
+        model_name,
+        Mesh(tuple(tuple(row) for row in rows)),
+        layer_groups(units, stage_of, best.stages, costs),
+        best.microbatches,
+        schedule,
+        best.recompute,
+        batch_size,
+        slots,
+        reason,
+    )
+
+
+class _Search:
+    """What is computed once for all candidates."""
+
+    def __init__(
+        self,
+        units: Sequence[Unit],
+        costs: Sequence[float] | None,
+        schedule: str | Schedule,
+        batch_size: int,
+        limit: float,
+        slots: float,
+    ) -> None:
+        self._units = units
+        self._costs = [unit.flops_per_row for unit in units] if costs is None else list(costs)
+        self._schedule = schedule
+        self._batch_size = batch_size
+        self._limit = limit
+        self._slots = slots
+        self._weights = _runs([unit.weight_bytes for unit in units])
+        self._activations = _runs([unit.activation_bytes_per_row for unit in units])
+        self._arriving = arriving_bytes(units)
+        self._free: dict[int, tuple[int, ...]] = {}
+        self._flying: dict[tuple[int, int], tuple[int, ...]] = {}
+        self._least: dict[Candidate, float] = {}
+        self.most_stages = max(1, sum(cost > 0 for cost in self._costs))
+
+    def best(self, candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
+        """Return the candidate with the least predicted step time that fits, and why."""
+        plain = next((each for each in candidates if each.plain), None)
+        if plain is not None and self._least_memory(plain) <= self._limit:
+            return plain, f"plain data parallelism fits{self._told(plain)}"
+        fitting = [each for each in candidates if self._least_memory(each) <= self._limit]
+        fitting.sort(key=lambda each: (self._bound(each), *each.simplicity))
+        best, least = None, np.inf
+        for each in fitting:
+            if self._bound(each) >= least:
+                break
+            time = self._time(each)
+            if time < least * (1 - 1e-9):
+                best, least = each, time
+        if best is None:
+            raise self._miss(candidates)
+        why = f"the least predicted step time of the {len(fitting)} plans, out of {len(candidates)}, that fit"
+        if plain is not None:
+            need = size(self._least_memory(plain))
+            why += f" {size(self._limit)} a device; plain data parallelism needs {need}"
+        return best, why
+
+    def stage_of(self, candidate: Candidate) -> tuple[int, ...]:
+        """Return the stage of each unit."""
+        starts = self._starts(candidate)
+        assert starts is not None
+        return tuple(sum(index >= start for start in starts) - 1 for index in range(len(self._units)))
+
+    def _told(self, candidate: Candidate) -> str:
+        if np.isinf(self._limit):
+            return ""
+        return f": {size(self._least_memory(candidate))} of {size(self._limit)} on each device"
+
+    def _memory(self, candidate: Candidate) -> npt.NDArray[np.float64]:
+        """Return the bytes of every run of units on every stage, indexed `[stage, start, end]`."""
+        rows = ceil(ceil(self._batch_size / candidate.replicas) / candidate.microbatches)
+        shape = candidate.stages, candidate.microbatches
+        if shape not in self._flying:
+            self._flying[shape] = in_flight(programs_for(self._schedule, *shape))
+        activations, arriving = rows * self._activations, rows * self._arriving
+        tables = [
+            stage_memory(self._weights, activations, arriving, held, candidate.recompute, self._slots).total
+            for held in self._flying[shape]
+        ]
+        return np.where(np.triu(np.ones_like(self._weights), 1) > 0, np.stack(tables), np.inf)
+
+    def _least_memory(self, candidate: Candidate) -> float:
+        """Return what the fullest device needs at least, over all cuts."""
+        if candidate not in self._least:
+            self._least[candidate] = least_slowest(self._memory(candidate))
+        return self._least[candidate]
+
+    def _free_starts(self, stages: int) -> tuple[int, ...]:
+        if stages not in self._free:
+            self._free[stages] = cut(self._costs, stages, self._units)
+        return self._free[stages]
+
+    def _starts(self, candidate: Candidate) -> tuple[int, ...] | None:
+        """Return the best cut that fits, if there is one in which every stage has work."""
+        fits = self._memory(candidate) <= self._limit
+        starts = self._free_starts(candidate.stages)
+        ends = (*starts[1:], len(self._units))
+        if all(fits[stage, start, end] for stage, (start, end) in enumerate(zip(starts, ends, strict=True))):
+            return starts
+        try:
+            return cut(self._costs, candidate.stages, self._units, fits)
+        except PlanError:
+            return None
+
+    def _shares(self, starts: Sequence[int]) -> list[float]:
+        whole = sum(self._costs)
+        ends = (*starts[1:], len(self._units))
+        parts = [sum(self._costs[start:end]) for start, end in zip(starts, ends, strict=True)]
+        return [part / whole if whole else 1 / len(starts) for part in parts]
+
+    def _bound(self, candidate: Candidate) -> float:
+        """Return a time that the candidate cannot beat: all stages as fast as the slowest of the best cut allows."""
+        share = max(self._shares(self._free_starts(candidate.stages)))
+        least = [share] + [0.0] * (candidate.stages - 1)
+        time = at_least(least, candidate.microbatches, candidate.replicas, candidate.recompute)
+        return time * self._waste(candidate)
+
+    def _time(self, candidate: Candidate) -> float:
+        starts = self._starts(candidate)
+        if starts is None:
+            return np.inf
+        programs = programs_for(self._schedule, candidate.stages, candidate.microbatches)
+        told = predict(self._shares(starts), programs, candidate.microbatches, candidate.replicas, candidate.recompute)
+        return told.step_time * self._waste(candidate)
+
+    def _waste(self, candidate: Candidate) -> float:
+        """Return how much longer a step takes because the rows do not divide evenly by replicas."""
+        return ceil(self._batch_size / candidate.replicas) * candidate.replicas / self._batch_size
+
+    def _miss(self, candidates: Sequence[Candidate]) -> PlanError:
+        need, closest = min(
+            ((self._least_memory(each), each) for each in candidates), key=lambda pair: (pair[0], *pair[1].simplicity)
+        )
+        return PlanError(
+            f"Expected a plan that fits {size(self._limit)} per device; there is none. The closest miss is {closest}, "
+            f"which needs {size(need)} on its fullest device. Use more devices, a smaller batch_size (now "
+            f"{self._batch_size}), an optimizer with fewer slots, or layers that a cut can part."
+        )
+
+
+def _runs(sizes: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Return the sum of every run of units, indexed `[start, end]`."""
+    sums = np.concatenate([[0.0], np.cumsum(np.asarray(sizes, dtype=np.float64))])
+    return np.asarray(sums[None, :] - sums[:, None])
