@@ -70,6 +70,16 @@ def compile_arguments(model: keras.Model) -> dict[str, Any] | None:
     return dict(config.config) if model.compiled and config is not None else None
 
 
+def record_jit(model: keras.Model, asked: Any) -> None:
+    """Let a model's compile arguments, which go into its files, say what the user asked of XLA."""
+    model._compile_config.config["jit_compile"] = asked
+
+
+def optimized_variables(optimizer: Any) -> list[keras.Variable]:
+    """Return the variables that a built optimizer holds slots for; none where there is no optimizer."""
+    return list(getattr(getattr(optimizer, "inner_optimizer", optimizer), "_trainable_variables", ()))
+
+
 def flatten_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """Return the model and every layer below it, parents first."""
     layers: list[keras.layers.Layer] = model._flatten_layers()

@@ -90,3 +90,10 @@ def add(values: list[Any]) -> Any:
             values[0].dense_shape,
         )
     return tf.add_n([tf.convert_to_tensor(value) for value in values])
+
+
+def local_copy(value: Any) -> Any:
+    """Return a sum on the present device: clipping and the update are each replica's own work."""
+    if isinstance(value, tf.IndexedSlices):
+        return tf.IndexedSlices(tf.identity(value.values), tf.identity(value.indices), value.dense_shape)
+    return tf.identity(value)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from kparallel.errors import BackendError, ModelError
 from kparallel.model.parallel_model import ParallelModel
@@ -13,12 +14,18 @@ __all__: list[str] = []
 _HOOKS = ("train_step", "test_step", "predict_step", "make_train_function", "make_test_function")
 
 
-def check_backend() -> None:
-    """Make sure that Keras runs on TensorFlow."""
+def check_surroundings() -> None:
+    """Make sure that Keras runs on TensorFlow, and that the call stands in no strategy's scope."""
     if keras.backend.backend() != "tensorflow":
         raise BackendError(
             f"Expected Keras on TensorFlow, received the backend {keras.backend.backend()!r}. "
             "Set KERAS_BACKEND=tensorflow before Keras is imported."
+        )
+    if tf.distribute.has_strategy():
+        raise ModelError(
+            "Expected a call outside any strategy's scope, received one inside that of "
+            f"{type(tf.distribute.get_strategy()).__name__}. Build the model there if need be; call kparallel after "
+            "the `with` block: it makes a strategy of its own."
         )
 
 
@@ -41,6 +48,8 @@ def check_model(model: Any) -> None:
                 "compute_loss or add_loss and the metrics into compute_metrics, which are supported."
             )
     for layer in flatten_layers(model):
+        if isinstance(layer, ParallelModel):
+            raise ModelError(f"Model {model.name!r} holds the wrapped model {layer.name!r}. Unwrap that one first.")
         if getattr(layer, "stateful", False):
             raise ModelError(
                 f"Layer {layer.name!r} is stateful=True, so its state belongs to one batch's rows. Set it False."

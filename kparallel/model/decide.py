@@ -14,6 +14,7 @@ from kparallel.planning.cut import cut
 from kparallel.planning.names import stages_by_name
 from kparallel.planning.plan import LayerGroup, Plan
 from kparallel.planning.profile import Unit
+from kparallel.private import flatten_layers
 from kparallel.schedule import by_name
 from kparallel.stage.graph import Graph, open_graph
 from kparallel.stage.profile import measured, profile
@@ -67,7 +68,9 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
     stage_of = _cut(options, number, graph, units)
     microbatches = 4 * number if options.microbatches is None else options.microbatches
     groups = tuple(_group(units, stage_of, stage) for stage in range(number))
-    return Plan(model.name, mesh, groups, microbatches, options.schedule, options.recompute)
+    plan = Plan(model.name, mesh, groups, microbatches, options.schedule, options.recompute)
+    plan.programs()  # Refuses a schedule that breaks a law before anything is built.
+    return plan
 
 
 def check_plan(plan: Plan, model: keras.Model) -> None:
@@ -92,6 +95,23 @@ def check_plan(plan: Plan, model: keras.Model) -> None:
             f"Expected a plan made for model {model.name!r}, received one for {plan.model_name!r} "
             "with other layers or weights. Call kparallel.plan(model) for this model."
         )
+
+
+def check_microbatches(model: keras.Model, plan: Plan) -> None:
+    """Make sure that a model computes the same in microbatches.
+
+    Raises:
+        PlanError: A synchronized BatchNorm would have to see all microbatches at once.
+    """
+    if plan.microbatches == 1:
+        return
+    for layer in flatten_layers(model):
+        if getattr(layer, "synchronized", False):
+            raise PlanError(
+                f"Expected one microbatch for layer {layer.name!r} with synchronized=True, received "
+                f"{plan.microbatches}: a microbatch is normalized before the next one has run. Use microbatches=1, or "
+                "synchronized=False, which normalizes each microbatch by itself."
+            )
 
 
 def _check_options(options: Options) -> None:
@@ -123,6 +143,7 @@ def _mesh(options: Options, stages: int, workers: int) -> Mesh:
             raise PlanError("Expected devices to be named once: as the keys of stages, or in devices, not in both.")
         named = [device_name(name) for name in options.stages]
         check_devices(named)
+        Mesh(tuple((name,) for name in named))  # Refuses a device that is named twice.
         if (options.replicas or workers) != workers:
             raise PlanError(
                 f"Expected one replica where stages name their devices, received replicas={options.replicas}. Give "
@@ -191,8 +212,12 @@ def _group(units: tuple[Unit, ...], stage_of: tuple[int, ...], stage: int) -> La
     mine = tuple(index for index, at in enumerate(stage_of) if at == stage)
     layers = tuple(dict.fromkeys(name for index in mine for name in units[index].layers))
     parameters = sum(units[index].parameters for index in mine)
-    if not mine:
-        raise PlanError(f"Expected every stage to have layers, received none for stage {stage}.")
+    if not parameters:
+        names = [units[index].name for index in mine]
+        raise PlanError(
+            f"Expected every stage to have weights, received none for stage {stage} of calls {names[:8]}. Use fewer "
+            "stages, or move the cut."
+        )
     return LayerGroup(layers, parameters, sum(units[index].weight_bytes for index in mine), mine)
 
 

@@ -25,6 +25,8 @@ from kparallel.private import (
     epoch_batches,
     loss_tracker,
     loss_weights,
+    optimized_variables,
+    record_jit,
     unpickler,
 )
 from kparallel.stage.rebuild import build_with, rebuild, transfer
@@ -120,16 +122,21 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
     def compile(self, optimizer: Any = "rmsprop", *args: Any, **kwargs: Any) -> None:
         """Configure training, as `keras.Model.compile` does; the optimizer is rebuilt on this model's devices."""
         jit = kwargs.get("jit_compile", "auto")
-        self._kparallel.jit = jit is True
-        kwargs["jit_compile"] = False
-        given = optimizer
+        own = optimizer if optimizer is getattr(self, "optimizer", None) else self._at_home(optimizer)
         with self._kparallel.scope():
-            super().compile(rebuild_optimizer(optimizer), *args, **kwargs)
+            self._kparallel.jit = jit is True
+            super().compile(own, *args, **kwargs | {"jit_compile": False})
             adopt(self.optimizer)
-            if self.built and hasattr(given, "variables"):
-                inner = getattr(given, "inner_optimizer", None)
-                if given.built or (inner is not None and inner.built):
-                    copy_state(given, self.optimizer, self.trainable_variables)
+        if jit is True:
+            record_jit(self, True)
+
+    def _at_home(self, optimizer: Any) -> Any:
+        """Return an optimizer rebuilt on this model's devices, with the state that it has."""
+        own = rebuild_optimizer(optimizer, self._kparallel.scope())
+        if self.built and getattr(optimizer, "built", False):
+            with self._kparallel.scope():
+                copy_state(optimizer, own, self.trainable_variables)
+        return own
 
     def make_train_function(self, force: bool = False) -> Any:
         """Build the function that `fit` calls for every step."""
@@ -317,10 +324,13 @@ def recompile(source: keras.Model, target: keras.Model) -> None:
 
     for key in ("metrics", "weighted_metrics"):
         arguments[key] = keras.tree.map_structure(fresh, arguments.get(key))
-    arguments["optimizer"] = rebuild_optimizer(source.optimizer)
-    arguments["jit_compile"] = "auto"
+    arguments["optimizer"] = rebuild_optimizer(source.optimizer, nullcontext())
+    arguments["jit_compile"] = arguments.get("jit_compile") or "auto"
     target.compile(**arguments)
     if target.built:
+        twins = dict(zip(map(id, source.variables), target.variables, strict=True))
         scope = target._kparallel.scope() if isinstance(target, ParallelModel) else nullcontext()
         with scope:
-            copy_state(source.optimizer, target.optimizer, target.trainable_variables)
+            # A layer that was frozen later keeps its slots.
+            slotted = [twins[id(v)] for v in optimized_variables(source.optimizer) if id(v) in twins]
+            copy_state(source.optimizer, target.optimizer, slotted or target.trainable_variables)

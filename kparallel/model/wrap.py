@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from kparallel.devices import check_devices
 from kparallel.errors import PlanError
-from kparallel.model.check import check_backend, check_model
-from kparallel.model.decide import Options, check_plan, decide
+from kparallel.model.check import check_model, check_surroundings
+from kparallel.model.decide import Options, check_microbatches, check_plan, decide
 from kparallel.model.layout import lay_out
 from kparallel.model.parallel_model import ParallelModel, parallel_class, recompile
 from kparallel.model.runtime import Runtime
@@ -56,6 +56,7 @@ def plan(
         The plan; print it, or pass it to `wrap`.
 
     Raises:
+        BackendError: Keras does not run on TensorFlow.
         DeviceError: A device is unknown, repeated or of mixed type.
         PlanError: The options do not fit the model or the machine; the message says the way out.
         ModelError: The model cannot be wrapped.
@@ -69,7 +70,7 @@ def plan(
         replica 0   CPU:0
         stage 0: 1 layer, 4 parameters, 16 B of weights on each of CPU:0
     """
-    check_backend()
+    check_surroundings()
     options = Options(replicas, stages, microbatches, schedule, recompute, balance, sample, devices)
     if not isinstance(model, keras.layers.Layer) and callable(model):
         with tf.device("CPU:0"):
@@ -120,7 +121,7 @@ def wrap(
         >>> model = wrap(plain, devices=["CPU:0"])
         >>> model.compile(optimizer="adam", loss="mse")
     """
-    check_backend()
+    check_surroundings()
     if loss_reduction not in ("mean", "sum", "global"):
         raise PlanError(f"Expected loss_reduction 'mean', 'sum' or 'global', received {loss_reduction!r}.")
     options = Options(replicas, stages, microbatches, schedule, recompute, balance, sample, devices)
@@ -141,6 +142,7 @@ def wrap(
     else:
         check_devices([name for row in plan.mesh.rows for name in row])
         check_plan(plan, fresh)
+    check_microbatches(fresh, plan)
     strategy, layout = lay_out(plan.mesh, None)
     runtime = Runtime(plan, strategy, layout, loss_reduction, builder)
     set_strategy(fresh, strategy)

@@ -9,6 +9,8 @@ from likeness import assert_alike, assert_fit_alike, doubles, state
 import kparallel
 from kparallel import errors
 
+pytestmark = pytest.mark.filterwarnings("ignore:Your input ran out of data", "ignore:.*shuffle=True.* was passed")
+
 ROWS, BATCH = 11, 4
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(ROWS, 3))
@@ -136,7 +138,6 @@ DATA = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @pytest.mark.parametrize("name", DATA)
 def test_fit_equals_plain(name):
     doubles()

@@ -1,0 +1,152 @@
+"""What `wrap`, `compile` and `fit` refuse: each message says what was expected, what came, and the way out."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kparallel
+from kparallel import errors
+
+L = keras.layers
+
+
+def line():
+    return keras.Sequential([keras.Input((3,)), L.Dense(1)], name="line")
+
+
+class OwnStep(keras.Model):
+    def train_step(self, data):
+        return {}
+
+
+class Unconfigured(keras.Model):
+    """Its constructor takes an argument that its config does not hold."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.top = L.Dense(width)
+
+    def call(self, x):
+        return self.top(x)
+
+
+class Shifting(keras.Model):
+    """Each call of its constructor makes another model."""
+
+    made = 0
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        type(self).made += 1
+        self.top = L.Dense(type(self).made)
+
+    def call(self, x):
+        return self.top(x)
+
+
+def legacy():
+    return type("Sequential", (), {"__module__": "tf_keras.src.engine.sequential", "fit": lambda self: None})()
+
+
+def built(model):
+    model(np.ones((1, 3), "float32"))
+    return model
+
+
+def stateful():
+    return keras.Sequential([keras.Input((4, 3), batch_size=2), L.LSTM(2, stateful=True)])
+
+
+# what is refused: (call, error, words that the message holds)
+REFUSED = {
+    "wrapped twice": (lambda: kparallel.wrap(kparallel.wrap(line())), errors.ModelError, ["wrapped already", "unwrap"]),
+    "builder of a wrapped model": (
+        lambda: kparallel.wrap(lambda: kparallel.wrap(line())),
+        errors.ModelError,
+        ["wrapped already"],
+    ),
+    "no model": (lambda: kparallel.wrap(3), errors.ModelError, ["keras.Model", "int"]),
+    "a layer": (lambda: kparallel.wrap(L.Dense(2)), errors.ModelError, ["keras.Model", "Dense"]),
+    "builder of nothing": (lambda: kparallel.wrap(lambda: None), errors.ModelError, ["builder", "NoneType"]),
+    "legacy": (lambda: kparallel.wrap(legacy()), errors.ModelError, ["tf_keras", "Keras 3"]),
+    "own train_step": (lambda: kparallel.wrap(OwnStep()), errors.ModelError, ["train_step", "compute_loss"]),
+    "no config": (lambda: kparallel.wrap(built(Unconfigured(2))), errors.ModelError, ["kparallel.wrap(build_model)"]),
+    "other shapes": (lambda: kparallel.wrap(built(Shifting())), errors.ModelError, ["(3, 2)", "wrap(build_model)"]),
+    "stateful": (lambda: kparallel.wrap(stateful()), errors.ModelError, ["stateful=True", "Set it False"]),
+    "unknown device": (
+        lambda: kparallel.wrap(line(), devices=["GPU:7"]),
+        errors.DeviceError,
+        ["'GPU:7'", "CPU:0", "virtual_devices"],
+    ),
+    "no device name": (lambda: kparallel.wrap(line(), devices=["cpu"]), errors.DeviceError, ["'cpu'", "CPU:1"]),
+    "a string": (lambda: kparallel.wrap(line(), devices="CPU:0"), errors.DeviceError, ["list", "['CPU:0']"]),
+    "no devices": (lambda: kparallel.wrap(line(), devices=[]), (errors.DeviceError, errors.PlanError), ["received"]),
+    "repeated device": (
+        lambda: kparallel.wrap(line(), devices=["CPU:0", "cpu:0"]),
+        errors.DeviceError,
+        ["CPU:0", "more than once"],
+    ),
+    "mixed devices": (lambda: kparallel.Mesh((("CPU:0",), ("GPU:0",))), errors.DeviceError, ["one kind", "CPU", "GPU"]),
+    "too many replicas": (
+        lambda: kparallel.wrap(line(), replicas=5),
+        errors.PlanError,
+        ["1 to 4 replicas", "received 5", "virtual_devices"],
+    ),
+    "no replicas": (lambda: kparallel.wrap(line(), replicas=0), errors.PlanError, ["at least 1", "received 0"]),
+    "late devices": (lambda: kparallel.virtual_devices(5), errors.DeviceError, ["4 CPU device", "first thing"]),
+    "no virtual devices": (lambda: kparallel.virtual_devices(0), errors.DeviceError, ["at least one", "0"]),
+    "another model's plan": (
+        lambda: kparallel.wrap(keras.Sequential([keras.Input((2,)), L.Dense(5)]), kparallel.plan(line())),
+        errors.PlanError,
+        ["'line'", "kparallel.plan(model)"],
+    ),
+    "plan and replicas": (
+        lambda: kparallel.wrap(line(), kparallel.plan(line()), replicas=2),
+        errors.PlanError,
+        ["either a plan"],
+    ),
+    "loss_reduction": (
+        lambda: kparallel.wrap(line(), loss_reduction="max"),
+        errors.PlanError,
+        ["'mean', 'sum' or 'global'", "'max'"],
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Model .* had a build config")
+@pytest.mark.parametrize("name", REFUSED)
+def test_it_is_refused(name):
+    call, error, words = REFUSED[name]
+    with pytest.raises(error) as caught:
+        call()
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_wrapping_inside_a_strategys_scope_is_refused():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope(), pytest.raises(errors.ModelError, match="outside"):
+        kparallel.wrap(line())
+
+
+def test_a_dataset_of_another_strategy_is_refused():
+    wrapped = kparallel.wrap(line(), replicas=2)
+    wrapped.compile("sgd", "mse")
+    data = tf.data.Dataset.from_tensor_slices((np.ones((4, 3)), np.ones((4, 1)))).batch(4)
+    other = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).experimental_distribute_dataset(data)
+    for call in (wrapped.fit, wrapped.evaluate, wrapped.predict):
+        with pytest.raises(errors.DataError, match="wrapped.distribute_strategy"):
+            call(other)
+    with pytest.raises(errors.DataError, match="wrapped.distribute_strategy"):
+        wrapped.fit(data, validation_data=other)
+
+
+def test_compile_refuses_an_optimizer_without_a_config():
+    class Odd(keras.optimizers.SGD):
+        def __init__(self, secret):
+            super().__init__(0.1)
+
+    wrapped = kparallel.wrap(line())
+    with pytest.raises(errors.ModelError, match="from_config"):
+        wrapped.compile(Odd(1), "mse")
