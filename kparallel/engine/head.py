@@ -9,7 +9,8 @@ from kparallel.collective.exchange import Exchange
 from kparallel.data.rows import Rows
 from kparallel.engine.tail import Head
 from kparallel.loss.term import Term, is_batch_coupled, loss_term, row_mean, summed
-from kparallel.private import compiled_loss, flat_losses, one_replica_view, route_losses
+from kparallel.metric.additive import refuse_updates
+from kparallel.private import compiled_loss, flat_losses, one_replica_view, own_metrics, route_losses
 
 __all__: list[str] = []
 
@@ -42,10 +43,13 @@ def loss_head(model: keras.Model, exchange: Exchange, replicas: int, reduction: 
         if reduction == "global":
             arguments = [_gathered(argument, rows, exchange, replicas) for argument in arguments]
         extra = {"training": training} if model._compute_loss_has_training_arg else {}
-        with one_replica_view():
-            value = model.compute_loss(*arguments, **extra)
         if reduction == "global":
-            return [(None, _whole(value, rows))]
+            with one_replica_view():
+                return [(None, _whole(model.compute_loss(*arguments, **extra), rows))]
+        with keras.StatelessScope() as scope, one_replica_view():
+            value = model.compute_loss(*arguments, **extra)
+        way_out = 'Update it in compute_metrics, or pass loss_reduction="global" to kparallel.wrap.'
+        refuse_updates(own_metrics([model]), scope, "compute_loss", way_out)
         return [(None, row_mean(value, rows.count) if scalar == "mean" else summed(value))]
 
     def terms(outputs: Any, rows: Rows) -> list[tuple[float | None, Term]]:
