@@ -4,12 +4,22 @@ KParallelError
 ├── BackendError   Keras does not run on TensorFlow
 ├── DeviceError    a device is unknown, repeated, of mixed type, or configured too late
 ├── PlanError      a plan does not fit the model or the machine
+│   └── ScheduleError  a schedule breaks a law: an action missing, repeated, unknown or too early
 ├── ModelError     a model cannot be wrapped
 ├── DataError      a dataset cannot be used
 └── WorkerError    another worker failed, stopped or disagrees
 """
 
-__all__ = ["BackendError", "DataError", "DeviceError", "KParallelError", "ModelError", "PlanError", "WorkerError"]
+__all__ = [
+    "BackendError",
+    "DataError",
+    "DeviceError",
+    "KParallelError",
+    "ModelError",
+    "PlanError",
+    "ScheduleError",
+    "WorkerError",
+]
 
 
 class KParallelError(Exception):
@@ -26,6 +36,10 @@ class DeviceError(KParallelError, ValueError):
 
 class PlanError(KParallelError, ValueError):
     """A plan does not fit the model or the machine."""
+
+
+class ScheduleError(PlanError):
+    """A schedule breaks a law: an action is missing, repeated, unknown or too early."""
 
 
 class ModelError(KParallelError, ValueError):

@@ -10,11 +10,12 @@ import tensorflow as tf
 from kparallel.collective.exchange import Exchange, add, local_copy
 from kparallel.collective.talk import Talk
 from kparallel.data.rows import Counts, Rows, microbatches, take_rows
+from kparallel.engine.beside import beside_inputs
 from kparallel.engine.compiled import stage_call
 from kparallel.engine.executor import Executor, StageCall
-from kparallel.engine.beside import beside_inputs
 from kparallel.engine.head import couples_rows, loss_head, overrides_compute_loss
 from kparallel.engine.tail import Tail, join
+from kparallel.errors import PlanError
 from kparallel.loss.term import Term
 from kparallel.metric.additive import is_additive, state_change
 from kparallel.planning.plan import Plan
@@ -71,14 +72,20 @@ class Step:
         metrics = compiled_metrics(model)
         plain = type(model).compute_metrics is keras.Model.compute_metrics
         self.add_metrics = plain and (metrics is None or all(is_additive(metric) for metric in metrics.metrics))
+        self._first = True
         self._coupled = couples_rows(model, loss_reduction)
         inline = len(pipeline.stages) == 1 and plan.microbatches == 1
         self._train_calls = [stage_call(stage, True, jit=jit, inline=inline) for stage in pipeline.stages]
         self._test_calls = [stage_call(stage, False, jit=jit, inline=inline) for stage in pipeline.stages]
 
     def train(self, data: Any, counts: Counts) -> dict[str, Any]:
-        """Run a training step and return what to report."""
+        """Run a training step and return what to report.
+
+        Raises:
+            PlanError: The first batch has fewer rows for a replica than there are microbatches.
+        """
         rows = self._take(data, counts)
+        self._check_first(rows)
         executor, tail = self._run(rows, training=True)
         penalties = self._penalties(executor, rows)
         if not tail.pairs(executor.added) and not penalties:
@@ -107,6 +114,15 @@ class Step:
     def _take(self, data: Any, counts: Counts) -> Rows:
         index, layout = self._last.replica_index, self._layout
         return take_rows(data, counts, index - layout.first_replica, index, layout.replicas, pad=self._pad)
+
+    def _check_first(self, rows: Rows) -> None:
+        """Refuse a first batch that leaves microbatches empty; a last one may."""
+        number, first, self._first = self._plan.microbatches, self._first, False
+        if first and rows.count < number:
+            raise PlanError(
+                f"Expected at most {rows.count} microbatches for a first batch that gives a replica {rows.count} rows, "
+                f"received {number}. Use larger batches, or say microbatches={max(rows.count, 1)}."
+            )
 
     def _run(self, rows: Rows, training: bool) -> tuple[Executor, Tail]:
         parts = microbatches(rows, self._plan.microbatches)

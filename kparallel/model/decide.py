@@ -14,6 +14,7 @@ from kparallel.planning.cut import cut
 from kparallel.planning.names import stages_by_name
 from kparallel.planning.plan import LayerGroup, Plan
 from kparallel.planning.profile import Unit
+from kparallel.private import flatten_layers
 from kparallel.schedule import by_name
 from kparallel.stage.graph import Graph, open_graph
 from kparallel.stage.profile import measured, profile
@@ -94,6 +95,23 @@ def check_plan(plan: Plan, model: keras.Model) -> None:
         )
 
 
+def check_microbatches(model: keras.Model, plan: Plan) -> None:
+    """Make sure that a model computes the same in microbatches.
+
+    Raises:
+        PlanError: A synchronized BatchNorm would have to see all microbatches at once.
+    """
+    if plan.microbatches == 1:
+        return
+    for layer in flatten_layers(model):
+        if getattr(layer, "synchronized", False):
+            raise PlanError(
+                f"Expected one microbatch for layer {layer.name!r} with synchronized=True, received "
+                f"{plan.microbatches}: a microbatch is normalized before the next one has run. Use microbatches=1, or "
+                "synchronized=False, which normalizes each microbatch by itself."
+            )
+
+
 def _check_options(options: Options) -> None:
     if options.recompute not in _RECOMPUTE:
         raise PlanError(f"Expected recompute to be one of {_RECOMPUTE}, received {options.recompute!r}.")
@@ -106,7 +124,7 @@ def _check_options(options: Options) -> None:
     if isinstance(options.stages, int) and options.stages < 1:
         raise PlanError(f"Expected at least 1 stage, received {options.stages}.")
     if isinstance(options.schedule, str):
-        by_name(options.schedule)
+        by_name(options.schedule, lanes=1)
 
 
 def _number_by_hand(stages: Any) -> int:
@@ -123,6 +141,7 @@ def _mesh(options: Options, stages: int, workers: int) -> Mesh:
             raise PlanError("Expected devices to be named once: as the keys of stages, or in devices, not in both.")
         named = [device_name(name) for name in options.stages]
         check_devices(named)
+        Mesh(tuple((name,) for name in named))  # Refuses a device that is named twice.
         if (options.replicas or workers) != workers:
             raise PlanError(
                 f"Expected one replica where stages name their devices, received replicas={options.replicas}. Give "
@@ -191,8 +210,12 @@ def _group(units: tuple[Unit, ...], stage_of: tuple[int, ...], stage: int) -> La
     mine = tuple(index for index, at in enumerate(stage_of) if at == stage)
     layers = tuple(dict.fromkeys(name for index in mine for name in units[index].layers))
     parameters = sum(units[index].parameters for index in mine)
-    if not mine:
-        raise PlanError(f"Expected every stage to have layers, received none for stage {stage}.")
+    if not parameters:
+        names = [units[index].name for index in mine]
+        raise PlanError(
+            f"Expected every stage to have weights, received none for stage {stage} of calls {names[:8]}. Use fewer "
+            "stages, or move the cut."
+        )
     return LayerGroup(layers, parameters, sum(units[index].weight_bytes for index in mine), mine)
 
 

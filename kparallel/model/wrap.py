@@ -9,7 +9,7 @@ import tensorflow as tf
 from kparallel.devices import check_devices
 from kparallel.errors import PlanError
 from kparallel.model.check import check_model, check_surroundings
-from kparallel.model.decide import Options, check_plan, decide
+from kparallel.model.decide import Options, check_microbatches, check_plan, decide
 from kparallel.model.layout import lay_out
 from kparallel.model.parallel_model import ParallelModel, parallel_class, recompile
 from kparallel.model.runtime import Runtime
@@ -142,6 +142,7 @@ def wrap(
     else:
         check_devices([name for row in plan.mesh.rows for name in row])
         check_plan(plan, fresh)
+    check_microbatches(fresh, plan)
     strategy, layout = lay_out(plan.mesh, None)
     runtime = Runtime(plan, strategy, layout, loss_reduction, builder)
     set_strategy(fresh, strategy)

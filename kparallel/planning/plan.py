@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 
 from kparallel.mesh import Mesh
-from kparallel.schedule import by_name
-from kparallel.schedule.action import Programs
-from kparallel.schedule.names import Schedule
+from kparallel.schedule import Programs, Schedule, programs_for
 
 __all__: list[str] = []
 
@@ -59,12 +57,12 @@ class Plan:
     def lanes(self) -> tuple[int, ...]:
         """Index of each stage's lane: stages on one device run one after another."""
         row = self.mesh.rows[0]
-        return tuple(row.index(name) for name in row)
+        order = list(dict.fromkeys(row))
+        return tuple(order.index(name) for name in row)
 
     def programs(self) -> Programs:
         """Return the actions of each lane."""
-        schedule = by_name(self.schedule) if isinstance(self.schedule, str) else self.schedule
-        return schedule(self.mesh.stages, self.microbatches)
+        return programs_for(self.schedule, self.mesh.stages, self.microbatches, self.lanes)
 
     def __str__(self) -> str:
         mesh = self.mesh

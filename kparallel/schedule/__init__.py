@@ -1,10 +1,36 @@
-"""Schedules as data: which (stage, microbatch) runs forward or backward when. Knows nothing of TensorFlow."""
+"""Schedules as data: who runs what and in which order, decided and tested without TensorFlow."""
 
-from kparallel.schedule.action import Action
-from kparallel.schedule.clock import linear_order
+from kparallel.schedule.action import BACKWARD, FORWARD, Action, Program, Programs, Schedule
+from kparallel.schedule.chart import chart
+from kparallel.schedule.clock import Clock, clock, linear_order
+from kparallel.schedule.fold import fold
 from kparallel.schedule.forward import forward_only
 from kparallel.schedule.gpipe import gpipe
-from kparallel.schedule.names import by_name
+from kparallel.schedule.in_flight import in_flight
+from kparallel.schedule.interleaved import interleaved
+from kparallel.schedule.laws import check
+from kparallel.schedule.lookup import by_name
 from kparallel.schedule.one_f_one_b import one_f_one_b
+from kparallel.schedule.resolve import programs_for
 
-__all__ = ["Action", "by_name", "forward_only", "gpipe", "linear_order", "one_f_one_b"]
+__all__ = [
+    "BACKWARD",
+    "FORWARD",
+    "Action",
+    "Clock",
+    "Program",
+    "Programs",
+    "Schedule",
+    "by_name",
+    "chart",
+    "check",
+    "clock",
+    "fold",
+    "forward_only",
+    "gpipe",
+    "in_flight",
+    "interleaved",
+    "linear_order",
+    "one_f_one_b",
+    "programs_for",
+]

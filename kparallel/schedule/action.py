@@ -1,56 +1,93 @@
-"""The unit of a schedule: one stage runs forward or backward on one microbatch."""
+"""One action of a schedule: a stage runs forward or backward on a microbatch."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from kparallel.errors import PlanError
+from kparallel.errors import ScheduleError
 
 __all__: list[str] = []
 
-Program = tuple["Action", ...]
-Programs = tuple[Program, ...]
+FORWARD = "F"
+BACKWARD = "B"
+_TEXT = re.compile(r"(\d+)([FB])(\d+)")
 
 
 @dataclass(frozen=True, order=True)
 class Action:
-    """One entry of a schedule; prints as `2F0`: stage 2, forward, microbatch 0.
+    """One stage's forward or backward pass on one microbatch; prints as `2F0`.
 
     Args:
         stage: Index of the stage.
-        kind: `"F"` for forward or `"B"` for backward.
+        kind: `"F"` for forward, `"B"` for backward.
         microbatch: Index of the microbatch.
+
+    Raises:
+        ScheduleError: An index is negative or the kind is neither `"F"` nor `"B"`.
 
     Example:
         >>> print(Action(2, "F", 0))
         2F0
+        >>> Action.parse("2F0")
+        Action(stage=2, kind='F', microbatch=0)
     """
 
     stage: int
     kind: str
     microbatch: int
 
-    def __str__(self) -> str:
-        return f"{self.stage}{self.kind}{self.microbatch}"
+    def __post_init__(self) -> None:
+        if self.kind not in (FORWARD, BACKWARD) or self.stage < 0 or self.microbatch < 0:
+            raise ScheduleError(
+                f"Expected a stage >= 0, a kind 'F' or 'B' and a microbatch >= 0, "
+                f"received {self.stage!r}, {self.kind!r} and {self.microbatch!r}."
+            )
 
     @classmethod
     def parse(cls, text: str) -> "Action":
-        """Read an action as it prints.
+        """Read an action from its printed form.
+
+        Args:
+            text: Stage, kind and microbatch, such as `"2F0"`.
+
+        Returns:
+            The action that prints as `text`.
 
         Raises:
-            PlanError: The text is no action.
-
-        Example:
-            >>> Action.parse("0B3")
-            Action(stage=0, kind='B', microbatch=3)
+            ScheduleError: The text is no action.
         """
-        match = re.fullmatch(r"(\d+)([FB])(\d+)", text)
+        match = _TEXT.fullmatch(text)
         if match is None:
-            raise PlanError(f"Expected an action such as '2F0' or '0B3', received {text!r}.")
+            raise ScheduleError(
+                f"Expected an action such as '2F0' (stage 2, forward, microbatch 0), received {text!r}."
+            )
         return cls(int(match[1]), match[2], int(match[3]))
 
     def needs(self, stages: int) -> tuple["Action", ...]:
-        """Return the actions whose results this one reads, in a pipeline of so many stages."""
-        if self.kind == "F":
-            return (Action(self.stage - 1, "F", self.microbatch),) if self.stage else ()
-        forward = Action(self.stage, "F", self.microbatch)
-        return (forward, Action(self.stage + 1, "B", self.microbatch)) if self.stage + 1 < stages else (forward,)
+        """Return the actions whose results this one reads.
+
+        Args:
+            stages: Number of stages; backward starts at the last one, from the loss.
+
+        Example:
+            >>> [str(action) for action in Action(1, "B", 0).needs(stages=3)]
+            ['1F0', '2B0']
+        """
+        if self.kind == FORWARD:
+            return (Action(self.stage - 1, FORWARD, self.microbatch),) if self.stage else ()
+        own = Action(self.stage, FORWARD, self.microbatch)
+        return (own, Action(self.stage + 1, BACKWARD, self.microbatch)) if self.stage + 1 < stages else (own,)
+
+    def __str__(self) -> str:
+        return f"{self.stage}{self.kind}{self.microbatch}"
+
+
+Program: TypeAlias = tuple[Action, ...]
+"""What one lane (one device of a row) does, in order."""
+
+Programs: TypeAlias = tuple[Program, ...]
+"""One program per lane."""
+
+Schedule: TypeAlias = Callable[[int, int], Programs]
+"""A pure function from the numbers of stages and microbatches to one program per lane."""

@@ -1,32 +1,127 @@
-"""Running programs on paper: a global order, and when each action starts and ends."""
+"""A simulated clock: when each action of a schedule starts and ends, before anything runs."""
 
-from kparallel.errors import PlanError
-from kparallel.schedule.action import Action, Programs
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kparallel.errors import ScheduleError
+from kparallel.schedule.action import FORWARD, Action, Programs
 
 __all__: list[str] = []
 
 
-def linear_order(programs: Programs) -> list[Action]:
-    """Return all actions in one order that keeps every lane's order and every dependency.
+@dataclass(frozen=True)
+class Clock:
+    """The times of all actions of a schedule.
+
+    Args:
+        start: When each action starts, in topological order.
+        finish: When each action ends.
+        lanes: Number of lanes.
+    """
+
+    start: dict[Action, float]
+    finish: dict[Action, float]
+    lanes: int
+
+    @property
+    def makespan(self) -> float:
+        """Time from the first start to the last end."""
+        return max(self.finish.values(), default=0.0)
+
+    @property
+    def bubble(self) -> float:
+        """Share of the lanes' time that is idle, from 0 to 1."""
+        busy = sum(self.finish[action] - self.start[action] for action in self.start)
+        return 1 - busy / (self.lanes * self.makespan) if self.makespan else 0.0
+
+
+def clock(
+    programs: Programs,
+    forward: float | Sequence[float] = 1.0,
+    backward: float | Sequence[float] = 1.0,
+    transfer: float = 0.0,
+) -> Clock:
+    """Compute when each action starts and ends, each as early as its lane and what it reads allow.
+
+    Args:
+        programs: One program per lane.
+        forward: Time of a forward pass on one microbatch, in any unit: one number, or one per stage. Default 1.
+        backward: The same for a backward pass. Default 1.
+        transfer: Time between an action's end and the start of one on another lane that reads its result. Default 0.
+
+    Returns:
+        The times.
 
     Raises:
-        PlanError: The lanes wait for one another.
+        ScheduleError: The programs deadlock.
 
     Example:
-        >>> from kparallel.schedule.gpipe import gpipe
-        >>> [str(action) for action in linear_order(gpipe(2, 1))]
-        ['0F0', '1F0', '1B0', '0B0']
+        >>> from kparallel.schedule.one_f_one_b import one_f_one_b
+        >>> times = clock(one_f_one_b(4, 8), forward=1, backward=2)
+        >>> times.makespan, round(times.bubble, 3)
+        (33.0, 0.273)
+    """
+    lane_of = {action: lane for lane, program in enumerate(programs) for action in program}
+    stages = 1 + max((action.stage for action in lane_of), default=-1)
+    order, _ = progress(programs)
+    if len(order) < len(lane_of):
+        raise ScheduleError("The programs deadlock, so they take no time that can be told: check them first.")
+    start: dict[Action, float] = {}
+    finish: dict[Action, float] = {}
+    free = [0.0] * len(programs)
+    for action in order:
+        lane = lane_of[action]
+        ready = [finish[need] + transfer * (lane_of[need] != lane) for need in action.needs(stages)]
+        cost = forward if action.kind == FORWARD else backward
+        start[action] = max(free[lane], *ready) if ready else free[lane]
+        free[lane] = start[action] + (cost[action.stage] if isinstance(cost, Sequence) else cost)
+        finish[action] = free[lane]
+    return Clock(start, finish, len(programs))
+
+
+def linear_order(programs: Programs) -> tuple[Action, ...]:
+    """Put the actions of all lanes in one topological order that keeps every lane's order.
+
+    Args:
+        programs: One program per lane.
+
+    Returns:
+        All actions by the tick at which they start when each takes one tick; of one tick, by lane.
+
+    Raises:
+        ScheduleError: The programs deadlock.
+
+    Example:
+        >>> from kparallel.schedule.one_f_one_b import one_f_one_b
+        >>> " ".join(map(str, linear_order(one_f_one_b(2, 2))))
+        '0F0 0F1 1F0 1B0 0B0 1F1 1B1 0B1'
+    """
+    start = clock(programs).start
+    lane_of = {action: lane for lane, program in enumerate(programs) for action in program}
+    return tuple(sorted(start, key=lambda action: (start[action], lane_of[action])))
+
+
+def progress(programs: Programs) -> tuple[list[Action], list[int]]:
+    """Run the lanes as far as they get.
+
+    Args:
+        programs: One program per lane.
+
+    Returns:
+        The actions that could run, in a topological order, and how many each lane ran: all of them, unless the
+        programs deadlock.
     """
     stages = 1 + max((action.stage for program in programs for action in program), default=-1)
-    waiting = [list(reversed(program)) for program in programs]
     done: set[Action] = set()
     order: list[Action] = []
-    while any(waiting):
-        ready = [lane for lane in waiting if lane and done.issuperset(lane[-1].needs(stages))]
-        if not ready:
-            heads = ", ".join(str(lane[-1]) for lane in waiting if lane)
-            raise PlanError(f"Expected a schedule whose lanes do not wait for one another; stuck before {heads}.")
-        for lane in ready:
-            order.append(lane.pop())
-            done.add(order[-1])
-    return order
+    position = [0] * len(programs)
+    moved = True
+    while moved:
+        moved = False
+        for lane, program in enumerate(programs):
+            while position[lane] < len(program) and done.issuperset(program[position[lane]].needs(stages)):
+                order.append(program[position[lane]])
+                done.add(order[-1])
+                position[lane] += 1
+                moved = True
+    return order, position

@@ -1,15 +1,22 @@
-"""The forward pass alone, for `evaluate` and `predict`."""
+"""Forward passes alone: what `evaluate` and `predict` run."""
 
-from kparallel.schedule.action import Action, Programs
+from kparallel.schedule.action import FORWARD, Action, Programs
 
 __all__: list[str] = []
 
 
 def forward_only(stages: int, microbatches: int) -> Programs:
-    """Return programs that run every microbatch forward through every stage.
+    """Run every microbatch forward and nothing backward.
+
+    Args:
+        stages: Number of stages; lane s runs stage s.
+        microbatches: Number of microbatches in a batch.
+
+    Returns:
+        One program per lane.
 
     Example:
-        >>> [str(action) for action in forward_only(2, 2)[1]]
-        ['1F0', '1F1']
+        >>> [" ".join(map(str, program)) for program in forward_only(2, 2)]
+        ['0F0 0F1', '1F0 1F1']
     """
-    return tuple(tuple(Action(s, "F", m) for m in range(microbatches)) for s in range(stages))
+    return tuple(tuple(Action(stage, FORWARD, index) for index in range(microbatches)) for stage in range(stages))

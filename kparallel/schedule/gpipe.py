@@ -1,24 +1,31 @@
-"""GPipe (Huang et al., 2019): all microbatches forward, then all backward."""
+"""GPipe: all forward passes, then all backward passes."""
 
-from kparallel.schedule.action import Action, Programs
+from kparallel.schedule.action import BACKWARD, FORWARD, Action, Programs
 
 __all__: list[str] = []
 
 
 def gpipe(stages: int, microbatches: int) -> Programs:
-    """Return GPipe's programs: simple, but every microbatch's activations live until the backward pass.
+    """Run every microbatch forward, then every microbatch backward.
 
-    ```text
-    stage 0   F0 F1 F2 .. .. B0 B1 B2
-    stage 1   .. F0 F1 F2 B0 B1 B2 ..
-    ```
+    The simplest schedule. Every stage keeps the activations of all microbatches, so prefer `one_f_one_b`,
+    which is as fast and keeps fewer.
 
     Args:
-        stages: Number of stages, one for each lane.
-        microbatches: Number of microbatches.
+        stages: Number of stages; lane s runs stage s.
+        microbatches: Number of microbatches in a batch.
+
+    Returns:
+        One program per lane.
 
     Example:
-        >>> [str(action) for action in gpipe(2, 2)[1]]
-        ['1F0', '1F1', '1B0', '1B1']
+        >>> [" ".join(map(str, program)) for program in gpipe(2, 2)]
+        ['0F0 0F1 0B0 0B1', '1F0 1F1 1B0 1B1']
+
+    Source: Huang et al., GPipe, https://arxiv.org/abs/1811.06965. Microbatches run backward in the order in
+    which they came: the last stage gives its first gradient a little earlier so.
     """
-    return tuple(tuple(Action(s, kind, m) for kind in "FB" for m in range(microbatches)) for s in range(stages))
+    return tuple(
+        tuple(Action(stage, kind, index) for kind in (FORWARD, BACKWARD) for index in range(microbatches))
+        for stage in range(stages)
+    )

@@ -1,32 +1,35 @@
-"""1F1B (PipeDream-flush; Narayanan et al., 2021): backward starts as soon as it can."""
+"""1F1B: one forward, one backward, so that a stage keeps few microbatches."""
 
-from kparallel.schedule.action import Action, Programs
+from kparallel.schedule.action import BACKWARD, FORWARD, Action, Program, Programs
 
 __all__: list[str] = []
 
 
 def one_f_one_b(stages: int, microbatches: int) -> Programs:
-    """Return 1F1B's programs: as fast as GPipe, with at most `stages - s` microbatches alive on stage `s`.
+    """Alternate forward and backward once the pipeline is full.
 
-    ```text
-    stage 0   F0 F1 .. B0 F2 B1 .. B2
-    stage 1   .. F0 B0 F1 B1 F2 B2 ..
-    ```
+    As fast as `gpipe`, but stage s keeps the activations of at most `stages - s` microbatches, however many there
+    are. The default.
 
     Args:
-        stages: Number of stages, one for each lane.
-        microbatches: Number of microbatches.
+        stages: Number of stages; lane s runs stage s.
+        microbatches: Number of microbatches in a batch.
+
+    Returns:
+        One program per lane.
 
     Example:
-        >>> [str(action) for action in one_f_one_b(2, 3)[0]]
-        ['0F0', '0F1', '0B0', '0F2', '0B1', '0B2']
+        >>> [" ".join(map(str, program)) for program in one_f_one_b(2, 3)]
+        ['0F0 0F1 0B0 0F2 0B1 0B2', '1F0 1B0 1F1 1B1 1F2 1B2']
+
+    Source: PipeDream-Flush, Narayanan et al., https://arxiv.org/abs/2006.09503.
     """
-    programs = []
-    for s in range(stages):
-        ahead = min(stages - 1 - s, microbatches)
-        actions = [Action(s, "F", m) for m in range(ahead)]
-        for m in range(ahead, microbatches):
-            actions += [Action(s, "F", m), Action(s, "B", m - ahead)]
-        actions += [Action(s, "B", m) for m in range(microbatches - ahead, microbatches)]
-        programs.append(tuple(actions))
-    return tuple(programs)
+    return tuple(_program(stage, min(stages - stage - 1, microbatches), microbatches) for stage in range(stages))
+
+
+def _program(stage: int, warmup: int, microbatches: int) -> Program:
+    order = [Action(stage, FORWARD, index) for index in range(warmup)]
+    for index in range(microbatches - warmup):
+        order += [Action(stage, FORWARD, warmup + index), Action(stage, BACKWARD, index)]
+    order += [Action(stage, BACKWARD, index) for index in range(microbatches - warmup, microbatches)]
+    return tuple(order)

@@ -1,0 +1,57 @@
+"""Fold the programs of several stages onto one lane, where a mesh names a device twice in a row."""
+
+from collections.abc import Sequence
+
+from kparallel.errors import ScheduleError
+from kparallel.schedule.action import FORWARD, Action, Programs
+
+__all__: list[str] = []
+
+
+def fold(programs: Programs, lane_of_stage: Sequence[int]) -> Programs:
+    """Merge the programs of stages that share a device, each stage's own order kept.
+
+    A clock is simulated in which every action takes one tick: a free lane takes, among its stages' next actions, the
+    one that became ready first; of several, a backward pass before a forward pass, then the lowest microbatch.
+
+    Args:
+        programs: One program per stage.
+        lane_of_stage: The lane of each stage, such as `[0, 1, 0, 1]`.
+
+    Returns:
+        One program per lane.
+
+    Raises:
+        ScheduleError: The programs deadlock.
+
+    Example:
+        >>> from kparallel.schedule.gpipe import gpipe
+        >>> [" ".join(map(str, program)) for program in fold(gpipe(2, 2), [0, 0])]
+        ['0F0 0F1 1F0 1F1 1B0 1B1 0B0 0B1']
+    """
+    if len(programs) != len(lane_of_stage):
+        raise ScheduleError(f"Expected one program for each of {len(lane_of_stage)} stages, received {len(programs)}.")
+    stages = len(programs)
+    queues = [list(program) for program in programs]
+    folded: list[list[Action]] = [[] for _ in range(max(lane_of_stage) + 1)]
+    finish: dict[Action, int] = {}
+    tick = 0
+    while any(queues):
+        started = []
+        for lane, order in enumerate(folded):
+            heads = [queue for stage, queue in enumerate(queues) if queue and lane_of_stage[stage] == lane]
+            ready = [queue for queue in heads if all(finish.get(a, tick + 1) <= tick for a in queue[0].needs(stages))]
+            if ready:
+                chosen = min(ready, key=lambda queue: _priority(queue[0], finish, stages))
+                started.append(chosen.pop(0))
+                order.append(started[-1])
+        tick += 1
+        finish.update(dict.fromkeys(started, tick))
+        if not started:
+            raise ScheduleError("The programs deadlock, so they cannot be folded: check them first.")
+    return tuple(tuple(order) for order in folded)
+
+
+def _priority(action: Action, finish: dict[Action, int], stages: int) -> tuple[int, bool, int]:
+    ready_since = max((finish[need] for need in action.needs(stages)), default=0)
+    return ready_since, action.kind == FORWARD, action.microbatch

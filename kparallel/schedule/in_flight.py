@@ -1,0 +1,34 @@
+"""How many microbatches a stage keeps: what a schedule costs in memory."""
+
+from kparallel.schedule.action import FORWARD, Programs
+
+__all__: list[str] = []
+
+
+def in_flight(programs: Programs) -> tuple[int, ...]:
+    """Count, per stage, the most microbatches that were run forward and wait for their backward pass.
+
+    Times the bytes of activations of one microbatch, this is what a stage keeps.
+
+    Args:
+        programs: One program per lane.
+
+    Returns:
+        The peak number for each stage; 0 where nothing runs backward, since nothing is kept then.
+
+    Example:
+        >>> from kparallel.schedule.gpipe import gpipe
+        >>> from kparallel.schedule.one_f_one_b import one_f_one_b
+        >>> in_flight(gpipe(4, 8)), in_flight(one_f_one_b(4, 8))
+        ((8, 8, 8, 8), (4, 3, 2, 1))
+    """
+    stages = 1 + max((action.stage for program in programs for action in program), default=-1)
+    kept = [0] * stages
+    peak = [0] * stages
+    backward = {(action.stage, action.microbatch) for p in programs for action in p if action.kind != FORWARD}
+    for program in programs:
+        for action in program:
+            if (action.stage, action.microbatch) in backward:
+                kept[action.stage] += 1 if action.kind == FORWARD else -1
+                peak[action.stage] = max(peak[action.stage], kept[action.stage])
+    return tuple(peak)

@@ -1,0 +1,77 @@
+"""From what a user calls a schedule to checked programs, one per device of a row."""
+
+from collections.abc import Sequence
+
+from kparallel.errors import ScheduleError
+from kparallel.schedule.action import Action, Programs, Schedule
+from kparallel.schedule.fold import fold
+from kparallel.schedule.laws import check
+from kparallel.schedule.lookup import by_name
+
+__all__: list[str] = []
+
+
+def programs_for(
+    schedule: str | Schedule, stages: int, microbatches: int, lane_of_stage: Sequence[int] | None = None
+) -> Programs:
+    """Make and check the programs of a schedule on the lanes that there are.
+
+    Args:
+        schedule: A name, or a function from the numbers of stages and microbatches to one program per lane; its
+            actions may be strings such as `"2F0"`.
+        stages: Number of stages.
+        microbatches: Number of microbatches.
+        lane_of_stage: The lane of each stage; default one lane per stage. Programs made for one stage per lane are
+            folded onto these lanes.
+
+    Returns:
+        One program per lane.
+
+    Raises:
+        PlanError: No schedule has this name, or "interleaved" meets stages that are not dealt to the lanes in turn.
+        ScheduleError: The programs break a law of schedules.
+
+    Example:
+        >>> programs_for(lambda stages, microbatches: [["0F0", "0B0"]], stages=1, microbatches=1)
+        ((Action(stage=0, kind='F', microbatch=0), Action(stage=0, kind='B', microbatch=0)),)
+    """
+    homes = tuple(range(stages)) if lane_of_stage is None else tuple(lane_of_stage)
+    lanes = max(homes) + 1
+    if isinstance(schedule, str):
+        if schedule.lower() == "interleaved" and homes != tuple(stage % lanes for stage in range(stages)):
+            raise ScheduleError(
+                f"Expected stage s on lane s % {lanes} for the schedule 'interleaved', received the lanes {homes}. "
+                "Name the devices of a row in turn (a, b, a, b), or use the schedule '1f1b'."
+            )
+        programs = by_name(schedule, lanes)(stages, microbatches)
+    else:
+        programs = _read(schedule(stages, microbatches))
+    check(programs, stages, microbatches)
+    if _homes(programs) == homes:
+        return programs
+    if len(programs) == stages:
+        return fold(tuple(sorted(programs, key=lambda program: program[0].stage)), homes)
+    raise ScheduleError(
+        f"Expected one program for each of the {stages} stages, or one for each of the {lanes} devices with the stages "
+        f"on the lanes {homes}; received {len(programs)} programs with the stages on the lanes {_homes(programs)}."
+    )
+
+
+def _homes(programs: Programs) -> tuple[int, ...]:
+    home = {action.stage: lane for lane, program in enumerate(programs) for action in program}
+    return tuple(home[stage] for stage in sorted(home))
+
+
+def _read(programs: object) -> Programs:
+    wanted = "Expected a schedule to return one list of actions (such as '2F0') per lane"
+    if isinstance(programs, str) or not isinstance(programs, Sequence):
+        raise ScheduleError(f"{wanted}, received {programs!r}.")
+    read = []
+    for program in programs:
+        if isinstance(program, str) or not isinstance(program, Sequence):
+            raise ScheduleError(f"{wanted}, received the lane {program!r}.")
+        bad = [action for action in program if not isinstance(action, Action | str)]
+        if bad:
+            raise ScheduleError(f"{wanted}, received the action {bad[0]!r}.")
+        read.append(tuple(Action.parse(action) if isinstance(action, str) else action for action in program))
+    return tuple(read)

@@ -1,0 +1,96 @@
+"""The graph itself enforces a schedule: each action is reachable from the one before it on its lane."""
+
+import keras
+import pytest
+import tensorflow as tf
+
+from kparallel.data.rows import Rows
+from kparallel.engine.executor import Executor
+from kparallel.engine.tail import Tail
+from kparallel.loss.term import row_mean
+from kparallel.schedule import gpipe, linear_order, one_f_one_b
+from kparallel.stage.graph import open_graph
+from kparallel.stage.pipeline import cut
+
+MICROBATCHES = 3
+
+
+def traced(programs):
+    """Trace one replica's work and return its graph; forward call m of stage s stands in the scope `s{s}m{m}`."""
+    layers = [keras.layers.Dense(2, name=f"layer{index}") for index in range(3)]
+    model = keras.Sequential([keras.Input((2,)), *layers])
+    pipeline = cut(model, open_graph(model), [(0,), (1,), (2,)])
+
+    def named(s, stage):
+        calls = iter(range(MICROBATCHES))
+
+        def call(weights, state, inputs, masks):
+            with tf.name_scope(f"s{s}m{next(calls)}"):
+                return stage.forward(weights, state, inputs, masks, True)
+
+        return call
+
+    def work(x):
+        rows = [Rows(part, part, None, 2) for part in tf.split(x, MICROBATCHES)]
+
+        def head(outputs, rows):
+            return [(None, row_mean(tf.reduce_mean(outputs), rows.count))]
+
+        def factors(pairs, statistics):
+            return [1.0], [1.0]
+
+        one = tf.constant([1.0], tf.float64)
+        tail = Tail(pipeline, "CPU:0", head, rows, factors, True, None, [one])
+        calls = [named(s, stage) for s, stage in enumerate(pipeline.stages)]
+        executor = Executor(
+            pipeline, ["CPU:0", "CPU:1", "CPU:2"], calls, [0, 1, 2], [2] * MICROBATCHES, tail, lambda s, m: True, 0
+        )
+        for m, part in enumerate(rows):
+            executor.feed(m, part.x)
+        executor.run(linear_order(programs))
+        return executor.gradients
+
+    return tf.function(work, autograph=False).get_concrete_function(tf.TensorSpec([6, 2])).graph
+
+
+def ancestors(operations):
+    found, waiting = set(), list(operations)
+    while waiting:
+        operation = waiting.pop()
+        for before in [tensor.op for tensor in operation.inputs] + list(operation.control_inputs):
+            if before not in found:
+                found.add(before)
+                waiting.append(before)
+    return found
+
+
+def operations_of(graph, action):
+    scope = f"s{action.stage}m{action.microbatch}/"
+    backward = action.kind == "B"
+    return {
+        operation
+        for operation in graph.get_operations()
+        if scope in operation.name
+        and operation.name.startswith("gradient_tape") == backward
+        and "MatMul" in operation.type
+    }
+
+
+@pytest.mark.parametrize("schedule", [gpipe, one_f_one_b])
+def test_each_action_is_reachable_from_the_one_before_it(schedule):
+    programs = schedule(3, MICROBATCHES)
+    graph = traced(programs)
+    for program in programs:
+        for before, after in zip(program, program[1:], strict=False):
+            reached = ancestors(operations_of(graph, after))
+            assert operations_of(graph, after) and reached & operations_of(graph, before), f"{after} not after {before}"
+
+
+def test_the_schedules_make_different_graphs():
+    action = one_f_one_b(3, MICROBATCHES)[1]
+    assert [str(a) for a in action] == ["1F0", "1F1", "1B0", "1F2", "1B1", "1B2"]
+    later, earlier = action[3], action[2]
+    graph = traced(one_f_one_b(3, MICROBATCHES))
+    assert ancestors(operations_of(graph, later)) & operations_of(graph, earlier)
+    graph = traced(gpipe(3, MICROBATCHES))
+    assert not ancestors(operations_of(graph, later)) & operations_of(graph, earlier)
