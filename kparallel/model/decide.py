@@ -68,7 +68,9 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
     stage_of = _cut(options, number, graph, units)
     microbatches = 4 * number if options.microbatches is None else options.microbatches
     groups = tuple(_group(units, stage_of, stage) for stage in range(number))
-    return Plan(model.name, mesh, groups, microbatches, options.schedule, options.recompute)
+    plan = Plan(model.name, mesh, groups, microbatches, options.schedule, options.recompute)
+    plan.programs()  # Refuses a schedule that breaks a law before anything is built.
+    return plan
 
 
 def check_plan(plan: Plan, model: keras.Model) -> None:

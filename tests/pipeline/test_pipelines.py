@@ -9,6 +9,13 @@ from tests.pipeline import models as m
 
 TOLERANCE = 1e-9
 
+
+def by_hand(stages, microbatches):
+    """GPipe with the backward passes in another order than any schedule of the package."""
+    later = list(reversed(range(microbatches)))
+    return [[f"{s}F{m}" for m in range(microbatches)] + [f"{s}B{m}" for m in later] for s in range(stages)]
+
+
 SCCE = keras.losses.SparseCategoricalCrossentropy
 # name: (model, data, loss)
 MODELS = {
@@ -25,6 +32,15 @@ PLANS = {
     "2x1_two_on_one_device": {"replicas": 2, "stages": 2, "microbatches": 2, "devices": ["CPU:0", "CPU:1"]},
     "3x1_microbatches": {"replicas": 3, "stages": 1, "microbatches": 2, "devices": ["CPU:0", "CPU:1", "CPU:2"]},
 }
+# Several stages on one device, dealt in turn; and a schedule of the user's own.
+PLANS["1x4_interleaved"] = {
+    "replicas": 1,
+    "stages": 4,
+    "microbatches": 4,
+    "schedule": "interleaved",
+    "devices": ["CPU:0", "CPU:1"],
+}
+PLANS["1x3_own_schedule"] = {"replicas": 1, "stages": 3, "microbatches": 3, "schedule": by_hand}
 # Each model under two plans, each plan under at least one model; `full` crosses them.
 COVER = [
     ("residual", "1x4_gpipe_always"),
@@ -35,6 +51,8 @@ COVER = [
     ("masked_two_headed", "1x4_1f1b"),
     ("masked_two_headed", "2x2"),
     ("residual", "1x2"),
+    ("u_net", "1x4_interleaved"),
+    ("residual", "1x3_own_schedule"),
 ]
 
 

@@ -144,6 +144,10 @@ REFUSED = {
         ["at most 2 microbatches", "received 3"],
     ),
     "unknown schedule": (lambda: kparallel.wrap(two(), stages=2, schedule="gpip"), ["'gpip'", "'gpipe'"]),
+    "broken schedule": (
+        lambda: kparallel.wrap(two(), stages=2, microbatches=1, schedule=lambda s, m: [["0F0", "0B0"], ["1B0", "1F0"]]),
+        ["1B0", "<-- here"],
+    ),
     "unknown recompute": (lambda: kparallel.wrap(two(), stages=2, recompute="some"), ["'except_last'", "'some'"]),
     "unknown layer": (lambda: kparallel.wrap(two(), stages=[["first"], ["lost"]]), ["'lost'", "Did you mean 'last'"]),
     "layer left out": (lambda: kparallel.wrap(m.residual(), stages=[["conv*", "block*"], ["head"]]), ["'global_av"]),
