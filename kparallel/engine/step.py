@@ -14,6 +14,7 @@ from kparallel.engine.beside import beside_inputs
 from kparallel.engine.compiled import stage_call
 from kparallel.engine.executor import Executor, StageCall
 from kparallel.engine.head import couples_rows, loss_head
+from kparallel.engine.slices import refuse_slices
 from kparallel.engine.tail import Tail, join
 from kparallel.errors import PlanError
 from kparallel.loss.own import overrides_compute_loss, refuse_added
@@ -91,6 +92,8 @@ class Step:
         penalties = self._penalties(executor, rows)
         if not tail.pairs(executor.added) and not penalties:
             raise ValueError("No loss to compute. Pass `loss=` to compile(), or call add_loss() in a layer.")
+        parts = self._layout.replicas * self._plan.microbatches
+        refuse_slices(rows.x, [g for stage in executor.gradients for g in stage], self._model.optimizer, parts)
         if self._model.trainable_variables:
             self._update(executor, rows)
         else:
