@@ -11,7 +11,8 @@ from kparallel.errors import PlanError
 from kparallel.model.check import check_model, check_surroundings
 from kparallel.model.decide import Options, check_microbatches, check_plan, decide
 from kparallel.model.layout import lay_out
-from kparallel.model.parallel_model import ParallelModel, parallel_class, recompile
+from kparallel.model.parallel_model import ParallelModel, parallel_class
+from kparallel.model.recompile import recompile
 from kparallel.model.runtime import Runtime
 from kparallel.planning.plan import Plan
 from kparallel.private import set_strategy
@@ -163,6 +164,6 @@ def wrap(
     plain = type(fresh)
     object.__setattr__(fresh, "_kparallel", runtime)
     object.__setattr__(fresh, "__class__", parallel_class(plain))
-    recompile(model if builder is None else fresh, fresh)
+    recompile(model if builder is None else fresh, fresh, runtime.scope())
     wrapped: ParallelModel = fresh
     return wrapped
