@@ -1,7 +1,8 @@
 """From a user's options to a plan: how many replicas and stages, which devices, and where to cut."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 import keras
@@ -11,9 +12,12 @@ from kparallel.devices import check_devices, local_devices
 from kparallel.errors import PlanError
 from kparallel.mesh import Mesh, device_name
 from kparallel.planning.cut import cut
+from kparallel.planning.groups import layer_groups
+from kparallel.planning.memory import slots_of
 from kparallel.planning.names import stages_by_name
 from kparallel.planning.plan import LayerGroup, Plan
 from kparallel.planning.profile import Unit
+from kparallel.planning.search import choose
 from kparallel.private import flatten_layers
 from kparallel.schedule import by_name
 from kparallel.stage.graph import Graph, open_graph
@@ -37,6 +41,8 @@ class Options:
     balance: str = "flops"
     sample: Any = None
     devices: Sequence[str] | None = None
+    batch_size: int | None = None
+    memory_per_device: str | float | None = None
 
 
 def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
@@ -52,25 +58,76 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
         PlanError: The options do not fit the model or the machine; the message says the way out.
     """
     _check_options(options)
+    if options.memory_per_device is not None:
+        return _chosen(model, options, workers)
     number = options.stages if isinstance(options.stages, int) else _number_by_hand(options.stages)
     mesh = _mesh(options, number, workers)
     if number == 1:
-        number_of_microbatches = options.microbatches or 1
-        return Plan(model.name, mesh, (_whole(model),), number_of_microbatches, options.schedule, options.recompute)
+        groups: tuple[LayerGroup, ...] = (_whole(model),)
+    else:
+        graph = _graph(model, f"for {number} stages")
+        units = profile(graph)
+        costs = _costs(options, graph, units)
+        groups = layer_groups(units, _cut(options, number, units, costs), number, costs)
+    microbatches = (1 if number == 1 else 4 * number) if options.microbatches is None else options.microbatches
+    return Plan(
+        model.name,
+        mesh,
+        groups,
+        microbatches,
+        options.schedule,
+        options.recompute,
+        None if options.batch_size is None else ceil(options.batch_size / workers),
+        _slots(model),
+    )
+
+
+def _chosen(model: keras.Model, options: Options, workers: int) -> Plan:
+    """Search for the fastest plan that fits; what is left at its default is free."""
+    if options.batch_size is None:
+        raise PlanError("Expected batch_size beside memory_per_device: how much activations take depends on it.")
+    if not isinstance(options.stages, int):
+        raise PlanError("Expected either memory_per_device or a cut by hand, received both. Leave one out.")
+    names = local_devices() if options.devices is None else check_devices(options.devices)
+    Mesh(tuple((name,) for name in names))  # Refuses a device that is named twice.
+    graph = _graph(model, "to search for a plan that fits memory_per_device")
+    units = profile(graph)
+    plan = choose(
+        units,
+        names,
+        ceil(options.batch_size / workers),
+        options.memory_per_device,
+        model_name=model.name,
+        costs=_costs(options, graph, units),
+        schedule=options.schedule,
+        slots=_slots(model),
+        replicas=None if options.replicas is None else _local_replicas(options, 1, workers, names),
+        stages=None if options.stages == 1 else options.stages,
+        microbatches=options.microbatches,
+        recompute=None if options.recompute == "never" else options.recompute,
+    )
+    return replace(plan, groups=(_whole(model),)) if plan.mesh.stages == 1 else plan
+
+
+def _graph(model: keras.Model, purpose: str) -> Graph:
     graph = open_graph(model) if model.built else None
     if graph is None:
         raise PlanError(
-            f"Expected a built Functional or Sequential model for {number} stages, received {model.name!r} "
+            f"Expected a built Functional or Sequential model {purpose}, received {model.name!r} "
             f"({type(model).__name__}), whose call is Python of its own. Express it as keras.Model(inputs, outputs) "
             "of its layers, or use replicas only."
         )
-    units = profile(graph)
-    stage_of = _cut(options, number, graph, units)
-    microbatches = 4 * number if options.microbatches is None else options.microbatches
-    groups = tuple(_group(units, stage_of, stage) for stage in range(number))
-    plan = Plan(model.name, mesh, groups, microbatches, options.schedule, options.recompute)
-    plan.programs()  # Refuses a schedule that breaks a law before anything is built.
-    return plan
+    return graph
+
+
+def _slots(model: keras.Model) -> float:
+    """Return how many variables the compiled optimizer keeps for each weight; Adam's two where there is none."""
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None:
+        return 2
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    more = [getattr(optimizer, name, False) for name in ("momentum", "centered", "amsgrad", "use_ema")]
+    return slots_of(type(optimizer).__name__, sum(1 for each in more if each))
 
 
 def check_plan(plan: Plan, model: keras.Model) -> None:
@@ -119,7 +176,7 @@ def _check_options(options: Options) -> None:
         raise PlanError(f"Expected recompute to be one of {_RECOMPUTE}, received {options.recompute!r}.")
     if options.balance not in _BALANCES:
         raise PlanError(f"Expected balance to be one of {_BALANCES}, received {options.balance!r}.")
-    for name in ("microbatches", "replicas"):
+    for name in ("microbatches", "replicas", "batch_size"):
         value = getattr(options, name)
         if value is not None and (not isinstance(value, int) or value < 1):
             raise PlanError(f"Expected {name} to be a whole number of at least 1, received {value!r}.")
@@ -184,16 +241,18 @@ def _local_replicas(options: Options, stages: int, workers: int, names: Sequence
     return local
 
 
-def _cut(options: Options, number: int, graph: Graph, units: tuple[Unit, ...]) -> tuple[int, ...]:
+def _costs(options: Options, graph: Graph, units: Sequence[Unit]) -> list[float]:
+    if options.balance == "time":
+        return measured(graph, _sample(graph, options.sample))
+    if options.balance == "parameters":
+        return [float(unit.parameters) for unit in units]
+    return [unit.flops_per_row for unit in units]
+
+
+def _cut(options: Options, number: int, units: Sequence[Unit], costs: Sequence[float]) -> tuple[int, ...]:
     if not isinstance(options.stages, int):
         by_hand = list(options.stages.values()) if isinstance(options.stages, Mapping) else options.stages
         return stages_by_name(units, by_hand)
-    if options.balance == "time":
-        costs = measured(graph, _sample(graph, options.sample))
-    elif options.balance == "parameters":
-        costs = [float(unit.parameters) for unit in units]
-    else:
-        costs = [unit.flops_per_row for unit in units]
     starts = cut(costs, number, units)
     return tuple(sum(index >= start for start in starts) - 1 for index in range(len(units)))
 
@@ -206,19 +265,6 @@ def _sample(graph: Graph, sample: Any) -> list[Any]:
             for spec in [graph.specs[number]]
         ]
     return [tf.convert_to_tensor(leaf) for leaf in keras.tree.flatten(sample)]
-
-
-def _group(units: tuple[Unit, ...], stage_of: tuple[int, ...], stage: int) -> LayerGroup:
-    mine = tuple(index for index, at in enumerate(stage_of) if at == stage)
-    layers = tuple(dict.fromkeys(name for index in mine for name in units[index].layers))
-    parameters = sum(units[index].parameters for index in mine)
-    if not parameters:
-        names = [units[index].name for index in mine]
-        raise PlanError(
-            f"Expected every stage to have weights, received none for stage {stage} of calls {names[:8]}. Use fewer "
-            "stages, or move the cut."
-        )
-    return LayerGroup(layers, parameters, sum(units[index].weight_bytes for index in mine), mine)
 
 
 def _whole(model: keras.Model) -> LayerGroup:

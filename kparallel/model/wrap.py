@@ -33,6 +33,8 @@ def plan(
     balance: str = "flops",
     sample: Any = None,
     devices: Sequence[str] | None = None,
+    batch_size: int | None = None,
+    memory_per_device: str | float | None = None,
 ) -> Plan:
     """Decide how a model is spread over devices, without wrapping it.
 
@@ -51,6 +53,10 @@ def plan(
             `"time"`.
         sample: Inputs of a few rows for `balance="time"`; default zeros.
         devices: Names of this worker's devices; default every local GPU, else every local CPU device.
+        batch_size: Rows of a batch over all replicas, for the estimates of memory; default unknown.
+        memory_per_device: Memory of a device, such as `"8GB"`, or bytes. Then replicas, stages, microbatches and
+            recompute, where they are left at their default, are chosen: the least predicted step time that fits, and
+            plain data parallelism whenever it fits. Needs `batch_size`.
 
     Returns:
         The plan; print it, or pass it to `wrap`.
@@ -58,7 +64,8 @@ def plan(
     Raises:
         BackendError: Keras does not run on TensorFlow.
         DeviceError: A device is unknown, repeated or of mixed type.
-        PlanError: The options do not fit the model or the machine; the message says the way out.
+        PlanError: The options do not fit the model or the machine, or no plan fits the memory; the message says the
+            way out.
         ModelError: The model cannot be wrapped.
 
     Example:
@@ -71,7 +78,9 @@ def plan(
         stage 0: 1 layer, 4 parameters, 16 B of weights on each of CPU:0
     """
     check_surroundings()
-    options = Options(replicas, stages, microbatches, schedule, recompute, balance, sample, devices)
+    options = Options(
+        replicas, stages, microbatches, schedule, recompute, balance, sample, devices, batch_size, memory_per_device
+    )
     if not isinstance(model, keras.layers.Layer) and callable(model):
         with tf.device("CPU:0"):
             model = build_with(model)
