@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil
 from typing import Any
 
 import keras
@@ -25,7 +24,6 @@ from kparallel.stage.profile import measured, profile
 
 __all__: list[str] = []
 
-_RECOMPUTE = ("never", "always", "except_last")
 _BALANCES = ("flops", "parameters", "time")
 
 
@@ -34,15 +32,15 @@ class Options:
     """What a user may say about a plan; `kparallel.wrap` documents each."""
 
     replicas: int | None = None
-    stages: int | Mapping[str, Sequence[str]] | Sequence[Any] = 1
+    stages: int | Mapping[str, Sequence[str]] | Sequence[Any] | None = None
     microbatches: int | None = None
     schedule: Any = "1f1b"
-    recompute: str = "never"
+    recompute: str | None = None
     balance: str = "flops"
     sample: Any = None
     devices: Sequence[str] | None = None
-    batch_size: int | None = None
     memory_per_device: str | float | None = None
+    batch_size: int | None = None
 
 
 def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
@@ -59,53 +57,55 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
     """
     _check_options(options)
     if options.memory_per_device is not None:
-        return _chosen(model, options, workers)
-    number = options.stages if isinstance(options.stages, int) else _number_by_hand(options.stages)
+        return _search(model, options, workers)
+    stages = 1 if options.stages is None else options.stages
+    number = stages if isinstance(stages, int) else _number_by_hand(stages)
     mesh = _mesh(options, number, workers)
+    microbatches, recompute = options.microbatches, options.recompute or "never"
     if number == 1:
         groups: tuple[LayerGroup, ...] = (_whole(model),)
+        microbatches = microbatches or 1
+        return Plan(
+            model.name, mesh, groups, microbatches, options.schedule, recompute, options.batch_size, _slots(model)
+        )
+    graph = _graph(model, f"for {number} stages")
+    units = profile(graph)
+    costs = _costs(options, graph, units)
+    if isinstance(stages, int):
+        starts = cut(costs, number, units)
+        stage_of = tuple(sum(index >= start for start in starts) - 1 for index in range(len(units)))
     else:
-        graph = _graph(model, f"for {number} stages")
-        units = profile(graph)
-        costs = _costs(options, graph, units)
-        groups = layer_groups(units, _cut(options, number, units, costs), number, costs)
-    microbatches = (1 if number == 1 else 4 * number) if options.microbatches is None else options.microbatches
-    return Plan(
-        model.name,
-        mesh,
-        groups,
-        microbatches,
-        options.schedule,
-        options.recompute,
-        None if options.batch_size is None else ceil(options.batch_size / workers),
-        _slots(model),
-    )
+        stage_of = stages_by_name(units, list(stages.values()) if isinstance(stages, Mapping) else stages)
+    groups = layer_groups(units, stage_of, number, costs)
+    microbatches = 4 * number if microbatches is None else microbatches
+    return Plan(model.name, mesh, groups, microbatches, options.schedule, recompute, options.batch_size, _slots(model))
 
 
-def _chosen(model: keras.Model, options: Options, workers: int) -> Plan:
-    """Search for the fastest plan that fits; what is left at its default is free."""
+def _search(model: keras.Model, options: Options, workers: int) -> Plan:
+    """Choose the fastest plan that fits the memory; what the user fixed stays fixed."""
     if options.batch_size is None:
-        raise PlanError("Expected batch_size beside memory_per_device: how much activations take depends on it.")
-    if not isinstance(options.stages, int):
-        raise PlanError("Expected either memory_per_device or a cut by hand, received both. Leave one out.")
-    names = local_devices() if options.devices is None else check_devices(options.devices)
-    Mesh(tuple((name,) for name in names))  # Refuses a device that is named twice.
-    graph = _graph(model, "to search for a plan that fits memory_per_device")
+        raise PlanError("Expected batch_size along with memory_per_device: activations grow with it. Say batch_size=.")
+    if not isinstance(options.stages, int | None):
+        raise PlanError("Expected memory_per_device to choose the cut, received a cut by hand as well. Leave one out.")
+    if workers > 1:
+        raise PlanError("Expected memory_per_device on one machine, received it in a cluster. Say replicas and stages.")
+    graph = _graph(model, "to choose a plan")
     units = profile(graph)
     plan = choose(
         units,
-        names,
-        ceil(options.batch_size / workers),
+        local_devices() if options.devices is None else check_devices(options.devices),
+        options.batch_size,
         options.memory_per_device,
         model_name=model.name,
         costs=_costs(options, graph, units),
         schedule=options.schedule,
         slots=_slots(model),
-        replicas=None if options.replicas is None else _local_replicas(options, 1, workers, names),
-        stages=None if options.stages == 1 else options.stages,
+        replicas=options.replicas,
+        stages=options.stages,
         microbatches=options.microbatches,
-        recompute=None if options.recompute == "never" else options.recompute,
+        recompute=options.recompute,
     )
+    # A model of one stage is not cut, so its group names no calls, as for a plan that was not searched.
     return replace(plan, groups=(_whole(model),)) if plan.mesh.stages == 1 else plan
 
 
@@ -172,8 +172,6 @@ def check_microbatches(model: keras.Model, plan: Plan) -> None:
 
 
 def _check_options(options: Options) -> None:
-    if options.recompute not in _RECOMPUTE:
-        raise PlanError(f"Expected recompute to be one of {_RECOMPUTE}, received {options.recompute!r}.")
     if options.balance not in _BALANCES:
         raise PlanError(f"Expected balance to be one of {_BALANCES}, received {options.balance!r}.")
     for name in ("microbatches", "replicas", "batch_size"):
@@ -241,20 +239,12 @@ def _local_replicas(options: Options, stages: int, workers: int, names: Sequence
     return local
 
 
-def _costs(options: Options, graph: Graph, units: Sequence[Unit]) -> list[float]:
+def _costs(options: Options, graph: Graph, units: tuple[Unit, ...]) -> list[float]:
     if options.balance == "time":
         return measured(graph, _sample(graph, options.sample))
     if options.balance == "parameters":
         return [float(unit.parameters) for unit in units]
     return [unit.flops_per_row for unit in units]
-
-
-def _cut(options: Options, number: int, units: Sequence[Unit], costs: Sequence[float]) -> tuple[int, ...]:
-    if not isinstance(options.stages, int):
-        by_hand = list(options.stages.values()) if isinstance(options.stages, Mapping) else options.stages
-        return stages_by_name(units, by_hand)
-    starts = cut(costs, number, units)
-    return tuple(sum(index >= start for start in starts) - 1 for index in range(len(units)))
 
 
 def _sample(graph: Graph, sample: Any) -> list[Any]:

@@ -119,13 +119,19 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         """Return a plain single-device model with the present weights and optimizer state."""
         return unwrap(self)
 
-    def compile(self, optimizer: Any = "rmsprop", *args: Any, **kwargs: Any) -> None:
-        """Configure training, as `keras.Model.compile` does; the optimizer is rebuilt on this model's devices."""
-        jit = kwargs.get("jit_compile", "auto")
-        own = optimizer if optimizer is getattr(self, "optimizer", None) else self._at_home(optimizer)
+    @wraps(keras.Model.compile)
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        method = self.__class__.compile  # Perhaps a subclass's own, with arguments and defaults of its own.
+        arguments = _named(method, args, kwargs)
+        given = arguments.get("optimizer")
+        if given is not None and given is not getattr(self, "optimizer", None):
+            arguments["optimizer"] = self._at_home(given)
+        jit = arguments.pop("jit_compile", "auto")
+        if _takes(method, "jit_compile"):
+            arguments["jit_compile"] = False
         with self._kparallel.scope():
             self._kparallel.jit = jit is True
-            super().compile(own, *args, **kwargs | {"jit_compile": False})
+            super().compile(**arguments)
             adopt(self.optimizer)
         if jit is True:
             record_jit(self, True)
@@ -265,10 +271,15 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
 
 
 def _named(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Name the arguments of a call of one of Keras's methods."""
+    """Name the arguments of a call of one of a model's methods."""
     arguments = dict(inspect.signature(method).bind_partial(None, *args).arguments) | kwargs
     arguments.pop("self")
     return arguments
+
+
+def _takes(method: Callable[..., Any], name: str) -> bool:
+    parameters = inspect.signature(method).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _tensor(leaf: Any) -> Any:

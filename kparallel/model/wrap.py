@@ -26,15 +26,15 @@ def plan(
     model: Any,
     *,
     replicas: int | None = None,
-    stages: Stages = 1,
+    stages: Stages | None = None,
     microbatches: int | None = None,
     schedule: Any = "1f1b",
-    recompute: str = "never",
+    recompute: str | None = None,
     balance: str = "flops",
     sample: Any = None,
     devices: Sequence[str] | None = None,
-    batch_size: int | None = None,
     memory_per_device: str | float | None = None,
+    batch_size: int | None = None,
 ) -> Plan:
     """Decide how a model is spread over devices, without wrapping it.
 
@@ -53,10 +53,9 @@ def plan(
             `"time"`.
         sample: Inputs of a few rows for `balance="time"`; default zeros.
         devices: Names of this worker's devices; default every local GPU, else every local CPU device.
-        batch_size: Rows of a batch over all replicas, for the estimates of memory; default unknown.
-        memory_per_device: Memory of a device, such as `"8GB"`, or bytes. Then replicas, stages, microbatches and
-            recompute, where they are left at their default, are chosen: the least predicted step time that fits, and
-            plain data parallelism whenever it fits. Needs `batch_size`.
+        memory_per_device: Such as `"8GB"`, or bytes. With it, what is not said of replicas, stages, microbatches and
+            recompute is chosen: the fastest predicted step that fits, plain data parallelism wherever it fits.
+        batch_size: Rows of the global batch, for estimates of memory and for the choice.
 
     Returns:
         The plan; print it, or pass it to `wrap`.
@@ -64,8 +63,7 @@ def plan(
     Raises:
         BackendError: Keras does not run on TensorFlow.
         DeviceError: A device is unknown, repeated or of mixed type.
-        PlanError: The options do not fit the model or the machine, or no plan fits the memory; the message says the
-            way out.
+        PlanError: The options do not fit the model or the machine; the message says the way out.
         ModelError: The model cannot be wrapped.
 
     Example:
@@ -79,7 +77,7 @@ def plan(
     """
     check_surroundings()
     options = Options(
-        replicas, stages, microbatches, schedule, recompute, balance, sample, devices, batch_size, memory_per_device
+        replicas, stages, microbatches, schedule, recompute, balance, sample, devices, memory_per_device, batch_size
     )
     if not isinstance(model, keras.layers.Layer) and callable(model):
         with tf.device("CPU:0"):
@@ -93,13 +91,15 @@ def wrap(
     plan: Plan | None = None,
     *,
     replicas: int | None = None,
-    stages: Stages = 1,
+    stages: Stages | None = None,
     microbatches: int | None = None,
     schedule: Any = "1f1b",
-    recompute: str = "never",
+    recompute: str | None = None,
     balance: str = "flops",
     sample: Any = None,
     devices: Sequence[str] | None = None,
+    memory_per_device: str | float | None = None,
+    batch_size: int | None = None,
     loss_reduction: str = "mean",
 ) -> ParallelModel:
     """Make a Keras model train over several devices and compute what plain Keras computes on one.
@@ -111,7 +111,8 @@ def wrap(
         model: A Keras model (Functional, Sequential or subclassed with a config), or a zero-argument
             function that builds one.
         plan: A plan made by `kparallel.plan`; then none of the options that make a plan may be given.
-        replicas, stages, microbatches, schedule, recompute, balance, sample, devices: As in `kparallel.plan`.
+        replicas, stages, microbatches, schedule, recompute, balance, sample, devices, memory_per_device, batch_size:
+            As in `kparallel.plan`.
         loss_reduction: What a loss means that returns one scalar for a batch: `"mean"` over rows (default),
             `"sum"` over rows, or `"global"`, which gathers the outputs of all replicas first.
 
@@ -133,7 +134,9 @@ def wrap(
     check_surroundings()
     if loss_reduction not in ("mean", "sum", "global"):
         raise PlanError(f"Expected loss_reduction 'mean', 'sum' or 'global', received {loss_reduction!r}.")
-    options = Options(replicas, stages, microbatches, schedule, recompute, balance, sample, devices)
+    options = Options(
+        replicas, stages, microbatches, schedule, recompute, balance, sample, devices, memory_per_device, batch_size
+    )
     if plan is not None and options != Options():
         raise PlanError("Expected either a plan or the options that make one, received both.")
     builder: Callable[[], Any] | None = None

@@ -62,9 +62,9 @@ def test_slots_are_those_of_the_compiled_optimizer():
 
 
 def test_what_a_search_refuses():
-    with pytest.raises(PlanError, match="batch_size beside memory_per_device"):
+    with pytest.raises(PlanError, match="batch_size along with memory_per_device"):
         kparallel.plan(mlp(), memory_per_device="1GB")
     with pytest.raises(PlanError, match="Expected a size such as '8GB'"):
         kparallel.plan(mlp(), batch_size=12, memory_per_device="much")
-    with pytest.raises(PlanError, match="a cut by hand"):
+    with pytest.raises(PlanError, match="received a cut by hand as well"):
         kparallel.plan(mlp(), stages=["dense_2"], batch_size=12, memory_per_device="1GB")

@@ -7,7 +7,7 @@ import kparallel
 
 ROOT = Path(kparallel.__file__).parent
 # From the floor upwards; a file imports only from its own layer's folder or from layers before it.
-LAYERS = ["errors", "mesh", "schedule", "planning", "private", "devices", "collective", "data", "loss", "metric"]
+LAYERS = ["errors", "mesh", "schedule", "planning", "private", "devices", "collective", "data", "metric", "loss"]
 LAYERS += ["stage", "engine", "model"]
 PURE = {"errors", "mesh", "schedule", "planning"}
 
