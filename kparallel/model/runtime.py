@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import keras
@@ -69,14 +70,32 @@ class Runtime:
         """Cut a built model into the plan's stages, as its layers stand now."""
         groups = [group.units for group in self.plan.groups]
         graph = open_graph(model) if len(groups) > 1 else None
-        return whole(model) if graph is None else cut(model, graph, groups)
+        return whole(model, placed=len(groups) > 1) if graph is None else cut(model, graph, groups)
 
     def place(self, model: keras.Model) -> None:
         """Move every variable of a built model to its stage's column."""
         placed: set[int] = set()
-        for index, stage in enumerate(self.pipeline(model).stages):
-            self._move([*stage.weights, *stage.state], index, placed)
+        pipeline = self.pipeline(model)
+        if pipeline.placed:
+            for index, group in enumerate(self.plan.groups):
+                for layer in model.layers:
+                    if layer.name in group.layers:
+                        self._move(layer.variables, index, placed)
+                        layer.call = self._at_stage(layer.call, index)
+        else:
+            for index, stage in enumerate(pipeline.stages):
+                self._move([*stage.weights, *stage.state], index, placed)
         self._move(model.variables, -1, placed)
+
+    def _at_stage(self, call: Callable[..., Any], stage_index: int) -> Callable[..., Any]:
+        """Run a layer's call on its stage's device; there is one row where layers are placed one by one."""
+
+        @wraps(call)
+        def placed(*args: Any, **kwargs: Any) -> Any:
+            with tf.device(self.layout.rows[0][stage_index]):
+                return call(*args, **kwargs)
+
+        return placed
 
     def _move(self, variables: list[keras.Variable], stage_index: int, placed: set[int]) -> None:
         with self.scope(stage_index):

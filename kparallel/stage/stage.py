@@ -138,9 +138,19 @@ class Stage:
         }
         self.is_averaged = [id(variable) in averaged for variable in self.state]
 
-    def read(self) -> list[tf.Tensor]:
-        """Return this replica's trainable weights as tensors."""
-        return [tf.identity(variable.value) for variable in self.weights]
+    def read(self, in_place: bool = False) -> list[tf.Tensor]:
+        """Return this replica's trainable weights as tensors.
+
+        Args:
+            in_place: Whether to leave each weight on its own device, where layers have devices of their own.
+        """
+        if not in_place:
+            return [tf.identity(variable.value) for variable in self.weights]
+        weights = []
+        for variable in self.weights:
+            with tf.device(variable.value.values[0].device):
+                weights.append(tf.identity(variable.value))
+        return weights
 
     def read_state(self, replica_index: int) -> list[tf.Tensor]:
         """Return this replica's state as tensors.
