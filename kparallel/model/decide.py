@@ -1,7 +1,7 @@
 """From a user's options to a plan: how many replicas and stages, which devices, and where to cut."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -12,6 +12,7 @@ from kparallel.errors import PlanError
 from kparallel.mesh import Mesh, device_name
 from kparallel.planning.cut import cut
 from kparallel.planning.groups import layer_groups
+from kparallel.planning.memory import slots_of
 from kparallel.planning.names import stages_by_name
 from kparallel.planning.plan import LayerGroup, Plan
 from kparallel.planning.profile import Unit
@@ -63,7 +64,10 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
     microbatches, recompute = options.microbatches, options.recompute or "never"
     if number == 1:
         groups: tuple[LayerGroup, ...] = (_whole(model),)
-        return Plan(model.name, mesh, groups, microbatches or 1, options.schedule, recompute, options.batch_size)
+        microbatches = microbatches or 1
+        return Plan(
+            model.name, mesh, groups, microbatches, options.schedule, recompute, options.batch_size, _slots(model)
+        )
     graph = _graph(model, f"for {number} stages")
     units = profile(graph)
     costs = _costs(options, graph, units)
@@ -74,7 +78,7 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
         stage_of = stages_by_name(units, list(stages.values()) if isinstance(stages, Mapping) else stages)
     groups = layer_groups(units, stage_of, number, costs)
     microbatches = 4 * number if microbatches is None else microbatches
-    return Plan(model.name, mesh, groups, microbatches, options.schedule, recompute, options.batch_size)
+    return Plan(model.name, mesh, groups, microbatches, options.schedule, recompute, options.batch_size, _slots(model))
 
 
 def _search(model: keras.Model, options: Options, workers: int) -> Plan:
@@ -87,7 +91,7 @@ def _search(model: keras.Model, options: Options, workers: int) -> Plan:
         raise PlanError("Expected memory_per_device on one machine, received it in a cluster. Say replicas and stages.")
     graph = _graph(model, "to choose a plan")
     units = profile(graph)
-    return choose(
+    plan = choose(
         units,
         local_devices() if options.devices is None else check_devices(options.devices),
         options.batch_size,
@@ -95,11 +99,14 @@ def _search(model: keras.Model, options: Options, workers: int) -> Plan:
         model_name=model.name,
         costs=_costs(options, graph, units),
         schedule=options.schedule,
+        slots=_slots(model),
         replicas=options.replicas,
         stages=options.stages,
         microbatches=options.microbatches,
         recompute=options.recompute,
     )
+    # A model of one stage is not cut, so its group names no calls, as for a plan that was not searched.
+    return replace(plan, groups=(_whole(model),)) if plan.mesh.stages == 1 else plan
 
 
 def _graph(model: keras.Model, purpose: str) -> Graph:
@@ -111,6 +118,16 @@ def _graph(model: keras.Model, purpose: str) -> Graph:
             "of its layers, or use replicas only."
         )
     return graph
+
+
+def _slots(model: keras.Model) -> float:
+    """Return how many variables the compiled optimizer keeps for each weight; Adam's two where there is none."""
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None:
+        return 2
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    more = [getattr(optimizer, name, False) for name in ("momentum", "centered", "amsgrad", "use_ema")]
+    return slots_of(type(optimizer).__name__, sum(1 for each in more if each))
 
 
 def check_plan(plan: Plan, model: keras.Model) -> None:

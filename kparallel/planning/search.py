@@ -59,6 +59,7 @@ def choose(
 
     Raises:
         PlanError: No plan fits; the message has the closest miss. Or an argument is out of its range.
+        DeviceError: A device is named twice.
 
     Example:
         >>> units = [Unit(f"dense_{i}", 1e6, 1000, 4000, 4000, 4000, (), (f"dense_{i}",)) for i in range(4)]
@@ -76,6 +77,7 @@ def choose(
             f"Expected a batch, units and devices, received batch_size={batch_size}, {len(units)} units and "
             f"{len(devices)} devices."
         )
+    Mesh(tuple((name,) for name in devices))  # Refuses a device that is named twice.
     search = _Search(units, costs, schedule, batch_size, limit, slots)
     fixed = (replicas, stages, microbatches, recompute)
     possible = list(candidates(len(devices), batch_size, search.most_stages, fixed))

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from kparallel.errors import PlanError
+from kparallel.errors import DeviceError, PlanError
 from kparallel.mesh import Mesh
 from kparallel.planning.cut import cut
 from kparallel.planning.groups import layer_groups
@@ -99,6 +99,8 @@ def test_what_the_user_fixed_stays():
         choose(chain(8), DEVICES, 32, replicas=4, stages=2)
     with pytest.raises(PlanError, match="batch_size=0"):
         choose(chain(8), DEVICES, 0)
+    with pytest.raises(DeviceError, match="more than once"):
+        choose(chain(8), ["GPU:0", "GPU:0"], 32)
 
 
 def test_sizes():
