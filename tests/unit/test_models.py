@@ -328,6 +328,31 @@ class Compiles(Net):
         super().compile(keras.optimizers.SGD(0.25 * scale) if optimizer == "auto" else optimizer, loss)
 
 
+class Forwards(Net):
+    """Wraps the trainer's methods, whatever their arguments."""
+
+    calls = 0
+
+    def fit(self, *args, **kwargs):
+        type(self).calls += 1
+        return super().fit(*args, **kwargs)
+
+    def compile(self, *args, **kwargs):
+        super().compile(*args, **kwargs)
+
+
+def test_a_subclass_may_pass_positional_arguments_on():
+    doubles()
+    plain = Forwards()
+    plain(X[:1])
+    wrapped = kparallel.wrap(plain, replicas=2)
+    for model in (plain, wrapped):
+        model.compile("sgd", "mse")
+        model.fit(X, Y, 3, 2, 0, shuffle=False)
+    assert_alike(wrapped.get_weights(), plain.get_weights())
+    assert Forwards.calls == 2
+
+
 @pytest.mark.parametrize(
     ("kind", "reduction", "arguments"),
     [
