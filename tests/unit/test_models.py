@@ -334,7 +334,7 @@ class Forwards(Net):
     calls = 0
 
     def fit(self, *args, **kwargs):
-        type(self).calls += 1
+        Forwards.calls += 1
         return super().fit(*args, **kwargs)
 
     def compile(self, *args, **kwargs):
