@@ -5,13 +5,14 @@ run all stateful calls of a step one after another.
 """
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from kparallel.errors import ModelError
 from kparallel.metric.additive import refuse_updates
 from kparallel.private import (
     call_operation,
@@ -187,6 +188,7 @@ class Stage:
         mapping = [*zip(self.weights, weights, strict=True), *zip(self.state, state, strict=True)]
         with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
             outputs = self._body(inputs, training)
+        _refuse_assigned(zip(self.weights, weights, strict=True), scope)
         refuse_updates(self._metrics, scope, "a layer's call", "Update it in the model's compute_metrics.")
         new: list[tf.Tensor | None] = []
         for variable, (_, first) in zip(self.state, mapping[len(self.weights) :], strict=True):
@@ -255,3 +257,13 @@ class Stage:
 
 def _gated(value: tf.Tensor, present: bool) -> tf.Tensor:
     return value if present else tf.zeros_like(value)
+
+
+def _refuse_assigned(weights: Iterable[tuple[keras.Variable, tf.Tensor]], scope: Any) -> None:
+    """Make sure that a call has assigned no trainable weight: its optimizer's step starts from the value before."""
+    for variable, before in weights:
+        if scope.get_current_value(variable) is not before:
+            raise ModelError(
+                f"Weight {variable.path!r} is trainable and is assigned while its layer is called, as "
+                "SpectralNormalization does. That is not supported: leave such a layer out, or freeze it."
+            )
