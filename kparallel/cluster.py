@@ -105,6 +105,12 @@ def read_cluster(environment: Mapping[str, str] = os.environ) -> Cluster | None:
     return cluster if len(cluster.workers) > 1 else None
 
 
+def size() -> int:
+    """Return how many workers train together; 1 without a cluster."""
+    cluster = read_cluster()
+    return 1 if cluster is None else len(cluster.workers)
+
+
 def _jobs(cluster: Any) -> dict[str, list[str]]:
     if not isinstance(cluster, dict):
         raise _malformed("cluster", 'an object such as {"worker": ["host:port", ...]}', cluster)

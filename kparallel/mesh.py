@@ -38,13 +38,14 @@ class Mesh:
     """A grid of devices: one row per replica, one column per stage.
 
     A row is one replica of the model; a column holds every home of one stage, and is the group over
-    which that stage's gradients are reduced.
+    which that stage's gradients are reduced. A device may stand several times in its row: it then runs several stages.
 
     Args:
         rows: Short device names, `rows[replica_index][stage_index]`.
 
     Raises:
-        DeviceError: No device, rows of unequal length, a device twice in a column, or mixed kinds.
+        DeviceError: No device, rows of unequal length, a device in two rows, rows that repeat their devices at
+            different places, or mixed kinds.
 
     Example:
         >>> print(Mesh((("CPU:0",), ("CPU:1",))))
@@ -66,6 +67,10 @@ class Mesh:
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise DeviceError(f"Expected each device once, received {repeated} more than once. Name every device once.")
+        if len({tuple(row.index(name) for name in row) for row in rows}) > 1:
+            raise DeviceError(
+                f"Expected every row to put the same stages on one device, received {[list(row) for row in rows]}."
+            )
         kinds = sorted({name.split(":")[0] for name in names})
         if len(kinds) > 1:
             raise DeviceError(f"Expected devices of one kind, received {kinds}. Use CPUs only or GPUs only.")

@@ -167,6 +167,11 @@ def unpickler(plain: type[keras.Model]) -> Callable[..., keras.Model]:
     return read
 
 
+def own_metrics(layers: Sequence[keras.layers.Layer]) -> list[keras.metrics.Metric]:
+    """Return the metrics that layers and models hold themselves, as attributes."""
+    return [metric for layer in layers for metric in layer._metrics]
+
+
 def own_losses(model: keras.Model) -> list[tf.Tensor]:
     """Return what `add_loss` collected in the present call."""
     return [loss for layer in model._flatten_layers() for loss in layer._get_own_losses()]

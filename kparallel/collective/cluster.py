@@ -56,7 +56,10 @@ def init(timeout: float = 300.0, heartbeat: float = 60.0) -> None:
         virtual_devices(int(devices))
     expect_cluster(len(cluster.workers), timeout, heartbeat)
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
-        tf.train.ClusterSpec({"worker": list(cluster.workers)}), "worker", cluster.index, rpc_layer="grpc"
+        tf.train.ClusterSpec({"worker": list(cluster.workers)}),
+        task_type="worker",
+        task_id=cluster.index,
+        rpc_layer="grpc",
     )
     with _not_silently(cluster, timeout):
         made.append(tf.distribute.MultiWorkerMirroredStrategy(resolver))

@@ -8,15 +8,11 @@ import tensorflow as tf
 from kparallel.collective.exchange import Exchange
 from kparallel.data.rows import Rows
 from kparallel.engine.tail import Head
+from kparallel.loss.own import overrides_compute_loss, own_loss
 from kparallel.loss.term import Term, is_batch_coupled, loss_term, row_mean, summed
 from kparallel.private import compiled_loss, flat_losses, one_replica_view, route_losses
 
 __all__: list[str] = []
-
-
-def overrides_compute_loss(model: keras.Model) -> bool:
-    """Tell whether a subclass computes its own loss."""
-    return type(model).compute_loss is not keras.Model.compute_loss
 
 
 def couples_rows(model: keras.Model, reduction: str) -> bool:
@@ -37,20 +33,17 @@ def loss_head(model: keras.Model, exchange: Exchange, replicas: int, reduction: 
     """
     scalar = "mean" if reduction == "global" else reduction
 
-    def own_loss(outputs: Any, rows: Rows) -> list[tuple[float | None, Term]]:
+    def own_term(outputs: Any, rows: Rows) -> Term:
         arguments = [rows.x, rows.y, outputs, rows.sample_weight]
         if reduction == "global":
             arguments = [_gathered(argument, rows, exchange, replicas) for argument in arguments]
-        extra = {"training": training} if model._compute_loss_has_training_arg else {}
-        with one_replica_view():
-            value = model.compute_loss(*arguments, **extra)
-        if reduction == "global":
-            return [(None, _whole(value, rows))]
-        return [(None, row_mean(value, rows.count) if scalar == "mean" else summed(value))]
+            return _whole(own_loss(model, arguments, training, whole_batch=True), rows)
+        value = own_loss(model, arguments, training, whole_batch=False)
+        return row_mean(value, rows.count) if scalar == "mean" else summed(value)
 
     def terms(outputs: Any, rows: Rows) -> list[tuple[float | None, Term]]:
         if overrides_compute_loss(model):
-            return own_loss(outputs, rows)
+            return [(None, own_term(outputs, rows))]
         result: list[tuple[float | None, Term]] = []
         losses = compiled_loss(model)
         if losses is None:

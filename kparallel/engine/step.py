@@ -13,9 +13,11 @@ from kparallel.data.rows import Counts, Rows, microbatches, take_rows
 from kparallel.engine.beside import beside_inputs
 from kparallel.engine.compiled import stage_call
 from kparallel.engine.executor import Executor, StageCall
-from kparallel.engine.head import couples_rows, loss_head, overrides_compute_loss
+from kparallel.engine.head import couples_rows, loss_head
+from kparallel.engine.slices import refuse_slices
 from kparallel.engine.tail import Tail, join
 from kparallel.errors import PlanError
+from kparallel.loss.own import overrides_compute_loss, refuse_added
 from kparallel.loss.term import Term
 from kparallel.metric.additive import is_additive, state_change
 from kparallel.planning.plan import Plan
@@ -90,6 +92,8 @@ class Step:
         penalties = self._penalties(executor, rows)
         if not tail.pairs(executor.added) and not penalties:
             raise ValueError("No loss to compute. Pass `loss=` to compile(), or call add_loss() in a layer.")
+        parts = self._layout.replicas * self._plan.microbatches
+        refuse_slices(rows.x, [g for stage in executor.gradients for g in stage], self._model.optimizer, parts)
         if self._model.trainable_variables:
             self._update(executor, rows)
         else:
@@ -145,6 +149,7 @@ class Step:
         tail = tail_of(parts, counted, training)
         executor = self._executor(parts, tail, self._train_calls if training else self._test_calls)
         executor.run(order)
+        refuse_added(self._model, [term for stage in executor.added for term in stage[0]])
         return executor, tail
 
     def _executor(self, parts: list[Rows], tail: Tail | None, calls: list[StageCall]) -> Executor:

@@ -33,8 +33,7 @@ def local_environments(
         own = {"CUDA_VISIBLE_DEVICES": ",".join(gpus[index]) or "-1"}
         if workers > 1:
             own |= {"TF_CONFIG": Cluster(addresses, index).to_tf_config()}
-            own |= {"TF_NUM_INTRAOP_THREADS": environment.get("TF_NUM_INTRAOP_THREADS", str(threads))}
-        result.append({**environment, **own})
+        result.append({"TF_NUM_INTRAOP_THREADS": str(threads), "TF_CPP_MIN_LOG_LEVEL": "1", **environment, **own})
     return result
 
 

@@ -1,9 +1,11 @@
 """Which metrics may be updated on each replica and added up."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
+from kparallel.errors import ModelError
 from kparallel.private import metric_function
 
 __all__: list[str] = []
@@ -19,6 +21,25 @@ def is_additive(metric: Any) -> bool:
         return False
     function = metric_function(metric)
     return function is None or getattr(function, "__module__", "").startswith("keras.")
+
+
+def refuse_updates(metrics: Sequence[keras.metrics.Metric], scope: Any, where: str, way_out: str) -> None:
+    """Make sure that a call has updated no metric: it saw the rows of one replica, or of one microbatch, alone.
+
+    Args:
+        metrics: Those that it might have updated.
+        scope: The `keras.StatelessScope` around the call.
+        where: What was called.
+        way_out: What the user may do.
+
+    Raises:
+        ModelError: It has.
+    """
+    for metric in metrics:
+        if any(scope.get_current_value(variable) is not None for variable in metric.variables):
+            raise ModelError(
+                f"Metric {metric.name!r} is updated in {where}, which sees one replica's rows alone. {way_out}"
+            )
 
 
 def state_change(metric: keras.metrics.Metric, *args: Any, **kwargs: Any) -> list[Any]:

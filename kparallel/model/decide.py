@@ -1,7 +1,7 @@
 """From a user's options to a plan: how many replicas and stages, which devices, and where to cut."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -11,9 +11,12 @@ from kparallel.devices import check_devices, local_devices
 from kparallel.errors import PlanError
 from kparallel.mesh import Mesh, device_name
 from kparallel.planning.cut import cut
+from kparallel.planning.groups import layer_groups
+from kparallel.planning.memory import slots_of
 from kparallel.planning.names import stages_by_name
 from kparallel.planning.plan import LayerGroup, Plan
 from kparallel.planning.profile import Unit
+from kparallel.planning.search import choose
 from kparallel.private import flatten_layers
 from kparallel.schedule import by_name
 from kparallel.stage.graph import Graph, open_graph
@@ -21,7 +24,6 @@ from kparallel.stage.profile import measured, profile
 
 __all__: list[str] = []
 
-_RECOMPUTE = ("never", "always", "except_last")
 _BALANCES = ("flops", "parameters", "time")
 
 
@@ -30,13 +32,15 @@ class Options:
     """What a user may say about a plan; `kparallel.wrap` documents each."""
 
     replicas: int | None = None
-    stages: int | Mapping[str, Sequence[str]] | Sequence[Any] = 1
+    stages: int | Mapping[str, Sequence[str]] | Sequence[Any] | None = None
     microbatches: int | None = None
     schedule: Any = "1f1b"
-    recompute: str = "never"
+    recompute: str | None = None
     balance: str = "flops"
     sample: Any = None
     devices: Sequence[str] | None = None
+    memory_per_device: str | float | None = None
+    batch_size: int | None = None
 
 
 def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
@@ -52,25 +56,78 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
         PlanError: The options do not fit the model or the machine; the message says the way out.
     """
     _check_options(options)
-    number = options.stages if isinstance(options.stages, int) else _number_by_hand(options.stages)
+    if options.memory_per_device is not None:
+        return _search(model, options, workers)
+    stages = 1 if options.stages is None else options.stages
+    number = stages if isinstance(stages, int) else _number_by_hand(stages)
     mesh = _mesh(options, number, workers)
+    microbatches, recompute = options.microbatches, options.recompute or "never"
     if number == 1:
-        number_of_microbatches = options.microbatches or 1
-        return Plan(model.name, mesh, (_whole(model),), number_of_microbatches, options.schedule, options.recompute)
+        groups: tuple[LayerGroup, ...] = (_whole(model),)
+        microbatches = microbatches or 1
+        return Plan(
+            model.name, mesh, groups, microbatches, options.schedule, recompute, options.batch_size, _slots(model)
+        )
+    graph = _graph(model, f"for {number} stages")
+    units = profile(graph)
+    costs = _costs(options, graph, units)
+    if isinstance(stages, int):
+        starts = cut(costs, number, units)
+        stage_of = tuple(sum(index >= start for start in starts) - 1 for index in range(len(units)))
+    else:
+        stage_of = stages_by_name(units, list(stages.values()) if isinstance(stages, Mapping) else stages)
+    groups = layer_groups(units, stage_of, number, costs)
+    microbatches = 4 * number if microbatches is None else microbatches
+    return Plan(model.name, mesh, groups, microbatches, options.schedule, recompute, options.batch_size, _slots(model))
+
+
+def _search(model: keras.Model, options: Options, workers: int) -> Plan:
+    """Choose the fastest plan that fits the memory; what the user fixed stays fixed."""
+    if options.batch_size is None:
+        raise PlanError("Expected batch_size along with memory_per_device: activations grow with it. Say batch_size=.")
+    if not isinstance(options.stages, int | None):
+        raise PlanError("Expected memory_per_device to choose the cut, received a cut by hand as well. Leave one out.")
+    if workers > 1:
+        raise PlanError("Expected memory_per_device on one machine, received it in a cluster. Say replicas and stages.")
+    graph = _graph(model, "to choose a plan")
+    units = profile(graph)
+    plan = choose(
+        units,
+        local_devices() if options.devices is None else check_devices(options.devices),
+        options.batch_size,
+        options.memory_per_device,
+        model_name=model.name,
+        costs=_costs(options, graph, units),
+        schedule=options.schedule,
+        slots=_slots(model),
+        replicas=options.replicas,
+        stages=options.stages,
+        microbatches=options.microbatches,
+        recompute=options.recompute,
+    )
+    # A model of one stage is not cut, so its group names no calls, as for a plan that was not searched.
+    return replace(plan, groups=(_whole(model),)) if plan.mesh.stages == 1 else plan
+
+
+def _graph(model: keras.Model, purpose: str) -> Graph:
     graph = open_graph(model) if model.built else None
     if graph is None:
         raise PlanError(
-            f"Expected a built Functional or Sequential model for {number} stages, received {model.name!r} "
+            f"Expected a built Functional or Sequential model {purpose}, received {model.name!r} "
             f"({type(model).__name__}), whose call is Python of its own. Express it as keras.Model(inputs, outputs) "
             "of its layers, or use replicas only."
         )
-    units = profile(graph)
-    stage_of = _cut(options, number, graph, units)
-    microbatches = 4 * number if options.microbatches is None else options.microbatches
-    groups = tuple(_group(units, stage_of, stage) for stage in range(number))
-    plan = Plan(model.name, mesh, groups, microbatches, options.schedule, options.recompute)
-    plan.programs()  # Refuses a schedule that breaks a law before anything is built.
-    return plan
+    return graph
+
+
+def _slots(model: keras.Model) -> float:
+    """Return how many variables the compiled optimizer keeps for each weight; Adam's two where there is none."""
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None:
+        return 2
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    more = [getattr(optimizer, name, False) for name in ("momentum", "centered", "amsgrad", "use_ema")]
+    return slots_of(type(optimizer).__name__, sum(1 for each in more if each))
 
 
 def check_plan(plan: Plan, model: keras.Model) -> None:
@@ -115,11 +172,9 @@ def check_microbatches(model: keras.Model, plan: Plan) -> None:
 
 
 def _check_options(options: Options) -> None:
-    if options.recompute not in _RECOMPUTE:
-        raise PlanError(f"Expected recompute to be one of {_RECOMPUTE}, received {options.recompute!r}.")
     if options.balance not in _BALANCES:
         raise PlanError(f"Expected balance to be one of {_BALANCES}, received {options.balance!r}.")
-    for name in ("microbatches", "replicas"):
+    for name in ("microbatches", "replicas", "batch_size"):
         value = getattr(options, name)
         if value is not None and (not isinstance(value, int) or value < 1):
             raise PlanError(f"Expected {name} to be a whole number of at least 1, received {value!r}.")
@@ -184,18 +239,12 @@ def _local_replicas(options: Options, stages: int, workers: int, names: Sequence
     return local
 
 
-def _cut(options: Options, number: int, graph: Graph, units: tuple[Unit, ...]) -> tuple[int, ...]:
-    if not isinstance(options.stages, int):
-        by_hand = list(options.stages.values()) if isinstance(options.stages, Mapping) else options.stages
-        return stages_by_name(units, by_hand)
+def _costs(options: Options, graph: Graph, units: tuple[Unit, ...]) -> list[float]:
     if options.balance == "time":
-        costs = measured(graph, _sample(graph, options.sample))
-    elif options.balance == "parameters":
-        costs = [float(unit.parameters) for unit in units]
-    else:
-        costs = [unit.flops_per_row for unit in units]
-    starts = cut(costs, number, units)
-    return tuple(sum(index >= start for start in starts) - 1 for index in range(len(units)))
+        return measured(graph, _sample(graph, options.sample))
+    if options.balance == "parameters":
+        return [float(unit.parameters) for unit in units]
+    return [unit.flops_per_row for unit in units]
 
 
 def _sample(graph: Graph, sample: Any) -> list[Any]:
@@ -206,19 +255,6 @@ def _sample(graph: Graph, sample: Any) -> list[Any]:
             for spec in [graph.specs[number]]
         ]
     return [tf.convert_to_tensor(leaf) for leaf in keras.tree.flatten(sample)]
-
-
-def _group(units: tuple[Unit, ...], stage_of: tuple[int, ...], stage: int) -> LayerGroup:
-    mine = tuple(index for index, at in enumerate(stage_of) if at == stage)
-    layers = tuple(dict.fromkeys(name for index in mine for name in units[index].layers))
-    parameters = sum(units[index].parameters for index in mine)
-    if not parameters:
-        names = [units[index].name for index in mine]
-        raise PlanError(
-            f"Expected every stage to have weights, received none for stage {stage} of calls {names[:8]}. Use fewer "
-            "stages, or move the cut."
-        )
-    return LayerGroup(layers, parameters, sum(units[index].weight_bytes for index in mine), mine)
 
 
 def _whole(model: keras.Model) -> LayerGroup:

@@ -10,25 +10,14 @@ import keras
 import tensorflow as tf
 
 from kparallel.data.feed import Divided, Feed
-from kparallel.data.rows import Counts, row_count
-from kparallel.engine.step import Step
 from kparallel.errors import ModelError
-from kparallel.model.cluster_fit import Fetch, cluster_fit_arguments, steps_of
+from kparallel.model.cluster_fit import cluster_fit_arguments, steps_of
+from kparallel.model.functions import first_share, predict_function, step_function, tensors
 from kparallel.model.optimizer import adopt, copy_state, rebuild_optimizer
+from kparallel.model.recompile import recompile
 from kparallel.model.runtime import Runtime
 from kparallel.planning.plan import Plan
-from kparallel.private import (
-    build_symbolically,
-    compile_arguments,
-    compiled_loss,
-    compiled_metrics,
-    epoch_batches,
-    loss_tracker,
-    loss_weights,
-    optimized_variables,
-    record_jit,
-    unpickler,
-)
+from kparallel.private import build_symbolically, epoch_batches, record_jit, unpickler
 from kparallel.stage.rebuild import build_with, rebuild, transfer
 from kparallel.stage.twin import build_like
 
@@ -119,13 +108,19 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         """Return a plain single-device model with the present weights and optimizer state."""
         return unwrap(self)
 
-    def compile(self, optimizer: Any = "rmsprop", *args: Any, **kwargs: Any) -> None:
-        """Configure training, as `keras.Model.compile` does; the optimizer is rebuilt on this model's devices."""
-        jit = kwargs.get("jit_compile", "auto")
-        own = optimizer if optimizer is getattr(self, "optimizer", None) else self._at_home(optimizer)
+    @wraps(keras.Model.compile)
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        method = self.__class__.compile  # Perhaps a subclass's own, with arguments and defaults of its own.
+        arguments = _named(method, args, kwargs)
+        given = arguments.get("optimizer")
+        if given is not None and given is not getattr(self, "optimizer", None):
+            arguments["optimizer"] = self._at_home(given)
+        jit = arguments.pop("jit_compile", "auto")
+        if _takes(method, "jit_compile"):
+            arguments["jit_compile"] = False
         with self._kparallel.scope():
             self._kparallel.jit = jit is True
-            super().compile(own, *args, **kwargs | {"jit_compile": False})
+            super().compile(**arguments)
             adopt(self.optimizer)
         if jit is True:
             record_jit(self, True)
@@ -141,114 +136,20 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
     def make_train_function(self, force: bool = False) -> Any:
         """Build the function that `fit` calls for every step."""
         if self.train_function is None or force:
-            self.train_function = self._step_function(lambda step: step.train)
+            self.train_function = step_function(self, self._kparallel, lambda step: step.train)
         return self.train_function
 
     def make_test_function(self, force: bool = False) -> Any:
         """Build the function that `evaluate` calls for every step."""
         if self.test_function is None or force:
-            self.test_function = self._step_function(lambda step: step.test)
+            self.test_function = step_function(self, self._kparallel, lambda step: step.test)
         return self.test_function
 
     def make_predict_function(self, force: bool = False) -> Any:
         """Build the function that `predict` calls for every step."""
-        if self.predict_function is not None and not force:
-            return self.predict_function
-        compiled: Callable[[Any], Any] | None = None
-
-        def run(batches: list[Any]) -> Any:
-            nonlocal compiled
-            if compiled is None:
-                if not self.built:
-                    self._maybe_symbolic_build(data_batch=batches[0])
-                compiled = self._compiled(self._new_step().predict, self._local)
-            outputs = [compiled(batch) for batch in batches]
-            return outputs[0] if len(outputs) == 1 else keras.tree.map_structure(_concatenate, *outputs)
-
-        self.predict_function = run
-        return run
-
-    def _new_step(self) -> Step:
-        runtime = self._kparallel
-        return Step(self, runtime.pipeline(self), runtime.plan, runtime.layout, runtime.loss_reduction, jit=runtime.jit)
-
-    def _compiled(self, replica_step: Callable[..., Any], finish: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Return a function of one batch: the replicas' step on it, then `finish` on what they return.
-
-        One graph is kept for each number of rows, so that every share and microbatch has a known size.
-        """
-        graphs: dict[Counts, Callable[[Any], Any]] = {}
-
-        def graph(counts: Counts) -> Callable[[Any], Any]:
-            def one(data: Any) -> Any:
-                return finish(self._kparallel.strategy.run(replica_step, args=(data, counts)))
-
-            return one if self.run_eagerly else tf.function(one, reduce_retracing=True, autograph=False)
-
-        def run(batch: Any) -> Any:
-            batch = keras.tree.map_structure(_tensor, batch)
-            counts = self._counts(batch)
-            if counts not in graphs:
-                graphs[counts] = graph(counts)
-            return graphs[counts](batch)
-
-        return run
-
-    def _counts(self, batch: Any) -> Counts:
-        first = next((leaf for leaf in keras.tree.flatten(batch) if leaf is not None), None)
-        if isinstance(first, tf.distribute.DistributedValues):
-            return Counts(tuple(map(row_count, self._kparallel.strategy.experimental_local_results(first))))
-        return Counts(row_count(first))
-
-    def _step_function(self, choose: Callable[[Step], Callable[..., dict[str, Any]]]) -> Callable[[Any], Any]:
-        step = self._new_step()
-        compiled = self._compiled(choose(step), lambda report: self._log(report, step.add_metrics))
-        fetch = Fetch(self._kparallel)
-
-        def run(iterator: Any) -> Any:
-            # The next batch is fetched before the step starts: inside it, an exhausted dataset would raise
-            # only after an update from an empty batch.
-            logs = None
-            for _ in range(self.steps_per_execution):
-                batch = fetch(iterator)
-                if batch is None:
-                    break
-                logs = compiled(batch)
-            if logs is None:
-                raise StopIteration
-            return logs
-
-        return run
-
-    def _log(self, report: dict[str, Any], add_metrics: bool) -> dict[str, Any]:
-        """Enter what the replicas report into the metrics, once, and return the logs."""
-        first = keras.tree.map_structure(lambda v: v, {k: report[k] for k in report if k != "batch"})
-        first = {
-            k: [self._local(v) for v in vs] if isinstance(vs, list) else self._local(vs) for k, vs in first.items()
-        }
-        dtype = loss_tracker(self).dtype
-        values = tf.cast(first["terms"], dtype)
-        losses = compiled_loss(self)
-        scales = [1.0 if w is None else w for w in loss_weights(self)][: values.shape[0]]
-        scales += [1.0] * (int(values.shape[0]) - len(scales))
-        loss = tf.reduce_sum(values * tf.constant(scales, dtype))
-        loss_tracker(self).update_state(loss, sample_weight=tf.cast(first["rows"], dtype))
-        if losses is not None:
-            for tracker, value in zip(losses.metrics, tf.unstack(values), strict=False):
-                tracker.update_state(value)
-        if not add_metrics:
-            x, y, outputs, weight = self._local(report["batch"])
-            logs: dict[str, Any] = self.compute_metrics(x, y, outputs, sample_weight=weight)
-            return logs
-        metrics = compiled_metrics(self)
-        for variable, change in zip(metrics.variables if metrics else [], first.get("metrics", []), strict=True):
-            variable.assign(variable + tf.cast(change, variable.dtype))
-        results: dict[str, Any] = self.get_metrics_result()
-        return results
-
-    def _local(self, value: Any) -> Any:
-        """Return replica 0's part of a structure."""
-        return keras.tree.map_structure(lambda v: self._kparallel.strategy.experimental_local_results(v)[0], value)
+        if self.predict_function is None or force:
+            self.predict_function = predict_function(self, self._kparallel)
+        return self.predict_function
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         if iterator is not None:
@@ -256,30 +157,24 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
             batches = epoch_batches(iterator)
             data_batch = batches.spec()
             if data_batch is None:
-                data_batch = self._local(next(iter(batches)))
+                data_batch = first_share(self._kparallel, next(iter(batches)))
         else:
-            data_batch = self._local(keras.tree.map_structure(_tensor, data_batch))
+            data_batch = first_share(self._kparallel, tensors(data_batch))
         with self._kparallel.scope():
             build_symbolically(self, data_batch)
             adopt(self.optimizer)
 
 
 def _named(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Name the arguments of a call of one of Keras's methods."""
+    """Name the arguments of a call of one of a model's methods."""
     arguments = dict(inspect.signature(method).bind_partial(None, *args).arguments) | kwargs
     arguments.pop("self")
     return arguments
 
 
-def _tensor(leaf: Any) -> Any:
-    if isinstance(leaf, tf.experimental.Optional):
-        return None  # What Keras makes of a None that a generator yields.
-    plain = leaf is None or tf.is_tensor(leaf) or isinstance(leaf, tf.distribute.DistributedValues)
-    return leaf if plain else tf.convert_to_tensor(leaf)
-
-
-def _concatenate(*leaves: Any) -> Any:
-    return leaves[0] if leaves[0] is None or len(leaves) == 1 else tf.concat(leaves, 0)
+def _takes(method: Callable[..., Any], name: str) -> bool:
+    parameters = inspect.signature(method).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def parallel_class(plain: type[keras.Model]) -> type[ParallelModel]:
@@ -309,28 +204,5 @@ def unwrap(model: keras.Model) -> keras.Model:
             transfer(model, plain)
     else:
         plain = rebuild(model, model.__class__)
-    recompile(model, plain)
+    recompile(model, plain, nullcontext())
     return plain
-
-
-def recompile(source: keras.Model, target: keras.Model) -> None:
-    """Compile a model as another is compiled, with fresh metrics and the same optimizer state."""
-    arguments = compile_arguments(source)
-    if arguments is None:
-        return
-
-    def fresh(value: Any) -> Any:
-        return type(value).from_config(value.get_config()) if isinstance(value, keras.metrics.Metric) else value
-
-    for key in ("metrics", "weighted_metrics"):
-        arguments[key] = keras.tree.map_structure(fresh, arguments.get(key))
-    arguments["optimizer"] = rebuild_optimizer(source.optimizer, nullcontext())
-    arguments["jit_compile"] = arguments.get("jit_compile") or "auto"
-    target.compile(**arguments)
-    if target.built:
-        twins = dict(zip(map(id, source.variables), target.variables, strict=True))
-        scope = target._kparallel.scope() if isinstance(target, ParallelModel) else nullcontext()
-        with scope:
-            # A layer that was frozen later keeps its slots.
-            slotted = [twins[id(v)] for v in optimized_variables(source.optimizer) if id(v) in twins]
-            copy_state(source.optimizer, target.optimizer, slotted or target.trainable_variables)

@@ -6,12 +6,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.cluster import size
+from kparallel.collective.cluster import cluster_strategy
 from kparallel.devices import check_devices
 from kparallel.errors import PlanError
 from kparallel.model.check import check_model, check_surroundings
 from kparallel.model.decide import Options, check_microbatches, check_plan, decide
 from kparallel.model.layout import lay_out
-from kparallel.model.parallel_model import ParallelModel, parallel_class, recompile
+from kparallel.model.parallel_model import ParallelModel, parallel_class
+from kparallel.model.recompile import recompile
 from kparallel.model.runtime import Runtime
 from kparallel.planning.plan import Plan
 from kparallel.private import set_strategy
@@ -26,13 +29,15 @@ def plan(
     model: Any,
     *,
     replicas: int | None = None,
-    stages: Stages = 1,
+    stages: Stages | None = None,
     microbatches: int | None = None,
     schedule: Any = "1f1b",
-    recompute: str = "never",
+    recompute: str | None = None,
     balance: str = "flops",
     sample: Any = None,
     devices: Sequence[str] | None = None,
+    memory_per_device: str | float | None = None,
+    batch_size: int | None = None,
 ) -> Plan:
     """Decide how a model is spread over devices, without wrapping it.
 
@@ -51,12 +56,16 @@ def plan(
             `"time"`.
         sample: Inputs of a few rows for `balance="time"`; default zeros.
         devices: Names of this worker's devices; default every local GPU, else every local CPU device.
+        memory_per_device: Such as `"8GB"`, or bytes. With it, what is not said of replicas, stages, microbatches and
+            recompute is chosen: the fastest predicted step that fits, plain data parallelism wherever it fits.
+        batch_size: Rows of the global batch, for estimates of memory and for the choice.
 
     Returns:
         The plan; print it, or pass it to `wrap`.
 
     Raises:
         BackendError: Keras does not run on TensorFlow.
+        ClusterError: `TF_CONFIG` is malformed, or names a cluster that `kparallel.init` has not joined.
         DeviceError: A device is unknown, repeated or of mixed type.
         PlanError: The options do not fit the model or the machine; the message says the way out.
         ModelError: The model cannot be wrapped.
@@ -71,12 +80,15 @@ def plan(
         stage 0: 1 layer, 4 parameters, 16 B of weights on each of CPU:0
     """
     check_surroundings()
-    options = Options(replicas, stages, microbatches, schedule, recompute, balance, sample, devices)
+    cluster_strategy()  # Refuses a cluster that has not been joined, before TensorFlow starts.
+    options = Options(
+        replicas, stages, microbatches, schedule, recompute, balance, sample, devices, memory_per_device, batch_size
+    )
     if not isinstance(model, keras.layers.Layer) and callable(model):
         with tf.device("CPU:0"):
             model = build_with(model)
     check_model(model)
-    return decide(model, options)
+    return decide(model, options, size())
 
 
 def wrap(
@@ -84,13 +96,15 @@ def wrap(
     plan: Plan | None = None,
     *,
     replicas: int | None = None,
-    stages: Stages = 1,
+    stages: Stages | None = None,
     microbatches: int | None = None,
     schedule: Any = "1f1b",
-    recompute: str = "never",
+    recompute: str | None = None,
     balance: str = "flops",
     sample: Any = None,
     devices: Sequence[str] | None = None,
+    memory_per_device: str | float | None = None,
+    batch_size: int | None = None,
     loss_reduction: str = "mean",
 ) -> ParallelModel:
     """Make a Keras model train over several devices and compute what plain Keras computes on one.
@@ -102,7 +116,8 @@ def wrap(
         model: A Keras model (Functional, Sequential or subclassed with a config), or a zero-argument
             function that builds one.
         plan: A plan made by `kparallel.plan`; then none of the options that make a plan may be given.
-        replicas, stages, microbatches, schedule, recompute, balance, sample, devices: As in `kparallel.plan`.
+        replicas, stages, microbatches, schedule, recompute, balance, sample, devices, memory_per_device, batch_size:
+            As in `kparallel.plan`.
         loss_reduction: What a loss means that returns one scalar for a batch: `"mean"` over rows (default),
             `"sum"` over rows, or `"global"`, which gathers the outputs of all replicas first.
 
@@ -111,6 +126,7 @@ def wrap(
 
     Raises:
         BackendError: Keras does not run on TensorFlow.
+        ClusterError: `TF_CONFIG` is malformed, or names a cluster that `kparallel.init` has not joined.
         DeviceError: A device is unknown, repeated or of mixed type.
         PlanError: The plan was made for another model, or the options do not fit the model or the machine.
         ModelError: The model cannot be wrapped; the message says why and what to do.
@@ -122,9 +138,12 @@ def wrap(
         >>> model.compile(optimizer="adam", loss="mse")
     """
     check_surroundings()
+    cluster = cluster_strategy()
     if loss_reduction not in ("mean", "sum", "global"):
         raise PlanError(f"Expected loss_reduction 'mean', 'sum' or 'global', received {loss_reduction!r}.")
-    options = Options(replicas, stages, microbatches, schedule, recompute, balance, sample, devices)
+    options = Options(
+        replicas, stages, microbatches, schedule, recompute, balance, sample, devices, memory_per_device, batch_size
+    )
     if plan is not None and options != Options():
         raise PlanError("Expected either a plan or the options that make one, received both.")
     builder: Callable[[], Any] | None = None
@@ -138,12 +157,12 @@ def wrap(
     if builder is not None:
         check_model(fresh)
     if plan is None:
-        plan = decide(fresh, options)
+        plan = decide(fresh, options, size())
     else:
         check_devices([name for row in plan.mesh.rows for name in row])
         check_plan(plan, fresh)
     check_microbatches(fresh, plan)
-    strategy, layout = lay_out(plan.mesh, None)
+    strategy, layout = lay_out(plan.mesh, cluster)
     runtime = Runtime(plan, strategy, layout, loss_reduction, builder)
     set_strategy(fresh, strategy)
     if fresh.built:
@@ -151,6 +170,6 @@ def wrap(
     plain = type(fresh)
     object.__setattr__(fresh, "_kparallel", runtime)
     object.__setattr__(fresh, "__class__", parallel_class(plain))
-    recompile(model if builder is None else fresh, fresh)
+    recompile(model if builder is None else fresh, fresh, runtime.scope())
     wrapped: ParallelModel = fresh
     return wrapped

@@ -2,17 +2,19 @@
 
 import re
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, TypeAlias
 
 from kparallel.errors import PlanError
+
+if TYPE_CHECKING:  # Printing a plan needs no numpy.
+    import numpy as np
+    import numpy.typing as npt
 
 __all__: list[str] = []
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(B|[kKMGT]B|[KMGT]iB)\s*")
 
-Bytes = float | npt.NDArray[np.float64]
+Bytes: TypeAlias = "float | npt.NDArray[np.float64]"
 """Bytes of one stage, or of every stage that there could be."""
 
 
@@ -70,6 +72,23 @@ def stage_memory(
         full = min(in_flight, 2 if recompute == "except_last" else 1)
         kept = full * activation_bytes + in_flight * arriving_bytes
     return Memory(weight_bytes, weight_bytes, slots * weight_bytes, kept)
+
+
+_SLOTS = {"sgd": 0, "rmsprop": 1, "adagrad": 1, "lion": 1, "adafactor": 0, "muon": 1}
+
+
+def slots_of(optimizer: str, more: int = 0) -> float:
+    """Return how many variables an optimizer keeps for each weight.
+
+    Args:
+        optimizer: Its class's name; 2, as Adam has, where it is not known.
+        more: How many options are set that keep one more each: momentum, centered, amsgrad, use_ema.
+
+    Example:
+        >>> slots_of("Adam"), slots_of("SGD"), slots_of("SGD", more=1)
+        (2, 0, 1)
+    """
+    return _SLOTS.get(optimizer.lower(), 2) + more
 
 
 def parse_bytes(size: str | float) -> float:

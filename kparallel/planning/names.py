@@ -48,6 +48,8 @@ def _from_groups(units: Sequence[Unit], groups: Sequence[Sequence[str]]) -> tupl
     taken: dict[str, int] = {}
     for stage, names in enumerate(groups):
         names = [names] if isinstance(names, str) else names
+        if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+            raise PlanError(f"Expected a list of names or globs of layers for stage {stage}, received {names!r}.")
         for name in names:
             found = {layer for unit in units for layer in unit.layers if _matches(name, layer)}
             if not found:

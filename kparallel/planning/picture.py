@@ -46,13 +46,16 @@ def draw(plan: "Plan", path: str | Path | None = None) -> "Figure":
         raise ImportError("Plan.plot needs Matplotlib. Install it with: pip install 'kparallel[plots]'") from error
     lanes = max(plan.lanes) + 1
     width = _width(plan, lanes)
-    upper, lower = 2.75 + _ROW * plan.mesh.replicas, 0.45 * lanes
-    height = 0.65 + upper + 0.65 + lower + 0.6
+    upper, lower = 2.35 + _ROW * plan.mesh.replicas, 0.45 * lanes
+    height = 0.65 + upper + 0.65 + lower + 0.7
     figure = Figure(figsize=(width, height))
     figure.text(0.2 / width, 1 - 0.4 / height, _title(plan), fontsize=14, fontweight="bold", color=_INK)
     inner = 1 - (_LEFT + 0.25) / width
+    if plan.mesh.stages > 1:
+        note = "arrows: what one microbatch brings from earlier stages"
+        figure.text(1 - 0.25 / width, 1 - 0.4 / height, note, ha="right", fontsize=9, color=_INK)
     _draw_mesh(figure.add_axes((_LEFT / width, 1 - (0.65 + upper) / height, inner, upper / height)), plan, upper)
-    _draw_schedule(figure.add_axes((_LEFT / width, 0.6 / height, inner, lower / height)), plan, width)
+    _draw_schedule(figure.add_axes((_LEFT / width, 0.7 / height, inner, lower / height)), plan, width)
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
@@ -73,26 +76,26 @@ def _draw_mesh(axes: "Axes", plan: "Plan", height: float) -> None:
     """Draw a column for each stage: its layers in a box, below it its device on every replica. Upwards in inches."""
     mesh = plan.mesh
     devices = _ROW * mesh.replicas
-    axes.set_xlim(0, mesh.stages)
+    axes.set_xlim(0, mesh.stages - 1 + _BOX)
     axes.set_ylim(0, height)
     axes.axis("off")
     for stage, group in enumerate(plan.groups):
         color, middle = _color(stage), stage + _BOX / 2
         axes.text(middle, height - 0.2, f"stage {stage}", ha="center", fontsize=12, fontweight="bold", color=color)
         axes.add_patch(_rectangle(stage, devices + 0.1, _BOX, height - devices - 0.4, color, 0.16))
-        axes.text(middle, devices + 1.28, _content(group), ha="center", va="center", fontsize=9, color=_INK)
+        axes.text(middle, devices + 1.07, _content(group), ha="center", va="center", fontsize=9, color=_INK)
         if stage:
-            _arrow(axes, stage, devices + 1.28, size(plan.rows_per_microbatch * group.arriving_bytes_per_row))
+            _arrow(axes, stage, devices + 1.07, size(plan.rows_per_microbatch * group.arriving_bytes_per_row))
         for replica, row in enumerate(mesh.rows):
             at = devices - _ROW * (replica + 1)
             axes.add_patch(_rectangle(stage, at + 0.04, _BOX, _ROW - 0.08, color, 0.9))
             ink = _ink_on(color)
             axes.text(middle, at + _ROW / 2, row[stage], ha="center", va="center", fontsize=9, color=ink)
-    margin = -0.1 * mesh.stages / (axes.get_position().width * axes.figure.get_figwidth())  # type: ignore[union-attr]
+    margin = -0.1 * axes.get_xlim()[1] / (axes.get_position().width * axes.figure.get_figwidth())  # type: ignore[union-attr]
     for replica in range(mesh.replicas):
         at = devices - _ROW * (replica + 0.5)
         axes.text(margin, at, f"replica {replica}", ha="right", va="center", fontsize=9, color=_INK)
-    axes.text(margin, devices + 1.28, "layers", ha="right", va="center", fontsize=9, color=_INK)
+    axes.text(margin, devices + 1.07, "layers", ha="right", va="center", fontsize=9, color=_INK)
 
 
 def _content(group: Any) -> str:
@@ -105,7 +108,6 @@ def _arrow(axes: "Axes", stage: int, height: float, text: str) -> None:
     axes.annotate("", xy=(stage, height), xytext=(stage - 1 + _BOX, height), arrowprops=style)
     middle = stage - (1 - _BOX) / 2
     axes.text(middle, height + 0.07, text, ha="center", fontsize=8, color=_INK)
-    axes.text(middle, height - 0.17, "a microbatch", ha="center", fontsize=7, color=_INK)
 
 
 def _draw_schedule(axes: "Axes", plan: "Plan", width: float) -> None:
@@ -151,10 +153,10 @@ def _headline(plan: "Plan") -> str:
 def _caption(plan: "Plan") -> str:
     told = plan.predict()
     again = "" if plan.recompute == "never" else f" (which runs it forward again: recompute {plan.recompute})"
-    wait = f"grey: the device waits, {told.bubble:.0%} of the time;  " if told.bubble > 0.001 else ""
+    wait = f"grey: the device waits, {told.bubble:.0%} of the time; " if told.bubble > 0.001 else ""
     return (
-        f"time →   F0: microbatch 0 forward, B0: backward{again};  {wait}a step takes {told.step_time:.2f} of one "
-        "device's time"
+        f"time →   F0: microbatch 0 forward, B0: backward{again}\n"
+        f"{wait}a step takes {told.step_time:.2f} of one device's time"
     )
 
 

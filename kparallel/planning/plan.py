@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kparallel.errors import PlanError
 from kparallel.mesh import Mesh
 from kparallel.planning.memory import Memory, stage_memory
-from kparallel.planning.predict import Prediction, predict
+from kparallel.planning.predict import Prediction, even_replicas, predict
 from kparallel.planning.report import report
 from kparallel.schedule import Programs, Schedule, in_flight, programs_for
 
@@ -125,7 +125,8 @@ class Plan:
     def predict(self) -> Prediction:
         """Estimate the time of a step and the share of time in which devices wait."""
         shares = [group.share for group in self.groups]
-        return predict(shares, self.programs(), self.microbatches, self.mesh.replicas, self.recompute)
+        speed = even_replicas(self.batch_size or self.mesh.replicas, self.mesh.replicas)
+        return predict(shares, self.programs(), self.microbatches, speed, self.recompute)
 
     def plot(self, path: str | Path | None = None) -> "Figure":
         """Draw the mesh, the layer groups and the schedule as one picture.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from kparallel.schedule import Programs, clock
 
@@ -28,7 +29,7 @@ class Prediction:
 
 
 def predict(
-    shares: Sequence[float], programs: Programs, microbatches: int, replicas: int = 1, recompute: str = "never"
+    shares: Sequence[float], programs: Programs, microbatches: int, replicas: float = 1, recompute: str = "never"
 ) -> Prediction:
     """Simulate one training step.
 
@@ -38,7 +39,7 @@ def predict(
         shares: Each stage's part of the model's cost; they sum to 1.
         programs: One program per lane.
         microbatches: Number of microbatches.
-        replicas: Number of replicas; each takes its share of the batch. Default 1.
+        replicas: Number of replicas, or rows of a batch over the most rows of a replica. Default 1.
         recompute: `"never"` (default), `"always"` or `"except_last"`.
 
     Example:
@@ -54,7 +55,7 @@ def predict(
     return Prediction(times.makespan / (one_device * replicas), times.bubble)
 
 
-def at_least(shares: Sequence[float], microbatches: int, replicas: int, recompute: str) -> float:
+def at_least(shares: Sequence[float], microbatches: int, replicas: float, recompute: str) -> float:
     """Return a step time that no schedule of these stages can beat, one stage for each lane.
 
     A stage works for all microbatches, and before it starts and after it ends one passes through all earlier stages.
@@ -62,6 +63,16 @@ def at_least(shares: Sequence[float], microbatches: int, replicas: int, recomput
     both = [sum(pair) for pair in zip(*passes(shares, microbatches, recompute), strict=True)]
     longest = max(microbatches * own + sum(both[:stage]) for stage, own in enumerate(both))
     return longest / (microbatches * (1 + BACKWARD + 2 * START) * replicas)
+
+
+def even_replicas(batch_size: int, replicas: int) -> float:
+    """Return how many replicas would be as fast if rows could be split: the slowest has the most rows.
+
+    Example:
+        >>> even_replicas(8, 4), even_replicas(9, 4)
+        (4.0, 3.0)
+    """
+    return batch_size / ceil(batch_size / replicas)
 
 
 def passes(shares: Sequence[float], microbatches: int, recompute: str = "never") -> tuple[list[float], list[float]]:

@@ -44,7 +44,7 @@ def size(number: float) -> str:
 
 def brief(layers: Sequence[str], most: int = 6) -> str:
     """Name the first layers and the last."""
-    if len(layers) <= most:
+    if len(layers) <= most + 1:
         return ", ".join(layers)
     return f"{', '.join(layers[: most - 1])}, … {len(layers) - most} more …, {layers[-1]}"
 

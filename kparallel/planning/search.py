@@ -13,7 +13,7 @@ from kparallel.planning.cut import cut, least_slowest
 from kparallel.planning.groups import layer_groups
 from kparallel.planning.memory import parse_bytes, stage_memory
 from kparallel.planning.plan import Plan
-from kparallel.planning.predict import at_least, predict
+from kparallel.planning.predict import at_least, even_replicas, predict
 from kparallel.planning.profile import Unit, arriving_bytes
 from kparallel.planning.report import count, size
 from kparallel.schedule import Schedule, in_flight, programs_for
@@ -59,6 +59,7 @@ def choose(
 
     Raises:
         PlanError: No plan fits; the message has the closest miss. Or an argument is out of its range.
+        DeviceError: A device is named twice.
 
     Example:
         >>> units = [Unit(f"dense_{i}", 1e6, 1000, 4000, 4000, 4000, (), (f"dense_{i}",)) for i in range(4)]
@@ -76,6 +77,7 @@ def choose(
             f"Expected a batch, units and devices, received batch_size={batch_size}, {len(units)} units and "
             f"{len(devices)} devices."
         )
+    Mesh(tuple((name,) for name in devices))  # Refuses a device that is named twice.
     search = _Search(units, costs, schedule, batch_size, limit, slots)
     fixed = (replicas, stages, microbatches, recompute)
     possible = list(candidates(len(devices), batch_size, search.most_stages, fixed))
@@ -206,20 +208,18 @@ class _Search:
         """Return a time that the candidate cannot beat: all stages as fast as the slowest of the best cut allows."""
         share = max(self._shares(self._free_starts(candidate.stages)))
         least = [share] + [0.0] * (candidate.stages - 1)
-        time = at_least(least, candidate.microbatches, candidate.replicas, candidate.recompute)
-        return time * self._waste(candidate)
+        return at_least(least, candidate.microbatches, self._speed(candidate), candidate.recompute)
 
     def _time(self, candidate: Candidate) -> float:
         starts = self._starts(candidate)
         if starts is None:
             return np.inf
         programs = programs_for(self._schedule, candidate.stages, candidate.microbatches)
-        told = predict(self._shares(starts), programs, candidate.microbatches, candidate.replicas, candidate.recompute)
-        return told.step_time * self._waste(candidate)
+        shares = self._shares(starts)
+        return predict(shares, programs, candidate.microbatches, self._speed(candidate), candidate.recompute).step_time
 
-    def _waste(self, candidate: Candidate) -> float:
-        """Return how much longer a step takes because the rows do not divide evenly by replicas."""
-        return ceil(self._batch_size / candidate.replicas) * candidate.replicas / self._batch_size
+    def _speed(self, candidate: Candidate) -> float:
+        return even_replicas(self._batch_size, candidate.replicas)
 
     def _miss(self, candidates: Sequence[Candidate]) -> PlanError:
         need, closest = min(

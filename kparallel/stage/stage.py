@@ -12,7 +12,16 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kparallel.private import call_operation, flatten_layers, keras_mask, one_model_call, seed_states, set_mask
+from kparallel.metric.additive import refuse_updates
+from kparallel.private import (
+    call_operation,
+    flatten_layers,
+    keras_mask,
+    one_model_call,
+    own_metrics,
+    seed_states,
+    set_mask,
+)
 from kparallel.stage.graph import Call
 
 __all__: list[str] = []
@@ -113,6 +122,7 @@ class Stage:
         self.reads = reads
         self.writes = writes
         self.layers = [layer for top in body.layers() for layer in flatten_layers(top)]
+        self._metrics = own_metrics(self.layers)
         variables = {id(v): v for top in body.layers() for v in top.trainable_variables}
         self.weights: list[keras.Variable] = list(variables.values())
         self.owned = [variable for variable in self.weights if id(variable) not in borrowed]
@@ -167,6 +177,7 @@ class Stage:
         mapping = [*zip(self.weights, weights, strict=True), *zip(self.state, state, strict=True)]
         with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
             outputs = self._body(inputs, training)
+        refuse_updates(self._metrics, scope, "a layer's call", "Update it in the model's compute_metrics.")
         new: list[tf.Tensor | None] = []
         for variable, (_, first) in zip(self.state, mapping[len(self.weights) :], strict=True):
             last = scope.get_current_value(variable)

@@ -155,10 +155,15 @@ REFUSED = {
         lambda: kparallel.wrap(m.residual(), stages=[["conv*", "block*", "head"], ["global*"]]),
         ["reads", "'global_average"],
     ),
-    "no weights": (
-        lambda: kparallel.wrap(keras.Sequential([keras.Input((4,)), L.Dense(2), L.ReLU(name="r")]), stages=["r"]),
-        ["every stage to have weights", "'r'"],
+    "stage without layers": (
+        lambda: kparallel.wrap(two(), stages=[["first", "last"], []]),
+        ["every stage to have layers", "stage 1"],
     ),
+    "fits nowhere": (
+        lambda: kparallel.plan(two(), memory_per_device="100B", batch_size=8),
+        ["100 B per device", "closest miss"],
+    ),
+    "memory without a batch": (lambda: kparallel.plan(two(), memory_per_device="8GB"), ["batch_size="]),
     "layer twice": (lambda: kparallel.wrap(two(), stages=[["first"], ["*"]]), ["'first'", "shared layer"]),
     "wrong order": (lambda: kparallel.wrap(two(), stages=[["last"], ["first"]]), ["'last'", "'first'", "Move one"]),
     "shared state": (
@@ -187,3 +192,17 @@ def test_it_is_refused(name):
         attempt()
     for word in words:
         assert word in str(caught.value)
+
+
+def test_memory_chooses_a_plan_and_says_why():
+    plain = kparallel.plan(m.u_net(), memory_per_device="8GB", batch_size=16)
+    assert (plain.mesh.replicas, plain.mesh.stages) == (4, 1) and "plain data parallelism fits" in str(plain)
+    wide = keras.Sequential([keras.Input((100,)), *(L.Dense(100, name=f"d{index}") for index in range(8))])
+    tight = kparallel.plan(wide, memory_per_device="1.2MB", batch_size=8)
+    assert tight.mesh.stages > 1 and "chosen: the least predicted step time" in str(tight)
+    model = kparallel.wrap(wide, tight)
+    for each in (wide, model):
+        each.compile("sgd", "mse")
+        each.fit(np.ones((8, 100)), np.ones((8, 100)), batch_size=8, verbose=0)
+    for one, other in zip(model.get_weights(), wide.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-9)

@@ -113,6 +113,10 @@ DATA = {
     "every_size": (lambda m: {"x": every_size(), "epochs": 2}, {}),
     "distributed": (lambda m: {"x": distributed(m), "epochs": 2}, {}),
     "distributed_class_weight": (lambda m: {"x": distributed(m), "class_weight": CLASSES}, {}),
+    "distributed_validation": (
+        lambda m: {"x": X, "y": Y, "batch_size": 4, "validation_data": distributed(m), "epochs": 2},
+        {},
+    ),
     "distributed_steps": (lambda m: {"x": distributed(m), "steps_per_epoch": 2, "epochs": 2}, {}),
     "pydataset": (lambda m: {"x": Sequence(), "epochs": 2}, {}),
     "pydataset_workers": (lambda m: {"x": Sequence(workers=2, max_queue_size=3), "epochs": 2}, {}),
@@ -240,6 +244,11 @@ def test_sparse_inputs(kind):
     wrapped = kparallel.wrap(plain, replicas=2)
     assert_fit_alike(wrapped, plain, lambda m: {"x": sparse, "y": Y, "batch_size": BATCH}, compiled(optimizer="sgd"))
     assert_alike(*[m.predict(sparse, batch_size=BATCH, verbose=0) for m in (wrapped, plain)])
+    single = kparallel.wrap(plain, replicas=1)
+    assert_fit_alike(single, plain, lambda m: {"x": sparse, "y": Y, "batch_size": BATCH}, compiled())
+    wrapped.compile("adam", SCCE)
+    with pytest.raises(errors.DataError, match="sparse inputs and Adam"):
+        wrapped.fit(sparse, Y, verbose=0)
 
 
 def test_ragged_inputs():
@@ -264,3 +273,49 @@ def test_ragged_inputs():
     data = tf.data.Dataset.from_tensor_slices((rows, Y)).batch(BATCH)
     assert_fit_alike(wrapped, plain, lambda m: {"x": data, "epochs": 2}, compiled())
     assert_alike(*[m.predict(data, verbose=0) for m in (wrapped, plain)])
+
+
+def test_ragged_and_text_outputs():
+    """What a model gives need not be dense numbers."""
+    inputs = keras.Input((None,), dtype="int32", ragged=True)
+    plain = keras.Model(inputs, inputs)
+    rows = tf.ragged.constant([[1, 2, 3], [4], [], [2, 2], [5]])
+    wrapped = kparallel.wrap(plain, replicas=2)
+    data = tf.data.Dataset.from_tensor_slices(rows).batch(3)
+    got, want = [model.predict(data, verbose=0) for model in (wrapped, plain)]
+    assert isinstance(got, tf.RaggedTensor) and got.to_list() == want.to_list()
+
+    class Speller(keras.layers.Layer):
+        def call(self, ids):
+            return tf.strings.as_string(ids)
+
+        def compute_output_spec(self, ids):
+            return keras.KerasTensor(ids.shape, dtype="string")
+
+    def spell():
+        inputs = keras.Input((2,), dtype="int32")
+        return keras.Model(inputs, Speller()(inputs))
+
+    ids = np.arange(10, dtype="int32").reshape(5, 2)
+    got, want = [m.predict(ids, batch_size=3, verbose=0) for m in (kparallel.wrap(spell, replicas=2), spell())]
+    np.testing.assert_array_equal(got, want)
+
+
+def test_a_step_is_traced_once_for_each_number_of_rows():
+    """No step may cost a new graph, nor an eager operation on the batch."""
+
+    class Counter(keras.layers.Layer):
+        calls = 0
+
+        def call(self, x):
+            type(self).calls += 1
+            return x
+
+    wrapped = kparallel.wrap(
+        lambda: keras.Sequential([keras.Input((3,)), Counter(), keras.layers.Dense(3)]), replicas=2
+    )
+    wrapped.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    wrapped.fit(X, Y, batch_size=4, verbose=0)
+    first = Counter.calls
+    wrapped.fit(X, Y, batch_size=4, epochs=3, verbose=0)
+    assert Counter.calls == first

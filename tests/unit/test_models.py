@@ -224,26 +224,121 @@ def test_a_subclass_keeps_its_methods_and_attributes():
     assert wrapped.unwrap().note == {"set": "later"}
 
 
-def test_subclassed_losses_and_metrics_are_called_once_per_batch():
+class Scored(Net):
+    """Takes the compiled loss by half, and counts rows where it sees all of them."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return 0.5 * super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        logs = super().compute_metrics(x, y, y_pred, sample_weight)
+        return {**logs, "rows": keras.ops.shape(y_pred)[0]}
+
+
+class TracksInMetrics(Net):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.tracker = keras.metrics.MeanAbsoluteError(name="tracked")
+
+    @property
+    def metrics(self):
+        return [self.tracker, *super().metrics]
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        self.tracker.update_state(y, y_pred)
+        return self.get_metrics_result()
+
+
+class TracksInLoss(Net):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.tracker = keras.metrics.Mean(name="tracked")
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        loss = keras.ops.mean((y - y_pred) ** 2)
+        self.tracker.update_state(loss)
+        return loss
+
+
+class TracksInCall(TracksInLoss):
+    compute_loss = keras.Model.compute_loss
+
+    def call(self, inputs, training=False):
+        outputs = super().call(inputs)
+        self.tracker.update_state(outputs)
+        return outputs
+
+
+class ReadsWeights(Net):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return keras.ops.mean((y - y_pred) ** 2) + 0.1 * keras.ops.sum(self.top.kernel**2)
+
+
+class CallsItself(Net):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return keras.ops.mean((self(2 * x) - y_pred) ** 2)
+
+
+class Regularized(Scored):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.top.kernel_regularizer = keras.regularizers.L2()
+
+
+class AddsLosses(Scored):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.top.activity_regularizer = keras.regularizers.L2()
+
+
+class Compiles(Net):
+    """Has a `compile` with arguments and defaults of its own."""
+
+    def compile(self, optimizer="auto", loss="mae", scale=1.0):
+        super().compile(keras.optimizers.SGD(0.25 * scale) if optimizer == "auto" else optimizer, loss)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reduction", "arguments"),
+    [
+        (Scored, "mean", {"optimizer": "sgd", "loss": "mse", "metrics": ["mae"]}),
+        (TracksInMetrics, "mean", {"optimizer": "adam", "loss": "mse"}),
+        (TracksInLoss, "global", {"optimizer": "adam"}),
+        (Compiles, "mean", {"scale": 2.0}),
+    ],
+)
+def test_a_subclass_keeps_its_own_trainer_methods(kind, reduction, arguments):
     doubles()
-
-    @keras.saving.register_keras_serializable("tests")
-    class Own(Net):
-        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-            return 0.5 * super().compute_loss(x, y, y_pred, sample_weight, training)
-
-        def compute_metrics(self, x, y, y_pred, sample_weight=None):
-            logs = super().compute_metrics(x, y, y_pred, sample_weight)
-            return {**logs, "rows": keras.ops.shape(y_pred)[0]}
-
-    plain = Own()
+    plain = kind()
     plain(X[:1])
-    wrapped = kparallel.wrap(plain, replicas=2)
+    wrapped = kparallel.wrap(plain, replicas=2, loss_reduction=reduction)
     fit = {"x": X, "y": Y, "batch_size": 3}
-    assert_fit_alike(wrapped, plain, lambda model: fit, lambda: {"optimizer": "sgd", "loss": "mse", "metrics": ["mae"]})
-    assert_alike(
-        *[model.train_on_batch(X[:5], Y[:5], return_dict=True) for model in (wrapped, plain)],
-    )
+    assert_fit_alike(wrapped, plain, lambda model: fit, lambda: arguments)
+    assert_alike(*[model.train_on_batch(X[:5], Y[:5], return_dict=True) for model in (wrapped, plain)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (TracksInLoss, ["'tracked'", "compute_metrics", 'loss_reduction="global"']),
+        (TracksInCall, ["'tracked'", "layer's call", "compute_metrics"]),
+        (ReadsWeights, ["kernel", "outputs alone"]),
+        (CallsItself, ["kernel", "one more output"]),
+        (Regularized, ["kernel", "super().compute_loss"]),
+        (AddsLosses, ["add_loss", "Pass the loss to compile"]),
+    ],
+)
+def test_what_a_subclass_may_not_do_is_refused_by_name(kind, words):
+    model = kind()
+    model(X[:1].astype("float32"))
+    wrapped = kparallel.wrap(model, replicas=2)
+    wrapped.compile("sgd", "mse")
+    before = wrapped.get_weights()
+    with pytest.raises(kparallel.errors.ModelError) as caught:
+        wrapped.fit(X, Y, verbose=0)
+    for word in words:
+        assert word in str(caught.value)
+    assert_alike(wrapped.get_weights(), before)
 
 
 def test_frozen_layers_do_not_move_and_slots_fit():

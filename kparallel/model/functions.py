@@ -1,0 +1,144 @@
+"""The functions that Keras's loops call: one batch in, logs or outputs out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kparallel.data.rows import Counts, row_count
+from kparallel.engine.step import Step
+from kparallel.model.cluster_fit import Fetch
+from kparallel.model.runtime import Runtime
+from kparallel.private import compiled_loss, compiled_metrics, loss_tracker, loss_weights
+
+__all__: list[str] = []
+
+
+def step_function(
+    model: Any, runtime: Runtime, choose: Callable[[Step], Callable[..., dict[str, Any]]]
+) -> Callable[[Any], Any]:
+    """Return the function that `fit` or `evaluate` calls with an iterator over batches.
+
+    Args:
+        model: The compiled and built wrapped model.
+        runtime: Its plan and what carries it out.
+        choose: Picks the step's `train` or `test`.
+    """
+    step = _step(model, runtime)
+    compiled = _compiled(model, runtime, choose(step), lambda report: _log(model, runtime, report, step.add_metrics))
+    fetch = Fetch(runtime)
+
+    def run(iterator: Any) -> Any:
+        # The next batch is fetched before the step starts: inside it, an exhausted dataset would raise
+        # only after an update from an empty batch.
+        logs = None
+        for _ in range(model.steps_per_execution):
+            batch = fetch(iterator)
+            if batch is None:
+                break
+            logs = compiled(batch)
+        if logs is None:
+            raise StopIteration
+        return logs
+
+    return run
+
+
+def predict_function(model: Any, runtime: Runtime) -> Callable[[list[Any]], Any]:
+    """Return the function that `predict` calls with a list of batches; a model is built with the first one."""
+    compiled: Callable[[Any], Any] | None = None
+
+    def run(batches: list[Any]) -> Any:
+        nonlocal compiled
+        if compiled is None:
+            if not model.built:
+                model._maybe_symbolic_build(data_batch=batches[0])
+            compiled = _compiled(
+                model, runtime, _step(model, runtime).predict, lambda outputs: first_share(runtime, outputs)
+            )
+        outputs = [compiled(batch) for batch in batches]
+        return outputs[0] if len(outputs) == 1 else keras.tree.map_structure(_concatenate, *outputs)
+
+    return run
+
+
+def first_share(runtime: Runtime, value: Any) -> Any:
+    """Return the first replica's part of a structure."""
+    return keras.tree.map_structure(lambda v: runtime.strategy.experimental_local_results(v)[0], value)
+
+
+def tensors(batch: Any) -> Any:
+    """Return a batch as tensors, each whole or divided between the replicas."""
+    return keras.tree.map_structure(_tensor, batch)
+
+
+def _step(model: Any, runtime: Runtime) -> Step:
+    return Step(model, runtime.pipeline(model), runtime.plan, runtime.layout, runtime.loss_reduction, jit=runtime.jit)
+
+
+def _compiled(
+    model: Any, runtime: Runtime, replica_step: Callable[..., Any], finish: Callable[[Any], Any]
+) -> Callable[[Any], Any]:
+    """Return a function of one batch: the replicas' step on it, then `finish` on what they return.
+
+    One graph is kept for each number of rows, so that every share and microbatch has a known size.
+    """
+    graphs: dict[Counts, Callable[[Any], Any]] = {}
+
+    def graph(counts: Counts) -> Callable[[Any], Any]:
+        def one(data: Any) -> Any:
+            return finish(runtime.strategy.run(replica_step, args=(data, counts)))
+
+        return one if model.run_eagerly else tf.function(one, reduce_retracing=True, autograph=False)
+
+    def run(batch: Any) -> Any:
+        batch = tensors(batch)
+        counts = _counts(runtime, batch)
+        if counts not in graphs:
+            graphs[counts] = graph(counts)
+        return graphs[counts](batch)
+
+    return run
+
+
+def _counts(runtime: Runtime, batch: Any) -> Counts:
+    first = next((leaf for leaf in keras.tree.flatten(batch) if leaf is not None), None)
+    if isinstance(first, tf.distribute.DistributedValues):
+        return Counts(tuple(map(row_count, runtime.strategy.experimental_local_results(first))))
+    return Counts(row_count(first))
+
+
+def _log(model: Any, runtime: Runtime, report: dict[str, Any], add_metrics: bool) -> dict[str, Any]:
+    """Enter what the replicas report into the metrics, once, and return the logs."""
+    first = {key: first_share(runtime, value) for key, value in report.items() if key != "batch"}
+    dtype = loss_tracker(model).dtype
+    values = tf.cast(first["terms"], dtype)
+    losses = compiled_loss(model)
+    scales = [1.0 if w is None else w for w in loss_weights(model)][: values.shape[0]]
+    scales += [1.0] * (int(values.shape[0]) - len(scales))
+    loss = tf.reduce_sum(values * tf.constant(scales, dtype))
+    loss_tracker(model).update_state(loss, sample_weight=tf.cast(first["rows"], dtype))
+    if losses is not None:
+        for tracker, value in zip(losses.metrics, tf.unstack(values), strict=False):
+            tracker.update_state(value)
+    if not add_metrics:
+        x, y, outputs, weight = first_share(runtime, report["batch"])
+        logs: dict[str, Any] = model.compute_metrics(x, y, outputs, sample_weight=weight)
+        return logs
+    metrics = compiled_metrics(model)
+    for variable, change in zip(metrics.variables if metrics else [], first.get("metrics", []), strict=True):
+        variable.assign(variable + tf.cast(change, variable.dtype))
+    results: dict[str, Any] = model.get_metrics_result()
+    return results
+
+
+def _tensor(leaf: Any) -> Any:
+    if isinstance(leaf, tf.experimental.Optional):
+        return None  # What Keras makes of a None that a generator yields.
+    plain = leaf is None or tf.is_tensor(leaf) or isinstance(leaf, tf.distribute.DistributedValues)
+    return leaf if plain else tf.convert_to_tensor(leaf)
+
+
+def _concatenate(*leaves: Any) -> Any:
+    return leaves[0] if leaves[0] is None or len(leaves) == 1 else tf.concat(leaves, 0)

@@ -1,0 +1,116 @@
+"""The cut is exact: as good as the best of all cuts, and among these the one that sends least."""
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+
+from kparallel.errors import PlanError
+from kparallel.planning.cut import cut
+from kparallel.planning.profile import Unit, arriving_bytes
+
+
+def unit(name, reads=(), output=8, flops=1.0, weights=0, kept=8):
+    return Unit(name, flops, weights // 4, weights, kept, output, tuple(reads), (name,))
+
+
+def ranges(starts, number):
+    return list(zip(starts, [*starts[1:], number], strict=True))
+
+
+def every_cut(number, stages):
+    for inner in itertools.combinations(range(1, number), stages - 1):
+        yield (0, *inner)
+
+
+def slowest(costs, starts):
+    return max(sum(costs[start:end]) for start, end in ranges(starts, len(costs)))
+
+
+def sent(units, starts):
+    """Count each output once for every later group that reads it."""
+    total = 0
+    for start, end in ranges(starts, len(units)):
+        total += sum(units[i].output_bytes_per_row for i in {r for u in units[start:end] for r in u.reads if r < start})
+    return total
+
+
+def graph(number, source):
+    """A random graph with skip connections."""
+    return [
+        unit(f"u{i}", {i - 1, source.randrange(i)} if i else (), output=source.choice([1, 4, 16, 64]))
+        for i in range(number)
+    ]
+
+
+def test_as_good_as_the_best_of_all_cuts():
+    source = random.Random(0)
+    for _ in range(150):
+        number = source.randint(2, 10)
+        stages = source.randint(1, min(5, number))
+        costs = [source.lognormvariate(0, 1) for _ in range(number)]
+        best = min(slowest(costs, starts) for starts in every_cut(number, stages))
+        assert slowest(costs, cut(costs, stages)) == pytest.approx(best, rel=1e-12)
+
+
+def test_ties_go_to_the_cut_that_sends_least():
+    source = random.Random(1)
+    for _ in range(150):
+        number = source.randint(3, 9)
+        stages = source.randint(2, min(4, number))
+        units, costs = graph(number, source), [source.choice([1, 1, 2]) for _ in range(number)]
+        best = min((slowest(costs, starts), sent(units, starts)) for starts in every_cut(number, stages))
+        found = cut(costs, stages, units)
+        assert (slowest(costs, found), sent(units, found)) == best
+
+
+def test_under_a_memory_limit():
+    source = random.Random(2)
+    impossible = 0
+    for _ in range(150):
+        number = source.randint(3, 8)
+        stages = source.randint(2, min(4, number))
+        costs = [source.lognormvariate(0, 1) for _ in range(number)]
+        fits = np.array([[[source.random() < 0.6 for _ in range(number + 1)] for _ in range(number + 1)]] * stages)
+        possible = [
+            starts
+            for starts in every_cut(number, stages)
+            if all(fits[stage, a, b] for stage, (a, b) in enumerate(ranges(starts, number)))
+        ]
+        if possible:
+            best = min(slowest(costs, starts) for starts in possible)
+            found = cut(costs, stages, fits=fits)
+            assert found in possible
+            assert slowest(costs, found) == pytest.approx(best, rel=1e-12)
+        else:
+            impossible += 1
+            with pytest.raises(PlanError, match="there is none"):
+                cut(costs, stages, fits=fits)
+    assert 0 < impossible < 150
+
+
+def test_arriving_bytes_counts_as_by_hand():
+    source = random.Random(3)
+    for _ in range(30):
+        units = graph(8, source)
+        table = arriving_bytes(units)
+        for start, end in itertools.combinations(range(9), 2):
+            read = {r for u in units[start:end] for r in u.reads if r < start}
+            assert table[start, end] == sum(units[i].output_bytes_per_row for i in read)
+
+
+def test_no_stage_without_cost():
+    costs = [0, 5, 0, 0, 1, 0]
+    found = cut(costs, 2)
+    assert all(sum(costs[start:end]) > 0 for start, end in ranges(found, 6))
+    with pytest.raises(PlanError, match="at most 2 stages, received 3.*only waits. Use fewer"):
+        cut(costs, 3)
+    assert cut([0, 0], 1) == (0,)
+
+
+def test_more_stages_than_units():
+    with pytest.raises(PlanError, match="1 to 3 stages for a model of 3 calls, received 4"):
+        cut([1, 1, 1], 4)
+    with pytest.raises(PlanError, match="finite"):
+        cut([1, float("nan")], 2)

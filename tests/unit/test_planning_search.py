@@ -1,0 +1,152 @@
+"""The chosen plan: plain data parallelism where it fits, else the fastest that does, else the closest miss."""
+
+import itertools
+import random
+
+import pytest
+
+from kparallel.errors import DeviceError, PlanError
+from kparallel.mesh import Mesh
+from kparallel.planning.cut import cut
+from kparallel.planning.groups import layer_groups
+from kparallel.planning.memory import parse_bytes, stage_memory
+from kparallel.planning.plan import Plan
+from kparallel.planning.predict import at_least, predict
+from kparallel.planning.profile import Unit
+from kparallel.planning.search import choose
+from kparallel.schedule import gpipe, in_flight, one_f_one_b
+
+DEVICES = [f"GPU:{index}" for index in range(4)]
+
+
+def chain(number, weight_bytes=400, kept=100, output=10, spread=0.0, seed=0):
+    source = random.Random(seed)
+    return [
+        Unit(
+            f"dense_{i}", source.lognormvariate(10, spread), weight_bytes // 4, weight_bytes, kept, output,
+            (i - 1,) if i else (), (f"dense_{i}",),
+        )
+        for i in range(number)
+    ]  # fmt: skip
+
+
+def fullest(plan):
+    return max(float(plan.memory(stage).total) for stage in range(plan.mesh.stages))
+
+
+def test_plain_data_parallelism_wins_whenever_it_fits():
+    for batch_size, limit in [(32, None), (32, 19200), (4, "13.6 kB")]:
+        plan = choose(chain(8), DEVICES, batch_size, limit)
+        assert (plan.mesh.replicas, plan.mesh.stages, plan.microbatches, plan.recompute) == (4, 1, 1, "never")
+        assert plan.reason.startswith("plain data parallelism fits")
+    # Weights, gradients and two slots: 4 * 3200 bytes; what eight rows keep: 6400 bytes.
+    assert fullest(choose(chain(8), DEVICES, 32, 19200)) == 19200
+    assert choose(chain(8), DEVICES, 32, 19199).microbatches > 1
+
+
+def test_no_more_replicas_than_rows():
+    assert choose(chain(8), DEVICES, 3).mesh.replicas == 3
+
+
+def test_big_weights_need_stages():
+    plan = choose(chain(8, spread=0.5), DEVICES, 32, 12000)
+    assert plan.mesh.stages > 1
+    assert fullest(plan) <= 12000
+    assert "plain data parallelism needs 19.2 kB" in plan.reason
+    assert plan.batch_size == 32
+
+
+def test_the_best_of_all_that_fit():
+    """Against trying everything, every cut included."""
+    devices, batch_size = DEVICES[:3], 7
+    for seed, limit in itertools.product(range(4), (4000, 6000, 8000, 12000)):
+        units = chain(5, weight_bytes=400, kept=120, output=60, spread=0.7, seed=seed)
+        times = []
+        for r, s in [(3, 1), (2, 1), (1, 1), (1, 2), (1, 3)]:
+            for m, policy in itertools.product((1, 2, 3, 4, 6), ("never", "except_last", "always")):
+                if m > -(-batch_size // r):
+                    continue
+                for inner in itertools.combinations(range(1, 5), s - 1):
+                    starts = (0, *inner)
+                    stage_of = [sum(i >= start for start in starts) - 1 for i in range(5)]
+                    rows = tuple(tuple(devices[row * s : row * s + s]) for row in range(r))
+                    groups = layer_groups(units, stage_of, s)
+                    plan = Plan("model", Mesh(rows), groups, m, recompute=policy, batch_size=batch_size)
+                    if fullest(plan) <= limit:
+                        times.append(plan.predict().step_time)
+        if times:
+            found = choose(units, devices, batch_size, limit)
+            assert fullest(found) <= limit
+            assert found.predict().step_time == pytest.approx(min(times), rel=1e-9)
+        else:
+            with pytest.raises(PlanError, match="closest miss"):
+                choose(units, devices, batch_size, limit)
+
+
+def test_nothing_fits():
+    with pytest.raises(PlanError) as error:
+        choose(chain(8), DEVICES, 32, "1kB")
+    text = str(error.value)
+    assert "there is none. The closest miss is 1 replica x 4 stages, 32 microbatches, recompute always" in text
+    assert "needs 3.43 kB" in text
+    assert "a smaller batch_size (now 32)" in text
+
+
+def test_what_the_user_fixed_stays():
+    plan = choose(chain(8), DEVICES, 32, replicas=1, stages=2, microbatches=5, recompute="always")
+    assert (plan.mesh.rows, plan.microbatches, plan.recompute) == ((("GPU:0", "GPU:1"),), 5, "always")
+    with pytest.raises(PlanError, match="received replicas=4, stages=2"):
+        choose(chain(8), DEVICES, 32, replicas=4, stages=2)
+    with pytest.raises(PlanError, match="batch_size=0"):
+        choose(chain(8), DEVICES, 0)
+    with pytest.raises(DeviceError, match="more than once"):
+        choose(chain(8), ["GPU:0", "GPU:0"], 32)
+
+
+def test_sizes():
+    assert [parse_bytes(size) for size in ("8GB", "8 GiB", "1.5kB", "3B", 7)] == [8e9, 8 * 2**30, 1500, 3, 7]
+    for bad in ("8", "8 gigabytes", "", "0GB", 0, -1, None, True, "-1GB"):
+        with pytest.raises(PlanError, match="Expected a size such as '8GB'"):
+            parse_bytes(bad)
+
+
+def test_memory_of_a_stage():
+    for stages, microbatches in [(1, 1), (4, 8), (4, 2)]:
+        for held in in_flight(one_f_one_b(stages, microbatches)):
+            never = stage_memory(100, 50, 10, held)
+            assert (never.total, never.activations) == (400 + held * 50, held * 50)
+            assert stage_memory(100, 50, 10, held, "always").activations == held * 10 + 50
+            assert stage_memory(100, 50, 10, held, "except_last").activations == held * 10 + 50 * min(held, 2)
+    assert stage_memory(100, 0, 0, 1, slots=0).total == 200
+
+
+def test_predicted_time():
+    for stages, microbatches in itertools.product(range(1, 9), (1, 2, 4, 8, 32)):
+        for schedule in (gpipe, one_f_one_b):
+            told = predict([1 / stages] * stages, schedule(stages, microbatches), microbatches)
+            assert told.bubble == pytest.approx((stages - 1) / (microbatches + stages - 1), abs=1e-12)
+    assert predict([1.0], one_f_one_b(1, 1), 1).step_time == pytest.approx(1)
+    assert predict([1.0], one_f_one_b(1, 1), 1, replicas=4).step_time == pytest.approx(1 / 4)
+    assert predict([1.0], one_f_one_b(1, 1), 1, recompute="always").step_time == pytest.approx(4 / 3, rel=0.01)
+
+
+def test_no_schedule_beats_the_bound():
+    source = random.Random(4)
+    for _ in range(60):
+        stages, microbatches = source.randint(1, 6), source.randint(1, 12)
+        costs = [source.lognormvariate(0, 1) for _ in range(stages)]
+        shares = [cost / sum(costs) for cost in costs]
+        for policy in ("never", "always", "except_last"):
+            told = predict(shares, one_f_one_b(stages, microbatches), microbatches, 2, policy)
+            assert at_least(shares, microbatches, 2, policy) <= told.step_time * (1 + 1e-12)
+
+
+def test_about_four_microbatches_for_each_stage():
+    for stages in (2, 4, 8):
+        plan = choose(chain(16), [f"GPU:{i}" for i in range(stages)], 256, replicas=1, stages=stages)
+        assert 2 * stages <= plan.microbatches <= 8 * stages
+
+
+def test_a_big_graph_is_cut():
+    units = chain(300, weight_bytes=4000, spread=1.0)
+    assert len(cut([u.flops_per_row for u in units], 8, units)) == 8
