@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kparallel import errors
+    from kparallel import callbacks, errors
+    from kparallel.collective.cluster import init
     from kparallel.devices import virtual_devices
     from kparallel.mesh import Mesh
     from kparallel.model.parallel_model import ParallelModel, unwrap
@@ -15,12 +16,24 @@ if TYPE_CHECKING:
     from kparallel.planning.plan import Plan
 
 __version__ = "0.1.0.dev0"
-__all__ = ["Mesh", "ParallelModel", "Plan", "errors", "plan", "unwrap", "virtual_devices", "wrap"]
+__all__ = [
+    "Mesh",
+    "ParallelModel",
+    "Plan",
+    "callbacks",
+    "errors",
+    "init",
+    "plan",
+    "unwrap",
+    "virtual_devices",
+    "wrap",
+]
 
 _HOMES = {
     "Mesh": "kparallel.mesh",
     "ParallelModel": "kparallel.model.parallel_model",
     "Plan": "kparallel.planning.plan",
+    "init": "kparallel.collective.cluster",
     "plan": "kparallel.model.wrap",
     "unwrap": "kparallel.model.parallel_model",
     "virtual_devices": "kparallel.devices",
@@ -29,8 +42,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "errors":
-        return import_module("kparallel.errors")
+    if name in ("callbacks", "errors"):
+        return import_module(f"kparallel.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'kparallel' has no attribute {name!r}")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from kparallel.cluster import read_cluster
 from kparallel.errors import DeviceError
 from kparallel.mesh import device_name
 
@@ -13,10 +14,18 @@ __all__: list[str] = []
 def local_devices() -> tuple[str, ...]:
     """Return every local GPU, or every local CPU device where there is no GPU."""
     for kind in ("GPU", "CPU"):
-        names = tuple(device_name(device.name) for device in tf.config.list_logical_devices(kind))
+        names = _listed(kind)
         if names:
             return names
     raise DeviceError("TensorFlow lists no device on this machine.")
+
+
+def _listed(kind: str) -> tuple[str, ...]:
+    """Return the devices of one type; in a cluster TensorFlow lists those of the other workers too."""
+    cluster = read_cluster()
+    task = "" if cluster is None else f"/task:{cluster.index}/"
+    listed = [device.name for device in tf.config.list_logical_devices(kind)]
+    return tuple(device_name(name) for name in listed if task in name or "/task:" not in name)
 
 
 def check_devices(devices: Sequence[str]) -> tuple[str, ...]:
@@ -27,7 +36,7 @@ def check_devices(devices: Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(devices, str):
         raise DeviceError(f"Expected a list of device names, received the string {devices!r}. Write [{devices!r}].")
-    known = {device_name(d.name) for kind in ("CPU", "GPU") for d in tf.config.list_logical_devices(kind)}
+    known = {name for kind in ("CPU", "GPU") for name in _listed(kind)}
     names = tuple(device_name(name) for name in devices)
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -6,12 +6,14 @@ KParallelError
 ├── PlanError      a plan does not fit the model or the machine
 │   └── ScheduleError  a schedule breaks a law: an action missing, repeated, unknown or too early
 ├── ModelError     a model cannot be wrapped
+├── ClusterError   TF_CONFIG is malformed, or the cluster is set up too late
 ├── DataError      a dataset cannot be used
 └── WorkerError    another worker failed, stopped or disagrees
 """
 
 __all__ = [
     "BackendError",
+    "ClusterError",
     "DataError",
     "DeviceError",
     "KParallelError",
@@ -44,6 +46,10 @@ class ScheduleError(PlanError):
 
 class ModelError(KParallelError, ValueError):
     """A model cannot be wrapped."""
+
+
+class ClusterError(KParallelError, ValueError):
+    """`TF_CONFIG` is malformed, an address cannot be used, or the cluster is set up too late."""
 
 
 class DataError(KParallelError, ValueError):

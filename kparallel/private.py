@@ -15,7 +15,9 @@ from keras.src.saving.serialization_lib import SafeModeScope
 from keras.src.trainers.data_adapters.array_slicing import train_validation_split
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter as DataAdapter
 from keras.src.trainers.data_adapters.tf_dataset_adapter import make_class_weight_map_fn
+from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
 from tensorflow.python.distribute import cross_device_ops, distribute_lib
+from tensorflow.python.eager import context
 
 __all__: list[str] = []
 
@@ -424,3 +426,25 @@ def loss_weights(model: keras.Model) -> list[float | None]:
     """Return the weight of each compiled loss, in Keras's order."""
     losses = model._compile_loss
     return [entry.loss_weights for entry in losses._flat_losses] if losses is not None and losses.built else []
+
+
+def tensorflow_has_started() -> bool:
+    """Return whether TensorFlow's runtime runs already, so that it takes no cluster any more."""
+    return context.context()._context_handle is not None
+
+
+def expect_cluster(workers: int, timeout: float, heartbeat: float) -> None:
+    """Tell TensorFlow, before it starts, how long to wait for the workers and for signs of their life.
+
+    Args:
+        workers: How many workers there are.
+        timeout: Seconds until all must have joined.
+        heartbeat: Seconds without a sign of life after which a worker is lost.
+    """
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader="/job:worker/replica:0/task:0",
+        cluster_register_timeout_in_ms=int(timeout * 1000),
+        heartbeat_timeout_in_ms=int(heartbeat * 1000),
+        coordinated_jobs=[CoordinatedJob(name="worker", num_tasks=workers)],
+    )

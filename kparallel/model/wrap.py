@@ -6,6 +6,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.cluster import size
+from kparallel.collective.cluster import cluster_strategy
 from kparallel.devices import check_devices
 from kparallel.errors import PlanError
 from kparallel.model.check import check_model, check_surroundings
@@ -63,6 +65,7 @@ def plan(
 
     Raises:
         BackendError: Keras does not run on TensorFlow.
+        ClusterError: `TF_CONFIG` is malformed, or names a cluster that `kparallel.init` has not joined.
         DeviceError: A device is unknown, repeated or of mixed type.
         PlanError: The options do not fit the model or the machine; the message says the way out.
         ModelError: The model cannot be wrapped.
@@ -77,6 +80,7 @@ def plan(
         stage 0: 1 layer, 4 parameters, 16 B of weights on each of CPU:0
     """
     check_surroundings()
+    cluster_strategy()  # Refuses a cluster that has not been joined, before TensorFlow starts.
     options = Options(
         replicas, stages, microbatches, schedule, recompute, balance, sample, devices, memory_per_device, batch_size
     )
@@ -84,7 +88,7 @@ def plan(
         with tf.device("CPU:0"):
             model = build_with(model)
     check_model(model)
-    return decide(model, options)
+    return decide(model, options, size())
 
 
 def wrap(
@@ -122,6 +126,7 @@ def wrap(
 
     Raises:
         BackendError: Keras does not run on TensorFlow.
+        ClusterError: `TF_CONFIG` is malformed, or names a cluster that `kparallel.init` has not joined.
         DeviceError: A device is unknown, repeated or of mixed type.
         PlanError: The plan was made for another model, or the options do not fit the model or the machine.
         ModelError: The model cannot be wrapped; the message says why and what to do.
@@ -133,6 +138,7 @@ def wrap(
         >>> model.compile(optimizer="adam", loss="mse")
     """
     check_surroundings()
+    cluster = cluster_strategy()
     if loss_reduction not in ("mean", "sum", "global"):
         raise PlanError(f"Expected loss_reduction 'mean', 'sum' or 'global', received {loss_reduction!r}.")
     options = Options(
@@ -151,12 +157,12 @@ def wrap(
     if builder is not None:
         check_model(fresh)
     if plan is None:
-        plan = decide(fresh, options)
+        plan = decide(fresh, options, size())
     else:
         check_devices([name for row in plan.mesh.rows for name in row])
         check_plan(plan, fresh)
     check_microbatches(fresh, plan)
-    strategy, layout = lay_out(plan.mesh, None)
+    strategy, layout = lay_out(plan.mesh, cluster)
     runtime = Runtime(plan, strategy, layout, loss_reduction, builder)
     set_strategy(fresh, strategy)
     if fresh.built:

@@ -7,9 +7,9 @@ import kparallel
 
 ROOT = Path(kparallel.__file__).parent
 # From the floor upwards; a file imports only from its own layer's folder or from layers before it.
-LAYERS = ["errors", "mesh", "schedule", "planning", "private", "devices", "collective", "data", "metric", "loss"]
-LAYERS += ["stage", "engine", "model"]
-PURE = {"errors", "mesh", "schedule", "planning"}
+LAYERS = ["errors", "mesh", "cluster", "barrier", "schedule", "planning", "private", "devices", "collective", "data"]
+LAYERS += ["metric", "loss", "stage", "engine", "model", "callbacks", "launch", "__main__"]
+PURE = {"errors", "mesh", "cluster", "barrier", "schedule", "planning"}
 
 
 def imports(path):

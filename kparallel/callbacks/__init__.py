@@ -1,0 +1,23 @@
+"""Callbacks for any Keras model, wrapped or plain; they load on first use."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kparallel.callbacks.stall import StallWatchdog
+    from kparallel.callbacks.throughput import Throughput
+    from kparallel.callbacks.warmup import Warmup
+
+__all__ = ["StallWatchdog", "Throughput", "Warmup"]
+
+_HOMES = {"StallWatchdog": "stall", "Throughput": "throughput", "Warmup": "warmup"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"kparallel.callbacks.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'kparallel.callbacks' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

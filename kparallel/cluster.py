@@ -1,0 +1,152 @@
+"""Which workers train together: the `TF_CONFIG` variable, read and checked without TensorFlow."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kparallel.errors import ClusterError
+
+__all__: list[str] = []
+
+_EXAMPLE = (
+    '{"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}, "task": {"type": "worker", "index": 0}}, '
+    "with this worker's own index"
+)
+_REFUSED = {
+    "evaluator": "evaluate in fit with validation_data, or in a program of its own without TF_CONFIG",
+    "ps": "kparallel trains synchronously, without parameter servers",
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The workers that train together, and which of them this process is.
+
+    Args:
+        workers: Every worker's `host:port`; worker 0 is the chief.
+        index: This worker's index.
+
+    Raises:
+        ClusterError: An address is malformed or named twice, or the index is out of range.
+    """
+
+    workers: tuple[str, ...]
+    index: int
+
+    def __post_init__(self) -> None:
+        for number, address in enumerate(self.workers):
+            host, _, port = address.rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+                raise ClusterError(f"Expected host:port as the address of worker {number}, received {address!r}.")
+            first = self.workers.index(address)
+            if first != number:
+                raise ClusterError(
+                    f"Expected an address of its own for each worker, received {address!r} for workers {first} and "
+                    f"{number}."
+                )
+        if not 0 <= self.index < len(self.workers):
+            raise ClusterError(
+                f"Expected a worker index from 0 to {len(self.workers) - 1}, received {self.index} for the workers "
+                f"{list(self.workers)}."
+            )
+
+    @property
+    def address(self) -> str:
+        """This worker's `host:port`."""
+        return self.workers[self.index]
+
+    def to_tf_config(self) -> str:
+        """Return the `TF_CONFIG` that names this cluster and this worker.
+
+        Example:
+            >>> Cluster(("a:1", "b:1"), 1).to_tf_config()
+            '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}'
+        """
+        task = {"type": "worker", "index": self.index}
+        return json.dumps({"cluster": {"worker": list(self.workers)}, "task": task})
+
+
+def read_cluster(environment: Mapping[str, str] = os.environ) -> Cluster | None:
+    """Return the cluster that `TF_CONFIG` names, or None for a single worker.
+
+    A `chief` becomes worker 0 and the others follow, as TensorFlow orders them.
+
+    Args:
+        environment: Environment variables.
+
+    Raises:
+        ClusterError: `TF_CONFIG` is malformed; the message shows the field.
+
+    Example:
+        >>> config = '{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, "task": {"type": "worker", "index": 0}}'
+        >>> read_cluster({"TF_CONFIG": config})
+        Cluster(workers=('a:1', 'b:1'), index=1)
+    """
+    text = environment.get("TF_CONFIG", "").strip()
+    if not text:
+        return None
+    try:
+        config = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ClusterError(
+            f"Expected JSON in TF_CONFIG, received {text!r}: {error.msg} at character {error.pos}. Write {_EXAMPLE}."
+        ) from error
+    if not isinstance(config, dict):
+        raise _malformed("TF_CONFIG", "an object with cluster and task", config)
+    if not config.get("cluster"):
+        return None  # Some platforms set TF_CONFIG on single machines, without a cluster.
+    jobs = _jobs(config["cluster"])
+    try:
+        cluster = Cluster(tuple(jobs["chief"] + jobs["worker"]), _index(config.get("task"), jobs))
+    except ClusterError as error:
+        raise ClusterError(f"TF_CONFIG's cluster: {error}") from error
+    return cluster if len(cluster.workers) > 1 else None
+
+
+def size() -> int:
+    """Return how many workers train together; 1 without a cluster."""
+    cluster = read_cluster()
+    return 1 if cluster is None else len(cluster.workers)
+
+
+def _jobs(cluster: Any) -> dict[str, list[str]]:
+    if not isinstance(cluster, dict):
+        raise _malformed("cluster", 'an object such as {"worker": ["host:port", ...]}', cluster)
+    jobs: dict[str, list[str]] = {"chief": [], "worker": []}
+    for name, addresses in cluster.items():
+        if name in _REFUSED and not addresses:
+            continue
+        _check_type(f"cluster.{name}", name)
+        if not isinstance(addresses, list) or not all(isinstance(each, str) for each in addresses):
+            raise _malformed(f"cluster.{name}", 'a list of "host:port"', addresses)
+        jobs[name] = addresses
+    if len(jobs["chief"]) > 1:
+        raise _malformed("cluster.chief", "one address", jobs["chief"])
+    return jobs
+
+
+def _index(task: Any, jobs: dict[str, list[str]]) -> int:
+    if not isinstance(task, dict) or "type" not in task or "index" not in task:
+        raise _malformed("task", 'this worker\'s {"type": "worker", "index": number}', task)
+    kind, index = task["type"], task["index"]
+    _check_type("task.type", kind)
+    if isinstance(index, str) and index.isdecimal():
+        index = int(index)
+    if not isinstance(index, int) or isinstance(index, bool):
+        raise _malformed("task.index", "a whole number", index)
+    if not 0 <= index < len(jobs[kind]):
+        raise _malformed("task.index", f"one of the {len(jobs[kind])} addresses in cluster.{kind}", index)
+    return index + (len(jobs["chief"]) if kind == "worker" else 0)
+
+
+def _check_type(field: str, kind: Any) -> None:
+    if kind in ("chief", "worker"):
+        return
+    way_out = _REFUSED.get(kind, "TF_CONFIG names workers by these words")
+    raise ClusterError(f"Expected chief or worker in TF_CONFIG's {field}, received {kind!r}: {way_out}.")
+
+
+def _malformed(field: str, expected: str, received: Any) -> ClusterError:
+    return ClusterError(f"Expected {expected} in TF_CONFIG's {field}, received {received!r}. Write {_EXAMPLE}.")

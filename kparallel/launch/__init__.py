@@ -1,0 +1,3 @@
+"""The command line and the launcher of workers."""
+
+__all__: list[str] = []

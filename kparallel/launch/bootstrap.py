@@ -1,0 +1,81 @@
+"""What a launched worker runs: join the cluster, then the user's script as `__main__`."""
+
+import ctypes
+import json
+import os
+import runpy
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+__all__: list[str] = []
+
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
+
+
+def main(arguments: list[str]) -> None:
+    """Run a script as this process's program.
+
+    The launcher sets `KPARALLEL_LAUNCHER` to its process id, `KPARALLEL_REPORT` to the file that takes the report of
+    a failure, and `KPARALLEL_TIMEOUT` and `KPARALLEL_HEARTBEAT` to what `kparallel.init` is given.
+
+    Args:
+        arguments: The script's path (or `-m` and a module's name), then its arguments.
+    """
+    _die_with(int(os.environ["KPARALLEL_LAUNCHER"]))
+    try:
+        if os.environ.get("TF_CONFIG") or os.environ.get("KPARALLEL_DEVICES_PER_WORKER"):
+            from kparallel.collective.cluster import init
+
+            init(float(os.environ["KPARALLEL_TIMEOUT"]), float(os.environ["KPARALLEL_HEARTBEAT"]))
+        _run(arguments)
+    except SystemExit as stop:
+        if stop.code not in (None, 0):
+            _report("" if isinstance(stop.code, int) else f"{stop.code}\n")
+        raise
+    except BaseException:
+        text = _own_traceback()
+        _report(text)
+        sys.stdout.flush()
+        sys.stderr.write(text)
+        sys.stderr.flush()
+        # TensorFlow would wait at exit for workers that wait for this one.
+        os._exit(1)
+
+
+def _run(arguments: list[str]) -> None:
+    if arguments[0] == "-m":
+        sys.argv = arguments[1:]
+        sys.path.insert(0, os.getcwd())
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = arguments
+        sys.path.insert(0, str(Path(arguments[0]).resolve().parent))
+        runpy.run_path(arguments[0], run_name="__main__")
+
+
+def _die_with(launcher: int) -> None:
+    """Let Linux end this process when its launcher is gone, however that ended."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        if os.getppid() != launcher:  # It was gone before the call.
+            os._exit(1)
+
+
+def _own_traceback() -> str:
+    """Return the traceback without the launcher's own frames."""
+    kind, error, trace = sys.exc_info()
+    while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, runpy.__file__, "<frozen runpy>"):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(kind, error, trace))
+
+
+def _report(text: str) -> None:
+    report = {"time": time.time(), "traceback": text}
+    Path(os.environ["KPARALLEL_REPORT"]).write_text(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

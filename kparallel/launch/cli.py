@@ -1,0 +1,105 @@
+"""The command `kparallel`; it loads TensorFlow only for `plan`, and in the workers."""
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from kparallel import __version__
+from kparallel.errors import KParallelError
+from kparallel.launch.environment import hosts_cluster, scheduled_cluster
+from kparallel.launch.gang import Ending, Launch, run_gang
+from kparallel.launch.local import local_environments
+
+__all__: list[str] = []
+
+_POSITIVE = click.IntRange(min=1)
+_SECONDS = click.FloatRange(min=0, min_open=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="kparallel")
+def main() -> None:
+    """Train Keras models on many devices and machines as on one."""
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("-n", "--workers", type=_POSITIVE, help="Start that many workers on this machine.")
+@click.option("--devices-per-worker", type=_POSITIVE, help="Give each worker virtual CPU devices instead of GPUs.")
+@click.option("--hosts", help="host:port of every worker, separated by commas; this machine runs one of them.")
+@click.option("--index", type=click.IntRange(min=0), help="Which of --hosts this machine is, from 0.")
+@click.option("--restarts", type=click.IntRange(min=0), default=0, show_default=True, help="Restart a failed gang.")
+@click.option("--timeout", type=_SECONDS, default=300.0, show_default=True, help="Seconds to wait for all workers.")
+@click.option("--heartbeat", type=_SECONDS, default=60.0, show_default=True, help="Seconds until a frozen one is lost.")
+@click.option("--grace", type=_SECONDS, default=10.0, show_default=True, help="Seconds from SIGTERM to SIGKILL.")
+@click.option("-m", "module", is_flag=True, help="SCRIPT is the name of a module, as in python -m.")
+@click.argument("script")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def run(script: str, arguments: tuple[str, ...], module: bool, **options: Any) -> None:
+    """Run SCRIPT with ARGUMENTS on several workers.
+
+    \b
+    kparallel run -n 4 train.py --epochs 3              four workers on this machine
+    kparallel run --hosts a:2222,b:2222 --index 0 train.py   on machine a; --index 1 on b
+    srun kparallel run train.py                         one worker for each task of Slurm
+    kparallel run train.py                              in a Kubernetes TFJob or indexed Job
+
+    Every worker has joined the cluster before the script starts, so the script needs no line for it.
+    """
+    if not module and not os.path.isfile(script):
+        raise click.BadParameter(f"{script!r} is no file. Write -m before it to run a module.", param_hint="SCRIPT")
+    command = ("-m", script, *arguments) if module else (script, *arguments)
+    restarts, grace = options["restarts"], options["grace"]
+    for attempt in range(restarts + 1):
+        try:
+            environments, names = _workers(attempt=attempt, **options)
+        except KParallelError as error:
+            raise click.ClickException(str(error)) from error
+        ending = run_gang(Launch(command, tuple(environments), tuple(names), grace))
+        if ending.code == 0 or ending.signalled:
+            sys.exit(ending.code)
+        if attempt < restarts:
+            _say(ending, f"restart {attempt + 1} of {restarts}")
+    _say(ending, "")
+    sys.exit(ending.code)
+
+
+def _workers(
+    attempt: int,
+    workers: int | None,
+    devices_per_worker: int | None,
+    hosts: str | None,
+    index: int | None,
+    timeout: float,
+    heartbeat: float,
+    **_: Any,
+) -> tuple[list[dict[str, str]], list[int]]:
+    """Return the environment and the index of each worker that this launcher starts."""
+    environment = {
+        **os.environ,
+        "KPARALLEL_TIMEOUT": str(timeout),
+        "KPARALLEL_HEARTBEAT": str(heartbeat),
+        "KPARALLEL_RESTARTS": str(attempt),
+    }
+    if devices_per_worker:
+        environment |= {"KPARALLEL_DEVICES_PER_WORKER": str(devices_per_worker), "CUDA_VISIBLE_DEVICES": "-1"}
+    if hosts is not None and workers is not None:
+        raise click.UsageError("Give --hosts for several machines or -n for this one, not both.")
+    if index is not None and hosts is None:
+        raise click.UsageError("--index says which of --hosts this machine is; give --hosts too.")
+    if workers is not None:
+        return local_environments(environment, workers, devices_per_worker), list(range(workers))
+    cluster = hosts_cluster(hosts, index) if hosts is not None else scheduled_cluster(environment)
+    environment.pop("TF_CONFIG", None)
+    if cluster is None:
+        return [environment], [0]
+    return [{**environment, "TF_CONFIG": cluster.to_tf_config()}], [cluster.index]
+
+
+def _say(ending: Ending, outlook: str) -> None:
+    """Print how a gang ended: the traceback last, but for the line that sums it up."""
+    lines = [f"kparallel: {ending.reason}" + (f"; {outlook}" if outlook else "")]
+    if ending.traceback:
+        lines = [f"{lines[0]}:", ending.traceback.rstrip()]
+    click.echo("\n".join(lines), err=True)

@@ -1,0 +1,144 @@
+"""The cluster that a scheduler's environment variables name: a TFJob, an indexed Job of Kubernetes, or Slurm."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from kparallel.cluster import Cluster, read_cluster
+from kparallel.errors import ClusterError
+
+__all__: list[str] = []
+
+_PORT = 2222
+
+
+def scheduled_cluster(environment: Mapping[str, str]) -> Cluster | None:
+    """Return the cluster that a scheduler started this process for, or None.
+
+    Read are, in this order: `TF_CONFIG`, as a Kubernetes TFJob sets it; `JOB_COMPLETION_INDEX` of an indexed Job of
+    Kubernetes, with `KPARALLEL_WORKERS` and `KPARALLEL_SERVICE` from the manifest; `SLURM_*`, as `srun` sets them.
+
+    Args:
+        environment: Environment variables.
+
+    Raises:
+        ClusterError: A variable is malformed, or one is missing.
+
+    Example:
+        >>> scheduled_cluster({"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_STEP_NODELIST": "n[7-8]",
+        ...                    "SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_JOB_ID": "40"})
+        Cluster(workers=('n7:20040', 'n8:20040'), index=1)
+    """
+    if environment.get("TF_CONFIG"):
+        return read_cluster(environment)
+    if "JOB_COMPLETION_INDEX" in environment and "KPARALLEL_WORKERS" in environment:
+        return _kubernetes(environment)
+    # A batch script itself has SLURM_PROCID 0, but is no step: only srun starts one process for each task.
+    if "SLURM_PROCID" in environment and "SLURM_STEP_NODELIST" in environment:
+        return _slurm(environment)
+    return None
+
+
+def hosts_cluster(hosts: str, index: int | None) -> Cluster:
+    """Return the cluster of addresses written out by hand.
+
+    Args:
+        hosts: `host:port` of each worker, separated by commas; port 2222 where there is none.
+        index: This worker's index.
+
+    Raises:
+        ClusterError: An address is malformed or named twice, or the index is missing or out of range.
+
+    Example:
+        >>> hosts_cluster("a,b:3000", 1)
+        Cluster(workers=('a:2222', 'b:3000'), index=1)
+    """
+    names = [each.strip() for each in hosts.split(",")]
+    if index is None:
+        raise ClusterError(f"Expected --index with --hosts: which of the {len(names)} hosts is this one, from 0?")
+    return Cluster(tuple(each if ":" in each else f"{each}:{_PORT}" for each in names), index)
+
+
+def _kubernetes(environment: Mapping[str, str]) -> Cluster | None:
+    index = _number(environment, "JOB_COMPLETION_INDEX")
+    workers = _number(environment, "KPARALLEL_WORKERS")
+    port = _number(environment, "KPARALLEL_PORT", _PORT)
+    host, service = environment.get("HOSTNAME", ""), environment.get("KPARALLEL_SERVICE", "")
+    if not service:
+        raise ClusterError(
+            "Expected KPARALLEL_SERVICE to name the Job's headless service, as the pods' subdomain does, received "
+            "nothing. Set it in the Job's manifest beside KPARALLEL_WORKERS."
+        )
+    job, _, last = host.rpartition("-")
+    if not job or last != str(index):
+        raise ClusterError(
+            f"Expected HOSTNAME to be the Job's name and {index}, as in 'train-{index}', received {host!r}. Set the "
+            "Job's completionMode to Indexed."
+        )
+    cluster = Cluster(tuple(f"{job}-{each}.{service}:{port}" for each in range(workers)), index)
+    return cluster if workers > 1 else None
+
+
+def _slurm(environment: Mapping[str, str]) -> Cluster | None:
+    """Return one worker for each task, on a port that is a function of the job and the task's place on its node."""
+    index = _number(environment, "SLURM_PROCID")
+    step = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1")
+    if step == "1":
+        return None
+    nodes = expand_nodes(environment["SLURM_STEP_NODELIST"])
+    tasks = _tasks_per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", f"1(x{len(nodes)})"))
+    if len(tasks) != len(nodes):
+        raise ClusterError(
+            f"Expected SLURM_STEP_TASKS_PER_NODE to count {len(nodes)} nodes, received "
+            f"{environment.get('SLURM_STEP_TASKS_PER_NODE')!r} for {environment['SLURM_STEP_NODELIST']!r}."
+        )
+    if environment.get("SLURM_DISTRIBUTION", "block").split(":")[0].split(",")[0] not in ("block", "plane"):
+        raise ClusterError(
+            f"Expected Slurm to fill node after node, received SLURM_DISTRIBUTION="
+            f"{environment['SLURM_DISTRIBUTION']!r}. Write srun --distribution=block."
+        )
+    first = _number(environment, "KPARALLEL_PORT", 20000 + _number(environment, "SLURM_JOB_ID", 0) % 10000)
+    addresses = [f"{node}:{first + place}" for node, count in zip(nodes, tasks, strict=True) for place in range(count)]
+    return Cluster(tuple(addresses), index)
+
+
+def expand_nodes(text: str) -> list[str]:
+    """Return the nodes of a Slurm node list.
+
+    Example:
+        >>> expand_nodes("gpu[08-10,12],login1")
+        ['gpu08', 'gpu09', 'gpu10', 'gpu12', 'login1']
+    """
+    nodes: list[str] = []
+    for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text):
+        nodes += _expand(part)
+    return nodes
+
+
+def _expand(part: str) -> Sequence[str]:
+    found = re.match(r"([^\[]*)\[([^\]]*)\](.*)", part)
+    if found is None:
+        return [part]
+    head, inside, tail = found.groups()
+    names = []
+    for piece in inside.split(","):
+        low, _, high = piece.partition("-")
+        for number in range(int(low), int(high or low) + 1):
+            names.append(f"{head}{number:0{len(low)}d}")
+    return [name + end for name in names for end in _expand(tail)]
+
+
+def _tasks_per_node(text: str) -> list[int]:
+    tasks: list[int] = []
+    for piece in text.split(","):
+        found = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", piece.strip())
+        if found is None:
+            raise ClusterError(f"Expected SLURM_STEP_TASKS_PER_NODE such as '2(x3),1', received {text!r}.")
+        tasks += [int(found[1])] * int(found[2] or 1)
+    return tasks
+
+
+def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    text = environment.get(name, "" if default is None else str(default))
+    if not text.isdecimal():
+        raise ClusterError(f"Expected a whole number in {name}, received {text!r}.")
+    return int(text)
