@@ -1,4 +1,4 @@
-"""Place operations where their inputs are."""
+"""Place operations where their inputs, or the forward operations that they differentiate, are."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -24,4 +24,32 @@ def beside_inputs() -> AbstractContextManager[Any]:
         return next((tensor.device for tensor in operation.inputs if tensor.device), "")
 
     device: AbstractContextManager[Any] = tf.compat.v1.get_default_graph().device(place)
+    return device
+
+
+def beside_forward() -> AbstractContextManager[Any]:
+    """Place each operation of a backward pass on the device of the operation that it differentiates.
+
+    A model whose layers lie on several devices, but which is no graph that could be cut, is differentiated by one tape.
+    TensorFlow names what a tape makes after the forward operation or its scope, and would leave it without a device.
+    """
+    if tf.executing_eagerly():
+        return nullcontext()
+    graph = tf.compat.v1.get_default_graph()
+    devices: dict[str, str] = {}
+    for operation in graph.get_operations():
+        scope = operation.name.rpartition("/")[0]
+        for name in (operation.name, scope):
+            if operation.device:
+                devices.setdefault(name, operation.device)
+
+    def place(operation: Any) -> str:
+        parts = operation.name.removeprefix("gradient_tape/").split("/")
+        for end in range(len(parts), 0, -1):
+            device = devices.get("/".join(parts[:end]))
+            if device:
+                return str(device)
+        return str(operation.device)
+
+    device: AbstractContextManager[Any] = graph.device(place)
     return device

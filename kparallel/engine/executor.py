@@ -10,6 +10,7 @@ them, every schedule would become the same unordered graph, and TensorFlow would
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import keras
 import tensorflow as tf
 
 from kparallel.collective.exchange import add
+from kparallel.engine.beside import beside_forward
 from kparallel.engine.tail import Tail
 from kparallel.loss.term import Term, added_term
 from kparallel.schedule.action import Action
@@ -77,7 +79,7 @@ class Executor:
         self.start: list[list[tf.Tensor]] = []
         for stage, device in zip(stages, devices, strict=True):
             with tf.device(device):
-                self.weights.append(stage.read())
+                self.weights.append(stage.read(in_place=pipeline.placed))
                 self.start.append(stage.read_state(replica_index))
         self._state = [list(state) for state in self.start]
         self.ends: list[list[list[tf.Tensor | None]]] = [[] for _ in stages]
@@ -152,7 +154,8 @@ class Executor:
             sources = [self._received(s, kept), self.weights[s]]
             assert kept.tape is not None
             if targets:
-                inputs, weights = kept.tape.gradient(targets, sources, output_gradients=upstream)
+                with beside_forward() if self._pipeline.placed else nullcontext():
+                    inputs, weights = kept.tape.gradient(targets, sources, output_gradients=upstream)
             else:
                 inputs, weights = [None] * len(sources[0]), [None] * len(sources[1])
             self.gradients[s] = [_plus(a, b) for a, b in zip(self.gradients[s], weights, strict=True)]

@@ -76,9 +76,14 @@ class Step:
         self.add_metrics = plain and (metrics is None or all(is_additive(metric) for metric in metrics.metrics))
         self._first = True
         self._coupled = couples_rows(model, loss_reduction)
+        self._lanes = (0,) if pipeline.placed else plan.lanes
         inline = len(pipeline.stages) == 1 and plan.microbatches == 1
-        self._train_calls = [stage_call(stage, True, jit=jit, inline=inline) for stage in pipeline.stages]
-        self._test_calls = [stage_call(stage, False, jit=jit, inline=inline) for stage in pipeline.stages]
+        self._train_calls = [
+            stage_call(stage, True, jit=jit and not pipeline.placed, inline=inline) for stage in pipeline.stages
+        ]
+        self._test_calls = [
+            stage_call(stage, False, jit=jit and not pipeline.placed, inline=inline) for stage in pipeline.stages
+        ]
 
     def train(self, data: Any, counts: Counts) -> dict[str, Any]:
         """Run a training step and return what to report.
@@ -156,7 +161,7 @@ class Step:
         counts = [part.count for part in parts]
         keeps = _keeper(self._plan.recompute, len(parts))
         executor = Executor(
-            self._pipeline, self._row(), calls, self._plan.lanes, counts, tail, keeps, self._last.replica_index
+            self._pipeline, self._devices(), calls, self._lanes, counts, tail, keeps, self._last.replica_index
         )
         for m, part in enumerate(parts):
             executor.feed(m, part.x)
@@ -168,7 +173,11 @@ class Step:
             return linear_order(forward_only(stages, number))
         if self._coupled:  # Such a loss waits for the last row's outputs.
             return linear_order(gpipe(stages, number))
-        return linear_order(self._plan.programs())
+        return linear_order(gpipe(1, 1) if self._pipeline.placed else self._plan.programs())
+
+    def _devices(self) -> tuple[str, ...]:
+        """Return one device for each stage; a stage whose layers are placed one by one starts on the first."""
+        return self._row()[: len(self._pipeline.stages)]
 
     def _row(self) -> tuple[str, ...]:
         return self._layout.rows[self._last.replica_index - self._layout.first_replica]
@@ -242,7 +251,7 @@ class Step:
         result: dict[int, Any] = {}
         for s in reversed(range(len(stages))):
             known = [variable for variable in stages[s].owned if id(variable) in parts]
-            with tf.device(self._row()[s]):
+            with beside_inputs() if self._pipeline.placed else tf.device(self._row()[s]):
                 local = [_zeroed(add(parts[id(v)]), rows) for v in known]
                 total = [local_copy(v) for v in self._layout.exchanges[s].sum(local)]
             result.update(zip(map(id, known), total, strict=True))

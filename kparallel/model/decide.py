@@ -68,6 +68,8 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
         return Plan(
             model.name, mesh, groups, microbatches, options.schedule, recompute, options.batch_size, _slots(model)
         )
+    if not isinstance(stages, int) and open_graph(model) is None:
+        return _by_layer(model, options, mesh, stages)
     graph = _graph(model, f"for {number} stages")
     units = profile(graph)
     costs = _costs(options, graph, units)
@@ -118,6 +120,29 @@ def _graph(model: keras.Model, purpose: str) -> Graph:
             "of its layers, or use replicas only."
         )
     return graph
+
+
+def _by_layer(model: keras.Model, options: Options, mesh: Mesh, stages: Any) -> Plan:
+    """Put the layers of a model that is no graph on devices by name; they run one after another."""
+    if not model.built:
+        raise PlanError(f"Expected a built model, received {model.name!r}. Call it on a few rows first.")
+    if (options.microbatches or 1) > 1 or mesh.replicas > 1:
+        raise PlanError(
+            f"Expected one replica and one microbatch for {model.name!r} ({type(model).__name__}), whose call is "
+            f"Python of its own, received {mesh.replicas} and {options.microbatches or 1}: its layers can be placed, "
+            "but not pipelined. Express it as keras.Model(inputs, outputs) of its layers to pass microbatches on."
+        )
+    units = [
+        Unit(layer.name, 0.0, layer.count_params(), _bytes(layer.weights), 0, 0, (), (layer.name,))
+        for layer in model.layers
+    ]
+    stage_of = stages_by_name(units, list(stages.values()) if isinstance(stages, Mapping) else stages)
+    groups = []
+    for stage in range(mesh.stages):
+        mine = [unit for unit, at in zip(units, stage_of, strict=True) if at == stage]
+        names, parameters = tuple(unit.name for unit in mine), sum(unit.parameters for unit in mine)
+        groups.append(LayerGroup(names, parameters, sum(unit.weight_bytes for unit in mine)))
+    return Plan(model.name, mesh, tuple(groups), 1, options.schedule, "never", options.batch_size, _slots(model))
 
 
 def _slots(model: keras.Model) -> float:
@@ -261,5 +286,8 @@ def _whole(model: keras.Model) -> LayerGroup:
     layers = tuple(layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer))
     weights = model.weights if model.built else []
     parameters = sum(int(tf.TensorShape(w.shape).num_elements()) for w in weights)
-    size = sum(int(tf.TensorShape(w.shape).num_elements()) * tf.as_dtype(w.dtype).size for w in weights)
-    return LayerGroup(layers, parameters, size)
+    return LayerGroup(layers, parameters, _bytes(weights))
+
+
+def _bytes(weights: Sequence[keras.Variable]) -> int:
+    return sum(int(tf.TensorShape(w.shape).num_elements() * tf.as_dtype(w.dtype).size) for w in weights)

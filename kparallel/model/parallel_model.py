@@ -166,8 +166,11 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
 
 
 def _named(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Name the arguments of a call of one of a model's methods."""
-    arguments = dict(inspect.signature(method).bind_partial(None, *args).arguments) | kwargs
+    """Name the arguments of a call of one of a model's methods; one that takes `*args` passes them on to Keras's."""
+    signature = inspect.signature(method)
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
+        signature = inspect.signature(getattr(keras.Model, method.__name__))
+    arguments = dict(signature.bind_partial(None, *args).arguments) | kwargs
     arguments.pop("self")
     return arguments
 

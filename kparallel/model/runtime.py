@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from kparallel.collective.lost import naming_lost_workers
 from kparallel.engine.step import Layout
 from kparallel.planning.plan import Plan
 from kparallel.private import move_variable, on_column
@@ -61,7 +63,8 @@ class Runtime:
         """Let Keras's loops read whole batches, which the step divides."""
         before, self.feeding = self.feeding, True
         try:
-            yield
+            with naming_lost_workers():
+                yield
         finally:
             self.feeding = before
 
@@ -69,14 +72,32 @@ class Runtime:
         """Cut a built model into the plan's stages, as its layers stand now."""
         groups = [group.units for group in self.plan.groups]
         graph = open_graph(model) if len(groups) > 1 else None
-        return whole(model) if graph is None else cut(model, graph, groups)
+        return whole(model, placed=len(groups) > 1) if graph is None else cut(model, graph, groups)
 
     def place(self, model: keras.Model) -> None:
         """Move every variable of a built model to its stage's column."""
         placed: set[int] = set()
-        for index, stage in enumerate(self.pipeline(model).stages):
-            self._move([*stage.weights, *stage.state], index, placed)
+        pipeline = self.pipeline(model)
+        if pipeline.placed:
+            for index, group in enumerate(self.plan.groups):
+                for layer in model.layers:
+                    if layer.name in group.layers:
+                        self._move(layer.variables, index, placed)
+                        layer.call = self._at_stage(layer.call, index)
+        else:
+            for index, stage in enumerate(pipeline.stages):
+                self._move([*stage.weights, *stage.state], index, placed)
         self._move(model.variables, -1, placed)
+
+    def _at_stage(self, call: Callable[..., Any], stage_index: int) -> Callable[..., Any]:
+        """Run a layer's call on its stage's device; there is one row where layers are placed one by one."""
+
+        @wraps(call)
+        def placed(*args: Any, **kwargs: Any) -> Any:
+            with tf.device(self.layout.rows[0][stage_index]):
+                return call(*args, **kwargs)
+
+        return placed
 
     def _move(self, variables: list[keras.Variable], stage_index: int, placed: set[int]) -> None:
         with self.scope(stage_index):

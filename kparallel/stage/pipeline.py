@@ -23,6 +23,7 @@ class Pipeline:
         inputs: Numbers of the model's inputs.
         outputs: Numbers of the model's outputs.
         structure: The structure of the outputs, or None where the only value is a structure itself.
+        placed: Whether layers inside a stage have devices of their own.
     """
 
     def __init__(
@@ -32,12 +33,14 @@ class Pipeline:
         inputs: tuple[int, ...],
         outputs: tuple[int, ...],
         structure: Any,
+        placed: bool = False,
     ) -> None:
         self._model = model
         self.stages = tuple(stages)
         self.inputs = inputs
         self._outputs = outputs
         self._structure = structure
+        self.placed = placed
 
     def feed(self, x: Any) -> dict[int, Any]:
         """Return the model's inputs by number."""
@@ -75,9 +78,14 @@ class Pipeline:
         return result
 
 
-def whole(model: keras.Model) -> Pipeline:
-    """Return the pipeline of one stage that calls a model as its class says."""
-    return Pipeline(model, [Stage(Whole(model), (0,), (1,))], (0,), (1,), None)
+def whole(model: keras.Model, placed: bool = False) -> Pipeline:
+    """Return the pipeline of one stage that calls a model as its class says.
+
+    Args:
+        model: The built model.
+        placed: Whether its layers have devices of their own.
+    """
+    return Pipeline(model, [Stage(Whole(model), (0,), (1,))], (0,), (1,), None, placed)
 
 
 def cut(model: keras.Model, graph: Graph, groups: Sequence[Sequence[int]]) -> Pipeline:

@@ -8,7 +8,7 @@ import keras
 
 from kparallel.errors import ModelError
 from kparallel.private import flatten_layers, read_variable, trust_own_code
-from kparallel.stage.twin import build_like, copy_attributes, copy_names, copy_seeds
+from kparallel.stage.twin import build_like, copy_attributes, copy_functions, copy_names, copy_seeds, own_objects
 
 __all__: list[str] = []
 
@@ -28,12 +28,14 @@ def rebuild(model: keras.Model, plain: type[keras.Model]) -> keras.Model:
     Raises:
         ModelError: Its config does not describe it.
     """
+    objects = own_objects(model)
     try:
-        with trust_own_code():
+        with trust_own_code(), keras.saving.custom_object_scope(objects):
             fresh = plain.from_config(model.get_config())
             build_like(model, fresh)
     except Exception as error:
         raise ModelError(f"Model {model.name!r} ({plain.__name__}) cannot be rebuilt: {error}. {_WAY_OUT}") from error
+    copy_functions(model, fresh)
     copy_attributes(model, fresh)
     if model.built:
         transfer(model, fresh)

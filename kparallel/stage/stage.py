@@ -5,13 +5,14 @@ run all stateful calls of a step one after another.
 """
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from kparallel.errors import ModelError
 from kparallel.metric.additive import refuse_updates
 from kparallel.private import (
     call_operation,
@@ -138,9 +139,19 @@ class Stage:
         }
         self.is_averaged = [id(variable) in averaged for variable in self.state]
 
-    def read(self) -> list[tf.Tensor]:
-        """Return this replica's trainable weights as tensors."""
-        return [tf.identity(variable.value) for variable in self.weights]
+    def read(self, in_place: bool = False) -> list[tf.Tensor]:
+        """Return this replica's trainable weights as tensors.
+
+        Args:
+            in_place: Whether to leave each weight on its own device, where layers have devices of their own.
+        """
+        if not in_place:
+            return [tf.identity(variable.value) for variable in self.weights]
+        weights = []
+        for variable in self.weights:
+            with tf.device(variable.value.values[0].device):
+                weights.append(tf.identity(variable.value))
+        return weights
 
     def read_state(self, replica_index: int) -> list[tf.Tensor]:
         """Return this replica's state as tensors.
@@ -177,6 +188,7 @@ class Stage:
         mapping = [*zip(self.weights, weights, strict=True), *zip(self.state, state, strict=True)]
         with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
             outputs = self._body(inputs, training)
+        _refuse_assigned(zip(self.weights, weights, strict=True), scope)
         refuse_updates(self._metrics, scope, "a layer's call", "Update it in the model's compute_metrics.")
         new: list[tf.Tensor | None] = []
         for variable, (_, first) in zip(self.state, mapping[len(self.weights) :], strict=True):
@@ -245,3 +257,13 @@ class Stage:
 
 def _gated(value: tf.Tensor, present: bool) -> tf.Tensor:
     return value if present else tf.zeros_like(value)
+
+
+def _refuse_assigned(weights: Iterable[tuple[keras.Variable, tf.Tensor]], scope: Any) -> None:
+    """Make sure that a call has assigned no trainable weight: its optimizer's step starts from the value before."""
+    for variable, before in weights:
+        if scope.get_current_value(variable) is not before:
+            raise ModelError(
+                f"Weight {variable.path!r} is trainable and is assigned while its layer is called, as "
+                "SpectralNormalization does. That is not supported: leave such a layer out, or freeze it."
+            )

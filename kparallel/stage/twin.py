@@ -1,16 +1,45 @@
-"""Carry over to a rebuilt model what its config leaves out: built layers, names, seeds, the user's attributes."""
+"""Carry over to a rebuilt model what its config leaves out: classes, built layers, names, seeds, attributes."""
 
 import copy
+from inspect import isfunction
 from typing import Any
 
 import keras
 import numpy as np
 
+from kparallel.errors import ModelError
 from kparallel.private import KERAS_ATTRIBUTES, child_layers, flatten_layers, read_variable, rename, seed_generators
 
 __all__: list[str] = []
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), np.ndarray, np.generic)
+
+
+def own_objects(model: keras.Model) -> dict[str, Any]:
+    """Return the user's classes and functions that a model's config names, which need not be registered here.
+
+    Raises:
+        ModelError: Two of them have the same name.
+    """
+    found: dict[str, Any] = {}
+    for layer in flatten_layers(model):
+        values = [value for key, value in vars(layer).items() if key not in KERAS_ATTRIBUTES]
+        for value in [layer, *values]:
+            if isfunction(value):
+                thing: Any = value
+            elif hasattr(value, "get_config"):
+                thing = value.__class__
+            else:
+                continue
+            if thing.__module__.split(".")[0] == "keras" or thing.__name__ == "<lambda>":
+                continue
+            name = keras.saving.get_registered_name(thing)
+            if found.setdefault(name, thing) is not thing:
+                raise ModelError(
+                    f"Expected custom classes and functions of different names, received two named {name!r} in model "
+                    f"{model.name!r}. Rename one."
+                )
+    return found
 
 
 def build_like(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
@@ -31,6 +60,15 @@ def copy_names(source: keras.Model, target: keras.Model) -> None:
         rename(old, new)
     for old, new in zip(source.variables, target.variables, strict=source.built):
         rename(old, new)
+
+
+def copy_functions(source: keras.Model, target: keras.Model) -> None:
+    """Give a twin's layers the very functions of their originals: a name alone may mean one of Keras's own."""
+    for old, new in zip(flatten_layers(source), flatten_layers(target), strict=False):
+        for key, value in vars(old).items():
+            twin = vars(new).get(key)
+            if isfunction(value) and isfunction(twin) and twin is not value and key not in KERAS_ATTRIBUTES:
+                setattr(new, key, value)
 
 
 def copy_seeds(source: keras.Model, target: keras.Model) -> None:

@@ -144,8 +144,29 @@ def tokens():
     return {"token_ids": ids, "padding_mask": (ids > 2).astype("int32")}
 
 
+def own_layers():
+    """Layers of many sorts, with a class and functions that only this function knows, one named as one of Keras's."""
+
+    class Scale(L.Layer):
+        def build(self, input_shape):
+            self.scale = self.add_weight(shape=(input_shape[-1],), initializer="ones")
+
+        def call(self, x):
+            return x * self.scale
+
+    def relu(x):
+        return keras.ops.tanh(x)
+
+    inputs = keras.Input((6, 3))
+    hidden = L.Conv1D(4, 3, activation=relu)(L.LayerNormalization()(L.Lambda(lambda x: 2 * x)(Scale()(inputs))))
+    hidden = L.Bidirectional(L.LSTM(2, return_sequences=True))(L.MultiHeadAttention(2, 2)(hidden, hidden))
+    hidden = keras.ops.concatenate([keras.ops.sum(hidden, axis=1), L.Flatten()(inputs)], -1)
+    return keras.Model(inputs, L.Dense(2)(hidden))
+
+
 # name: (builder, x, y)
 MODELS = {
+    "own_layers": (own_layers, lambda: np.random.default_rng(2).normal(size=(ROWS, 6, 3)), lambda: Y),
     "functional": (functional, lambda: X, lambda: Y),
     "sequential": (sequential, lambda: X, lambda: Y),
     "unbuilt": (unbuilt, lambda: X, lambda: Y),
@@ -291,11 +312,45 @@ class AddsLosses(Scored):
         self.top.activity_regularizer = keras.regularizers.L2()
 
 
+class Spectral(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.top = L.SpectralNormalization(L.Dense(2))
+
+    def call(self, inputs, training=False):
+        return self.top(inputs, training=training)
+
+
 class Compiles(Net):
     """Has a `compile` with arguments and defaults of its own."""
 
     def compile(self, optimizer="auto", loss="mae", scale=1.0):
         super().compile(keras.optimizers.SGD(0.25 * scale) if optimizer == "auto" else optimizer, loss)
+
+
+class Forwards(Net):
+    """Wraps the trainer's methods, whatever their arguments."""
+
+    calls = 0
+
+    def fit(self, *args, **kwargs):
+        Forwards.calls += 1
+        return super().fit(*args, **kwargs)
+
+    def compile(self, *args, **kwargs):
+        super().compile(*args, **kwargs)
+
+
+def test_a_subclass_may_pass_positional_arguments_on():
+    doubles()
+    plain = Forwards()
+    plain(X[:1])
+    wrapped = kparallel.wrap(plain, replicas=2)
+    for model in (plain, wrapped):
+        model.compile("sgd", "mse")
+        model.fit(X, Y, 3, 2, 0, shuffle=False)
+    assert_alike(wrapped.get_weights(), plain.get_weights())
+    assert Forwards.calls == 2
 
 
 @pytest.mark.parametrize(
@@ -326,6 +381,7 @@ def test_a_subclass_keeps_its_own_trainer_methods(kind, reduction, arguments):
         (CallsItself, ["kernel", "one more output"]),
         (Regularized, ["kernel", "super().compute_loss"]),
         (AddsLosses, ["add_loss", "Pass the loss to compile"]),
+        (Spectral, ["kernel", "SpectralNormalization"]),
     ],
 )
 def test_what_a_subclass_may_not_do_is_refused_by_name(kind, words):
@@ -370,3 +426,15 @@ def test_a_model_built_inside_another_strategy_is_wrapped():
     wrapped = kparallel.wrap(foreign, replicas=3)
     fit = {"x": X, "y": Y, "batch_size": 4}
     assert_fit_alike(wrapped, plain, lambda model: fit, lambda: {"optimizer": "adam", "loss": "mse"})
+
+
+def test_two_functions_of_one_name_are_refused():
+    def activation(factor):
+        def curve(x):
+            return factor * x
+
+        return curve
+
+    model = keras.Sequential([keras.Input((3,)), *[L.Dense(2, activation=activation(factor)) for factor in (1.0, 2.0)]])
+    with pytest.raises(kparallel.errors.ModelError, match="named 'curve'"):
+        kparallel.wrap(model)
