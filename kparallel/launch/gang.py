@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kparallel.launch.output import relay
+from kparallel.launch.output import Relay
 
 __all__: list[str] = []
 
@@ -67,22 +67,19 @@ def run_gang(launch: Launch) -> Ending:
 class _Worker:
     """One worker's process."""
 
-    def __init__(self, name: int, process: asyncio.subprocess.Process, report: Path, streams: Sequence[str]) -> None:
+    def __init__(self, name: int, process: asyncio.subprocess.Process, report: Path, relays: Sequence[Relay]) -> None:
         self.name = name
         self.process = process
         self._report = report
+        self._relays = relays
         self.ended = 0.0
-        self._relays: list[asyncio.Task[None]] = []
-        for stream in streams:
-            reader = getattr(process, stream)
-            self._relays.append(asyncio.create_task(relay(reader, getattr(sys, stream), f"[{name}] ")))
 
     async def wait(self) -> int:
         """Wait for the process, and for the last of its output."""
         code = await self.process.wait()
         self.ended = time.time()
         self.send(signal.SIGKILL)  # What it left behind in its group.
-        await asyncio.gather(*self._relays)
+        await asyncio.gather(*(relay.end() for relay in self._relays))
         return code
 
     def send(self, number: int) -> None:
@@ -128,15 +125,18 @@ class _Gang:
         report = self._folder / f"{name}.json"
         own = {"KPARALLEL_LAUNCHER": str(os.getpid()), "KPARALLEL_REPORT": str(report), "PYTHONUNBUFFERED": "1"}
         many = len(self._launch.environments) > 1
+        relays = [Relay(stream, f"[{name}] ") for stream in (sys.stdout, sys.stderr)] if many else []
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "kparallel.launch.bootstrap", *self._launch.command),
             env={**self._launch.environments[index], **own},
             stdin=asyncio.subprocess.DEVNULL if many else None,
-            stdout=asyncio.subprocess.PIPE if many else None,
-            stderr=asyncio.subprocess.PIPE if many else None,
+            stdout=relays[0].source if many else None,
+            stderr=relays[1].source if many else None,
             start_new_session=True,
         )
-        return _Worker(name, process, report, ("stdout", "stderr") if many else ())
+        for each in relays:
+            await each.start()
+        return _Worker(name, process, report, relays)
 
     async def _watch(self) -> Ending:
         waits = {asyncio.create_task(worker.wait()): worker for worker in self._workers}
