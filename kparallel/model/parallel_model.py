@@ -122,6 +122,11 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
     def compile(self, *args: Any, **kwargs: Any) -> None:
         method = self.__class__.compile  # Perhaps a subclass's own, with arguments and defaults of its own.
         arguments = _named(method, args, kwargs)
+        if arguments.get("run_eagerly") and self._kparallel.layout.talk is not None:
+            raise ModelError(
+                "Expected run_eagerly=False in a cluster, received True: TensorFlow's collectives run in graphs only. "
+                "Look into the step on one machine, where run_eagerly=True works."
+            )
         given = arguments.get("optimizer")
         if given is not None and given is not getattr(self, "optimizer", None):
             arguments["optimizer"] = self._at_home(given)
