@@ -112,6 +112,12 @@ def _from_groups(units: Sequence[Unit], groups: Sequence[Sequence[str]]) -> tupl
 
 def _check_order(units: Sequence[Unit], stage_of: Sequence[int]) -> None:
     for index, unit in enumerate(units):
+        if unit.stays_with is not None and stage_of[unit.stays_with] != stage_of[index]:
+            raise PlanError(
+                f"Expected every call of {unit.name!r}, a layer with state, in one stage, received stages "
+                f"{stage_of[unit.stays_with]} and {stage_of[index]}: that would be a cut inside a shared layer. "
+                "Move the cut so that all its calls lie on one side, or give each call a layer of its own."
+            )
         for read in unit.reads:
             if stage_of[read] > stage_of[index]:
                 raise PlanError(

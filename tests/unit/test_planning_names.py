@@ -1,5 +1,7 @@
 """Cuts by hand: every layer in one stage, stages in the model's order, mistakes told with the way out."""
 
+from dataclasses import replace
+
 import pytest
 
 from kparallel.errors import PlanError
@@ -63,6 +65,13 @@ def test_how_many_stages():
 def test_mistakes(groups, text):
     with pytest.raises(PlanError, match=text):
         stages_by_name(MODEL, groups)
+
+
+def test_a_cut_between_two_calls_of_a_layer_with_state():
+    model = [unit("norm"), unit("dense", [0]), replace(unit("norm", [1]), stays_with=0), unit("head", [2])]
+    assert stages_by_name(model, ["head"]) == (0, 0, 0, 1)
+    with pytest.raises(PlanError, match="'norm', a layer with state.*stages 0 and 1.*shared layer. Move the cut"):
+        stages_by_name(model, ["dense"])
 
 
 def test_groups_of_a_model():
