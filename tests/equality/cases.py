@@ -43,7 +43,7 @@ def of_optimizer(make, **arguments):
 
 
 def of_loss(make, **arguments):
-    return lambda: {"optimizer": O.SGD(0.5), "loss": make(), **arguments}
+    return lambda: {"optimizer": O.SGD(0.1), "loss": make(), **arguments}
 
 
 def _decay_without_biases():
@@ -105,7 +105,11 @@ _OPTIMIZERS = [
 ]
 
 _LOSSES = [
-    Case("sum", ("loss",), lambda: {"optimizer": "sgd", "loss": keras.losses.SparseCategoricalCrossentropy("sum")}),
+    Case(
+        "sum",
+        ("loss",),
+        lambda: {"optimizer": "sgd", "loss": keras.losses.SparseCategoricalCrossentropy(reduction="sum")},
+    ),
     Case("weights", ("weights",), of_loss(lambda: SCCE, weighted_metrics=["accuracy"]), data=m.weighted),
     Case(
         "weighted_mean",
@@ -188,7 +192,7 @@ _TRAINING = [
         ("steps",),
         of_optimizer(lambda: O.Adam(0.01), steps_per_execution=2, metrics=["accuracy"]),
     ),
-    Case("some_steps", ("steps",), of_loss(lambda: SCCE), fit=lambda: {"steps_per_epoch": 3}),
+    Case("some_steps", ("steps",), of_loss(lambda: SCCE), fit=lambda: {"steps_per_epoch": 2}),
     Case("later_epochs", ("steps",), of_loss(lambda: SCCE), fit=lambda: {"epochs": 4, "initial_epoch": 2}),
     Case("xla", ("xla",), of_optimizer(lambda: O.Adam(0.01), jit_compile=True, metrics=["accuracy"])),
     Case(
@@ -198,9 +202,7 @@ _TRAINING = [
         m.padded_sequence,
         m.weighted_tokens,
     ),
-    Case(
-        "mixed_float16", ("mixed",), of_optimizer(lambda: O.SGD(0.1), metrics=["accuracy"]), policy="mixed_float16"
-    ),
+    Case("mixed_float16", ("mixed",), of_optimizer(lambda: O.SGD(0.1), metrics=["accuracy"]), policy="mixed_float16"),
     Case("mixed_float16_adam", ("mixed", "slots"), of_optimizer(lambda: O.Adam(0.01)), policy="mixed_float16"),
     Case("mixed_bfloat16", ("mixed",), of_optimizer(lambda: O.SGD(0.1)), policy="mixed_bfloat16"),
 ]

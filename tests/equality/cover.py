@@ -7,7 +7,9 @@ from tests.equality.plans import PLANS
 def allowed(case, plan):
     """Whether a case's model can be laid out so."""
     arguments = PLANS[plan]
-    return (case.cut or arguments.get("stages", 1) == 1) and (case.microbatches or arguments.get("microbatches", 1) == 1)
+    return (case.cut or arguments.get("stages", 1) == 1) and (
+        case.microbatches or arguments.get("microbatches", 1) == 1
+    )
 
 
 def cross():
