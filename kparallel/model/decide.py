@@ -13,7 +13,7 @@ from kparallel.mesh import Mesh, device_name
 from kparallel.planning.cut import cut
 from kparallel.planning.groups import layer_groups
 from kparallel.planning.memory import slots_of
-from kparallel.planning.names import stages_by_name
+from kparallel.planning.names import count_stages, stages_by_name
 from kparallel.planning.plan import LayerGroup, Plan
 from kparallel.planning.profile import Unit
 from kparallel.planning.search import choose
@@ -59,7 +59,7 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
     if options.memory_per_device is not None:
         return _search(model, options, workers)
     stages = 1 if options.stages is None else options.stages
-    number = stages if isinstance(stages, int) else _number_by_hand(stages)
+    number = stages if isinstance(stages, int) else count_stages(stages)
     mesh = _mesh(options, number, workers)
     microbatches, recompute = options.microbatches, options.recompute or "never"
     if number == 1:
@@ -77,7 +77,7 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
         starts = cut(costs, number, units)
         stage_of = tuple(sum(index >= start for start in starts) - 1 for index in range(len(units)))
     else:
-        stage_of = stages_by_name(units, list(stages.values()) if isinstance(stages, Mapping) else stages)
+        stage_of = stages_by_name(units, stages)
     groups = layer_groups(units, stage_of, number, costs)
     microbatches = 4 * number if microbatches is None else microbatches
     return Plan(model.name, mesh, groups, microbatches, options.schedule, recompute, options.batch_size, _slots(model))
@@ -136,7 +136,7 @@ def _by_layer(model: keras.Model, options: Options, mesh: Mesh, stages: Any) -> 
         Unit(layer.name, 0.0, layer.count_params(), _bytes(layer.weights), 0, 0, (), (layer.name,))
         for layer in model.layers
     ]
-    stage_of = stages_by_name(units, list(stages.values()) if isinstance(stages, Mapping) else stages)
+    stage_of = stages_by_name(units, stages)
     groups = []
     for stage in range(mesh.stages):
         mine = [unit for unit, at in zip(units, stage_of, strict=True) if at == stage]
@@ -207,13 +207,6 @@ def _check_options(options: Options) -> None:
         raise PlanError(f"Expected at least 1 stage, received {options.stages}.")
     if isinstance(options.schedule, str):
         by_name(options.schedule, lanes=1)
-
-
-def _number_by_hand(stages: Any) -> int:
-    if isinstance(stages, Mapping):
-        return len(stages)
-    # Cut points name the first layer of each later stage; lists name every stage's layers.
-    return len(stages) + 1 if all(isinstance(each, str) for each in stages) else len(stages)
 
 
 def _mesh(options: Options, stages: int, workers: int) -> Mesh:

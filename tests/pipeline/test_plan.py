@@ -68,3 +68,13 @@ def test_what_a_search_refuses():
         kparallel.plan(mlp(), batch_size=12, memory_per_device="much")
     with pytest.raises(PlanError, match="received a cut by hand as well"):
         kparallel.plan(mlp(), stages=["dense_2"], batch_size=12, memory_per_device="1GB")
+
+
+def test_a_cut_goes_around_calls_that_share_a_state():
+    drop, inputs = keras.layers.Dropout(0.5, name="drop"), keras.Input((4,))
+    x = keras.layers.Dense(64, name="wide")(drop(keras.layers.Dense(64, name="between")(drop(inputs))))
+    for index in range(3):
+        x = keras.layers.Dense(2, name=f"dense_{index}")(x)
+    plan = kparallel.plan(keras.Model(inputs, x), stages=4, replicas=1)
+    assert plan.groups[0].layers[:3] == ("drop", "between", "wide")[: len(plan.groups[0].layers)]
+    assert all("drop" not in group.layers for group in plan.groups[1:])

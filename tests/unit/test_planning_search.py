@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -81,6 +82,15 @@ def test_the_best_of_all_that_fit():
         else:
             with pytest.raises(PlanError, match="closest miss"):
                 choose(units, devices, batch_size, limit)
+
+
+def test_what_shares_a_state_stays_together():
+    units = chain(6)
+    units[4] = replace(units[4], stays_with=1)
+    plan = choose(units, DEVICES, 32, replicas=1, stages=3)
+    assert [group.units for group in plan.groups] == [(0,), (1, 2, 3, 4), (5,)]
+    with pytest.raises(PlanError, match="at most 3 stages"):
+        choose(units, DEVICES, 32, stages=4)
 
 
 def test_nothing_fits():
