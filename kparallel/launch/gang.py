@@ -16,6 +16,10 @@ from kparallel.launch.output import Relay
 
 __all__: list[str] = []
 
+# Seconds in which other workers may still end by themselves after one failed: longer where one of them caused that.
+_MOMENT = 0.5
+_PATIENCE = 3.0
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -87,13 +91,13 @@ class _Worker:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 
-    def failure(self) -> tuple[float, str]:
-        """Return when the worker failed and its traceback."""
+    def failure(self) -> tuple[bool, float, str]:
+        """Return whether another worker's failure caused this one's, when it came, and the traceback."""
         try:
             report = json.loads(self._report.read_text())
         except (OSError, ValueError):  # It was killed, perhaps while it wrote.
-            return self.ended, ""
-        return float(report["time"]), str(report["traceback"])
+            return False, self.ended, ""
+        return bool(report["consequence"]), float(report["time"]), str(report["traceback"])
 
 
 class _Gang:
@@ -149,16 +153,19 @@ class _Gang:
             failed += [waits[task] for task in done if task is not asked and task.result() != 0]
         asked.cancel()
         if running:
-            failed += await self._end(running, waits)
+            consequence = all(worker.failure()[0] for worker in failed)
+            failed += await self._end(running, waits, _PATIENCE if consequence else _MOMENT)
         if self._signal:
             return Ending(128 + self._signal, signalled=True)
         return _ending(failed) if failed else Ending(0)
 
-    async def _end(self, running: set[asyncio.Task[int]], waits: Mapping[asyncio.Task[int], _Worker]) -> list[_Worker]:
+    async def _end(
+        self, running: set[asyncio.Task[int]], waits: Mapping[asyncio.Task[int], _Worker], patience: float
+    ) -> list[_Worker]:
         """End the workers that still run; return those that had failed by themselves meanwhile."""
         if not self._signal:
-            # A worker may have raised before the first to end did: a moment lets it report.
-            done, running = await asyncio.wait(running, timeout=0.5)
+            # A worker may have failed before the first to end did, but take longer to end.
+            done, running = await asyncio.wait(running, timeout=patience)
             by_themselves = [waits[task] for task in done if task.result() != 0]
             for task in running:
                 waits[task].send(signal.SIGTERM)
@@ -183,8 +190,8 @@ class _Gang:
 
 
 def _ending(failed: Sequence[_Worker]) -> Ending:
-    first = min(failed, key=lambda worker: worker.failure()[0])
+    first = min(failed, key=lambda worker: worker.failure()[:2])
     code = first.process.returncode or 1
     if code < 0:
         return Ending(128 - code, f"worker {first.name} was ended by {signal.Signals(-code).name}")
-    return Ending(code, f"worker {first.name} failed with exit code {code}", first.failure()[1])
+    return Ending(code, f"worker {first.name} failed with exit code {code}", first.failure()[2])

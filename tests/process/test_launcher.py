@@ -138,6 +138,22 @@ raise RuntimeError("the consequence")
     assert process.returncode == 1 and "worker 1 failed" in out and "the cause" in out.splitlines()[-1], out + err
 
 
+def test_the_cause_counts_before_its_consequences(gang):
+    """Worker 0 notices that worker 1 fails, and ends before it does."""
+    code = """
+from kparallel.errors import WorkerError
+if me == "0":
+    raise WorkerError("Lost worker 1")
+while not is_gone(int(open(f"{sys.argv[1]}/0.started").read().split()[1])):
+    time.sleep(0.01)
+os.kill(os.getpid(), 9)
+"""
+    gone = "def is_gone(process):\n    return not os.path.exists(f'/proc/{process}')\n"
+    process = gang(gone + code)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 137 and "worker 1 was ended by SIGKILL" in out, out + err
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_are_passed_on_and_the_deaf_are_killed(gang, tmp_path, number, status):
     process = gang("while True:\n    time.sleep(1)")
@@ -204,3 +220,20 @@ def test_help_loads_no_tensorflow():
         code += "    assert not {'tensorflow', 'keras', 'numpy'} & set(sys.modules)"
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=30)
         assert done.returncode == 0 and done.stdout, done.stderr
+
+
+def test_a_plan_is_printed_and_drawn(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import keras\n\ndef build():\n    layers = [keras.layers.Dense(4) for _ in range(4)]\n"
+        "    return keras.Sequential([keras.Input((4,)), *layers])\n\ndef nothing():\n    return 3\n"
+    )
+    command = [sys.executable, "-m", "kparallel", "plan", "mine:build", "--stages", "2", "--microbatches", "4"]
+    where = {"cwd": tmp_path, "env": {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}}
+    checked = {"capture_output": True, "text": True, "timeout": 100, **where}
+    done = subprocess.run([*command, "--replicas", "2", "--plot", "plan.svg"], **checked)
+    assert done.returncode == 0, done.stderr
+    assert "2 replicas x 2 stages" in done.stdout and "CPU:3" in done.stdout
+    assert (tmp_path / "plan.svg").read_text().rstrip().endswith("</svg>")
+    command[command.index("mine:build")] = "mine:nothing"
+    wrong = subprocess.run(command, **checked)
+    assert wrong.returncode == 1 and "Error: " in wrong.stderr and "Traceback" not in wrong.stderr, wrong.stderr
