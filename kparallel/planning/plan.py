@@ -32,6 +32,7 @@ class LayerGroup:
         share: The stage's part of the model's cost, from 0 to 1; an estimate, so not compared.
         activation_bytes_per_row: What a forward pass keeps for one row; an estimate.
         arriving_bytes_per_row: What the stage reads from earlier stages for one row; an estimate.
+        frozen_bytes: Bytes of those weights that are not trained and so have no gradient and no slots.
     """
 
     layers: tuple[str, ...]
@@ -41,6 +42,7 @@ class LayerGroup:
     share: float = field(default=1.0, compare=False)
     activation_bytes_per_row: int = field(default=0, compare=False)
     arriving_bytes_per_row: int = field(default=0, compare=False)
+    frozen_bytes: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ class Plan:
             in_flight(self.programs())[stage_index],
             self.recompute,
             self.slots,
+            group.frozen_bytes,
         )
 
     def predict(self) -> Prediction:

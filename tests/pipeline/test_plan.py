@@ -61,6 +61,17 @@ def test_slots_are_those_of_the_compiled_optimizer():
         assert sum(float(plan.memory(stage).slots) for stage in range(2)) == kept == slots * 4 * model.count_params()
 
 
+def test_frozen_layers_have_no_slots():
+    model = mlp()
+    model.layers[1].trainable = False
+    model.compile("adam", "mse")
+    plan = kparallel.plan(model, stages=2)
+    model.optimizer.build(model.trainable_variables)
+    kept = sum(v.shape.num_elements() for v in model.optimizer.variables if v.shape.rank) * 4
+    assert sum(float(plan.memory(stage).slots) for stage in range(2)) == kept
+    assert sum(group.weight_bytes for group in plan.groups) == 4 * model.count_params()
+
+
 def test_what_a_search_refuses():
     with pytest.raises(PlanError, match="batch_size along with memory_per_device"):
         kparallel.plan(mlp(), memory_per_device="1GB")
