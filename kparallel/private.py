@@ -1,5 +1,6 @@
 """Every private name of TensorFlow and Keras that kparallel uses; `tests/unit/test_private.py` names a moved one."""
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,22 @@ from tensorflow.python.distribute import cross_device_ops, distribute_lib
 from tensorflow.python.eager import context
 
 __all__: list[str] = []
+
+
+def mirrored(devices: Sequence[str]) -> tf.distribute.Strategy:
+    """Return a `MirroredStrategy` whose collectives, as a synchronized BatchNorm has, do not meet another's.
+
+    TensorFlow numbers the groups of each strategy from the same key, and refuses two groups of one key that differ.
+    The key comes from the devices, so that a strategy over the same devices, and only such a one, shares it.
+
+    Args:
+        devices: One for each replica.
+    """
+
+    class Keyed(tf.distribute.MirroredStrategy):  # type: ignore[misc]
+        _collective_key_base = zlib.crc32(",".join(devices).encode()) % 2**30
+
+    return Keyed(list(devices))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from kparallel.collective.talk import Talk
 from kparallel.collective.workers import BetweenWorkers
 from kparallel.engine.step import Layout
 from kparallel.mesh import Mesh
+from kparallel.private import mirrored
 
 __all__: list[str] = []
 
@@ -19,7 +20,7 @@ def lay_out(mesh: Mesh, cluster: tf.distribute.Strategy | None) -> tuple[tf.dist
         cluster: The cluster's strategy, or None on one machine.
     """
     if cluster is None:
-        strategy = tf.distribute.MirroredStrategy([row[0] for row in mesh.rows])
+        strategy = mirrored([row[0] for row in mesh.rows])
         columns = [mesh.column(index) for index in range(mesh.stages)]
         alone: list[Exchange] = [Alone() if mesh.replicas == 1 else InProcess(column) for column in columns]
         return strategy, Layout(mesh.rows, 0, mesh.replicas, tuple(alone))

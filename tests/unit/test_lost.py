@@ -8,8 +8,8 @@ from kparallel.collective.lost import lost_workers, naming_lost_workers
 from kparallel.errors import WorkerError
 
 KILLED = (
-    "Collective ops is aborted by: failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:34597: Failed "
-    "to connect to remote host: Connection refused\nAdditional GRPC error information from remote target "
+    "Collective ops is aborted by: failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:34597: "
+    "Failed to connect to remote host: Connection refused\nAdditional GRPC error information from remote target "
     "/job:worker/replica:0/task:1 while calling /tensorflow.WorkerService/RecvBuf:"
 )
 FROZEN = (

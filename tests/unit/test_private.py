@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from kparallel.private import KERAS_ATTRIBUTES, PRIVATE_NAMES
+from kparallel.private import KERAS_ATTRIBUTES, PRIVATE_NAMES, mirrored
 
 
 @pytest.mark.parametrize(("owner", "name"), PRIVATE_NAMES)
@@ -51,3 +51,8 @@ def test_private_attribute_exists(trained, path):
 
 def test_every_public_attribute_that_keras_keeps_is_known(trained):
     assert {name for name in vars(trained) if not name.startswith("_")} <= KERAS_ATTRIBUTES
+
+
+def test_strategies_over_other_devices_number_their_collectives_apart():
+    two, three = (mirrored([f"CPU:{i}" for i in range(n)]).extended._collective_keys._group_key for n in (2, 3))
+    assert two != three

@@ -1,0 +1,1 @@
+"""The law: what a wrapped model computes equals what plain Keras computes on one device."""

@@ -1,0 +1,175 @@
+"""Models of the cases, each small enough to train in a second, and the data they train on."""
+
+import keras
+import numpy as np
+
+L = keras.layers
+# Four full batches and one of two rows, fewer than three replicas.
+ROWS, BATCH = 22, 5
+
+
+def mlp():
+    inputs = keras.Input((4,))
+    hidden = L.Dense(6, activation="tanh", name="first")(inputs)
+    hidden = L.Dense(5, activation="tanh", name="second")(hidden)
+    return keras.Model(inputs, L.Dense(3, activation="softmax", name="last")(hidden))
+
+
+def sequential():
+    return keras.Sequential([keras.Input((4,)), L.Dense(6, activation="tanh"), L.Dense(3, activation="softmax")])
+
+
+def regularized():
+    inputs = keras.Input((4,))
+    hidden = L.Dense(6, activation="tanh", kernel_regularizer="l2", bias_regularizer="l1")(inputs)
+    hidden = L.Dense(5, activation="tanh", activity_regularizer="l1")(hidden)
+    return keras.Model(inputs, L.Dense(3, activation="softmax", activity_regularizer="l2")(hidden))
+
+
+@keras.saving.register_keras_serializable("kparallel_tests")
+class Penalty(L.Layer):
+    """Adds the mean square of its inputs to the loss."""
+
+    def call(self, inputs):
+        self.add_loss(0.1 * keras.ops.mean(inputs**2))
+        return inputs
+
+
+def penalized():
+    inputs = keras.Input((4,))
+    hidden = Penalty()(L.Dense(6, activation="tanh")(inputs))
+    return keras.Model(inputs, L.Dense(3, activation="softmax")(hidden))
+
+
+def branched():
+    inputs = keras.Input((4,))
+    hidden = L.Dense(6, activation="tanh")(inputs)
+    outputs = {
+        "a": L.Dense(3, activation="softmax", name="a")(hidden),
+        "b": L.Dense(1, name="b")(hidden),
+    }
+    return keras.Model(inputs, outputs)
+
+
+def shared_and_nested():
+    """Takes a dict of two inputs through one shared, nested model; gives two outputs as a list."""
+    one, other = keras.Input((4,), name="one"), keras.Input((4,), name="other")
+    inside = keras.Sequential([keras.Input((4,)), L.Dense(5, activation="tanh"), L.Dense(4)], name="inside")
+    joined = L.Concatenate()([inside(one), inside(other)])
+    outputs = [L.Dense(3, activation="softmax", name="a")(joined), L.Dense(1, name="b")(joined)]
+    return keras.Model({"one": one, "other": other}, outputs)
+
+
+@keras.saving.register_keras_serializable("kparallel_tests")
+class Subclassed(keras.Model):
+    """A subclassed model with a config."""
+
+    def __init__(self, units=5, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.hidden = L.Dense(units, activation="tanh")
+        self.out = L.Dense(3, activation="softmax")
+
+    def build(self, input_shape):
+        self.hidden.build(input_shape)
+        self.out.build((*input_shape[:-1], self.units))
+        self.built = True
+
+    def call(self, inputs):
+        return self.out(self.hidden(inputs))
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def subclassed():
+    model = Subclassed()
+    model.build((None, 4))
+    return model
+
+
+def padded_sequence():
+    tokens = keras.Input((5,), dtype="int32")
+    hidden = L.Embedding(7, 4, mask_zero=True)(tokens)
+    hidden = L.Dense(5, activation="tanh")(hidden)
+    return keras.Model(tokens, L.Dense(3, activation="softmax")(hidden))
+
+
+def lstm():
+    tokens = keras.Input((5,), dtype="int32")
+    hidden = L.LSTM(4, return_sequences=True)(L.Embedding(7, 4, mask_zero=True)(tokens))
+    return keras.Model(tokens, L.Dense(3, activation="softmax")(hidden))
+
+
+def gru():
+    tokens = keras.Input((5,), dtype="int32")
+    hidden = L.GRU(4)(L.Embedding(7, 4, mask_zero=True)(tokens))
+    return keras.Model(tokens, L.Dense(3, activation="softmax")(hidden))
+
+
+def convolution():
+    inputs = keras.Input((2, 2, 1))
+    hidden = L.Flatten()(L.Conv2D(3, 2, padding="same", activation="tanh")(inputs))
+    return keras.Model(inputs, L.Dense(3, activation="softmax")(hidden))
+
+
+def synchronized():
+    inputs = keras.Input((4,))
+    hidden = L.Dense(6, activation="tanh")(inputs)
+    hidden = L.BatchNormalization(synchronized=True)(hidden)
+    return keras.Model(inputs, L.Dense(3, activation="softmax")(hidden))
+
+
+def _random():
+    return np.random.default_rng(0)
+
+
+def numbers():
+    rng = _random()
+    return rng.normal(size=(ROWS, 4)), rng.integers(0, 3, ROWS)
+
+
+def weighted():
+    return (*numbers(), np.random.default_rng(1).uniform(size=ROWS))
+
+
+def one_hot():
+    x, y = numbers()
+    return x, np.eye(3)[y]
+
+
+def two_targets():
+    x, y = numbers()
+    return x, {"a": y, "b": x[:, :1] * 2}
+
+
+def two_weighted_targets():
+    weight = np.random.default_rng(1).uniform(size=(2, ROWS))
+    return (*two_targets(), {"a": weight[0], "b": weight[1]})
+
+
+def two_inputs():
+    x, y = numbers()
+    return {"one": x, "other": x[:, ::-1].copy()}, [y, x[:, :1] * 2]
+
+
+def images():
+    x, y = numbers()
+    return x.reshape(ROWS, 2, 2, 1), y
+
+
+def tokens():
+    """Token 0 is padding: batches, and the replicas' shares of them, hold different numbers of valid tokens."""
+    rng = _random()
+    length = rng.integers(1, 6, ROWS)
+    tokens = rng.integers(1, 7, (ROWS, 5)) * (np.arange(5) < length[:, None])
+    return tokens.astype("int32"), rng.integers(0, 3, (ROWS, 5))
+
+
+def weighted_tokens():
+    return (*tokens(), np.random.default_rng(1).uniform(size=(ROWS, 5)))
+
+
+def labelled_tokens():
+    x, y = tokens()
+    return x, y[:, 0]
