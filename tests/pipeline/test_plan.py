@@ -47,6 +47,13 @@ def test_a_search_cuts_a_model_that_is_too_big():
         kparallel.plan(model, batch_size=12, memory_per_device="1kB")
 
 
+def test_no_more_microbatches_than_rows():
+    assert kparallel.plan(mlp(), stages=2, batch_size=6).microbatches == 3
+    assert kparallel.plan(mlp(), stages=2, batch_size=64).microbatches == 8
+    with pytest.raises(PlanError, match="at most 3 microbatches for a batch of 6 rows"):
+        kparallel.plan(mlp(), stages=2, batch_size=6, microbatches=4)
+
+
 def test_options_that_were_given_stay():
     plan = kparallel.plan(mlp(), stages=2, recompute="always", batch_size=12, memory_per_device="1GB")
     assert (plan.mesh.stages, plan.recompute) == (2, "always")
