@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.collective.lost import naming_lost_workers
 from kparallel.data.rows import Counts, row_count
 from kparallel.engine.step import Step
 from kparallel.model.cluster_fit import Fetch
@@ -97,7 +98,8 @@ def _compiled(
         counts = _counts(runtime, batch)
         if counts not in graphs:
             graphs[counts] = graph(counts)
-        return graphs[counts](batch)
+        with naming_lost_workers():
+            return graphs[counts](batch)
 
     return run
 

@@ -1,7 +1,9 @@
 """Rebuild a model in the present scope and carry its state over."""
 
+import random
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -30,7 +32,7 @@ def rebuild(model: keras.Model, plain: type[keras.Model]) -> keras.Model:
     """
     objects = own_objects(model)
     try:
-        with trust_own_code(), keras.saving.custom_object_scope(objects):
+        with trust_own_code(), keras.saving.custom_object_scope(objects), _drawing_no_seeds():
             fresh = plain.from_config(model.get_config())
             build_like(model, fresh)
     except Exception as error:
@@ -43,6 +45,20 @@ def rebuild(model: keras.Model, plain: type[keras.Model]) -> keras.Model:
         copy_names(model, fresh)
         copy_seeds(model, fresh)
     return fresh
+
+
+@contextmanager
+def _drawing_no_seeds() -> Iterator[None]:
+    """Leave Python's random numbers where they were.
+
+    New layers draw their seeds from them, and what a user makes after `wrap` must get the seeds that it would get
+    without.
+    """
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)
 
 
 def build_with(builder: Callable[[], Any]) -> keras.Model:

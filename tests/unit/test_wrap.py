@@ -90,3 +90,15 @@ def test_predictions_come_in_order():
     x = np.random.default_rng(0).normal(size=(13, 3)).astype("float32")
     np.testing.assert_allclose(wrapped.predict(x, batch_size=8, verbose=0), plain.predict(x, verbose=0), atol=1e-6)
     assert wrapped.predict_on_batch(x[:4]).shape == (4, 1)
+
+
+def test_wrapping_leaves_the_seeds_of_what_comes_after():
+    def second(wrap):
+        keras.utils.set_random_seed(5)
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4), keras.layers.Dropout(0.5)])
+        if wrap:
+            model = kparallel.wrap(model, replicas=2)
+            model.compile("adam", "mse")
+        return line().get_weights()[0]
+
+    np.testing.assert_array_equal(second(True), second(False))
