@@ -137,21 +137,20 @@ class _Search:
         plain = next((each for each in candidates if each.plain), None)
         if plain is not None and self._least_memory(plain) <= self._limit:
             return plain, f"plain data parallelism fits{self._told(plain)}"
-        fitting = [each for each in candidates if self._least_memory(each) <= self._limit]
-        fitting.sort(key=lambda each: (self._bound(each), *each.simplicity))
         best, least = None, np.inf
-        for each in fitting:
+        for each in sorted(candidates, key=lambda each: (self._bound(each), *each.simplicity)):
             if self._bound(each) >= least:
-                break
-            time = self._time(each)
+                break  # Memory is looked at last, and only of those that may be the fastest: it takes longest.
+            time = self._time(each) if self._least_memory(each) <= self._limit else np.inf
             if time < least * (1 - 1e-9):
                 best, least = each, time
         if best is None:
             raise self._miss(candidates)
-        why = f"the least predicted step time of the {len(fitting)} plans, out of {len(candidates)}, that fit"
+        why = f"of {count(len(candidates), 'plan')}, the least predicted step time"
+        if not np.isinf(self._limit):
+            why += f" that fits {size(self._limit)} a device"
         if plain is not None:
-            need = size(self._least_memory(plain))
-            why += f" {size(self._limit)} a device; plain data parallelism needs {need}"
+            why += f"; plain data parallelism needs {size(self._least_memory(plain))}"
         return best, why
 
     def stage_of(self, candidate: Candidate) -> tuple[int, ...]:
