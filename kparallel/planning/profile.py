@@ -24,6 +24,7 @@ class Unit:
         layers: Its layer's path, or nothing for a plain operation.
         stays_with: Number of the first unit that changes the same state, such as an earlier call of a shared
             BatchNorm; no cut may fall between them. Default None.
+        frozen_bytes: Bytes of those weights that are not trained and so have no gradient and no slots. Default 0.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Unit:
     reads: tuple[int, ...]
     layers: tuple[str, ...]
     stays_with: int | None = None
+    frozen_bytes: int = 0
 
 
 def joints(units: Sequence[Unit]) -> npt.NDArray[np.bool_]:

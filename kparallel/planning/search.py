@@ -122,6 +122,7 @@ class _Search:
         self._limit = limit
         self._slots = slots
         self._weights = _runs([unit.weight_bytes for unit in units])
+        self._frozen = _runs([unit.frozen_bytes for unit in units])
         self._activations = _runs([unit.activation_bytes_per_row for unit in units])
         self._arriving = arriving_bytes(units)
         self._free: dict[int, tuple[int, ...]] = {}
@@ -172,7 +173,9 @@ class _Search:
             self._flying[shape] = in_flight(programs_for(self._schedule, *shape))
         activations, arriving = rows * self._activations, rows * self._arriving
         tables = [
-            stage_memory(self._weights, activations, arriving, held, candidate.recompute, self._slots).total
+            stage_memory(
+                self._weights, activations, arriving, held, candidate.recompute, self._slots, self._frozen
+            ).total
             for held in self._flying[shape]
         ]
         return np.where(self._possible, np.stack(tables), np.inf)

@@ -34,6 +34,7 @@ def profile(graph: Graph) -> tuple[Unit, ...]:
         layer = call.operation if isinstance(call.operation, keras.layers.Layer) else None
         variables = [] if layer is None else [v for v in layer.variables if id(v) not in seen]
         seen.update(id(v) for v in variables)
+        trained = set() if layer is None else {id(v) for v in layer.trainable_variables}
         output = sum(_bytes(graph.specs[number]) for number in call.writes)
         units.append(
             Unit(
@@ -41,6 +42,7 @@ def profile(graph: Graph) -> tuple[Unit, ...]:
                 flops_per_row=_flops(call, graph),
                 parameters=sum(_count(v.shape) for v in variables),
                 weight_bytes=sum(_bytes_of(v.shape, v.dtype) for v in variables),
+                frozen_bytes=sum(_bytes_of(v.shape, v.dtype) for v in variables if id(v) not in trained),
                 activation_bytes_per_row=output + _inner_bytes(call, graph),
                 output_bytes_per_row=output,
                 reads=tuple(dict.fromkeys(writer[number] for _, number in call.reads if number in writer)),

@@ -18,8 +18,10 @@ import tensorflow as tf
 import kparallel
 from kparallel.cluster import read_cluster
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "equality"))
-from test_equality import BATCH, CASES, EPOCHS, mlp, numbers  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.equality.cases import CASES  # noqa: E402
+from tests.equality.measure import build, train, use  # noqa: E402
+from tests.equality.models import mlp, numbers  # noqa: E402
 
 CLUSTER = read_cluster()
 SCCE = "sparse_categorical_crossentropy"
@@ -43,12 +45,9 @@ def outcome(model, history=None, **others):
 
 
 def of_the_table(name):
-    make, data, compile_arguments, fit_arguments = CASES[name]
-    x, y = data()
-    model = wrap(make())
-    model.compile(**compile_arguments())
-    shared = {"batch_size": BATCH, "epochs": EPOCHS, "shuffle": False, "verbose": 0}
-    return outcome(model, model.fit(x, y, **{**shared, **fit_arguments()}))
+    case = CASES[name]
+    use(case.policy or "float64")
+    return train(wrap(build(case)), case)
 
 
 def totals():
@@ -131,6 +130,7 @@ def main(directory):
     keras.config.set_floatx("float64")
     results = {}
     for name, (function, *arguments) in RUNS.items():
+        use("float64")
         keras.utils.set_random_seed(7)
         random.seed(7)
         try:

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from tests.cluster.table import RUNS
+from tests.equality.cases import CASES
+from tests.equality.tolerances import FLOAT64, tolerance
 
 TABLE = Path(__file__).parent / "table.py"
 ENVIRONMENT = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-TOLERANCE = 1e-9
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,11 @@ def test_each_worker_equals_plain_keras(results, name, worker):
     assert "error" not in want and len(keras.tree.flatten(want)) > 2, want
     assert "error" not in got, got["error"]
     keras.tree.assert_same_structure(got, want)
+    policy = (CASES[name].policy or "float64") if name in CASES else "float64"
+    limit = tolerance(name, policy) if name in CASES else FLOAT64
     for one, other in zip(keras.tree.flatten(got), keras.tree.flatten(want), strict=True):
-        np.testing.assert_allclose(one, other, rtol=0, atol=TOLERANCE)
+        bound = limit * np.maximum(1.0, np.abs(np.asarray(other, "float64")))
+        assert np.all(np.abs(np.asarray(one, "float64") - other) <= bound)
 
 
 def test_shuffled_rows_are_trained_once_an_epoch(results):

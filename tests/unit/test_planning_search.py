@@ -128,6 +128,15 @@ def test_memory_of_a_stage():
             assert stage_memory(100, 50, 10, held, "always").activations == held * 10 + 50
             assert stage_memory(100, 50, 10, held, "except_last").activations == held * 10 + 50 * min(held, 2)
     assert stage_memory(100, 0, 0, 1, slots=0).total == 200
+    assert stage_memory(100, 0, 0, 1, slots=2, frozen_bytes=60).total == 100 + 40 + 80
+
+
+def test_frozen_weights_need_no_gradients_and_no_slots():
+    units = [replace(unit, frozen_bytes=unit.weight_bytes if i < 6 else 100) for i, unit in enumerate(chain(8))]
+    need = 3200 + 3 * 600 + 8 * 800
+    plan = choose(units, DEVICES, 32, need)
+    assert (plan.mesh.stages, fullest(plan)) == (1, need)
+    assert choose(units, DEVICES, 32, need - 1).microbatches > 1
 
 
 def test_predicted_time():
