@@ -13,9 +13,9 @@ from kparallel.collective.talk import Talk
 from kparallel.data.order import EpochOrder
 from kparallel.data.shards import Shards
 from kparallel.errors import DataError
-from kparallel.model.sameness import check_same_model, facts_of_fit
 from kparallel.model.agreement import AgreedCallbacks
 from kparallel.model.runtime import Runtime
+from kparallel.model.sameness import check_same_model, facts_of_fit
 from kparallel.private import split_for_validation
 
 __all__: list[str] = []

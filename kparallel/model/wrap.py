@@ -10,13 +10,13 @@ from kparallel.cluster import size
 from kparallel.collective.cluster import cluster_strategy
 from kparallel.devices import check_devices
 from kparallel.errors import PlanError
-from kparallel.model.sameness import check_same_model, facts_of
 from kparallel.model.check import check_model, check_surroundings
 from kparallel.model.decide import Options, check_microbatches, check_plan, decide
 from kparallel.model.layout import lay_out
 from kparallel.model.parallel_model import ParallelModel, parallel_class
 from kparallel.model.recompile import recompile
 from kparallel.model.runtime import Runtime
+from kparallel.model.sameness import check_same_model, facts_of
 from kparallel.planning.plan import Plan
 from kparallel.private import set_strategy
 from kparallel.stage.rebuild import build_with, rebuild

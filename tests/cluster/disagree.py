@@ -5,6 +5,7 @@ Usage: kparallel run -n 2 --devices-per-worker 2 disagree.py FOLDER
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import keras
@@ -68,7 +69,33 @@ def full_disk():
     return fit(net(), callbacks=[keras.callbacks.CSVLogger("/dev/full")])
 
 
+class Slow(keras.callbacks.Callback):
+    """Worker 1 stands still in one step until the other has said so."""
+
+    def on_train_batch_begin(self, batch, logs=None):
+        deadline = time.monotonic() + 30
+        while INDEX == 1 and batch == 2 and not (FOLDER / "stall.txt").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def stall():
+    """What worker 0 sees."""
+    messages = []
+
+    def report(message):
+        messages.append(message)
+        if INDEX == 0 and "nor has worker 1" in message:
+            (FOLDER / "stall.txt").write_text(message)
+
+    model = net()
+    fit(model, epochs=1)
+    watchdog = kparallel.callbacks.StallWatchdog(2.0, FOLDER / "signs", report, interval=0.1)
+    fit(model, epochs=1, callbacks=[watchdog, Slow()])
+    return (FOLDER / "stall.txt").read_text()
+
+
 CASES = {
+    "stall": stall,
     "units": lambda: net(units=3 + INDEX),
     "another_class": another_class,
     "loss_reduction": lambda: net(loss_reduction="sum" if INDEX else "mean"),

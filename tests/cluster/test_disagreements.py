@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ SCRIPT = Path(__file__).parent / "disagree.py"
 DIFFERENCES = {
     "units": (
         "WorkerError",
-        "same weight 0 on all workers, received worker 0: kernel (4, 3) float32; worker 1: kernel",
+        "same weight 0 on all workers, received worker 0: kernel (4, 3) float32; worker 1: ",
     ),
     "another_class": ("WorkerError", "same class of the model on all workers, received worker 0: Functional; worker 1"),
     "loss_reduction": ("WorkerError", "same loss_reduction on all workers, received worker 0: mean; worker 1: sum"),
@@ -59,6 +60,12 @@ def test_an_error_on_one_worker_stops_all(told, name):
     assert told[failing][name][0] == kind and part in told[failing][name][1], told[failing][name]
     other = told[1 - failing][name]
     assert other[0] == "WorkerError" and f"on worker {failing}: {kind}" in other[1] and part in other[1], other
+
+
+def test_the_watchdog_says_which_worker_keeps_the_others(told):
+    kind, message = told[0]["stall"]
+    assert kind == "" and message.startswith("worker 0 has not finished step 2: nothing for "), message
+    assert re.search(r"nor has worker 1 \(127\.0\.0\.1:\d+\), at disagree\.py:\d+ in on_train_batch_begin$", message)
 
 
 def test_the_workers_train_on_from_the_weights_of_the_chief(told):
