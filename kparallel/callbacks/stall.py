@@ -27,8 +27,8 @@ class StallWatchdog(keras.callbacks.Callback):  # type: ignore[misc]
 
     A thread of each worker writes a sign of life once a second: its step, and when it reached that step. With a
     directory that all workers share, each reads the others' signs: a worker that has frozen stops giving them, one
-    that is merely slow gives them and lags behind. Training is synchronous, so mostly all stand at one step: the line of
-    code at which each stands then tells who keeps the others waiting.
+    that is merely slow gives them and lags behind. Training is synchronous, so mostly all stand at one step: the line
+    of code at which each stands then tells who keeps the others waiting.
 
     Args:
         seconds: How long a step, or a worker's silence, may take before it counts as a stall; 60 by default.
@@ -111,7 +111,8 @@ class StallWatchdog(keras.callbacks.Callback):  # type: ignore[misc]
             return f"stall seen by worker {self._cluster.index} at step {self._step}: " + ", ".join(behind)
         if own < self._seconds:
             return ""
-        who = f"worker {self._cluster.index} has not finished step {self._step}: nothing for {own:.0f} s, at {self._place()}"
+        who = f"worker {self._cluster.index} has not finished step {self._step}"
+        who += f": nothing for {own:.0f} s, at {self._place()}"
         return "; ".join([who, *self._others(seen, alike=True)])
 
     def _others(self, seen: dict[int, tuple[str, float]], alike: bool = False) -> list[str]:

@@ -132,7 +132,7 @@ def main():
     losses = fit(model, epochs=3).history["loss"]
     told["afterwards"] = [start, losses, [weight.tolist() for weight in model.get_weights()]]
     # Last: the workers number their collectives apart from here on.
-    note("stages", lambda: net(stages=1 + INDEX, microbatches=1))
+    note("stages", lambda: net(replicas=2, stages=1 + INDEX, microbatches=1))
     (FOLDER / f"{INDEX}.json").write_text(json.dumps(told))
 
 
