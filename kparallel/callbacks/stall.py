@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable
@@ -11,10 +12,14 @@ from typing import Any
 
 import keras
 
+import kparallel
 from kparallel.barrier import to_stderr
 from kparallel.cluster import Cluster, read_cluster
 
 __all__: list[str] = []
+
+_OWN = str(Path(kparallel.__file__).parent)
+_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 
 
 class StallWatchdog(keras.callbacks.Callback):  # type: ignore[misc]
@@ -22,7 +27,8 @@ class StallWatchdog(keras.callbacks.Callback):  # type: ignore[misc]
 
     A thread of each worker writes a sign of life once a second: its step, and when it reached that step. With a
     directory that all workers share, each reads the others' signs: a worker that has frozen stops giving them, one
-    that is merely slow gives them and lags behind.
+    that is merely slow gives them and lags behind. Training is synchronous, so mostly all stand at one step: the line
+    of code at which each stands then tells who keeps the others waiting.
 
     Args:
         seconds: How long a step, or a worker's silence, may take before it counts as a stall; 60 by default.
@@ -55,13 +61,14 @@ class StallWatchdog(keras.callbacks.Callback):  # type: ignore[misc]
         self._cluster = read_cluster() or Cluster(("localhost:1",), 0)
         self._step = 0
         self._reached = time.monotonic()
-        self._busy = False
+        self._trainer = threading.get_ident()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Start to watch."""
         self._over = threading.Event()
+        self._trainer = threading.get_ident()
         self._note(0)
         self._thread = threading.Thread(target=self._watch, args=(self._over,), name="kparallel-stall", daemon=True)
         self._thread.start()
@@ -69,7 +76,6 @@ class StallWatchdog(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """A step begins; what came before it, such as tracing a validation, is no stall of training."""
         self._reached = time.monotonic()
-        self._busy = True
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """A step is reached."""
@@ -105,10 +111,12 @@ class StallWatchdog(keras.callbacks.Callback):  # type: ignore[misc]
             return f"stall seen by worker {self._cluster.index} at step {self._step}: " + ", ".join(behind)
         if own < self._seconds:
             return ""
-        return f"worker {self._cluster.index} has not finished step {self._step}: nothing for {own:.0f} s"
+        who = f"worker {self._cluster.index} has not finished step {self._step}"
+        who += f": nothing for {own:.0f} s, at {self._place()}"
+        return "; ".join([who, *self._others(seen, alike=True)])
 
-    def _others(self, seen: dict[int, tuple[str, float]]) -> list[str]:
-        """Return in words which of the other workers are silent or behind."""
+    def _others(self, seen: dict[int, tuple[str, float]], alike: bool = False) -> list[str]:
+        """Return in words which of the other workers are silent or behind, or which stand where this one does."""
         if self._directory is None:
             return []
         now, found = time.monotonic(), []
@@ -117,23 +125,29 @@ class StallWatchdog(keras.callbacks.Callback):  # type: ignore[misc]
                 continue
             try:
                 text = self._sign(index).read_text()
-                step, waited = json.loads(text)["step"], json.loads(text)["seconds"]
-            except (OSError, ValueError):
+                sign = json.loads(text)
+                step, waited, place = sign["step"], sign["seconds"], sign["place"]
+            except (OSError, ValueError, KeyError):
                 continue  # Not begun yet, or in the middle of writing.
             # Its age is measured on this worker's clock: the moment at which the text was last seen to change.
             if seen.get(index, ("", 0.0))[0] != text:
                 seen[index] = (text, now)
             silent = now - seen[index][1]
-            if silent >= self._seconds:
+            if alike:
+                found += [f"nor has worker {index} ({address}), at {place}"] if step == self._step else []
+            elif silent >= self._seconds:
                 found.append(f"worker {index} ({address}) has given no sign of life for {silent:.0f} s, at step {step}")
             elif step < self._step and waited >= self._seconds:
-                found.append(f"worker {index} ({address}) has not finished step {step}: nothing for {waited:.0f} s")
+                found.append(
+                    f"worker {index} ({address}) has not finished step {step}: nothing for {waited:.0f} s, at {place}"
+                )
         return found
 
     def _give_sign(self) -> None:
         if self._directory is None:
             return
-        sign = {"step": self._step, "seconds": time.monotonic() - self._reached, "time": time.time()}
+        waited = time.monotonic() - self._reached
+        sign = {"step": self._step, "seconds": waited, "place": self._place(), "time": time.time()}
         path = self._sign(self._cluster.index)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,3 +160,17 @@ class StallWatchdog(keras.callbacks.Callback):  # type: ignore[misc]
     def _sign(self, index: int) -> Path:
         assert self._directory is not None
         return self._directory / f"worker-{index}.json"
+
+    def _place(self) -> str:
+        """Return the line at which training stands, the innermost that is not of a library."""
+        innermost = frame = sys._current_frames().get(self._trainer)
+        while frame is not None and _is_library(frame.f_code.co_filename):
+            frame = frame.f_back
+        frame = frame or innermost
+        if frame is None:
+            return "its end"
+        return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+def _is_library(file: str) -> bool:
+    return not file.startswith(_OWN) and (file.startswith(("<", *_LIBRARIES)))

@@ -2,7 +2,6 @@
 
 import hashlib
 import inspect
-import json
 import random
 from typing import Any
 
@@ -13,9 +12,10 @@ import tensorflow as tf
 from kparallel.collective.talk import Talk
 from kparallel.data.order import EpochOrder
 from kparallel.data.shards import Shards
-from kparallel.errors import DataError, WorkerError
+from kparallel.errors import DataError
 from kparallel.model.agreement import AgreedCallbacks
 from kparallel.model.runtime import Runtime
+from kparallel.model.sameness import check_same_model, facts_of_fit
 from kparallel.private import split_for_validation
 
 __all__: list[str] = []
@@ -29,12 +29,14 @@ def cluster_fit_arguments(model: Any, talk: Talk, args: tuple[Any, ...], kwargs:
 
     Raises:
         DataError: Workers hold data of different sizes.
+        WorkerError: Workers were asked for different epochs, validations or optimizers.
     """
     bound = inspect.signature(keras.Model.fit).bind(model, *args, **kwargs)
     asked = bound.arguments.get("verbose", "auto")
     bound.apply_defaults()
     given = dict(bound.arguments)
     given.pop("self")
+    check_same_model(talk, facts_of_fit(model, given))
     given["verbose"] = (1 if talk.is_chief else 0) if asked == "auto" else asked
     order = _order_rows(given, talk)
     steps = steps_of(given)
@@ -118,26 +120,6 @@ def check_same_batch(talk: Talk, batch: Any) -> None:
             "dataset a seed, such as shuffle(1000, seed=0), or shard the data yourself with "
             "model.distribute_strategy.distribute_datasets_from_function."
         )
-
-
-def check_same_model(talk: Talk, facts: dict[str, str]) -> None:
-    """Make sure that all workers run the same thing, before the first step waits for them.
-
-    Args:
-        talk: How workers talk.
-        facts: Name and text of what must be equal: versions, plan, shapes of weights.
-
-    Raises:
-        WorkerError: They differ; the message names the worker, the fact and both texts.
-    """
-    answers = [json.loads(answer) for answer in talk.gather(json.dumps(facts))]
-    for index, answer in enumerate(answers):
-        for name, text in answer.items():
-            if text != answers[0][name]:
-                raise WorkerError(
-                    f"Expected the same {name} on all workers. Worker 0 has:\n{answers[0][name]}\nworker {index} has:\n"
-                    f"{text}\nStart every worker with the same script, options and packages."
-                )
 
 
 def _order_rows(given: dict[str, Any], talk: Talk) -> EpochOrder | Shards | None:

@@ -27,9 +27,12 @@ def lay_out(mesh: Mesh, cluster: tf.distribute.Strategy | None) -> tuple[tf.dist
     worker = cluster.extended.worker_devices[0].rsplit("/device:", 1)[0]
     rows = tuple(tuple(f"{worker}/device:{name}" for name in row) for row in mesh.rows)
     replicas = cluster.num_replicas_in_sync
-    first = mesh.replicas * cluster.cluster_resolver.task_id
-    exchanges = tuple(
-        BetweenWorkers([row[index] for row in rows], cluster, replicas, first) for index in range(mesh.stages)
-    )
+    index = cluster.cluster_resolver.task_id
+    first = mesh.replicas * index
     workers = len(cluster.cluster_resolver.cluster_spec().as_dict()["worker"])
-    return cluster, Layout(rows, first, replicas, exchanges, Talk(cluster, workers, cluster.cluster_resolver.task_id))
+    # First, so that workers whose plans differ in stages number this exchange alike, and can tell one another.
+    talk = Talk(cluster, workers, index)
+    exchanges = tuple(
+        BetweenWorkers([row[stage] for row in rows], cluster, replicas, first) for stage in range(mesh.stages)
+    )
+    return cluster, Layout(rows, first, replicas, exchanges, talk)

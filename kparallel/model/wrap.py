@@ -16,6 +16,7 @@ from kparallel.model.layout import lay_out
 from kparallel.model.parallel_model import ParallelModel, parallel_class
 from kparallel.model.recompile import recompile
 from kparallel.model.runtime import Runtime
+from kparallel.model.sameness import check_same_model, facts_of
 from kparallel.planning.plan import Plan
 from kparallel.private import set_strategy
 from kparallel.stage.rebuild import build_with, rebuild
@@ -130,6 +131,7 @@ def wrap(
         DeviceError: A device is unknown, repeated or of mixed type.
         PlanError: The plan was made for another model, or the options do not fit the model or the machine.
         ModelError: The model cannot be wrapped; the message says why and what to do.
+        WorkerError: In a cluster, another worker wraps another model or follows another plan.
 
     Example:
         >>> import keras
@@ -163,6 +165,8 @@ def wrap(
         check_plan(plan, fresh)
     check_microbatches(fresh, plan)
     strategy, layout = lay_out(plan.mesh, cluster)
+    if layout.talk is not None:
+        check_same_model(layout.talk, facts_of(fresh, plan, loss_reduction))
     runtime = Runtime(plan, strategy, layout, loss_reduction, builder)
     set_strategy(fresh, strategy)
     if fresh.built:

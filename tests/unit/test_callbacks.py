@@ -119,7 +119,9 @@ def test_a_step_that_stands_still_is_named_once(replicas):
     model = net("sgd", replicas)
     fit(model, keras.callbacks.Callback(), epochs=1)
     model.fit(X, Y, batch_size=4, verbose=0, callbacks=[watchdog, Slow(3, spoken)])
-    assert messages == ["worker 0 has not finished step 3: nothing for 1 s"]
+    [message] = messages
+    assert message.startswith("worker 0 has not finished step 3: nothing for 1 s, at test_callbacks.py:")
+    assert message.endswith(" in on_train_batch_begin")
     assert not [thread for thread in threading.enumerate() if thread.name == "kparallel-stall"]
 
 
@@ -135,12 +137,12 @@ def test_a_silent_and_a_slow_worker_are_told_apart(tmp_path, monkeypatch):
 
     watchdog = StallWatchdog(0.6, tmp_path, report, interval=0.1)
     monkeypatch.delenv("TF_CONFIG")
-    (tmp_path / "worker-1.json").write_text('{"step": 1, "seconds": 0.1, "time": 5}')
+    (tmp_path / "worker-1.json").write_text('{"step": 1, "seconds": 0.1, "place": "", "time": 5}')
     over = threading.Event()
 
     def alive():
         while not over.wait(0.05):
-            sign = {"step": 0, "seconds": 9.0, "time": time.time()}
+            sign = {"step": 0, "seconds": 9.0, "place": "train.py:7 in read", "time": time.time()}
             (tmp_path / "new").write_text(json.dumps(sign))
             (tmp_path / "new").replace(tmp_path / "worker-2.json")
 
@@ -159,7 +161,10 @@ def test_a_silent_and_a_slow_worker_are_told_apart(tmp_path, monkeypatch):
     over.set()
     thread.join()
     assert any("worker 1 (host:2) has given no sign of life for 1 s, at step 1" in message for message in messages)
-    assert any("worker 2 (host:3) has not finished step 0: nothing for 9 s" in message for message in messages)
+    assert any(
+        "worker 2 (host:3) has not finished step 0: nothing for 9 s, at train.py:7 in read" in message
+        for message in messages
+    )
     assert json.loads((tmp_path / "worker-0.json").read_text())["step"] > 0
 
 

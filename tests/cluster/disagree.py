@@ -1,0 +1,140 @@
+"""What goes wrong on one worker only, one case after another: each worker notes what it raised.
+
+Usage: kparallel run -n 2 --devices-per-worker 2 disagree.py FOLDER
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import kparallel
+from kparallel.cluster import read_cluster
+
+INDEX = read_cluster().index
+FOLDER = Path(sys.argv[1])
+X = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+
+
+def net(units=3, optimizer="sgd", **options):
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(units, activation="tanh")(inputs)
+    model = kparallel.wrap(keras.Model(inputs, keras.layers.Dense(1)(hidden)), **options)
+    model.compile(optimizer, "mse")
+    return model
+
+
+def fit(model, x=X, **arguments):
+    y = x[:, :1] if isinstance(x, np.ndarray) else None
+    return model.fit(x, y, **{"batch_size": None if y is None else 4, "epochs": 2, "verbose": 0, **arguments})
+
+
+class Fails(keras.callbacks.Callback):
+    def __init__(self, worker):
+        super().__init__()
+        self.worker = worker
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.worker == INDEX:
+            raise ArithmeticError("my own fault")
+
+
+def dataset(rows, seed=0):
+    data = tf.data.Dataset.from_tensor_slices((X[:rows], X[:rows, :1]))
+    return data.shuffle(16, seed=seed).batch(4)
+
+
+def unsized(batches):
+    def read():
+        for start in range(batches):
+            yield X[start : start + 4], X[start : start + 4, :1]
+
+    return tf.data.Dataset.from_generator(read, output_signature=(tf.TensorSpec([None, 4]), tf.TensorSpec([None, 1])))
+
+
+def another_class():
+    return kparallel.wrap(keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])) if INDEX else net()
+
+
+def checkpoint_nowhere():
+    # Even root cannot make files there.
+    return fit(net(), callbacks=[keras.callbacks.ModelCheckpoint("/proc/kparallel/best.keras")])
+
+
+def full_disk():
+    return fit(net(), callbacks=[keras.callbacks.CSVLogger("/dev/full")])
+
+
+class Slow(keras.callbacks.Callback):
+    """Worker 1 stands still in one step until the other has said so."""
+
+    def on_train_batch_begin(self, batch, logs=None):
+        deadline = time.monotonic() + 30
+        while INDEX == 1 and batch == 2 and not (FOLDER / "stall.txt").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def stall():
+    """What worker 0 sees."""
+    messages = []
+
+    def report(message):
+        messages.append(message)
+        if INDEX == 0 and "nor has worker 1" in message:
+            (FOLDER / "stall.txt").write_text(message)
+
+    model = net()
+    fit(model, epochs=1)
+    watchdog = kparallel.callbacks.StallWatchdog(2.0, FOLDER / "signs", report, interval=0.1)
+    fit(model, epochs=1, callbacks=[watchdog, Slow()])
+    return (FOLDER / "stall.txt").read_text()
+
+
+CASES = {
+    "stall": stall,
+    "units": lambda: net(units=3 + INDEX),
+    "another_class": another_class,
+    "loss_reduction": lambda: net(loss_reduction="sum" if INDEX else "mean"),
+    "microbatches": lambda: net(microbatches=1 + INDEX),
+    "rows": lambda: fit(net(), X[: 16 - 8 * INDEX]),
+    "epochs": lambda: fit(net(), epochs=2 + INDEX),
+    "optimizer": lambda: fit(net(optimizer="adam" if INDEX else "sgd")),
+    "validation": lambda: fit(net(), validation_data=(X, X[:, :1]) if INDEX else None),
+    "order": lambda: fit(net(), dataset(16, seed=INDEX)),
+    "ends_early": lambda: fit(net(), unsized(4 - 2 * INDEX)),
+    "callback": lambda: fit(net(), callbacks=[Fails(1)]),
+    "callback_of_chief": lambda: fit(net(), callbacks=[Fails(0)]),
+    "checkpoint_nowhere": checkpoint_nowhere,
+    "full_disk": full_disk,
+}
+
+
+def main():
+    told = {}
+
+    def note(name, job):
+        try:
+            told[name] = ["", str(job())]
+        except Exception as error:
+            told[name] = [type(error).__name__, str(error)]
+        print(name, told[name][0], flush=True)
+
+    for name, job in CASES.items():
+        note(name, job)
+    # Having said so, the workers train on together; the initial weights are the chief's.
+    keras.utils.set_random_seed(INDEX)
+    model = net()
+    start = [weight.tolist() for weight in model.get_weights()]
+    losses = fit(model, epochs=3).history["loss"]
+    told["afterwards"] = [start, losses, [weight.tolist() for weight in model.get_weights()]]
+    # Last: the workers number their collectives apart from here on.
+    note("stages", lambda: net(replicas=2, stages=1 + INDEX, microbatches=1))
+    (FOLDER / f"{INDEX}.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()

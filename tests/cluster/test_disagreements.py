@@ -1,0 +1,74 @@
+"""Workers that differ, and errors on one worker: all workers stop with an error that says so, none waits for ever."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent / "disagree.py"
+# case: kind of error and part of the message on worker 0, then on worker 1.
+DIFFERENCES = {
+    "units": (
+        "WorkerError",
+        "same weight 0 on all workers, received worker 0: kernel (4, 3) float32; worker 1: ",
+    ),
+    "another_class": ("WorkerError", "same class of the model on all workers, received worker 0: Functional; worker 1"),
+    "loss_reduction": ("WorkerError", "same loss_reduction on all workers, received worker 0: mean; worker 1: sum"),
+    "microbatches": ("WorkerError", "same number of microbatches on all workers, received worker 0: 1; worker 1: 2"),
+    "stages": ("WorkerError", "same number of stages on all workers, received worker 0: 1; worker 1: 2"),
+    "rows": ("DataError", "same number of steps for each epoch on all workers, received ['4', '2']"),
+    "epochs": ("WorkerError", "same epochs on all workers, received worker 0: 2; worker 1: 3"),
+    "optimizer": ("WorkerError", "same class of the optimizer on all workers, received worker 0: SGD; worker 1: Adam"),
+    "validation": ("WorkerError", "same presence of validation_data on all workers, received worker 0: False"),
+    "order": ("DataError", "all workers to read the same batches"),
+    "ends_early": ("DataError", "worker 1 is at its end and worker 0 is not"),
+}
+FAILURES = {
+    "callback": (1, "ArithmeticError", "my own fault"),
+    "callback_of_chief": (0, "ArithmeticError", "my own fault"),
+    "checkpoint_nowhere": (0, "FileNotFoundError", "/proc/kparallel"),
+    "full_disk": (0, "OSError", "No space left on device"),
+}
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """What each of two workers raised, case by case."""
+    folder = tmp_path_factory.mktemp("disagreements")
+    gang = [sys.executable, "-m", "kparallel", "run", "-n", "2", "--devices-per-worker", "2"]
+    command = [*gang, "--timeout", "60", "--heartbeat", "20", SCRIPT, folder]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-6000:]
+    return [json.loads((folder / f"{worker}.json").read_text()) for worker in (0, 1)]
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_a_difference_is_named_on_both_workers(told, name):
+    kind, part = DIFFERENCES[name]
+    for worker in (0, 1):
+        assert told[worker][name][0] == kind and part in told[worker][name][1], told[worker][name]
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_an_error_on_one_worker_stops_all(told, name):
+    failing, kind, part = FAILURES[name]
+    assert told[failing][name][0] == kind and part in told[failing][name][1], told[failing][name]
+    other = told[1 - failing][name]
+    assert other[0] == "WorkerError" and f"on worker {failing}: {kind}" in other[1] and part in other[1], other
+
+
+def test_the_watchdog_says_which_worker_keeps_the_others(told):
+    kind, message = told[0]["stall"]
+    assert kind == "" and message.startswith("worker 0 has not finished step 2: nothing for "), message
+    assert re.search(r"nor has worker 1 \(127\.0\.0\.1:\d+\), at disagree\.py:\d+ in on_train_batch_begin$", message)
+
+
+def test_the_workers_train_on_from_the_weights_of_the_chief(told):
+    start, losses, weights = told[0]["afterwards"]
+    assert told[1]["afterwards"] == [start, losses, weights]
+    assert losses[-1] < losses[0] and start != weights
