@@ -166,7 +166,9 @@ _LOSSES = [
     ),
     Case("lstm", ("mask", "recurrent"), of_loss(lambda: SCCE, metrics=["accuracy"]), m.lstm, m.tokens),
     Case("gru", ("recurrent",), of_optimizer(lambda: O.Adam(0.01)), m.gru, m.labelled_tokens),
-    Case("metrics", ("metrics",), lambda: {"optimizer": O.SGD(0.1), "loss": "mse", "metrics": _metrics()}, data=m.one_hot),
+    Case(
+        "metrics", ("metrics",), lambda: {"optimizer": O.SGD(0.1), "loss": "mse", "metrics": _metrics()}, data=m.one_hot
+    ),
 ]
 
 _TRAINING = [

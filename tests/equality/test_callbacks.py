@@ -117,9 +117,7 @@ def test_tensorboard_writes_the_same_scalars(tmp_path):
 def test_the_best_model_is_kept(plan, tmp_path):
     def make(name):
         (tmp_path / name).mkdir()
-        return C.ModelCheckpoint(
-            tmp_path / name / "{epoch:02d}.keras", "val_accuracy", save_best_only=True, mode="max"
-        )
+        return C.ModelCheckpoint(tmp_path / name / "{epoch:02d}.keras", "val_accuracy", save_best_only=True, mode="max")
 
     _, callbacks, _ = both(plan, make)
     names = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("plain", "wrapped")]
@@ -149,7 +147,7 @@ def test_weights_are_kept_every_few_batches(tmp_path):
 @pytest.mark.parametrize("plan", SOME_PLANS)
 def test_the_same_rows_are_logged(plan, tmp_path):
     both(plan, lambda name: C.CSVLogger(tmp_path / f"{name}.csv"))
-    want, got = (list(csv.reader((tmp_path / f"{name}.csv").open())) for name in ("plain", "wrapped"))
+    want, got = (list(csv.reader((tmp_path / f"{name}.csv").read_text().splitlines())) for name in ("plain", "wrapped"))
     assert got[0] == want[0] and len(got) == len(want) == EPOCHS + 1
     np.testing.assert_allclose(np.array(got[1:], "float64"), np.array(want[1:], "float64"), rtol=0, atol=FLOAT64)
 
@@ -173,23 +171,29 @@ class Interrupt(C.Callback):
             raise Interrupted
 
 
-@pytest.mark.parametrize(("plan", "frequency", "at"), [("3x1", "epoch", (3, 1)), ("1x2_1f1b", 1, (2, 0))])
-def test_an_interrupted_run_resumes_where_it_was(plan, frequency, at, tmp_path):
-    """Plain Keras uninterrupted, against a wrapped run that ends in the middle and goes on in a new model.
+def resumed(new, backup, frequency, at):
+    """Train until the interruption, then go on in a new model; return the latter and its history."""
+    with pytest.raises(Interrupted):
+        fit(new(), C.BackupAndRestore(backup, frequency), Interrupt(*at))
+    model = new()
+    history = fit(model, C.BackupAndRestore(backup, frequency))
+    assert 0 < len(history["loss"]) < EPOCHS
+    return model, history
 
-    A backup by batches goes on at its batch with the data from the beginning, so it is taken at an epoch's end.
-    """
+
+def test_an_interrupted_run_resumes_and_equals_an_uninterrupted_one(tmp_path):
     plain = start()
     fit(plain)
-    backup = tmp_path / "backup"
-    freq = frequency if frequency == "epoch" else 3  # 15 rows make three batches.
-    with pytest.raises(Interrupted):
-        fit(kparallel.wrap(start(), **PLANS[plan]), C.BackupAndRestore(backup, freq), Interrupt(*at))
-    assert any(backup.iterdir())
-    model = kparallel.wrap(start(), **PLANS[plan])
-    history = fit(model, C.BackupAndRestore(backup, freq))
-    assert 0 < len(history["loss"]) < EPOCHS
+    model, _ = resumed(lambda: kparallel.wrap(start(), **PLANS["3x1"]), tmp_path / "backup", "epoch", (3, 1))
     assert_same_state(model, plain)
+
+
+def test_a_backup_by_batches_resumes_as_plain_keras_does(tmp_path):
+    """Plain Keras begins the interrupted epoch anew with the weights of its middle."""
+    want, wanted = resumed(start, tmp_path / "plain", 2, (2, 1))
+    model, history = resumed(lambda: kparallel.wrap(start(), **PLANS["1x2_1f1b"]), tmp_path / "wrapped", 2, (2, 1))
+    assert_same(history, wanted)
+    assert_same_state(model, want)
 
 
 @pytest.mark.parametrize("plan", SOME_PLANS)

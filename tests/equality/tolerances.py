@@ -70,7 +70,7 @@ CONTROLS = {
     "later_epochs": 1.2e-07,
     "xla": 1.2e-07,
     "xla_of_a_mask": 3.0e-08,
-    "mixed_float16": 0.0e+00,
+    "mixed_float16": 0.0e00,
     "mixed_float16_adam": 9.9e-06,
     "mixed_bfloat16": 8.4e-04,
 }
