@@ -47,14 +47,16 @@ def build(shape: tuple[int, int, int], classes: int) -> keras.Model:
     return keras.Sequential(layers, name="convnet")
 
 
-def pick_devices(replicas: int) -> tuple[str, ...]:
-    """Return that many GPUs if the machine has them, else virtual CPU devices."""
+def pick_devices(replicas: int) -> tuple[str, ...] | None:
+    """Return that many GPUs if the machine has them, else virtual CPU devices; in a cluster all of this worker's."""
+    if "TF_CONFIG" in os.environ:
+        return None
     if len(tf.config.list_physical_devices("GPU")) >= replicas:
         return tuple(f"GPU:{index}" for index in range(replicas))
     return kparallel.virtual_devices(replicas)
 
 
-def train(images: Images, devices: Sequence[str], epochs: int, batch: int) -> tuple[keras.Model, float]:
+def train(images: Images, devices: Sequence[str] | None, epochs: int, batch: int) -> tuple[keras.Model, float]:
     """Wrap, compile and fit; return the wrapped model and its test accuracy."""
     model = kparallel.wrap(build(images.shape, images.classes), devices=devices)
     print(model.plan)
@@ -72,6 +74,12 @@ def save(model: keras.Model, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
         model.save(Path(folder) / path.name)
         os.replace(Path(folder) / path.name, path)
+
+
+def is_chief(model: keras.Model) -> bool:
+    """Tell whether this process writes the files: it does, unless it is a later worker of a cluster."""
+    resolver = model.distribute_strategy.cluster_resolver
+    return resolver is None or resolver.task_id == 0
 
 
 def score_with_plain_keras(path: Path, dataset: str, data_dir: str | None) -> float:
@@ -105,6 +113,8 @@ def main() -> None:
     keras.utils.set_random_seed(options.seed)
     images = load_images(options.dataset, options.data_dir)
     model, accuracy = train(images, devices, options.epochs, options.batch)
+    if not is_chief(model):
+        return
     path = options.save or Path(options.dataset.split(":")[0].replace("/", "_") + ".keras")
     save(model, path)
     plain_accuracy = score_with_plain_keras(path, options.dataset, options.data_dir)

@@ -1,6 +1,10 @@
 """Any image classification dataset of TensorFlow Datasets, read as (image, label) pairs of one shape."""
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -43,7 +47,8 @@ def load_images(name: str, data_dir: str | None) -> Images:
         SystemExit: The dataset holds no (image, label) pairs.
     """
     # try_gcs=False: record files are read from data_dir or generated there, never fetched from Google's bucket.
-    found, info = tfds.load(name, data_dir=data_dir, as_supervised=False, with_info=True, try_gcs=False)
+    with _one_process_at_a_time(data_dir):
+        found, info = tfds.load(name, data_dir=data_dir, as_supervised=False, with_info=True, try_gcs=False)
     image, label = _supervised_features(info)
     splits = _splits(set(found))
     train, test = tfds.load(name, data_dir=data_dir, split=splits, as_supervised=True, try_gcs=False)
@@ -55,6 +60,16 @@ def load_images(name: str, data_dir: str | None) -> Images:
         return (pixels if size == (height, width) else tf.image.resize(pixels, size)), target
 
     return Images(train.map(same_shape), test.map(same_shape), (*size, channels or 3), label.num_classes)
+
+
+@contextmanager
+def _one_process_at_a_time(data_dir: str | None) -> Iterator[None]:
+    """Let one worker of a machine write the record files, while the others wait for them."""
+    folder = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _supervised_features(info: tfds.core.DatasetInfo) -> tuple[tfds.features.Image, tfds.features.ClassLabel]:

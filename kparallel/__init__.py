@@ -1,4 +1,4 @@
-"""Data parallelism for Keras on TensorFlow: wrap a model, then `fit`, and get what plain Keras would compute.
+"""Train Keras models over many devices: wrap a model, then `fit`, and get what plain Keras would compute.
 
 Importing kparallel has no side effects and does not import TensorFlow; names load on first use (PEP 562).
 """
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kparallel import callbacks, errors
     from kparallel.collective.cluster import init
+    from kparallel.data.shards import read_records, read_tfds
     from kparallel.devices import virtual_devices
     from kparallel.mesh import Mesh
     from kparallel.model.parallel_model import ParallelModel, unwrap
@@ -24,6 +25,8 @@ __all__ = [
     "errors",
     "init",
     "plan",
+    "read_records",
+    "read_tfds",
     "unwrap",
     "virtual_devices",
     "wrap",
@@ -35,6 +38,8 @@ _HOMES = {
     "Plan": "kparallel.planning.plan",
     "init": "kparallel.collective.cluster",
     "plan": "kparallel.model.wrap",
+    "read_records": "kparallel.data.shards",
+    "read_tfds": "kparallel.data.shards",
     "unwrap": "kparallel.model.parallel_model",
     "virtual_devices": "kparallel.devices",
     "wrap": "kparallel.model.wrap",

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from kparallel.collective.exchange import Exchange, add, local_copy
 from kparallel.collective.talk import Talk
-from kparallel.data.rows import Counts, Rows, microbatches, take_rows
+from kparallel.data.rows import Counts, Rows, deal, microbatches, take_rows
 from kparallel.engine.beside import beside_inputs
 from kparallel.engine.compiled import stage_call
 from kparallel.engine.executor import Executor, StageCall
@@ -92,7 +92,7 @@ class Step:
             PlanError: The first batch has fewer rows for a replica than there are microbatches.
         """
         rows = self._take(data, counts)
-        self._check_first(rows)
+        self._check_first(counts)
         executor, tail = self._run(rows, training=True)
         penalties = self._penalties(executor, rows)
         if not tail.pairs(executor.added) and not penalties:
@@ -124,13 +124,17 @@ class Step:
         index, layout = self._last.replica_index, self._layout
         return take_rows(data, counts, index - layout.first_replica, index, layout.replicas, pad=self._pad)
 
-    def _check_first(self, rows: Rows) -> None:
-        """Refuse a first batch that leaves microbatches empty; a last one may."""
+    def _check_first(self, counts: Counts) -> None:
+        """Refuse a first batch that leaves microbatches empty; a last one may.
+
+        The first replica's share decides, the largest, so that all workers of a cluster decide alike.
+        """
         number, first, self._first = self._plan.microbatches, self._first, False
-        if first and rows.count < number:
+        share = counts.rows[0] if isinstance(counts.rows, tuple) else deal(counts.rows, self._layout.replicas)[0]
+        if first and number > 1 and share < number:
             raise PlanError(
-                f"Expected at most {rows.count} microbatches for a first batch that gives a replica {rows.count} rows, "
-                f"received {number}. Use larger batches, or say microbatches={max(rows.count, 1)}."
+                f"Expected at most {share} microbatches for a first batch that gives a replica {share} rows, "
+                f"received {number}. Use larger batches, or say microbatches={max(share, 1)}."
             )
 
     def _run(self, rows: Rows, training: bool) -> tuple[Executor, Tail]:

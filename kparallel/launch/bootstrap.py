@@ -10,6 +10,8 @@ import time
 import traceback
 from pathlib import Path
 
+from kparallel.errors import WorkerError
+
 __all__: list[str] = []
 
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
@@ -35,9 +37,9 @@ def main(arguments: list[str]) -> None:
         if stop.code not in (None, 0):
             _report("" if isinstance(stop.code, int) else f"{stop.code}\n")
         raise
-    except BaseException:
+    except BaseException as error:
         text = _own_traceback()
-        _report(text)
+        _report(text, consequence=isinstance(error, WorkerError))
         sys.stdout.flush()
         sys.stderr.write(text)
         sys.stderr.flush()
@@ -72,8 +74,9 @@ def _own_traceback() -> str:
     return "".join(traceback.format_exception(kind, error, trace))
 
 
-def _report(text: str) -> None:
-    report = {"time": time.time(), "traceback": text}
+def _report(text: str, consequence: bool = False) -> None:
+    """Leave word for the launcher: what was raised, and whether another worker's failure caused it."""
+    report = {"time": time.time(), "traceback": text, "consequence": consequence}
     Path(os.environ["KPARALLEL_REPORT"]).write_text(json.dumps(report))
 
 

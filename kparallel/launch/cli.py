@@ -1,15 +1,17 @@
 """The command `kparallel`; it loads TensorFlow only for `plan`, and in the workers."""
 
+import importlib
 import os
 import sys
 from typing import Any
 
 import click
 
-from kparallel import __version__
+import kparallel
 from kparallel.errors import KParallelError
 from kparallel.launch.environment import hosts_cluster, scheduled_cluster
 from kparallel.launch.gang import Ending, Launch, run_gang
+from kparallel.launch.gpus import visible_gpus
 from kparallel.launch.local import local_environments
 
 __all__: list[str] = []
@@ -19,7 +21,7 @@ _SECONDS = click.FloatRange(min=0, min_open=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="kparallel")
+@click.version_option(kparallel.__version__, prog_name="kparallel")
 def main() -> None:
     """Train Keras models on many devices and machines as on one."""
 
@@ -103,3 +105,36 @@ def _say(ending: Ending, outlook: str) -> None:
     if ending.traceback:
         lines = [f"{lines[0]}:", ending.traceback.rstrip()]
     click.echo("\n".join(lines), err=True)
+
+
+@main.command()
+@click.argument("builder", metavar="MODULE:FUNCTION")
+@click.option("--replicas", type=_POSITIVE, help="How many replicas.")
+@click.option("--stages", type=_POSITIVE, default=1, show_default=True, help="Into how many stages to cut the model.")
+@click.option("--microbatches", type=_POSITIVE, help="Into how many microbatches each replica's rows are split.")
+@click.option("--schedule", default="1f1b", show_default=True, help="1f1b, gpipe or interleaved.")
+@click.option("--recompute", help="never, always or except_last.")
+@click.option("--balance", default="flops", show_default=True, help="What an automatic cut balances.")
+@click.option("--plot", type=click.Path(dir_okay=False), help="Draw the plan into this file, such as plan.png.")
+def plan(builder: str, replicas: int | None, stages: int, plot: str | None, **options: Any) -> None:
+    """Print the plan for the model that FUNCTION of MODULE returns; train nothing.
+
+    Where there are no accelerators, it is made for virtual CPU devices.
+    """
+    name, colon, attribute = builder.partition(":")
+    if not colon or not name or not attribute:
+        raise click.BadParameter(f"expected module:function, received {builder!r}.", param_hint="MODULE:FUNCTION")
+    sys.path.insert(0, os.getcwd())
+    try:
+        function = getattr(importlib.import_module(name), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise click.BadParameter(str(error), param_hint="MODULE:FUNCTION") from error
+    try:
+        if not visible_gpus(os.environ):
+            kparallel.virtual_devices((replicas or 1) * stages)
+        made = kparallel.plan(function, replicas=replicas, stages=stages, **options)
+        if plot:
+            made.plot(plot)
+    except KParallelError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(str(made))

@@ -12,9 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kparallel.launch.output import relay
+from kparallel.launch.output import Relay
 
 __all__: list[str] = []
+
+# Seconds in which other workers may still end by themselves after one failed: longer where one of them caused that.
+_MOMENT = 0.5
+_PATIENCE = 3.0
 
 
 @dataclass(frozen=True)
@@ -67,22 +71,19 @@ def run_gang(launch: Launch) -> Ending:
 class _Worker:
     """One worker's process."""
 
-    def __init__(self, name: int, process: asyncio.subprocess.Process, report: Path, streams: Sequence[str]) -> None:
+    def __init__(self, name: int, process: asyncio.subprocess.Process, report: Path, relays: Sequence[Relay]) -> None:
         self.name = name
         self.process = process
         self._report = report
+        self._relays = relays
         self.ended = 0.0
-        self._relays: list[asyncio.Task[None]] = []
-        for stream in streams:
-            reader = getattr(process, stream)
-            self._relays.append(asyncio.create_task(relay(reader, getattr(sys, stream), f"[{name}] ")))
 
     async def wait(self) -> int:
         """Wait for the process, and for the last of its output."""
         code = await self.process.wait()
         self.ended = time.time()
         self.send(signal.SIGKILL)  # What it left behind in its group.
-        await asyncio.gather(*self._relays)
+        await asyncio.gather(*(relay.end() for relay in self._relays))
         return code
 
     def send(self, number: int) -> None:
@@ -90,13 +91,13 @@ class _Worker:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 
-    def failure(self) -> tuple[float, str]:
-        """Return when the worker failed and its traceback."""
+    def failure(self) -> tuple[bool, float, str]:
+        """Return whether another worker's failure caused this one's, when it came, and the traceback."""
         try:
             report = json.loads(self._report.read_text())
         except (OSError, ValueError):  # It was killed, perhaps while it wrote.
-            return self.ended, ""
-        return float(report["time"]), str(report["traceback"])
+            return False, self.ended, ""
+        return bool(report["consequence"]), float(report["time"]), str(report["traceback"])
 
 
 class _Gang:
@@ -128,15 +129,18 @@ class _Gang:
         report = self._folder / f"{name}.json"
         own = {"KPARALLEL_LAUNCHER": str(os.getpid()), "KPARALLEL_REPORT": str(report), "PYTHONUNBUFFERED": "1"}
         many = len(self._launch.environments) > 1
+        relays = [Relay(stream, f"[{name}] ") for stream in (sys.stdout, sys.stderr)] if many else []
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "kparallel.launch.bootstrap", *self._launch.command),
             env={**self._launch.environments[index], **own},
             stdin=asyncio.subprocess.DEVNULL if many else None,
-            stdout=asyncio.subprocess.PIPE if many else None,
-            stderr=asyncio.subprocess.PIPE if many else None,
+            stdout=relays[0].source if many else None,
+            stderr=relays[1].source if many else None,
             start_new_session=True,
         )
-        return _Worker(name, process, report, ("stdout", "stderr") if many else ())
+        for each in relays:
+            await each.start()
+        return _Worker(name, process, report, relays)
 
     async def _watch(self) -> Ending:
         waits = {asyncio.create_task(worker.wait()): worker for worker in self._workers}
@@ -149,16 +153,19 @@ class _Gang:
             failed += [waits[task] for task in done if task is not asked and task.result() != 0]
         asked.cancel()
         if running:
-            failed += await self._end(running, waits)
+            consequence = all(worker.failure()[0] for worker in failed)
+            failed += await self._end(running, waits, _PATIENCE if consequence else _MOMENT)
         if self._signal:
             return Ending(128 + self._signal, signalled=True)
         return _ending(failed) if failed else Ending(0)
 
-    async def _end(self, running: set[asyncio.Task[int]], waits: Mapping[asyncio.Task[int], _Worker]) -> list[_Worker]:
+    async def _end(
+        self, running: set[asyncio.Task[int]], waits: Mapping[asyncio.Task[int], _Worker], patience: float
+    ) -> list[_Worker]:
         """End the workers that still run; return those that had failed by themselves meanwhile."""
         if not self._signal:
-            # A worker may have raised before the first to end did: a moment lets it report.
-            done, running = await asyncio.wait(running, timeout=0.5)
+            # A worker may have failed before the first to end did, but take longer to end.
+            done, running = await asyncio.wait(running, timeout=patience)
             by_themselves = [waits[task] for task in done if task.result() != 0]
             for task in running:
                 waits[task].send(signal.SIGTERM)
@@ -183,8 +190,8 @@ class _Gang:
 
 
 def _ending(failed: Sequence[_Worker]) -> Ending:
-    first = min(failed, key=lambda worker: worker.failure()[0])
+    first = min(failed, key=lambda worker: worker.failure()[:2])
     code = first.process.returncode or 1
     if code < 0:
         return Ending(128 - code, f"worker {first.name} was ended by {signal.Signals(-code).name}")
-    return Ending(code, f"worker {first.name} failed with exit code {code}", first.failure()[1])
+    return Ending(code, f"worker {first.name} failed with exit code {code}", first.failure()[2])

@@ -13,6 +13,7 @@ import keras
 
 from kparallel.collective.talk import Talk
 from kparallel.data.order import EpochOrder
+from kparallel.data.shards import Shards
 from kparallel.errors import WorkerError
 from kparallel.private import seed_states
 
@@ -40,7 +41,9 @@ class AgreedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         **params: As `keras.callbacks.CallbackList` takes them.
     """
 
-    def __init__(self, callbacks: Any, talk: Talk, order: EpochOrder | None, model: Any, **params: Any) -> None:
+    def __init__(
+        self, callbacks: Any, talk: Talk, order: EpochOrder | Shards | None, model: Any, **params: Any
+    ) -> None:
         given = list(keras.tree.flatten(callbacks)) if callbacks else []
         kept = [callback for callback in given if talk.is_chief or not isinstance(callback, _WRITERS)]
         self._talk = talk

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from kparallel.collective.talk import Talk
 from kparallel.data.order import EpochOrder
+from kparallel.data.shards import Shards
 from kparallel.errors import DataError, WorkerError
 from kparallel.model.agreement import AgreedCallbacks
 from kparallel.model.runtime import Runtime
@@ -55,6 +56,7 @@ class Fetch:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._iterator: Any = None
+        self._last: Any = None
 
     def __call__(self, iterator: Any) -> Any:
         """Return the next batch, or None at the data's end."""
@@ -63,18 +65,34 @@ class Fetch:
         if talk is None:
             return batch
         if self._runtime.unsized:
-            ended = talk.gather("" if batch is None else "batch")
+            divided = any(isinstance(leaf, tf.distribute.DistributedValues) for leaf in keras.tree.flatten(batch))
+            ended = talk.gather("" if batch is None else "divided" if divided else "whole")
+            if set(ended) == {"", "divided"} and self._last is not None:
+                # Shards need not be equal: a worker at its end goes on with no rows until all are.
+                return self._last if batch is None else batch
             if len(set(ended)) > 1:
+                going = next(index for index, end in enumerate(ended) if end)
                 raise DataError(
                     f"Expected data of the same length on all workers, but worker {ended.index('')} is at its end and "
-                    f"worker {ended.index('batch')} is not. Give all workers the same data, or pass steps_per_epoch."
+                    f"worker {going} is not. Give all workers the same data, or pass steps_per_epoch."
                 )
+            if divided:
+                self._last = _without_rows(self._runtime.strategy, batch)
+                return batch
         if iterator is not self._iterator and batch is not None:
             self._iterator = iterator
-            leaves = keras.tree.flatten(batch)
-            if not any(isinstance(leaf, tf.distribute.DistributedValues) for leaf in leaves):
-                check_same_batch(talk, batch)
+            check_same_batch(talk, batch)
         return batch
+
+
+def _without_rows(strategy: tf.distribute.Strategy, batch: Any) -> Any:
+    """Return a divided batch of the same structure without rows."""
+
+    def one(leaf: Any) -> Any:
+        empty = strategy.experimental_local_results(leaf)[0][:0]
+        return strategy.experimental_distribute_values_from_function(lambda _: empty)
+
+    return keras.tree.map_structure(one, batch)
 
 
 def first_batch_digest(batch: Any) -> str:
@@ -122,8 +140,10 @@ def check_same_model(talk: Talk, facts: dict[str, str]) -> None:
                 )
 
 
-def _order_rows(given: dict[str, Any], talk: Talk) -> EpochOrder | None:
+def _order_rows(given: dict[str, Any], talk: Talk) -> EpochOrder | Shards | None:
     x = given["x"]
+    if isinstance(x, Shards):
+        return x
     arrays = not isinstance(x, tf.data.Dataset | keras.utils.PyDataset | tf.distribute.DistributedDataset)
     arrays = arrays and x is not None and not hasattr(x, "__next__")
     if not arrays or not given["shuffle"]:
@@ -144,6 +164,8 @@ def steps_of(given: dict[str, Any]) -> int | None:
     if given["steps_per_epoch"] is not None:
         return int(given["steps_per_epoch"])
     x = given["x"]
+    if isinstance(x, Shards):
+        return None
     if isinstance(x, tf.data.Dataset):
         size = int(x.cardinality())
         return size if size >= 0 else None

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 import keras
@@ -13,7 +14,7 @@ from kparallel.mesh import Mesh, device_name
 from kparallel.planning.cut import cut
 from kparallel.planning.groups import layer_groups
 from kparallel.planning.memory import slots_of
-from kparallel.planning.names import stages_by_name
+from kparallel.planning.names import count_stages, stages_by_name
 from kparallel.planning.plan import LayerGroup, Plan
 from kparallel.planning.profile import Unit
 from kparallel.planning.search import choose
@@ -59,17 +60,13 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
     if options.memory_per_device is not None:
         return _search(model, options, workers)
     stages = 1 if options.stages is None else options.stages
-    number = stages if isinstance(stages, int) else _number_by_hand(stages)
+    number = stages if isinstance(stages, int) else count_stages(stages)
     mesh = _mesh(options, number, workers)
-    microbatches, recompute = options.microbatches, options.recompute or "never"
     if number == 1:
         groups: tuple[LayerGroup, ...] = (_whole(model),)
-        microbatches = microbatches or 1
-        return Plan(
-            model.name, mesh, groups, microbatches, options.schedule, recompute, options.batch_size, _slots(model)
-        )
+        return _plan(model, mesh, groups, options.microbatches or 1, options, workers)
     if not isinstance(stages, int) and open_graph(model) is None:
-        return _by_layer(model, options, mesh, stages)
+        return _by_layer(model, options, mesh, stages, workers)
     graph = _graph(model, f"for {number} stages")
     units = profile(graph)
     costs = _costs(options, graph, units)
@@ -77,10 +74,34 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
         starts = cut(costs, number, units)
         stage_of = tuple(sum(index >= start for start in starts) - 1 for index in range(len(units)))
     else:
-        stage_of = stages_by_name(units, list(stages.values()) if isinstance(stages, Mapping) else stages)
+        stage_of = stages_by_name(units, stages)
     groups = layer_groups(units, stage_of, number, costs)
-    microbatches = 4 * number if microbatches is None else microbatches
-    return Plan(model.name, mesh, groups, microbatches, options.schedule, recompute, options.batch_size, _slots(model))
+    microbatches = 4 * number
+    if options.batch_size is not None:
+        microbatches = min(microbatches, ceil(options.batch_size / (workers * mesh.replicas)))
+    return _plan(model, mesh, groups, options.microbatches or microbatches, options, workers)
+
+
+def _plan(
+    model: keras.Model,
+    mesh: Mesh,
+    groups: tuple[LayerGroup, ...],
+    microbatches: int,
+    options: Options,
+    workers: int,
+) -> Plan:
+    recompute = options.recompute or "never"
+    return Plan(
+        model.name,
+        mesh,
+        groups,
+        microbatches,
+        options.schedule,
+        recompute,
+        batch_size=options.batch_size,
+        slots=_slots(model),
+        workers=workers,
+    )
 
 
 def _search(model: keras.Model, options: Options, workers: int) -> Plan:
@@ -122,10 +143,14 @@ def _graph(model: keras.Model, purpose: str) -> Graph:
     return graph
 
 
-def _by_layer(model: keras.Model, options: Options, mesh: Mesh, stages: Any) -> Plan:
+def _by_layer(model: keras.Model, options: Options, mesh: Mesh, stages: Any, workers: int) -> Plan:
     """Put the layers of a model that is no graph on devices by name; they run one after another."""
-    if not model.built:
-        raise PlanError(f"Expected a built model, received {model.name!r}. Call it on a few rows first.")
+    unbuilt = [layer.name for layer in model.layers if not layer.built]
+    if not model.built or unbuilt:
+        raise PlanError(
+            f"Expected a built model to put layers on devices, received {model.name!r} with the unbuilt layers "
+            f"{unbuilt[:8]}. Call it on a few rows first."
+        )
     if (options.microbatches or 1) > 1 or mesh.replicas > 1:
         raise PlanError(
             f"Expected one replica and one microbatch for {model.name!r} ({type(model).__name__}), whose call is "
@@ -136,13 +161,18 @@ def _by_layer(model: keras.Model, options: Options, mesh: Mesh, stages: Any) -> 
         Unit(layer.name, 0.0, layer.count_params(), _bytes(layer.weights), 0, 0, (), (layer.name,))
         for layer in model.layers
     ]
-    stage_of = stages_by_name(units, list(stages.values()) if isinstance(stages, Mapping) else stages)
+    stage_of = stages_by_name(units, stages)
+    whole = sum(unit.parameters for unit in units) or 1
     groups = []
     for stage in range(mesh.stages):
         mine = [unit for unit, at in zip(units, stage_of, strict=True) if at == stage]
         names, parameters = tuple(unit.name for unit in mine), sum(unit.parameters for unit in mine)
-        groups.append(LayerGroup(names, parameters, sum(unit.weight_bytes for unit in mine)))
-    return Plan(model.name, mesh, tuple(groups), 1, options.schedule, "never", options.batch_size, _slots(model))
+        if not mine:
+            raise PlanError(f"Expected every stage to have layers, received none for stage {stage}.")
+        size = sum(unit.weight_bytes for unit in mine)
+        groups.append(LayerGroup(names, parameters, size, share=parameters / whole))
+    # Nothing is run again: there is no stage whose inputs could be kept instead.
+    return _plan(model, mesh, tuple(groups), 1, replace(options, recompute=None), workers)
 
 
 def _slots(model: keras.Model) -> float:
@@ -207,13 +237,6 @@ def _check_options(options: Options) -> None:
         raise PlanError(f"Expected at least 1 stage, received {options.stages}.")
     if isinstance(options.schedule, str):
         by_name(options.schedule, lanes=1)
-
-
-def _number_by_hand(stages: Any) -> int:
-    if isinstance(stages, Mapping):
-        return len(stages)
-    # Cut points name the first layer of each later stage; lists name every stage's layers.
-    return len(stages) + 1 if all(isinstance(each, str) for each in stages) else len(stages)
 
 
 def _mesh(options: Options, stages: int, workers: int) -> Mesh:

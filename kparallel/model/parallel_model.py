@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from kparallel.data.feed import Divided, Feed
+from kparallel.data.shards import LocalBatches, Shards
 from kparallel.errors import ModelError
 from kparallel.model.cluster_fit import cluster_fit_arguments, steps_of
 from kparallel.model.functions import first_share, predict_function, step_function, tensors
@@ -79,10 +80,19 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
 
     def _adapted(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return a call's arguments with datasets that are distributed already as Keras's loops take them."""
+        strategy, talk = self._kparallel.strategy, self._kparallel.layout.talk
         for key in ("x", "validation_data"):
-            if isinstance(arguments.get(key), tf.distribute.DistributedDataset):
-                weight = arguments.pop("class_weight", None) if key == "x" else None
-                arguments[key] = Divided(arguments[key], self._kparallel.strategy, weight)
+            given = arguments.get(key)
+            if not isinstance(given, tf.distribute.DistributedDataset | Shards):
+                continue
+            weight = arguments.pop("class_weight", None) if key == "x" else None
+            if isinstance(given, Shards):
+                self._kparallel.unsized = True
+                given.epoch = arguments.get("initial_epoch", 0) if key == "x" else 0
+                worker, workers = (0, 1) if talk is None else (talk.worker_index, talk.workers)
+                arguments[key] = LocalBatches(given, strategy, worker, workers, weight)
+            else:
+                arguments[key] = Divided(given, strategy, weight)
         return arguments
 
     def __reduce__(self) -> Any:
@@ -112,6 +122,11 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
     def compile(self, *args: Any, **kwargs: Any) -> None:
         method = self.__class__.compile  # Perhaps a subclass's own, with arguments and defaults of its own.
         arguments = _named(method, args, kwargs)
+        if arguments.get("run_eagerly") and self._kparallel.layout.talk is not None:
+            raise ModelError(
+                "Expected run_eagerly=False in a cluster, received True: TensorFlow's collectives run in graphs only. "
+                "Look into the step on one machine, where run_eagerly=True works."
+            )
         given = arguments.get("optimizer")
         if given is not None and given is not getattr(self, "optimizer", None):
             arguments["optimizer"] = self._at_home(given)

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.collective.lost import naming_lost_workers
 from kparallel.engine.step import Layout
 from kparallel.planning.plan import Plan
 from kparallel.private import move_variable, on_column
@@ -62,7 +63,8 @@ class Runtime:
         """Let Keras's loops read whole batches, which the step divides."""
         before, self.feeding = self.feeding, True
         try:
-            yield
+            with naming_lost_workers():
+                yield
         finally:
             self.feeding = before
 

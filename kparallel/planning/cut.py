@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kparallel.errors import PlanError
-from kparallel.planning.profile import Unit, arriving_bytes
+from kparallel.planning.profile import Unit, arriving_bytes, joints
 
 __all__: list[str] = []
 
@@ -22,12 +22,14 @@ def cut(
     """Return where each group starts; exact, by dynamic programming over (groups, end).
 
     Among all cuts whose slowest group is the fastest possible, the one that sends the fewest bytes is taken. An output
-    counts once for every later group that reads it, since it travels straight there. No group is without cost.
+    counts once for every later group that reads it, since it travels straight there. No group is without cost, and no
+    cut falls between units that change the same state.
 
     Args:
         costs: One cost for each unit, in order, in any unit.
         stages: How many groups.
-        units: The units, to count the bytes that a cut sends; default none are counted.
+        units: The units, to count the bytes that a cut sends and to keep together what shares a state; default
+            nothing is counted or kept together.
         fits: Whether the units from start to end (exclusive) fit the memory of a stage, as an array indexed
             `[stage, start, end]`; default everything fits.
 
@@ -38,8 +40,9 @@ def cut(
         >>> cut([4, 1, 1, 1, 3], 2)
         (0, 2)
     """
-    _check(costs, stages)
-    table = np.broadcast_to(_runs(costs, stages), (stages, len(costs) + 1, len(costs) + 1))
+    _check(costs, stages, units)
+    runs = _runs(costs, stages, _free(costs, units))
+    table = np.broadcast_to(runs, (stages, *runs.shape))
     if fits is not None:
         table = np.where(fits, table, np.inf)
     least = least_slowest(table)
@@ -81,18 +84,33 @@ def _fewest(table: npt.NDArray[np.float64]) -> tuple[int, ...]:
     return tuple(reversed(starts[1:]))
 
 
-def _runs(costs: Sequence[float], stages: int) -> npt.NDArray[np.float64]:
+def most_stages(costs: Sequence[float], units: Sequence[Unit] | None = None) -> int:
+    """Return into how many stages, each with a cost, the units can be cut.
+
+    Example:
+        >>> most_stages([1, 0, 1, 1])
+        3
+    """
+    block = np.cumsum(_free(costs, units)[:-1])
+    return len(set(block[np.asarray(costs) > 0].tolist()))
+
+
+def _free(costs: Sequence[float], units: Sequence[Unit] | None) -> npt.NDArray[np.bool_]:
+    return np.full(len(costs) + 1, True) if units is None else joints(units)
+
+
+def _runs(costs: Sequence[float], stages: int, free: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     """Return the cost of every run of units, indexed `[start, end]`; infinite for runs that can be no stage."""
     sums = np.concatenate([[0.0], np.cumsum(costs)])
     working = np.concatenate([[0], np.cumsum(np.asarray(costs) > 0)])
     runs: npt.NDArray[np.float64] = sums[None, :] - sums[:, None]
-    possible = np.triu(np.ones_like(runs), 1) > 0
+    possible = (np.triu(np.ones_like(runs), 1) > 0) & free[:, None] & free[None, :]
     if stages > 1:
         possible &= working[None, :] > working[:, None]
     return np.where(possible, runs, np.inf)
 
 
-def _check(costs: Sequence[float], stages: int) -> None:
+def _check(costs: Sequence[float], stages: int, units: Sequence[Unit] | None) -> None:
     number = len(costs)
     if not 1 <= stages <= number:
         raise PlanError(f"Expected 1 to {number} stages for a model of {number} calls, received {stages}.")
@@ -104,4 +122,12 @@ def _check(costs: Sequence[float], stages: int) -> None:
             f"Expected at most {working} stages, received {stages}: only {working} of the model's {number} calls cost "
             "anything by this measure, and a stage without weights or work only waits. Use fewer stages, or balance "
             "by another measure."
+        )
+    possible = most_stages(costs, units)
+    if units is not None and stages > max(1, possible):
+        shared = list(dict.fromkeys(unit.name for unit in units if unit.stays_with is not None))
+        raise PlanError(
+            f"Expected at most {possible} stage{'s' * (possible != 1)}, received {stages}: every call of {shared[:8]} "
+            "changes a state that an earlier call has changed, so a cut between them would be a cut inside a shared "
+            "layer. Use fewer stages, or give each call a layer of its own."
         )

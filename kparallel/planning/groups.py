@@ -45,6 +45,7 @@ def layer_groups(
                 layers=tuple(dict.fromkeys(name for index in mine for name in units[index].layers)),
                 parameters=parameters,
                 weight_bytes=sum(units[index].weight_bytes for index in mine),
+                frozen_bytes=sum(units[index].frozen_bytes for index in mine),
                 units=mine,
                 share=sum(costs[index] for index in mine) / whole if whole else 1 / stages,
                 activation_bytes_per_row=sum(units[index].activation_bytes_per_row for index in mine),

@@ -47,6 +47,7 @@ def stage_memory(
     in_flight: int,
     recompute: str = "never",
     slots: float = 2,
+    frozen_bytes: Bytes = 0,
 ) -> Memory:
     """Estimate a stage's memory.
 
@@ -60,6 +61,7 @@ def stage_memory(
         in_flight: Most microbatches that wait for their backward pass.
         recompute: `"never"`, `"always"` or `"except_last"`.
         slots: Optimizer variables for each weight; 2 (default) for Adam, 1 for momentum, 0 for plain SGD.
+        frozen_bytes: Bytes of those weights that are not trained: they have no gradient and no slots. Default 0.
 
     Example:
         >>> stage_memory(100, activation_bytes=50, arriving_bytes=10, in_flight=4)
@@ -71,7 +73,8 @@ def stage_memory(
     if recompute != "never":
         full = min(in_flight, 2 if recompute == "except_last" else 1)
         kept = full * activation_bytes + in_flight * arriving_bytes
-    return Memory(weight_bytes, weight_bytes, slots * weight_bytes, kept)
+    trained = weight_bytes - frozen_bytes
+    return Memory(weight_bytes, trained, slots * trained, kept)
 
 
 _SLOTS = {"sgd": 0, "rmsprop": 1, "adagrad": 1, "lion": 1, "adafactor": 0, "muon": 1}

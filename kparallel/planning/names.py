@@ -1,6 +1,6 @@
 """A cut by hand: which layers, by name or glob, form each stage."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
@@ -11,7 +11,29 @@ from kparallel.planning.profile import Unit
 __all__: list[str] = []
 
 
-def stages_by_name(units: Sequence[Unit], groups: Sequence[Any]) -> tuple[int, ...]:
+def count_stages(by_hand: Any) -> int:
+    """Return how many stages a cut by hand makes.
+
+    Args:
+        by_hand: As for `stages_by_name`.
+
+    Raises:
+        PlanError: It is no cut by hand.
+
+    Example:
+        >>> count_stages(["head"]), count_stages([["embed"], ["head"]]), count_stages({"GPU:0": ["*"]})
+        (2, 2, 1)
+    """
+    if isinstance(by_hand, str) or not isinstance(by_hand, Mapping | Sequence) or not by_hand:
+        hint = f" To cut before this layer, write [{by_hand!r}]." if isinstance(by_hand, str) else ""
+        raise PlanError(
+            "Expected stages to be a number, a dict of device name to names of layers, a list of lists of names (one "
+            f"list for each stage), or a list of the first layers of all later stages, received {by_hand!r}.{hint}"
+        )
+    return len(by_hand) + _is_cut_points(by_hand)
+
+
+def stages_by_name(units: Sequence[Unit], by_hand: Any) -> tuple[int, ...]:
     """Return the stage of each unit.
 
     A name or glob takes a layer by its path, by its last part, or with all that lies inside it. Plain operations go
@@ -19,17 +41,30 @@ def stages_by_name(units: Sequence[Unit], groups: Sequence[Any]) -> tuple[int, .
 
     Args:
         units: The model's units.
-        groups: For each stage its names and globs; or the names of the first layers of all later stages.
+        by_hand: For each stage its names and globs, in a list or in a dict by device; or a list of the names of the
+            first layers of all later stages.
 
     Raises:
         PlanError: A name is unknown, a layer is in two stages or in none, or a stage reads from a later one.
+
+    Example:
+        >>> chain = [Unit(n, 1.0, 1, 4, 4, 4, (), (n,)) for n in ("embed", "block/up", "block/down", "head")]
+        >>> stages_by_name(chain, {"GPU:0": ["embed", "block"], "GPU:1": "head"})
+        (0, 0, 0, 1)
+        >>> stages_by_name(chain, ["down"])
+        (0, 0, 1, 1)
     """
-    if groups and all(isinstance(each, str) for each in groups):
-        stage_of = _from_cut_points(units, groups)
+    count_stages(by_hand)
+    if _is_cut_points(by_hand):
+        stage_of = _from_cut_points(units, by_hand)
     else:
-        stage_of = _from_groups(units, groups)
+        stage_of = _from_groups(units, list(by_hand.values()) if isinstance(by_hand, Mapping) else by_hand)
     _check_order(units, stage_of)
     return stage_of
+
+
+def _is_cut_points(by_hand: Any) -> bool:
+    return not isinstance(by_hand, Mapping) and all(isinstance(each, str) for each in by_hand)
 
 
 def _from_cut_points(units: Sequence[Unit], points: Sequence[str]) -> tuple[int, ...]:
@@ -38,6 +73,11 @@ def _from_cut_points(units: Sequence[Unit], points: Sequence[str]) -> tuple[int,
         found = [index for index, unit in enumerate(units) if unit.layers and _matches(point, unit.name)]
         if not found:
             raise _unknown(point, units)
+        if not any(unit.layers for unit in units[: found[0]]):
+            raise PlanError(
+                f"Expected the first layers of all later stages, received {point!r}, before which no layer is left for "
+                "stage 0. Leave it out: the first stage needs no name."
+            )
         starts.append(found[0])
     if starts != sorted(set(starts)):
         raise PlanError(f"Expected cut points in the order of the model, each once, received {list(points)}.")
@@ -72,6 +112,12 @@ def _from_groups(units: Sequence[Unit], groups: Sequence[Sequence[str]]) -> tupl
 
 def _check_order(units: Sequence[Unit], stage_of: Sequence[int]) -> None:
     for index, unit in enumerate(units):
+        if unit.stays_with is not None and stage_of[unit.stays_with] != stage_of[index]:
+            raise PlanError(
+                f"Expected every call of {unit.name!r}, a layer with state, in one stage, received stages "
+                f"{stage_of[unit.stays_with]} and {stage_of[index]}: that would be a cut inside a shared layer. "
+                "Move the cut so that all its calls lie on one side, or give each call a layer of its own."
+            )
         for read in unit.reads:
             if stage_of[read] > stage_of[index]:
                 raise PlanError(

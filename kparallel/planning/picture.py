@@ -51,7 +51,7 @@ def draw(plan: "Plan", path: str | Path | None = None) -> "Figure":
     figure = Figure(figsize=(width, height))
     figure.text(0.2 / width, 1 - 0.4 / height, _title(plan), fontsize=14, fontweight="bold", color=_INK)
     inner = 1 - (_LEFT + 0.25) / width
-    if plan.mesh.stages > 1:
+    if plan.mesh.stages > 1 and not plan.placed:
         note = "arrows: what one microbatch brings from earlier stages"
         figure.text(1 - 0.25 / width, 1 - 0.4 / height, note, ha="right", fontsize=9, color=_INK)
     _draw_mesh(figure.add_axes((_LEFT / width, 1 - (0.65 + upper) / height, inner, upper / height)), plan, upper)
@@ -69,7 +69,8 @@ def _width(plan: "Plan", lanes: int) -> float:
 
 def _title(plan: "Plan") -> str:
     mesh = plan.mesh
-    return f"{plan.model_name}: {count(mesh.replicas, 'replica')} × {count(mesh.stages, 'stage')}"
+    workers = "" if plan.workers == 1 else f" on {plan.workers} workers, {mesh.replicas} on each"
+    return f"{plan.model_name}: {count(plan.replicas, 'replica')} × {count(mesh.stages, 'stage')}{workers}"
 
 
 def _draw_mesh(axes: "Axes", plan: "Plan", height: float) -> None:
@@ -84,7 +85,7 @@ def _draw_mesh(axes: "Axes", plan: "Plan", height: float) -> None:
         axes.text(middle, height - 0.2, f"stage {stage}", ha="center", fontsize=12, fontweight="bold", color=color)
         axes.add_patch(_rectangle(stage, devices + 0.1, _BOX, height - devices - 0.4, color, 0.16))
         axes.text(middle, devices + 1.07, _content(group), ha="center", va="center", fontsize=9, color=_INK)
-        if stage:
+        if stage and not plan.placed:
             _arrow(axes, stage, devices + 1.07, size(plan.rows_per_microbatch * group.arriving_bytes_per_row))
         for replica, row in enumerate(mesh.rows):
             at = devices - _ROW * (replica + 1)
@@ -100,7 +101,8 @@ def _draw_mesh(axes: "Axes", plan: "Plan", height: float) -> None:
 
 def _content(group: Any) -> str:
     lines = brief(group.layers, 5).replace(", ", "\n")
-    return f"{lines}\n\n{group.parameters:,} parameters\n{group.share:.0%} of the work"
+    work = f"\n{group.share:.0%} of the work" if group.units or group.share == 1 else ""
+    return f"{lines}\n\n{group.parameters:,} parameters{work}"
 
 
 def _arrow(axes: "Axes", stage: int, height: float, text: str) -> None:
@@ -144,7 +146,9 @@ def _draw_action(axes: "Axes", action: Action, start: float, length: float, lane
 
 
 def _headline(plan: "Plan") -> str:
-    text = "one training step" + ("" if plan.mesh.replicas == 1 else ", every replica alike")
+    text = "one training step" + ("" if plan.replicas == 1 else ", every replica alike")
+    if plan.placed:
+        return f"{text}: no pipeline, the layers run one after another"
     if plan.microbatches == 1 and plan.mesh.stages == 1:
         return text
     return f"{text}: {count(plan.microbatches, 'microbatch')}, schedule {schedule_name(plan)}"
@@ -152,6 +156,8 @@ def _headline(plan: "Plan") -> str:
 
 def _caption(plan: "Plan") -> str:
     told = plan.predict()
+    if plan.placed:
+        return "time →   F0: forward, B0: backward, both by the layers' parameters; grey: the device waits"
     again = "" if plan.recompute == "never" else f" (which runs it forward again: recompute {plan.recompute})"
     wait = f"grey: the device waits, {told.bubble:.0%} of the time; " if told.bubble > 0.001 else ""
     return (

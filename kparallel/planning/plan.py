@@ -32,6 +32,7 @@ class LayerGroup:
         share: The stage's part of the model's cost, from 0 to 1; an estimate, so not compared.
         activation_bytes_per_row: What a forward pass keeps for one row; an estimate.
         arriving_bytes_per_row: What the stage reads from earlier stages for one row; an estimate.
+        frozen_bytes: Bytes of those weights that are not trained and so have no gradient and no slots.
     """
 
     layers: tuple[str, ...]
@@ -41,6 +42,7 @@ class LayerGroup:
     share: float = field(default=1.0, compare=False)
     activation_bytes_per_row: int = field(default=0, compare=False)
     arriving_bytes_per_row: int = field(default=0, compare=False)
+    frozen_bytes: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,10 @@ class Plan:
         batch_size: Rows of a batch over all replicas, for estimates of memory; default unknown.
         slots: Optimizer variables for each weight, for estimates of memory; default 2, as Adam has.
         reason: Why a search chose it; default empty.
+        workers: How many workers share a batch, each with such a mesh, for estimates; default 1.
 
     Raises:
-        PlanError: `microbatches` is below 1, `recompute` or the schedule is unknown.
+        PlanError: `microbatches` is below 1 or above a replica's rows, `recompute` or the schedule is unknown.
         ScheduleError: The schedule breaks a law of schedules.
 
     Example:
@@ -82,6 +85,7 @@ class Plan:
     batch_size: int | None = field(default=None, compare=False)
     slots: float = field(default=2, compare=False)
     reason: str = field(default="", compare=False)
+    workers: int = field(default=1, compare=False)
 
     def __post_init__(self) -> None:
         if self.microbatches < 1:
@@ -90,7 +94,28 @@ class Plan:
             raise PlanError(f"Expected recompute to be one of {RECOMPUTE}, received {self.recompute!r}.")
         if self.groups and len(self.groups) != self.mesh.stages:
             raise PlanError(f"Expected {self.mesh.stages} layer groups for this mesh, received {len(self.groups)}.")
+        rows = self.rows_per_replica
+        if rows is not None and self.microbatches > rows:
+            raise PlanError(
+                f"Expected at most {rows} microbatches for a batch of {self.batch_size} rows, which gives a replica "
+                f"{rows}, received {self.microbatches}. Use larger batches, or say microbatches={rows}."
+            )
         self.programs()
+
+    @property
+    def replicas(self) -> int:
+        """Number of replicas on all workers."""
+        return self.workers * self.mesh.replicas
+
+    @property
+    def placed(self) -> bool:
+        """Whether layers are placed by name only, for a model whose call is Python of its own: no pipeline."""
+        return len(self.groups) > 1 and not any(group.units for group in self.groups)
+
+    @property
+    def rows_per_replica(self) -> int | None:
+        """Rows of the replica that gets most of a batch; None where the batch size is unknown."""
+        return None if self.batch_size is None else ceil(self.batch_size / self.replicas)
 
     @property
     def lanes(self) -> tuple[int, ...]:
@@ -102,9 +127,8 @@ class Plan:
     @property
     def rows_per_microbatch(self) -> int:
         """Rows of the largest microbatch; 1 where the batch size is unknown."""
-        if self.batch_size is None:
-            return 1
-        return ceil(ceil(self.batch_size / self.mesh.replicas) / self.microbatches)
+        rows = self.rows_per_replica
+        return 1 if rows is None else ceil(rows / self.microbatches)
 
     def programs(self) -> Programs:
         """Return the actions of each lane."""
@@ -120,12 +144,13 @@ class Plan:
             in_flight(self.programs())[stage_index],
             self.recompute,
             self.slots,
+            group.frozen_bytes,
         )
 
     def predict(self) -> Prediction:
         """Estimate the time of a step and the share of time in which devices wait."""
         shares = [group.share for group in self.groups]
-        speed = even_replicas(self.batch_size or self.mesh.replicas, self.mesh.replicas)
+        speed = even_replicas(self.batch_size or self.replicas, self.replicas)
         return predict(shares, self.programs(), self.microbatches, speed, self.recompute)
 
     def plot(self, path: str | Path | None = None) -> "Figure":

@@ -22,6 +22,9 @@ class Unit:
         output_bytes_per_row: What it hands on, for one row.
         reads: Numbers of the units whose outputs it reads.
         layers: Its layer's path, or nothing for a plain operation.
+        stays_with: Number of the first unit that changes the same state, such as an earlier call of a shared
+            BatchNorm; no cut may fall between them. Default None.
+        frozen_bytes: Bytes of those weights that are not trained and so have no gradient and no slots. Default 0.
     """
 
     name: str
@@ -32,6 +35,29 @@ class Unit:
     output_bytes_per_row: int
     reads: tuple[int, ...]
     layers: tuple[str, ...]
+    stays_with: int | None = None
+    frozen_bytes: int = 0
+
+
+def joints(units: Sequence[Unit]) -> npt.NDArray[np.bool_]:
+    """Say where a stage may start or end.
+
+    Args:
+        units: The model's units.
+
+    Returns:
+        Whether a cut may fall before each unit, and at the end.
+
+    Example:
+        >>> shared = [Unit("norm", 1, 0, 0, 8, 8, (), ("norm",)), Unit("add", 1, 0, 0, 8, 8, (0,), ())]
+        >>> joints([*shared, Unit("norm", 1, 0, 0, 8, 8, (1,), ("norm",), stays_with=0)]).tolist()
+        [True, False, False, True]
+    """
+    free = np.full(len(units) + 1, True)
+    for index, unit in enumerate(units):
+        if unit.stays_with is not None:
+            free[unit.stays_with + 1 : index + 1] = False
+    return free
 
 
 def arriving_bytes(units: Sequence[Unit]) -> npt.NDArray[np.float64]:

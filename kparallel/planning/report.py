@@ -16,6 +16,9 @@ def report(plan: "Plan") -> str:
     lines = [_title(plan), str(plan.mesh)]
     if len(plan.groups) <= 1:
         lines += [_one_line(plan, index, group) for index, group in enumerate(plan.groups)]
+    elif plan.placed:
+        lines += [_one_line(plan, index, group) for index, group in enumerate(plan.groups)]
+        lines += [*_layers(plan), "no pipeline: the layers run one after another, each on its device"]
     else:
         lines += ["", _table(plan), "", *_layers(plan), "", *_schedule(plan), *_prediction(plan)]
     if plan.reason:
@@ -51,7 +54,11 @@ def brief(layers: Sequence[str], most: int = 6) -> str:
 
 def _title(plan: "Plan") -> str:
     mesh = plan.mesh
-    text = f"plan for {plan.model_name!r}: {count(mesh.replicas, 'replica')} x {count(mesh.stages, 'stage')}"
+    text = f"plan for {plan.model_name!r}: {count(plan.replicas, 'replica')} x {count(mesh.stages, 'stage')}"
+    if plan.workers > 1:
+        text += f" on {plan.workers} workers, {mesh.replicas} on each"
+    if plan.placed:
+        return text
     if mesh.stages > 1 or plan.microbatches > 1:
         text += f", {count(plan.microbatches, 'microbatch')}"
     if mesh.stages > 1:
@@ -102,7 +109,7 @@ def _layers(plan: "Plan") -> list[str]:
 
 def _schedule(plan: "Plan") -> list[str]:
     names = list(dict.fromkeys(plan.mesh.rows[0]))
-    same = "" if plan.mesh.replicas == 1 else ", the same on every replica"
+    same = "" if plan.replicas == 1 else ", the same on every replica"
     return [f"schedule (2F0: stage 2, forward, microbatch 0){same}:", chart(plan.programs(), names)]
 
 

@@ -9,12 +9,12 @@ import numpy.typing as npt
 from kparallel.errors import PlanError
 from kparallel.mesh import Mesh
 from kparallel.planning.candidate import Candidate, candidates
-from kparallel.planning.cut import cut, least_slowest
+from kparallel.planning.cut import cut, least_slowest, most_stages
 from kparallel.planning.groups import layer_groups
 from kparallel.planning.memory import parse_bytes, stage_memory
 from kparallel.planning.plan import Plan
 from kparallel.planning.predict import at_least, even_replicas, predict
-from kparallel.planning.profile import Unit, arriving_bytes
+from kparallel.planning.profile import Unit, arriving_bytes, joints
 from kparallel.planning.report import count, size
 from kparallel.schedule import Schedule, in_flight, programs_for
 
@@ -122,12 +122,15 @@ class _Search:
         self._limit = limit
         self._slots = slots
         self._weights = _runs([unit.weight_bytes for unit in units])
+        self._frozen = _runs([unit.frozen_bytes for unit in units])
         self._activations = _runs([unit.activation_bytes_per_row for unit in units])
         self._arriving = arriving_bytes(units)
         self._free: dict[int, tuple[int, ...]] = {}
         self._flying: dict[tuple[int, int], tuple[int, ...]] = {}
         self._least: dict[Candidate, float] = {}
-        self.most_stages = max(1, sum(cost > 0 for cost in self._costs))
+        free = joints(units)
+        self._possible = (np.triu(np.ones_like(self._weights), 1) > 0) & free[:, None] & free[None, :]
+        self.most_stages = max(1, most_stages(self._costs, units))
 
     def best(self, candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
         """Return the candidate with the least predicted step time that fits, and why."""
@@ -170,10 +173,12 @@ class _Search:
             self._flying[shape] = in_flight(programs_for(self._schedule, *shape))
         activations, arriving = rows * self._activations, rows * self._arriving
         tables = [
-            stage_memory(self._weights, activations, arriving, held, candidate.recompute, self._slots).total
+            stage_memory(
+                self._weights, activations, arriving, held, candidate.recompute, self._slots, self._frozen
+            ).total
             for held in self._flying[shape]
         ]
-        return np.where(np.triu(np.ones_like(self._weights), 1) > 0, np.stack(tables), np.inf)
+        return np.where(self._possible, np.stack(tables), np.inf)
 
     def _least_memory(self, candidate: Candidate) -> float:
         """Return what the fullest device needs at least, over all cuts."""

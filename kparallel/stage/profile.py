@@ -14,8 +14,9 @@ import keras
 import tensorflow as tf
 
 from kparallel.planning.profile import Unit
-from kparallel.private import call_operation
+from kparallel.private import call_operation, flatten_layers, seed_states
 from kparallel.stage.graph import Call, Graph
+from kparallel.stage.stage import averaged_states
 
 __all__: list[str] = []
 
@@ -27,11 +28,13 @@ def profile(graph: Graph) -> tuple[Unit, ...]:
     """
     writer = {number: index for index, call in enumerate(graph.calls) for number in call.writes}
     seen: set[int] = set()
-    units = []
+    changed: dict[int, int] = {}
+    units: list[Unit] = []
     for call in graph.calls:
         layer = call.operation if isinstance(call.operation, keras.layers.Layer) else None
         variables = [] if layer is None else [v for v in layer.variables if id(v) not in seen]
         seen.update(id(v) for v in variables)
+        trained = set() if layer is None else {id(v) for v in layer.trainable_variables}
         output = sum(_bytes(graph.specs[number]) for number in call.writes)
         units.append(
             Unit(
@@ -39,13 +42,24 @@ def profile(graph: Graph) -> tuple[Unit, ...]:
                 flops_per_row=_flops(call, graph),
                 parameters=sum(_count(v.shape) for v in variables),
                 weight_bytes=sum(_bytes_of(v.shape, v.dtype) for v in variables),
+                frozen_bytes=sum(_bytes_of(v.shape, v.dtype) for v in variables if id(v) not in trained),
                 activation_bytes_per_row=output + _inner_bytes(call, graph),
                 output_bytes_per_row=output,
                 reads=tuple(dict.fromkeys(writer[number] for _, number in call.reads if number in writer)),
                 layers=() if layer is None else (call.name,),
+                stays_with=None if layer is None else _first_to_change(layer, len(units), changed),
             )
         )
     return tuple(units)
+
+
+def _first_to_change(layer: keras.layers.Layer, unit: int, changed: dict[int, int]) -> int | None:
+    """Return the first unit that changes a state of this layer, and note those that no unit before has changed."""
+    states = seed_states(layer) | averaged_states(flatten_layers(layer))
+    first = min((changed[state] for state in states if state in changed), default=None)
+    for state in states:
+        changed.setdefault(state, unit)
+    return first
 
 
 def measured(graph: Graph, x: list[Any], repeats: int = 3) -> list[float]:

@@ -106,6 +106,12 @@ class Forward:
     state: list[tf.Tensor | None]
 
 
+def averaged_states(layers: Iterable[keras.layers.Layer]) -> set[int]:
+    """Return the ids of the variables that take one step with the microbatches' average: BatchNorm's."""
+    norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization) and layer.built]
+    return {id(variable) for norm in norms for variable in (norm.moving_mean, norm.moving_variance)}
+
+
 class Stage:
     """A body with the variables it reads.
 
@@ -131,12 +137,7 @@ class Stage:
         self.state: list[keras.Variable] = list(rest.values())
         seeds = {key for top in body.layers() for key in seed_states(top)}
         self.is_seed = [id(variable) in seeds for variable in self.state]
-        averaged = {
-            id(v)
-            for layer in self.layers
-            if isinstance(layer, keras.layers.BatchNormalization) and layer.built
-            for v in (layer.moving_mean, layer.moving_variance)
-        }
+        averaged = averaged_states(self.layers)
         self.is_averaged = [id(variable) in averaged for variable in self.state]
 
     def read(self, in_place: bool = False) -> list[tf.Tensor]:

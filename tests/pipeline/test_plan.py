@@ -47,6 +47,13 @@ def test_a_search_cuts_a_model_that_is_too_big():
         kparallel.plan(model, batch_size=12, memory_per_device="1kB")
 
 
+def test_no_more_microbatches_than_rows():
+    assert kparallel.plan(mlp(), stages=2, batch_size=6).microbatches == 3
+    assert kparallel.plan(mlp(), stages=2, batch_size=64).microbatches == 8
+    with pytest.raises(PlanError, match="at most 3 microbatches for a batch of 6 rows"):
+        kparallel.plan(mlp(), stages=2, batch_size=6, microbatches=4)
+
+
 def test_options_that_were_given_stay():
     plan = kparallel.plan(mlp(), stages=2, recompute="always", batch_size=12, memory_per_device="1GB")
     assert (plan.mesh.stages, plan.recompute) == (2, "always")
@@ -61,6 +68,17 @@ def test_slots_are_those_of_the_compiled_optimizer():
         assert sum(float(plan.memory(stage).slots) for stage in range(2)) == kept == slots * 4 * model.count_params()
 
 
+def test_frozen_layers_have_no_slots():
+    model = mlp()
+    model.layers[1].trainable = False
+    model.compile("adam", "mse")
+    plan = kparallel.plan(model, stages=2)
+    model.optimizer.build(model.trainable_variables)
+    kept = sum(v.shape.num_elements() for v in model.optimizer.variables if v.shape.rank) * 4
+    assert sum(float(plan.memory(stage).slots) for stage in range(2)) == kept
+    assert sum(group.weight_bytes for group in plan.groups) == 4 * model.count_params()
+
+
 def test_what_a_search_refuses():
     with pytest.raises(PlanError, match="batch_size along with memory_per_device"):
         kparallel.plan(mlp(), memory_per_device="1GB")
@@ -68,3 +86,13 @@ def test_what_a_search_refuses():
         kparallel.plan(mlp(), batch_size=12, memory_per_device="much")
     with pytest.raises(PlanError, match="received a cut by hand as well"):
         kparallel.plan(mlp(), stages=["dense_2"], batch_size=12, memory_per_device="1GB")
+
+
+def test_a_cut_goes_around_calls_that_share_a_state():
+    drop, inputs = keras.layers.Dropout(0.5, name="drop"), keras.Input((4,))
+    x = keras.layers.Dense(64, name="wide")(drop(keras.layers.Dense(64, name="between")(drop(inputs))))
+    for index in range(3):
+        x = keras.layers.Dense(2, name=f"dense_{index}")(x)
+    plan = kparallel.plan(keras.Model(inputs, x), stages=4, replicas=1)
+    assert plan.groups[0].layers[:3] == ("drop", "between", "wide")[: len(plan.groups[0].layers)]
+    assert all("drop" not in group.layers for group in plan.groups[1:])

@@ -170,6 +170,10 @@ REFUSED = {
         lambda: kparallel.wrap(shared_norm(), stages=["between"], replicas=1),
         ["norm", "in one stage", "Move the cut"],
     ),
+    "shared state everywhere": (
+        lambda: kparallel.wrap(shared_norm(), stages=3, replicas=1),
+        ["at most 2 stages", "'norm'", "layer of its own"],
+    ),
     "device twice": (
         lambda: kparallel.wrap(two(), stages={"CPU:0": ["first"], "cpu:0": ["last"]}),
         ["CPU:0", "once"],

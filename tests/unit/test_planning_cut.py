@@ -2,12 +2,13 @@
 
 import itertools
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from kparallel.errors import PlanError
-from kparallel.planning.cut import cut
+from kparallel.planning.cut import cut, most_stages
 from kparallel.planning.profile import Unit, arriving_bytes
 
 
@@ -88,6 +89,40 @@ def test_under_a_memory_limit():
             with pytest.raises(PlanError, match="there is none"):
                 cut(costs, stages, fits=fits)
     assert 0 < impossible < 150
+
+
+def test_what_shares_a_state_stays_together():
+    source = random.Random(5)
+    kept = refused = 0
+    for _ in range(200):
+        number = source.randint(3, 9)
+        stages = source.randint(2, min(4, number))
+        costs = [source.choice([0, 1, 2, 3]) for _ in range(number)]
+        firsts = [source.randrange(i) if i and source.random() < 0.3 else None for i in range(number)]
+        units = [replace(u, stays_with=first) for u, first in zip(graph(number, source), firsts, strict=True)]
+        possible = []
+        for starts in every_cut(number, stages):
+            together = not any(j is not None and j < s <= i for s in starts for i, j in enumerate(firsts))
+            if together and all(any(costs[start:end]) for start, end in ranges(starts, number)):
+                possible.append(starts)
+        assert (most_stages(costs, units) >= stages) == bool(possible)
+        if possible:
+            best = min((slowest(costs, starts), sent(units, starts)) for starts in possible)
+            found = cut(costs, stages, units)
+            assert found in possible
+            assert (slowest(costs, found), sent(units, found)) == best
+            kept += found != cut(costs, stages)
+        else:
+            refused += 1
+            with pytest.raises(PlanError, match="Expected at most"):
+                cut(costs, stages, units)
+    assert kept and refused
+
+
+def test_a_layer_with_state_called_everywhere_cannot_be_cut():
+    units = [unit("drop"), unit("dense", [0]), replace(unit("drop", [1]), stays_with=0)]
+    with pytest.raises(PlanError, match=r"at most 1 stage, received 2: every call of \['drop'\].*layer of its own"):
+        cut([1, 1, 1], 2, units)
 
 
 def test_arriving_bytes_counts_as_by_hand():

@@ -69,6 +69,32 @@ def test_equality_is_of_decisions_not_of_estimates():
     assert plan() != Plan("other", TWO_BY_TWO, plan().groups, 4)
 
 
+def test_workers_share_a_batch():
+    alone, two = plan(batch_size=32), plan(batch_size=32, workers=2)
+    assert str(two).startswith("plan for 'mlp': 4 replicas x 2 stages on 2 workers, 2 on each, 4 microbatches")
+    assert (alone.rows_per_microbatch, two.rows_per_microbatch) == (4, 2)
+    assert two.predict().step_time == pytest.approx(alone.predict().step_time / 2)
+
+
+PLACED = """\
+plan for 'own': 1 replica x 2 stages
+            stage 0   stage 1
+replica 0   CPU:0     CPU:1
+stage 0: 2 layers, 30 parameters, 120 B of weights on each of CPU:0
+stage 1: 1 layer, 10 parameters, 40 B of weights on each of CPU:1
+stage 0: a, b
+stage 1: c
+no pipeline: the layers run one after another, each on its device"""
+
+
+def test_a_plan_that_places_layers_only_prints_no_schedule():
+    groups = LayerGroup(("a", "b"), 30, 120, share=0.75), LayerGroup(("c",), 10, 40, share=0.25)
+    placed = Plan("own", Mesh((("CPU:0", "CPU:1"),)), groups)
+    assert str(placed) == PLACED
+    texts = [text.get_text() for text in placed.plot().axes[0].texts]
+    assert not any("of the work" in text for text in texts)
+
+
 def test_programs_fit_the_lanes():
     assert plan().programs() == one_f_one_b(2, 4)
     row = Mesh((("CPU:0", "CPU:1", "CPU:0", "CPU:1"),))
@@ -83,10 +109,11 @@ def test_what_a_plan_refuses():
     for options, text in [
         ({"microbatches": 0}, "at least 1 microbatch, received 0"),
         ({"recompute": "sometimes"}, "recompute to be one of .*received 'sometimes'"),
+        ({"batch_size": 7}, "at most 4 microbatches for a batch of 7 rows.* a replica 4, received 5.*microbatches=4"),
         ({"schedule": "1f1f"}, "Did you mean '1f1b'?"),
     ]:
         with pytest.raises(PlanError, match=text):
-            plan(**options)
+            plan(**{"microbatches": 5} | options)
     with pytest.raises(PlanError, match="2 layer groups for this mesh, received 1"):
         Plan("mlp", TWO_BY_TWO, (LayerGroup(("a",), 1, 4),))
     with pytest.raises(ScheduleError, match="<-- here"):

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -83,6 +84,15 @@ def test_the_best_of_all_that_fit():
                 choose(units, devices, batch_size, limit)
 
 
+def test_what_shares_a_state_stays_together():
+    units = chain(6)
+    units[4] = replace(units[4], stays_with=1)
+    plan = choose(units, DEVICES, 32, replicas=1, stages=3)
+    assert [group.units for group in plan.groups] == [(0,), (1, 2, 3, 4), (5,)]
+    with pytest.raises(PlanError, match="at most 3 stages"):
+        choose(units, DEVICES, 32, stages=4)
+
+
 def test_nothing_fits():
     with pytest.raises(PlanError) as error:
         choose(chain(8), DEVICES, 32, "1kB")
@@ -118,6 +128,15 @@ def test_memory_of_a_stage():
             assert stage_memory(100, 50, 10, held, "always").activations == held * 10 + 50
             assert stage_memory(100, 50, 10, held, "except_last").activations == held * 10 + 50 * min(held, 2)
     assert stage_memory(100, 0, 0, 1, slots=0).total == 200
+    assert stage_memory(100, 0, 0, 1, slots=2, frozen_bytes=60).total == 100 + 40 + 80
+
+
+def test_frozen_weights_need_no_gradients_and_no_slots():
+    units = [replace(unit, frozen_bytes=unit.weight_bytes if i < 6 else 100) for i, unit in enumerate(chain(8))]
+    need = 3200 + 3 * 600 + 8 * 800
+    plan = choose(units, DEVICES, 32, need)
+    assert (plan.mesh.stages, fullest(plan)) == (1, need)
+    assert choose(units, DEVICES, 32, need - 1).microbatches > 1
 
 
 def test_predicted_time():

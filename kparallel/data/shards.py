@@ -1,0 +1,226 @@
+"""Data of which each worker reads only its own shard: record files and TensorFlow Datasets.
+
+Data that every worker reads whole need none of this: the step takes each worker's share of every batch. A shard saves
+the reading of what other workers train on. Its rows come in an order that is a function of (seed, epoch), so that a
+resumed run reads on as the interrupted one would have.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kparallel.data.feed import Batches
+from kparallel.data.rows import deal
+from kparallel.errors import DataError
+from kparallel.private import DataAdapter, class_weight_function
+
+__all__: list[str] = []
+
+Read = Callable[[int, int, int], tf.data.Dataset]
+
+
+class Shards:
+    """Rows that are read in shards, one for each worker; give it to `fit` or `evaluate` as x.
+
+    Made by `kparallel.read_records` and `kparallel.read_tfds`.
+
+    Args:
+        read: Returns the rows of (shard, shards, seed of the epoch), not batched.
+        batch_size: Rows of the global batch.
+        seed: Of the order.
+    """
+
+    def __init__(self, read: Read, batch_size: int, seed: int) -> None:
+        if batch_size < 1:
+            raise DataError(f"Expected a batch_size of at least 1, received {batch_size}.")
+        self._read = read
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def batches(self, shard: int, shards: int) -> tf.data.Dataset:
+        """Return one worker's batches of the present epoch."""
+        rows = deal(self.batch_size, shards)[shard]
+        if not rows:
+            raise DataError(f"Expected a global batch of at least {shards} rows for as many workers, received {rows}.")
+        seed = int(np.random.default_rng((self.seed, self.epoch)).integers(2**31))
+        return self._read(shard, shards, seed).batch(rows).prefetch(tf.data.AUTOTUNE)
+
+
+class LocalBatches(DataAdapter):  # type: ignore[misc]
+    """One worker's shard, as Keras's loops take it.
+
+    Args:
+        shards: The data.
+        strategy: The wrapped model's.
+        worker: This worker's index.
+        workers: How many workers there are.
+        class_weight: Weight of each class, or None.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        strategy: tf.distribute.Strategy,
+        worker: int,
+        workers: int,
+        class_weight: dict[int, float] | None = None,
+    ) -> None:
+        self._shards = shards
+        self._weigh = None if class_weight is None else class_weight_function(class_weight)
+        self._strategy = strategy
+        self._worker = worker
+        self._workers = workers
+
+    def get_tf_dataset(self) -> Batches:
+        """Return the batches, each divided between this worker's replicas."""
+        return Batches(self)
+
+    @property
+    def element_spec(self) -> Any:
+        """Types and shapes of a batch."""
+        return self._read().element_spec
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._read():
+            yield self._divided(batch)
+        self._shards.epoch += 1
+
+    def _read(self) -> tf.data.Dataset:
+        batches = self._shards.batches(self._worker, self._workers)
+        return batches if self._weigh is None else batches.map(self._weigh)
+
+    def _divided(self, batch: Any) -> Any:
+        """Divide a batch between the local replicas."""
+        local = self._strategy.num_replicas_in_sync // self._workers
+        first = self._worker * local
+
+        def one(leaf: Any) -> Any:
+            sizes = deal(int(leaf.shape[0]), local)
+
+            def share(context: Any) -> Any:
+                index = context.replica_id_in_sync_group - first
+                return leaf[sum(sizes[:index]) : sum(sizes[: index + 1])]
+
+            return self._strategy.experimental_distribute_values_from_function(share)
+
+        return keras.tree.map_structure(one, batch)
+
+    @property
+    def num_batches(self) -> None:
+        """Unknown: shards need not be equal."""
+        return None
+
+    @property
+    def batch_size(self) -> None:
+        """Unknown to Keras."""
+        return None
+
+    @property
+    def has_partial_batch(self) -> None:
+        """Unknown."""
+        return None
+
+    @property
+    def partial_batch_size(self) -> None:
+        """Unknown."""
+        return None
+
+
+def read_records(
+    files: Sequence[str | Path],
+    parse: Callable[[tf.Tensor], Any],
+    *,
+    batch_size: int,
+    seed: int = 0,
+    shuffle: int = 10_000,
+) -> Shards:
+    """Read TFRecord files in shards: whole files where every worker gets some, else every n-th record.
+
+    Args:
+        files: Paths of the files; every worker names the same.
+        parse: Turns one serialized record, a scalar string, into what a dataset yields: x, (x, y) or (x, y, weight).
+        batch_size: Rows of the global batch.
+        seed: Of the order of files and rows, which changes with the epoch.
+        shuffle: Rows of the buffer in which they are mixed; 0 keeps the order of the files.
+
+    Returns:
+        Data for `fit` or `evaluate` of a wrapped model.
+
+    Raises:
+        DataError: There is no file, or one is missing.
+
+    Example:
+        >>> read_records([], tf.io.parse_tensor, batch_size=8)
+        Traceback (most recent call last):
+        kparallel.errors.DataError: Expected at least one file, received none.
+    """
+    names = [str(file) for file in files]
+    if not names:
+        raise DataError("Expected at least one file, received none.")
+    missing = [name for name in names if not tf.io.gfile.exists(name)]
+    if missing:
+        raise DataError(f"Expected files that exist, received {missing[:4]}.")
+
+    def read(shard: int, shards: int, epoch_seed: int) -> tf.data.Dataset:
+        order = np.random.default_rng(epoch_seed).permutation(len(names)) if shuffle else range(len(names))
+        ordered = [names[index] for index in order]
+        if len(names) >= shards:
+            rows = tf.data.TFRecordDataset(ordered[shard::shards])
+        else:
+            if shard == 0 and shards > 1:
+                warnings.warn(
+                    f"{len(names)} files for {shards} workers: each reads all and keeps every {shards}th record.",
+                    stacklevel=2,
+                )
+            rows = tf.data.TFRecordDataset(ordered).shard(shards, shard)
+        if shuffle:
+            rows = rows.shuffle(shuffle, seed=epoch_seed, reshuffle_each_iteration=False)
+        return rows.map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+
+    return Shards(read, batch_size, seed)
+
+
+def read_tfds(
+    name: str,
+    split: str,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    shuffle: int = 10_000,
+    prepare: Callable[..., Any] | None = None,
+    **load: Any,
+) -> Shards:
+    """Read a split of TensorFlow Datasets in even shards, one for each worker.
+
+    Args:
+        name: As `tfds.load` takes it.
+        split: As `tfds.load` takes it.
+        batch_size: Rows of the global batch.
+        seed: Of the order of rows, which changes with the epoch.
+        shuffle: Rows of the buffer in which they are mixed; 0 keeps the order of the files.
+        prepare: Applied to each element; default none.
+        **load: Passed on to `tfds.load`; `as_supervised=True` unless it says otherwise.
+
+    Returns:
+        Data for `fit` or `evaluate` of a wrapped model.
+
+    Raises:
+        ImportError: TensorFlow Datasets is not installed; the extra `tfds` brings it.
+    """
+    import tensorflow_datasets as tfds
+
+    def read(shard: int, shards: int, epoch_seed: int) -> tf.data.Dataset:
+        mine = tfds.even_splits(split, n=shards)[shard] if shards > 1 else split
+        config = tfds.ReadConfig(shuffle_seed=epoch_seed, interleave_cycle_length=1)
+        rows = tfds.load(name, split=mine, read_config=config, **{"as_supervised": True, "try_gcs": False, **load})
+        if shuffle:
+            rows = rows.shuffle(shuffle, seed=epoch_seed, reshuffle_each_iteration=False)
+        return rows if prepare is None else rows.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+
+    return Shards(read, batch_size, seed)

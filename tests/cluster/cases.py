@@ -1,0 +1,184 @@
+"""Cases for several workers: the hard settings of the exactness table, and what only workers can get wrong."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import kparallel
+
+L, opt = keras.layers, keras.optimizers
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(22, 4)), RNG.integers(0, 3, 22)
+WEIGHTS = RNG.uniform(size=22)
+TOKENS = RNG.integers(0, 7, (22, 5)).astype("int32")
+TAGS = RNG.integers(0, 3, (22, 5))
+SCCE = "sparse_categorical_crossentropy"
+
+
+def mlp():
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, L.Dense(3, activation="softmax")(L.Dense(6, activation="tanh")(inputs)))
+
+
+def normed():
+    inputs = keras.Input((4,))
+    norm = L.BatchNormalization(synchronized=True)(L.Dense(6, activation="tanh")(inputs))
+    return keras.Model(inputs, L.Dense(3, activation="softmax", kernel_regularizer="l2")(norm))
+
+
+def two_inputs():
+    inputs = {"a": keras.Input((4,), name="a"), "b": keras.Input((4,), name="b")}
+    joined = L.Concatenate()([inputs["a"], inputs["b"]])
+    return keras.Model(inputs, L.Dense(3, activation="softmax")(joined))
+
+
+def masked():
+    tokens = keras.Input((5,), dtype="int32")
+    hidden = L.LSTM(4, return_sequences=True)(L.Embedding(7, 4, mask_zero=True)(tokens))
+    return keras.Model(tokens, L.Dense(3, activation="softmax")(hidden))
+
+
+def deep():
+    x = inputs = keras.Input((4,))
+    for index in range(4):
+        x = L.Dense(5, activation="tanh", name=f"dense_{index}")(x)
+    return keras.Model(inputs, L.Dense(3, activation="softmax")(x))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model, how it is compiled and what is done with it; `run` returns numbers that must agree."""
+
+    compile: Callable[[], dict[str, Any]]
+    build: Callable[[], keras.Model] = mlp
+    job: Callable[[keras.Model], dict[str, Any]] | None = None
+    fit: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    floatx: str = "float64"
+    policy: str | None = None
+    tolerance: float = 1e-9
+
+    def run(self, model: keras.Model) -> tuple[dict[str, Any], list[str]]:
+        model.compile(**self.compile())
+        return (self.job or self._fit)(model), []
+
+    def _fit(self, model: keras.Model) -> dict[str, Any]:
+        x, y = (TOKENS, TAGS) if self.build is masked else (X, Y)
+        arguments = {"batch_size": 5, "epochs": 2, "shuffle": False, "verbose": 0} | self.fit
+        return {f"history_{k}": v for k, v in model.fit(x, y, **arguments).history.items()}
+
+
+def by_hand(model):
+    """Everything but fit; 9 and 13 rows do not divide by 2 or 3 workers."""
+    numbers = {}
+    for step in range(2):
+        numbers[f"train{step}"] = model.train_on_batch(X[:9], Y[:9], sample_weight=WEIGHTS[:9])
+    numbers["test"] = model.test_on_batch(X[:1], Y[:1])
+    numbers["evaluate"] = model.evaluate(X[:13], Y[:13], batch_size=8, verbose=0)
+    numbers["predict"] = model.predict(X[:13], batch_size=8, verbose=0)
+    numbers["predict_on_batch"] = model.predict_on_batch(X[:4])
+    return numbers
+
+
+def from_dataset(model):
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(5)
+    weighted = {"class_weight": {0: 0.5, 1: 2.0, 2: 1.0}}
+    history = model.fit(data, epochs=2, verbose=0, validation_data=(X[:7], Y[:7]), **weighted).history
+    return {f"history_{k}": v for k, v in history.items()}
+
+
+def from_generator(model):
+    def batches():
+        while True:
+            for start in range(0, 20, 4):
+                yield X[start : start + 4], Y[start : start + 4]
+
+    history = model.fit(batches(), epochs=2, steps_per_epoch=5, verbose=0).history
+    return {f"history_{k}": v for k, v in history.items()}
+
+
+def from_dicts(model):
+    x = {"a": X, "b": X[:, ::-1]}
+    history = model.fit(x, Y, batch_size=8, epochs=2, shuffle=False, verbose=0).history
+    return {
+        "evaluate": model.evaluate(x, Y, verbose=0),
+        "predict": model.predict(x, verbose=0),
+        **{f"history_{k}": v for k, v in history.items()},
+    }
+
+
+def from_records(model):
+    """Files of 9, 1 and 3 rows: the shards are not equal, and every row counts once."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = []
+        for index, rows in enumerate((range(9), range(9, 10), range(10, 13))):
+            files.append(f"{folder}/{index}.tfrecord")
+            with tf.io.TFRecordWriter(files[-1]) as writer:
+                for row in rows:
+                    writer.write(np.append(X[row], Y[row]).tobytes())
+
+        def parse(record):
+            numbers = tf.reshape(tf.io.decode_raw(record, tf.float64), [5])
+            return numbers[:4], numbers[4]
+
+        if isinstance(model, kparallel.ParallelModel):
+            data = kparallel.read_records(files, parse, batch_size=4, seed=3)
+        else:
+            data = tf.data.TFRecordDataset(files).map(parse).batch(4).apply(tf.data.experimental.assert_cardinality(4))
+        history = model.fit(data, epochs=2, verbose=0, validation_data=(X[:3], Y[:3])).history
+        return {"evaluate": model.evaluate(data, verbose=0), **{f"history_{k}": v for k, v in history.items()}}
+
+
+def case(optimizer: Callable[[], Any], **more: Any) -> Case:
+    return Case(lambda: {"optimizer": optimizer(), "loss": SCCE, "weighted_metrics": ["accuracy"]}, **more)
+
+
+CASES = {
+    "adam": case(lambda: opt.Adam(0.01)),
+    "momentum_validation": case(lambda: opt.SGD(0.1, momentum=0.9), fit={"validation_split": 0.3}),
+    "clipnorm": case(lambda: opt.SGD(0.5, clipnorm=0.05)),
+    "global_clipnorm": case(lambda: opt.SGD(0.5, global_clipnorm=0.05)),
+    "accumulation": case(lambda: opt.Adam(0.01, gradient_accumulation_steps=2)),
+    "ema": case(lambda: opt.SGD(0.1, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2)),
+    "mask": case(lambda: opt.SGD(0.1), build=masked),
+    "sample_weight": case(lambda: opt.SGD(0.1), fit={"sample_weight": WEIGHTS}),
+    "normed": case(lambda: opt.SGD(0.1), build=normed),
+    "steps_per_execution": Case(
+        lambda: (
+            {"optimizer": opt.SGD(0.1), "loss": SCCE, "metrics": [keras.metrics.MeanMetricWrapper(own_metric, "own")]}
+            | {"steps_per_execution": 2}
+        )
+    ),
+    "dice": Case(lambda: {"optimizer": opt.SGD(0.1), "loss": keras.losses.Dice()}, job=lambda m: one_hot(m)),
+    "mixed_float16": case(lambda: opt.SGD(0.1), floatx="float32", policy="mixed_float16", tolerance=2e-3),
+    "by_hand": case(lambda: opt.Adam(0.01), job=by_hand),
+    "dataset": case(lambda: opt.SGD(0.1), job=from_dataset),
+    "generator": case(lambda: opt.SGD(0.1), job=from_generator),
+    # With a rate of 0 the loss of an epoch is the mean over its rows in whatever order.
+    "records": case(lambda: opt.SGD(0.0), job=from_records),
+    "dicts": case(lambda: opt.SGD(0.1), build=two_inputs, job=from_dicts),
+}
+# Stages lie on the worker's own devices; each worker is one replica.
+PIPELINES = {
+    "pipeline": case(lambda: opt.Adam(0.01), build=deep, options={"stages": 2, "microbatches": 2}),
+    "pipeline_clipped": case(
+        lambda: opt.Adam(0.01, global_clipnorm=0.1),
+        build=deep,
+        options={"stages": 2, "schedule": "gpipe", "microbatches": 1},
+    ),
+}
+CASES |= PIPELINES
+
+
+def own_metric(y_true, y_pred):
+    return keras.ops.mean(y_pred, axis=-1) + keras.ops.cast(y_true, y_pred.dtype)
+
+
+def one_hot(model):
+    history = model.fit(X, np.eye(3)[Y], batch_size=5, epochs=2, shuffle=False, verbose=0).history
+    return {f"history_{k}": v for k, v in history.items()}

@@ -1,0 +1,62 @@
+"""The single-machine table on two workers, and what workers must agree on: equal to plain Keras on each worker."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from tests.cluster.table import RUNS
+from tests.equality.cases import CASES
+from tests.equality.tolerances import FLOAT64, tolerance
+
+TABLE = Path(__file__).parent / "table.py"
+ENVIRONMENT = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What plain Keras and two workers made of each case."""
+    folder = tmp_path_factory.mktemp("table")
+    # A short heartbeat: should one worker alone raise, the other is not to wait for it long.
+    gang = [sys.executable, "-m", "kparallel", "run", "-n", "2", "--timeout", "60", "--heartbeat", "20"]
+    runs = [[sys.executable, TABLE, folder], [*gang, TABLE, folder]]
+    processes = [
+        subprocess.Popen(run, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for run in runs
+    ]
+    try:
+        for process in processes:
+            out, _ = process.communicate(timeout=400)
+            assert process.returncode == 0, out.decode()[-6000:]
+    finally:
+        for process in processes:
+            process.terminate()
+    return {who: pickle.loads((folder / f"{who}.pkl").read_bytes()) for who in ("plain", "0", "1")}
+
+
+@pytest.mark.parametrize("worker", ["0", "1"])
+@pytest.mark.parametrize("name", [name for name in RUNS if name != "every_row_once"])
+def test_each_worker_equals_plain_keras(results, name, worker):
+    got, want = results[worker][name], results["plain"][name]
+    assert "error" not in want and len(keras.tree.flatten(want)) > 2, want
+    assert "error" not in got, got["error"]
+    keras.tree.assert_same_structure(got, want)
+    policy = (CASES[name].policy or "float64") if name in CASES else "float64"
+    limit = tolerance(name, policy) if name in CASES else FLOAT64
+    for one, other in zip(keras.tree.flatten(got), keras.tree.flatten(want), strict=True):
+        bound = limit * np.maximum(1.0, np.abs(np.asarray(other, "float64")))
+        assert np.all(np.abs(np.asarray(one, "float64") - other) <= bound)
+
+
+def test_shuffled_rows_are_trained_once_an_epoch(results):
+    """A row of a batch of three weighs a third, one of the last batch's two a half."""
+    first, second = (results[worker]["every_row_once"]["counts"] for worker in ("0", "1"))
+    np.testing.assert_array_equal(first, second)
+    for counts in (first[0], first[1] - first[0]):
+        values = sorted(np.round(counts, 9))
+        np.testing.assert_allclose(values, [1 / 3] * 18 + [1 / 2] * 2, atol=1e-8)
+    assert (np.argsort(first[0], stable=True) != np.argsort(first[1] - first[0], stable=True)).any()

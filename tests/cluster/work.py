@@ -1,0 +1,41 @@
+"""What every worker runs: all cases one after another, their numbers written to a file of its own.
+
+Usage: python work.py FOLDER, in a cluster; without one it writes the numbers of plain Keras on one device.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import keras
+import numpy as np
+
+import kparallel
+
+
+def main(folder: Path) -> None:
+    from tests.cluster.cases import CASES  # Data are made there, which must not start TensorFlow before `init`.
+
+    cluster = json.loads(os.environ.get("TF_CONFIG", "{}"))
+    who = f"worker{cluster['task']['index']}" if cluster else "plain"
+    for name, case in CASES.items():
+        keras.utils.set_random_seed(1)
+        keras.config.set_floatx(case.floatx)
+        keras.config.set_dtype_policy(case.policy or case.floatx)
+        model = case.build()
+        if cluster:
+            model = kparallel.wrap(model, **case.options)
+        numbers, texts = case.run(model)
+        numbers |= {f"weight{index}": weight for index, weight in enumerate(model.get_weights())}
+        numbers |= {f"slot{index}": slot.numpy() for index, slot in enumerate(model.optimizer.variables)}
+        np.savez(folder / f"{name}.{who}.npz", **{key: np.asarray(value) for key, value in numbers.items()})
+        print("done", name, texts, flush=True)
+        keras.backend.clear_session()
+
+
+if __name__ == "__main__":
+    kparallel.init()
+    main(Path(sys.argv[1]))

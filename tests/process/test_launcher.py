@@ -1,0 +1,239 @@
+"""The launcher, with scripts that need no TensorFlow: output, signals, failures, restarts, and no orphan left."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+GANG = """
+import os, sys
+from kparallel.launch.gang import Launch, run_gang
+ending = run_gang(Launch(tuple(sys.argv[1:]), ({**os.environ, "ME": "0"}, {**os.environ, "ME": "1"}), (0, 1), 1.0))
+print("ENDING", ending, flush=True)
+sys.exit(ending.code)
+"""
+
+# Each worker starts a process of its own, and shuts its ears to SIGTERM as TensorFlow does.
+DEAF = """
+import os, signal, subprocess, sys, time
+me = os.environ["ME"]
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda number, _: print("heard", signal.Signals(number).name, flush=True))
+child = subprocess.Popen(["sleep", "600"])
+open(f"{sys.argv[1]}/{me}.tmp", "w").write(f"{os.getpgid(0)} {os.getpid()} {child.pid}")
+os.rename(f"{sys.argv[1]}/{me}.tmp", f"{sys.argv[1]}/{me}.started")
+while not all(os.path.exists(f"{sys.argv[1]}/{n}.started") for n in "01"):
+    time.sleep(0.01)
+"""
+
+
+@pytest.fixture
+def gang(tmp_path):
+    """Start a gang of two that runs DEAF and then some code; end it whatever happens."""
+    with contextlib.ExitStack() as stack:
+
+        def start(code, deaf=DEAF):
+            script = tmp_path / "script.py"
+            script.write_text(deaf + code)
+            arguments = [sys.executable, "-c", GANG, str(script), str(tmp_path)]
+            process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            stack.callback(process.communicate)
+            stack.callback(process.kill)
+            return process
+
+        yield start
+
+
+def wait_until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened in time"
+        time.sleep(0.02)
+
+
+def started(folder):
+    return [path.read_text().split() for path in sorted(folder.glob("*.started"))]
+
+
+def group_is_empty(group):
+    """Whether no process of a group lives: one that nobody has waited for yet does not."""
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{entry}/stat") as file:
+                state, _, pgid = file.read().rpartition(")")[2].split()[:3]
+                if int(pgid) == group and state not in "ZX":
+                    return False
+    return True
+
+
+def assert_no_orphan(folder, seconds=5):
+    groups = [int(group) for group, _, _ in started(folder)]
+    assert len(groups) == 2 and len(set(groups)) == 2
+    wait_until(lambda: all(map(group_is_empty, groups)), seconds)
+
+
+def test_output_is_prefixed_line_by_line(gang, tmp_path):
+    code = "print('one\\ntwo', sys.argv); print(me, file=sys.stderr); print('no end', end='')"
+    process = gang(code)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    lines = out.splitlines()
+    assert lines.pop() == "ENDING Ending(code=0, reason='', traceback='', signalled=False)"
+    for index in (0, 1):
+        own = [line.removeprefix(f"[{index}] ") for line in lines if line.startswith(f"[{index}] ")]
+        assert own == ["one", f"two {[str(tmp_path / 'script.py'), str(tmp_path)]}", "no end"]
+    assert sorted(err.splitlines()) == ["[0] 0", "[1] 1"]
+    assert_no_orphan(tmp_path)
+
+
+FAILURES = {
+    "raises": (
+        "def f():\n    raise ValueError('boom')\nf()",
+        1,
+        "worker 1 failed with exit code 1",
+        "ValueError: boom\n",
+    ),
+    "exits": ("sys.exit(7)", 7, "worker 1 failed with exit code 7", ""),
+    "says why": ("sys.exit('no data')", 1, "worker 1 failed with exit code 1", "no data\n"),
+    "is killed": ("os.kill(os.getpid(), 9)", 137, "worker 1 was ended by SIGKILL", ""),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_where_one_fails_all_end(gang, tmp_path, name):
+    code, status, reason, traceback = FAILURES[name]
+    start = time.monotonic()
+    process = gang(f"if me == '1':\n    exec({code!r})\nwhile True:\n    time.sleep(1)")
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == status, err
+    assert f"reason='{reason}'" in out and "[0] heard SIGTERM" in out
+    ending = next(line for line in out.splitlines() if line.startswith("ENDING"))
+    assert repr(traceback)[1:-1] in ending and "bootstrap" not in ending
+    assert_no_orphan(tmp_path)
+    assert time.monotonic() - start < 20
+
+
+def test_of_several_failures_the_first_counts(gang):
+    """Worker 0 ends first, for it is worker 1's process that is slow to end after it raised."""
+    code = """
+import pathlib
+raised = pathlib.Path(sys.argv[1]) / "raised"
+if me == "1":
+    import sys as slow
+    class Slow:
+        def write(self, text): slow.__stderr__.write(text); raised.touch(); time.sleep(0.2)
+        def flush(self): pass
+    slow.stderr = Slow()
+    raise ValueError("the cause")
+while not raised.exists():
+    time.sleep(0.01)
+raise RuntimeError("the consequence")
+"""
+    process = gang(code)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 1 and "worker 1 failed" in out and "the cause" in out.splitlines()[-1], out + err
+
+
+def test_the_cause_counts_before_its_consequences(gang):
+    """Worker 0 notices that worker 1 fails, and ends before it does."""
+    code = """
+from kparallel.errors import WorkerError
+if me == "0":
+    raise WorkerError("Lost worker 1")
+while not is_gone(int(open(f"{sys.argv[1]}/0.started").read().split()[1])):
+    time.sleep(0.01)
+os.kill(os.getpid(), 9)
+"""
+    gone = "def is_gone(process):\n    return not os.path.exists(f'/proc/{process}')\n"
+    process = gang(gone + code)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 137 and "worker 1 was ended by SIGKILL" in out, out + err
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_are_passed_on_and_the_deaf_are_killed(gang, tmp_path, number, status):
+    process = gang("while True:\n    time.sleep(1)")
+    wait_until(lambda: len(started(tmp_path)) == 2)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == status, err
+    for index in (0, 1):
+        assert f"[{index}] heard {number.name}" in out
+    assert_no_orphan(tmp_path)
+
+
+def test_workers_do_not_outlive_a_killed_launcher(gang, tmp_path):
+    process = gang("while True:\n    time.sleep(1)", DEAF.replace('["sleep", "600"]', '["true"]'))
+    wait_until(lambda: len(started(tmp_path)) == 2)
+    process.kill()
+    assert_no_orphan(tmp_path)
+
+
+def kparallel(*arguments, **environment):
+    command = [sys.executable, "-m", "kparallel", *map(str, arguments)]
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60)
+
+
+def test_a_failed_run_is_restarted(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys\nprint('start', os.environ['KPARALLEL_RESTARTS'])\nassert len(sys.argv) > 1, 'no'"
+    )
+    done = kparallel("run", "--restarts", 2, script)
+    assert done.returncode == 1 and done.stdout == "start 0\nstart 1\nstart 2\n"
+    assert "kparallel: worker 0 failed with exit code 1; restart 2 of 2" in done.stderr
+    assert done.stderr.endswith("AssertionError: no\n"), done.stderr
+    script.write_text("import os, sys\nassert os.environ['KPARALLEL_RESTARTS'] == '1' and sys.argv[1:] == ['-n', '3']")
+    assert kparallel("run", "--restarts", 2, script, "-n", 3).returncode == 0
+
+
+def test_modules_run_as_python_runs_them():
+    done = kparallel("run", "-m", "calendar", "2026", "11")
+    assert done.returncode == 0 and "November 2026" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "part"),
+    [
+        (["run", "no.py"], {}, "'no.py' is no file"),
+        (["run", "-n", "2", "--hosts", "a,b", "--index", "0", __file__], {}, "not both"),
+        (["run", "--index", "0", __file__], {}, "--hosts"),
+        (["run", "--hosts", "a,b", "--index", "2", __file__], {}, "from 0 to 1, received 2"),
+        (["run", "--hosts", "a,b", __file__], {}, "Expected --index"),
+        (["run", __file__], {"TF_CONFIG": "{"}, "Expected JSON in TF_CONFIG"),
+        (["run", "-n", "2", __file__], {"CUDA_VISIBLE_DEVICES": "0,1,2"}, "divides the 3 GPUs"),
+        (["plan", "model"], {}, "module:function"),
+    ],
+)
+def test_wrong_use_is_told_before_anything_starts(arguments, environment, part):
+    done = kparallel(*arguments, **environment)
+    assert done.returncode in (1, 2) and part in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_help_loads_no_tensorflow():
+    for arguments in (["--help"], ["run", "--help"], ["plan", "--help"], ["--version"]):
+        code = "import sys\nfrom kparallel.launch.cli import main\ntry:\n    main(sys.argv[1:])\nfinally:\n"
+        code += "    assert not {'tensorflow', 'keras', 'numpy'} & set(sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0 and done.stdout, done.stderr
+
+
+def test_a_plan_is_printed_and_drawn(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import keras\n\ndef build():\n    layers = [keras.layers.Dense(4) for _ in range(4)]\n"
+        "    return keras.Sequential([keras.Input((4,)), *layers])\n\ndef nothing():\n    return 3\n"
+    )
+    command = [sys.executable, "-m", "kparallel", "plan", "mine:build", "--stages", "2", "--microbatches", "4"]
+    where = {"cwd": tmp_path, "env": {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}}
+    checked = {"capture_output": True, "text": True, "timeout": 100, **where}
+    done = subprocess.run([*command, "--replicas", "2", "--plot", "plan.svg"], **checked)
+    assert done.returncode == 0, done.stderr
+    assert "2 replicas x 2 stages" in done.stdout and "CPU:3" in done.stdout
+    assert (tmp_path / "plan.svg").read_text().rstrip().endswith("</svg>")
+    command[command.index("mine:build")] = "mine:nothing"
+    wrong = subprocess.run(command, **checked)
+    assert wrong.returncode == 1 and "Error: " in wrong.stderr and "Traceback" not in wrong.stderr, wrong.stderr

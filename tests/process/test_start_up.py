@@ -1,0 +1,114 @@
+"""Joining a cluster: in time, too late, without a peer; and workers lost on the way. Each in processes of its own."""
+
+import os
+import subprocess
+import sys
+
+from kparallel.cluster import Cluster
+from kparallel.launch.local import free_addresses
+
+# A peer that never comes, then a program that forgets to join or joins too late.
+ALONE = """
+import os, time
+import kparallel
+from kparallel import errors
+
+def caught(call, kind):
+    try:
+        call()
+    except kind as error:
+        return str(error)
+    raise AssertionError(call)
+
+start = time.monotonic()
+text = caught(lambda: kparallel.init(timeout=2), errors.WorkerError)
+assert os.environ["PEER"] in text and "worker 1" in text and time.monotonic() - start < 10, text
+
+import keras
+model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+for call in (kparallel.wrap, kparallel.plan):
+    assert "`kparallel.init()`" in caught(lambda: call(model), errors.ClusterError)
+assert "first thing" in caught(kparallel.init, errors.ClusterError)
+del os.environ["TF_CONFIG"]
+kparallel.init()
+kparallel.wrap(model)
+"""
+
+# Two workers that train until something happens to worker 1.
+TRAIN = """
+import json, os, signal, sys, time
+import keras, numpy as np, kparallel
+kparallel.init()  # The launcher did it: nothing happens.
+index, fate = json.loads(os.environ["TF_CONFIG"])["task"]["index"], sys.argv[1]
+
+class Fate(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1 and index == 1:
+            print("NOW", time.time(), flush=True)
+            if fate == "raises":
+                os._exit(5)
+            os.kill(os.getpid(), getattr(signal, fate))
+
+model = kparallel.wrap(keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]))
+model.compile("sgd", "mse")
+rows = np.ones((8, 3))
+try:
+    model.fit(rows, rows[:, :1], batch_size=4, epochs=10**6, verbose=0, callbacks=[Fate()])
+except Exception as error:
+    print("RAISED", time.time(), flush=True)
+    if fate != "SIGSTOP":
+        signal.pause()  # The launcher is to report who failed first; it ends this one.
+    raise
+"""
+
+
+def environment(cluster=None, **others):
+    clean = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
+    own = {} if cluster is None else {"TF_CONFIG": cluster.to_tf_config()}
+    return {**clean, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3", **own, **others}
+
+
+def test_an_absent_peer_and_a_late_start():
+    addresses = free_addresses(2)
+    surroundings = environment(Cluster(addresses, 0), PEER=addresses[1])
+    done = subprocess.run([sys.executable, "-c", ALONE], env=surroundings, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def run(script, *arguments, options=(), timeout=100):
+    command = [sys.executable, "-m", "kparallel", "run", "-n", "2", *options, str(script), *arguments]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=timeout)
+
+
+def test_the_launcher_reports_who_failed_first(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(TRAIN)
+    done = run(script, "raises")
+    assert done.returncode == 5, done.stderr
+    assert done.stderr.endswith("kparallel: worker 1 failed with exit code 5\n"), done.stderr
+
+
+def test_survivors_of_a_killed_worker_name_it():
+    addresses = free_addresses(2)
+    command = [sys.executable, "-c", TRAIN.replace("signal.pause()", "raise"), "SIGKILL"]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    workers = [subprocess.Popen(command, env=environment(Cluster(addresses, i)), **streams) for i in range(2)]
+    try:
+        (out, err), (killed, _) = [worker.communicate(timeout=100) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert [worker.returncode for worker in workers] == [1, -9], err
+    assert f"WorkerError: Lost worker 1 ({addresses[1]}), which hung up" in err.strip().splitlines()[-1], err
+    assert float(out.split()[-1]) - float(killed.split()[-1]) < 30
+
+
+def test_a_frozen_worker_is_named_within_the_heartbeat(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(TRAIN)
+    done = run(script, "SIGSTOP", options=["--heartbeat", "8", "--grace", "2"])
+    assert done.returncode == 1, done.stderr
+    last = done.stderr[done.stderr.index("kparallel: worker 0 failed") :]
+    assert "WorkerError: Lost worker 1 (127.0.0.1:" in last and "frozen" in last, last
+    times = {line.split()[1]: float(line.split()[2]) for line in done.stdout.splitlines() if line.split()[1].isupper()}
+    assert times["RAISED"] - times["NOW"] < 8 + 10, times
