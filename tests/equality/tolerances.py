@@ -1,6 +1,6 @@
 """The one place of tolerances, with the measured controls that justify them.
 
-A difference is taken relative to the larger of 1 and the wanted number, on every weight, slot, metric and history entry.
+A difference is relative to the larger of 1 and the wanted number, on every weight, slot, metric and history entry.
 """
 
 import ml_dtypes
