@@ -1,6 +1,5 @@
 """Every private name of TensorFlow and Keras that kparallel uses; `tests/unit/test_private.py` names a moved one."""
 
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +18,7 @@ from keras.src.trainers.data_adapters.tf_dataset_adapter import make_class_weigh
 from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
 from tensorflow.python.distribute import cross_device_ops, distribute_lib
 from tensorflow.python.eager import context
+from tensorflow.python.framework import ops
 
 __all__: list[str] = []
 
@@ -26,15 +26,15 @@ __all__: list[str] = []
 def mirrored(devices: Sequence[str]) -> tf.distribute.Strategy:
     """Return a `MirroredStrategy` whose collectives, as a synchronized BatchNorm has, do not meet another's.
 
-    TensorFlow numbers the groups of each strategy from the same key, and refuses two groups of one key that differ.
-    The key comes from the devices, so that a strategy over the same devices, and only such a one, shares it.
+    TensorFlow numbers the groups of each strategy from the same key and the collectives of a group from another, and
+    refuses two of one number that differ in devices or dtype. So each strategy starts from a number of its own.
 
     Args:
         devices: One for each replica.
     """
 
     class Keyed(tf.distribute.MirroredStrategy):  # type: ignore[misc]
-        _collective_key_base = zlib.crc32(",".join(devices).encode()) % 2**30
+        _collective_key_base = ops.uid() * 16 % 2**30  # A strategy makes a handful of groups.
 
     return Keyed(list(devices))
 

@@ -166,7 +166,7 @@ _LOSSES = [
     ),
     Case("lstm", ("mask", "recurrent"), of_loss(lambda: SCCE, metrics=["accuracy"]), m.lstm, m.tokens),
     Case("gru", ("recurrent",), of_optimizer(lambda: O.Adam(0.01)), m.gru, m.labelled_tokens),
-    Case("metrics", ("metrics",), of_loss(lambda: "mse", metrics=_metrics()), data=m.one_hot),
+    Case("metrics", ("metrics",), lambda: {"optimizer": O.SGD(0.1), "loss": "mse", "metrics": _metrics()}, data=m.one_hot),
 ]
 
 _TRAINING = [
@@ -174,6 +174,14 @@ _TRAINING = [
     Case("subclassed", ("model",), of_loss(lambda: SCCE), m.subclassed, cut=False),
     Case("convolution", ("model",), of_optimizer(lambda: O.Adam(0.01)), m.convolution, m.images),
     Case("synchronized", ("norm",), of_loss(lambda: SCCE), m.synchronized, microbatches=False),
+    Case(
+        "synchronized_adam",
+        ("norm", "slots"),
+        of_optimizer(lambda: O.Adam(0.01)),
+        m.synchronized,
+        microbatches=False,
+        note="The bias before a BatchNorm has no gradient but rounding, which Adam divides by its own size in float32.",
+    ),
     Case(
         "validation_split",
         ("validation",),

@@ -6,11 +6,12 @@ import pytest
 
 import kparallel
 from tests.equality.cases import CASES, SCCE
+from tests.equality.control import control
 from tests.equality.cover import covering, cross
 from tests.equality.measure import build, differences, reference, train, use
 from tests.equality.models import mlp, numbers
 from tests.equality.plans import PLANS
-from tests.equality.tolerances import FLOAT64, tolerance
+from tests.equality.tolerances import CONTROLS, FLOAT32, FLOAT64, tolerance
 
 
 def check(name, plan, policy=None):
@@ -35,6 +36,29 @@ def test_wrapped_fit_equals_plain_fit(name, plan):
 @pytest.mark.parametrize(("name", "plan"), cross())
 def test_every_case_under_every_plan(name, plan):
     check(name, plan)
+
+
+# One of each kind, and all whose control is beyond FLOAT32; `full` has the others.
+IN_FLOAT32 = ["adam", "lion", "muon", "mask_and_weights", "regularizers", "synchronized", "metrics"]
+IN_FLOAT32 += [name for name, control in CONTROLS.items() if control > FLOAT32 and CASES[name].policy is None]
+
+
+def others(names):
+    """Return every case, those not named marked `full`."""
+    return [pytest.param(name, marks=() if name in names else pytest.mark.full) for name in CASES]
+
+
+@pytest.mark.parametrize("name", others([*IN_FLOAT32, *(name for name, case in CASES.items() if case.policy)]))
+def test_in_single_precision(name):
+    check(name, "3x1", CASES[name].policy or "float32")
+
+
+@pytest.mark.parametrize("name", others(["lion", "synchronized_adam", "mixed_bfloat16"]))
+def test_the_recorded_control_holds(name):
+    """In order of magnitude, above what float32 resolves."""
+    floor = 2e-7
+    measured, recorded = (max(value, floor) for value in (control(name), CONTROLS[name]))
+    assert recorded / 10 < measured < recorded * 10, f"{name}: recorded {recorded:.1e}, measured {measured:.1e}"
 
 
 @pytest.mark.parametrize("rows", range(1, 8))

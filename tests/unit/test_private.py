@@ -53,6 +53,6 @@ def test_every_public_attribute_that_keras_keeps_is_known(trained):
     assert {name for name in vars(trained) if not name.startswith("_")} <= KERAS_ATTRIBUTES
 
 
-def test_strategies_over_other_devices_number_their_collectives_apart():
-    two, three = (mirrored([f"CPU:{i}" for i in range(n)]).extended._collective_keys._group_key for n in (2, 3))
-    assert two != three
+def test_strategies_number_their_collectives_apart():
+    one, other = (mirrored(["CPU:0", "CPU:1"]).extended._collective_keys._group_key for _ in range(2))
+    assert abs(one - other) >= 16
