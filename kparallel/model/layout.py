@@ -35,8 +35,8 @@ def lay_out(mesh: Mesh, cluster: tf.distribute.Strategy | None) -> tuple[tf.dist
     if mesh.replicas != taken:
         raise PlanError(
             f"Expected {taken} replicas on this worker, one for each device that TensorFlow's multi-worker strategy "
-            f"takes, received {mesh.replicas}. Say replicas={replicas}, and no stages where the devices are GPUs: stages "
-            "over the GPUs of a worker train on one machine only. CUDA_VISIBLE_DEVICES hides GPUs from a worker."
+            f"takes, received {mesh.replicas}. Say replicas={replicas}, and no stages where the devices are GPUs: "
+            "stages over the GPUs of a worker train on one machine only. CUDA_VISIBLE_DEVICES hides GPUs from a worker."
         )
     index = cluster.cluster_resolver.task_id
     first = mesh.replicas * index
