@@ -16,7 +16,7 @@ import numpy as np
 import kparallel
 
 
-def main(folder: Path, names: list[str]) -> None:
+def main(folder: Path, *names: str) -> None:
     from tests.cluster.cases import CASES  # Data are made there, which must not start TensorFlow before `init`.
 
     cluster = json.loads(os.environ.get("TF_CONFIG", "{}"))
@@ -39,4 +39,4 @@ def main(folder: Path, names: list[str]) -> None:
 
 if __name__ == "__main__":
     kparallel.init()
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main(Path(sys.argv[1]), *sys.argv[2:])
