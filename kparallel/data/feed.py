@@ -1,5 +1,6 @@
 """What Keras's loops read: whole batches, which the step divides, or batches that the user divided already."""
 
+import abc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -72,7 +73,30 @@ class Feed:
         return getattr(self._strategy, name)
 
 
-class Divided(DataAdapter):  # type: ignore[misc]
+class DividedData(DataAdapter, abc.ABC):  # type: ignore[misc]
+    """Batches that come divided between the replicas, so that Keras cannot know the global batch size."""
+
+    @abc.abstractmethod
+    def get_tf_dataset(self) -> Batches:
+        """Return the batches, each divided between this worker's replicas."""
+
+    @property
+    def batch_size(self) -> None:
+        """Unknown."""
+        return None
+
+    @property
+    def has_partial_batch(self) -> None:
+        """Unknown."""
+        return None
+
+    @property
+    def partial_batch_size(self) -> None:
+        """Unknown."""
+        return None
+
+
+class Divided(DividedData):
     """A dataset that is distributed already, as Keras's loops take it.
 
     Args:
@@ -113,18 +137,3 @@ class Divided(DataAdapter):  # type: ignore[misc]
         """How many batches there are, or None where it is unknown."""
         number = int(getattr(self._dataset, "cardinality", -1))
         return number if number >= 0 else None
-
-    @property
-    def batch_size(self) -> None:
-        """Unknown."""
-        return None
-
-    @property
-    def has_partial_batch(self) -> None:
-        """Unknown."""
-        return None
-
-    @property
-    def partial_batch_size(self) -> None:
-        """Unknown."""
-        return None

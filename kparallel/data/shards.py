@@ -14,10 +14,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kparallel.data.feed import Batches
+from kparallel.data.feed import Batches, DividedData
 from kparallel.data.rows import deal
 from kparallel.errors import DataError
-from kparallel.private import DataAdapter, class_weight_function
+from kparallel.private import class_weight_function
 
 __all__: list[str] = []
 
@@ -52,7 +52,7 @@ class Shards:
         return self._read(shard, shards, seed).batch(rows).prefetch(tf.data.AUTOTUNE)
 
 
-class LocalBatches(DataAdapter):  # type: ignore[misc]
+class LocalBatches(DividedData):
     """One worker's shard, as Keras's loops take it.
 
     Args:
@@ -114,21 +114,6 @@ class LocalBatches(DataAdapter):  # type: ignore[misc]
     @property
     def num_batches(self) -> None:
         """Unknown: shards need not be equal."""
-        return None
-
-    @property
-    def batch_size(self) -> None:
-        """Unknown to Keras."""
-        return None
-
-    @property
-    def has_partial_batch(self) -> None:
-        """Unknown."""
-        return None
-
-    @property
-    def partial_batch_size(self) -> None:
-        """Unknown."""
         return None
 
 
