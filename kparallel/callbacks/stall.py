@@ -173,4 +173,4 @@ class StallWatchdog(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def _is_library(file: str) -> bool:
-    return not file.startswith(_OWN) and (file.startswith(("<", *_LIBRARIES)))
+    return not file.startswith(_OWN) and (file.startswith(("<frozen", *_LIBRARIES)))

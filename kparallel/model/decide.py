@@ -268,6 +268,8 @@ def _mesh(options: Options, stages: int, workers: int) -> Mesh:
 
 def _local_replicas(options: Options, stages: int, workers: int, names: Sequence[str]) -> int:
     way_out = "kparallel.virtual_devices(n), called first, makes n virtual CPU devices."
+    # Of a worker's CPUs, TensorFlow's multi-worker strategy runs one replica; its stages may use them all.
+    alone = workers > 1 and names[0].startswith("CPU")
     if options.replicas is None:
         needed = 1 if options.schedule == "interleaved" else stages
         if len(names) < needed:
@@ -275,10 +277,15 @@ def _local_replicas(options: Options, stages: int, workers: int, names: Sequence
                 f"Expected at most {len(names)} stages for the devices {list(names)}, received {stages}. {way_out} "
                 "Or say replicas=1 to put several stages on one device."
             )
-        return 1 if options.schedule == "interleaved" else len(names) // stages
+        return 1 if options.schedule == "interleaved" or alone else len(names) // stages
     if options.replicas % workers:
         raise PlanError(f"Expected replicas that {workers} workers divide evenly, received {options.replicas}.")
     local = options.replicas // workers
+    if alone and local > 1:
+        raise PlanError(
+            f"Expected one replica on each of {workers} workers, whose devices are CPUs, received replicas="
+            f"{options.replicas}. Start {options.replicas} workers, or let stages use the other devices."
+        )
     if local > len(names):
         raise PlanError(
             f"Expected 1 to {len(names) * workers} replicas for the devices {list(names)}, "

@@ -6,6 +6,7 @@ from kparallel.collective.exchange import Alone, Exchange, InProcess
 from kparallel.collective.talk import Talk
 from kparallel.collective.workers import BetweenWorkers
 from kparallel.engine.step import Layout
+from kparallel.errors import PlanError
 from kparallel.mesh import Mesh
 from kparallel.private import mirrored
 
@@ -18,6 +19,9 @@ def lay_out(mesh: Mesh, cluster: tf.distribute.Strategy | None) -> tuple[tf.dist
     Args:
         mesh: This worker's rows.
         cluster: The cluster's strategy, or None on one machine.
+
+    Raises:
+        PlanError: The mesh has another number of replicas than the cluster's strategy.
     """
     if cluster is None:
         strategy = mirrored([row[0] for row in mesh.rows])
@@ -27,6 +31,13 @@ def lay_out(mesh: Mesh, cluster: tf.distribute.Strategy | None) -> tuple[tf.dist
     worker = cluster.extended.worker_devices[0].rsplit("/device:", 1)[0]
     rows = tuple(tuple(f"{worker}/device:{name}" for name in row) for row in mesh.rows)
     replicas = cluster.num_replicas_in_sync
+    taken = len(cluster.extended.worker_devices)
+    if mesh.replicas != taken:
+        raise PlanError(
+            f"Expected {taken} replicas on this worker, one for each device that TensorFlow's multi-worker strategy "
+            f"takes, received {mesh.replicas}. Say replicas={replicas}, and no stages where the devices are GPUs: "
+            "stages over the GPUs of a worker train on one machine only. CUDA_VISIBLE_DEVICES hides GPUs from a worker."
+        )
     index = cluster.cluster_resolver.task_id
     first = mesh.replicas * index
     workers = len(cluster.cluster_resolver.cluster_spec().as_dict()["worker"])

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from kparallel.cluster import size
 from kparallel.collective.cluster import cluster_strategy
+from kparallel.collective.lost import naming_lost_workers
 from kparallel.devices import check_devices
 from kparallel.errors import PlanError
 from kparallel.model.check import check_model, check_surroundings
@@ -166,7 +167,8 @@ def wrap(
     check_microbatches(fresh, plan)
     strategy, layout = lay_out(plan.mesh, cluster)
     if layout.talk is not None:
-        check_same_model(layout.talk, facts_of(fresh, plan, loss_reduction))
+        with naming_lost_workers():
+            check_same_model(layout.talk, facts_of(fresh, plan, loss_reduction))
     runtime = Runtime(plan, strategy, layout, loss_reduction, builder)
     set_strategy(fresh, strategy)
     if fresh.built:

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 import kparallel
+from kparallel.callbacks import StallWatchdog, Throughput, Warmup
 
 L, opt = keras.layers, keras.optimizers
 RNG = np.random.default_rng(0)
@@ -134,6 +135,18 @@ def from_records(model):
         return {"evaluate": model.evaluate(data, verbose=0), **{f"history_{k}": v for k, v in history.items()}}
 
 
+def with_callbacks(model):
+    """The rate and what follows from it; the speed is a number of each worker's own."""
+    stalls = []
+    callbacks = [Warmup(scale=3, steps=6), Throughput(5, single_replica=1e9), StallWatchdog(report=stalls.append)]
+    history = model.fit(X, Y, batch_size=5, epochs=2, shuffle=False, verbose=0, callbacks=callbacks).history
+    rates = [history.pop(key) for key in ("samples_per_second", "samples_per_second_per_replica", "scaling_efficiency")]
+    replicas = getattr(model.distribute_strategy, "num_replicas_in_sync", 1)
+    np.testing.assert_allclose(np.divide(rates[0], rates[1]), replicas)
+    assert not stalls and np.min(rates) > 0
+    return {f"history_{k}": v for k, v in history.items()}
+
+
 def case(optimizer: Callable[[], Any], **more: Any) -> Case:
     return Case(lambda: {"optimizer": optimizer(), "loss": SCCE, "weighted_metrics": ["accuracy"]}, **more)
 
@@ -161,6 +174,7 @@ CASES = {
     "generator": case(lambda: opt.SGD(0.1), job=from_generator),
     # With a rate of 0 the loss of an epoch is the mean over its rows in whatever order.
     "records": case(lambda: opt.SGD(0.0), job=from_records),
+    "callbacks": case(lambda: opt.SGD(0.05, momentum=0.9), job=with_callbacks),
     "dicts": case(lambda: opt.SGD(0.1), build=two_inputs, job=from_dicts),
 }
 # Stages lie on the worker's own devices; each worker is one replica.

@@ -100,6 +100,7 @@ CASES = {
     "another_class": another_class,
     "loss_reduction": lambda: net(loss_reduction="sum" if INDEX else "mean"),
     "microbatches": lambda: net(microbatches=1 + INDEX),
+    "replicas": lambda: net(replicas=4),
     "rows": lambda: fit(net(), X[: 16 - 8 * INDEX]),
     "epochs": lambda: fit(net(), epochs=2 + INDEX),
     "optimizer": lambda: fit(net(optimizer="adam" if INDEX else "sgd")),

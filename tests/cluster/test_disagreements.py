@@ -20,6 +20,7 @@ DIFFERENCES = {
     "loss_reduction": ("WorkerError", "same loss_reduction on all workers, received worker 0: mean; worker 1: sum"),
     "microbatches": ("WorkerError", "same number of microbatches on all workers, received worker 0: 1; worker 1: 2"),
     "stages": ("WorkerError", "same number of stages on all workers, received worker 0: 1; worker 1: 2"),
+    "replicas": ("PlanError", "Expected one replica on each of 2 workers, whose devices are CPUs, received replicas=4"),
     "rows": ("DataError", "same number of steps for each epoch on all workers, received ['4', '2']"),
     "epochs": ("WorkerError", "same epochs on all workers, received worker 0: 2; worker 1: 3"),
     "optimizer": ("WorkerError", "same class of the optimizer on all workers, received worker 0: SGD; worker 1: Adam"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kparallel.launch.local import free_addresses
 from tests.cluster.cases import CASES
 
 HERE = Path(__file__).parent
@@ -27,11 +28,41 @@ def folder(tmp_path_factory):
     return folder
 
 
+def run_hosts(folder, *names):
+    """Run cases on three workers, each with an address and a launcher of its own, as three machines would."""
+    ports = [address.rpartition(":")[2] for address in free_addresses(3)]
+    hosts = ",".join(f"127.0.0.{number + 1}:{port}" for number, port in enumerate(ports))
+    command = [sys.executable, "-m", "kparallel", "run", "--timeout", "60", "--hosts", hosts]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    workers = [
+        subprocess.Popen([*command, "--index", str(i), HERE / "work.py", folder, *names], env=ENVIRONMENT, **streams)
+        for i in range(3)
+    ]
+    try:
+        for worker in workers:
+            out, _ = worker.communicate(timeout=120)
+            assert worker.returncode == 0, out[-6000:]
+    finally:
+        for worker in workers:
+            worker.terminate()
+
+
+def test_three_hosts_equal_one_device(folder, tmp_path):
+    names = ("adam", "accumulation", "mask", "by_hand", "dataset")
+    run_hosts(tmp_path, *names)
+    for name in names:
+        compare(tmp_path, folder, name, workers=3)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_two_workers_equal_one_device(folder, name):
-    want = np.load(folder / f"{name}.plain.npz")
+    compare(folder, folder, name, workers=2)
+
+
+def compare(folder, plain, name, workers):
+    want = np.load(plain / f"{name}.plain.npz")
     assert len(want.files) > 3
-    for worker in (0, 1):
+    for worker in range(workers):
         got = np.load(folder / f"{name}.worker{worker}.npz")
         assert sorted(got.files) == sorted(want.files)
         for key in want.files:

@@ -1,6 +1,6 @@
 """What every worker runs: all cases one after another, their numbers written to a file of its own.
 
-Usage: python work.py FOLDER, in a cluster; without one it writes the numbers of plain Keras on one device.
+Usage: python work.py FOLDER [CASE...], in a cluster; without one it writes the numbers of plain Keras on one device.
 """
 
 import json
@@ -16,12 +16,13 @@ import numpy as np
 import kparallel
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, *names: str) -> None:
     from tests.cluster.cases import CASES  # Data are made there, which must not start TensorFlow before `init`.
 
     cluster = json.loads(os.environ.get("TF_CONFIG", "{}"))
     who = f"worker{cluster['task']['index']}" if cluster else "plain"
-    for name, case in CASES.items():
+    for name in names or CASES:
+        case = CASES[name]
         keras.utils.set_random_seed(1)
         keras.config.set_floatx(case.floatx)
         keras.config.set_dtype_policy(case.policy or case.floatx)
@@ -38,4 +39,4 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     kparallel.init()
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
