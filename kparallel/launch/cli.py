@@ -110,13 +110,18 @@ def _say(ending: Ending, outlook: str) -> None:
 @main.command()
 @click.argument("builder", metavar="MODULE:FUNCTION")
 @click.option("--replicas", type=_POSITIVE, help="How many replicas.")
-@click.option("--stages", type=_POSITIVE, default=1, show_default=True, help="Into how many stages to cut the model.")
+@click.option("--stages", type=_POSITIVE, help="Into how many stages to cut the model.  [default: 1]")
 @click.option("--microbatches", type=_POSITIVE, help="Into how many microbatches each replica's rows are split.")
 @click.option("--schedule", default="1f1b", show_default=True, help="1f1b, gpipe or interleaved.")
 @click.option("--recompute", help="never, always or except_last.")
 @click.option("--balance", default="flops", show_default=True, help="What an automatic cut balances.")
+@click.option("--batch-size", type=_POSITIVE, help="Rows of a batch, for estimates of memory.")
+@click.option("--memory-per-device", help="Such as 8GB: choose the fastest plan that fits; needs --batch-size.")
+@click.option("--devices", "count", type=_POSITIVE, help="How many virtual CPU devices, where there are no GPUs.")
 @click.option("--plot", type=click.Path(dir_okay=False), help="Draw the plan into this file, such as plan.png.")
-def plan(builder: str, replicas: int | None, stages: int, plot: str | None, **options: Any) -> None:
+def plan(
+    builder: str, replicas: int | None, stages: int | None, count: int | None, plot: str | None, **options: Any
+) -> None:
     """Print the plan for the model that FUNCTION of MODULE returns; train nothing.
 
     Where there are no accelerators, it is made for virtual CPU devices.
@@ -131,7 +136,7 @@ def plan(builder: str, replicas: int | None, stages: int, plot: str | None, **op
         raise click.BadParameter(str(error), param_hint="MODULE:FUNCTION") from error
     try:
         if not visible_gpus(os.environ):
-            kparallel.virtual_devices((replicas or 1) * stages)
+            kparallel.virtual_devices(count or (replicas or 1) * (stages or 1))
         made = kparallel.plan(function, replicas=replicas, stages=stages, **options)
         if plot:
             made.plot(plot)
