@@ -217,4 +217,65 @@ _TRAINING = [
     Case("mixed_bfloat16", ("mixed",), of_optimizer(lambda: O.SGD(0.1)), policy="mixed_bfloat16"),
 ]
 
-CASES = {case.name: case for case in (*_OPTIMIZERS, *_LOSSES, *_TRAINING)}
+# Two rules at once, where each alone may hold.
+_COMBINATIONS = [
+    Case("scalar_loss_and_weights", ("loss", "weights"), of_loss(lambda: scalar_loss), data=m.weighted_one_hot),
+    Case(
+        "no_reduction",
+        ("loss", "weights"),
+        of_loss(lambda: keras.losses.SparseCategoricalCrossentropy(reduction="none")),
+        data=m.weighted,
+    ),
+    Case(
+        "shares_without_weight",
+        ("weights",),
+        of_loss(
+            lambda: keras.losses.SparseCategoricalCrossentropy(reduction="mean_with_sample_weight"),
+            weighted_metrics=["accuracy"],
+        ),
+        data=m.some_without_weight,
+    ),
+    Case(
+        "shares_without_tokens",
+        ("mask",),
+        of_loss(lambda: SCCE, weighted_metrics=["accuracy"]),
+        m.padded_sequence,
+        m.some_without_tokens,
+    ),
+    Case("add_loss_in_two_stages", ("penalties", "penalties_apart"), of_loss(lambda: SCCE), m.penalized_twice),
+    Case(
+        "mixed_float16_regularizers",
+        ("mixed", "penalties"),
+        of_loss(lambda: SCCE),
+        m.regularized_weights,
+        policy="mixed_float16",
+    ),
+    Case(
+        "mixed_float16_clipping",
+        ("mixed", "clip"),
+        of_optimizer(lambda: O.SGD(0.5, global_clipnorm=0.05)),
+        policy="mixed_float16",
+    ),
+    Case(
+        "mixed_float16_accumulation",
+        ("mixed", "accumulation"),
+        of_optimizer(lambda: O.SGD(0.1, gradient_accumulation_steps=2)),
+        policy="mixed_float16",
+    ),
+    Case(
+        "ema_and_executions",
+        ("ema", "steps"),
+        of_optimizer(
+            lambda: O.Adam(0.01, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=3), steps_per_execution=4
+        ),
+    ),
+    Case(
+        "accumulation_and_ema",
+        ("accumulation", "ema"),
+        of_optimizer(
+            lambda: O.SGD(0.1, gradient_accumulation_steps=2, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2)
+        ),
+    ),
+]
+
+CASES = {case.name: case for case in (*_OPTIMIZERS, *_LOSSES, *_TRAINING, *_COMBINATIONS)}

@@ -41,6 +41,30 @@ def penalized():
     return keras.Model(inputs, L.Dense(3, activation="softmax")(hidden))
 
 
+@keras.saving.register_keras_serializable("kparallel_tests")
+class PenaltyOfRows(L.Layer):
+    """Adds a loss for each row: a tensor, which Keras sums, where a scalar is a mean."""
+
+    def call(self, inputs):
+        self.add_loss(0.01 * keras.ops.sum(inputs**2, axis=-1))
+        return inputs
+
+
+def penalized_twice():
+    """Adds a loss of rows near the inputs and a scalar near the outputs: in two stages, one in each."""
+    inputs = keras.Input((4,))
+    hidden = PenaltyOfRows()(L.Dense(6, activation="tanh")(inputs))
+    hidden = L.Dense(5, activation="tanh")(hidden)
+    hidden = L.Dense(5, activation="tanh")(hidden)
+    return keras.Model(inputs, L.Dense(3, activation="softmax")(Penalty()(hidden)))
+
+
+def regularized_weights():
+    inputs = keras.Input((4,))
+    hidden = L.Dense(6, activation="tanh", kernel_regularizer="l2")(inputs)
+    return keras.Model(inputs, L.Dense(3, activation="softmax", kernel_regularizer="l2")(hidden))
+
+
 def branched():
     inputs = keras.Input((4,))
     hidden = L.Dense(6, activation="tanh")(inputs)
@@ -138,6 +162,17 @@ def one_hot():
     return x, np.eye(3)[y]
 
 
+def weighted_one_hot():
+    return (*one_hot(), np.random.default_rng(1).uniform(size=ROWS))
+
+
+def some_without_weight():
+    """No row of one replica's share has weight, then none of a whole batch, then none of another share."""
+    x, y, weight = weighted()
+    weight[[0, 1, *range(5, 10), 12, 13, 14]] = 0
+    return x, y, weight
+
+
 def two_targets():
     x, y = numbers()
     return x, {"a": y, "b": x[:, :1] * 2}
@@ -173,3 +208,10 @@ def weighted_tokens():
 def labelled_tokens():
     x, y = tokens()
     return x, y[:, 0]
+
+
+def some_without_tokens():
+    """No row of one replica's share has a valid token, then none of a whole batch."""
+    x, y = tokens()
+    x[[0, 1, *range(5, 10)]] = 0
+    return x, y

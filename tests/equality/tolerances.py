@@ -73,6 +73,16 @@ CONTROLS = {
     "mixed_float16": 0.0e00,
     "mixed_float16_adam": 9.9e-06,
     "mixed_bfloat16": 8.4e-04,
+    "scalar_loss_and_weights": 3.0e-08,
+    "no_reduction": 6.0e-08,
+    "shares_without_weight": 6.0e-08,
+    "shares_without_tokens": 1.2e-07,
+    "add_loss_in_two_stages": 1.2e-07,
+    "mixed_float16_regularizers": 0.0e+00,
+    "mixed_float16_clipping": 1.0e-07,
+    "mixed_float16_accumulation": 2.0e-07,
+    "ema_and_executions": 1.2e-07,
+    "accumulation_and_ema": 1.5e-08,
 }
 
 
