@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from kparallel.engine.executor import StageCall
+from kparallel.errors import PlanError
 from kparallel.stage.stage import Forward, Stage
 
 __all__: list[str] = []
@@ -24,6 +25,9 @@ def stage_call(stage: Stage, training: bool, *, jit: bool, inline: bool) -> Stag
     Returns:
         Takes (weights, state, inputs, masks), returns `Forward`. A synchronized BatchNorm keeps its stage
         inline, because it reduces over the replicas while it runs.
+
+    Raises:
+        PlanError: When called: the stage reads a variable that is not its layers' own.
     """
 
     def run(weights: list[Any], state: list[Any], inputs: list[Any], masks: list[Any]) -> Forward:
@@ -42,6 +46,25 @@ def stage_call(stage: Stage, training: bool, *, jit: bool, inline: bool) -> Stag
     function = tf.function(flat, jit_compile=xla or None, autograph=False)
 
     def call(weights: list[Any], state: list[Any], inputs: list[Any], masks: list[Any]) -> Forward:
+        if not tf.executing_eagerly():
+            _refuse_foreign(function.get_concrete_function(weights, state, inputs, masks).graph.variables, stage)
         return Forward(*function(weights, state, inputs, masks))
 
     return call
+
+
+def _refuse_foreign(variables: Any, stage: Stage) -> None:
+    """Make sure that a stage reads nothing but its own weights and state.
+
+    Raises:
+        PlanError: It reads another variable, whose changes would not pass from microbatch to microbatch, and which
+            would make TensorFlow run the stages one after another.
+    """
+    if variables:
+        names = sorted({variable.name for variable in variables})
+        layers = [layer.name for layer in stage.layers][:8]
+        raise PlanError(
+            f"Expected a stage to read its own layers' variables only, but one of {layers} reads {names}, which is "
+            "global. Make it a weight of its layer with add_weight, give random functions a seed generator of the "
+            "layer's own (keras.random.SeedGenerator), or use one stage without microbatches."
+        )

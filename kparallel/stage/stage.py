@@ -5,7 +5,8 @@ run all stateful calls of a step one after another.
 """
 
 import abc
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,12 +183,16 @@ class Stage:
 
         Returns:
             Outputs, masks, added losses and the new state.
+
+        Raises:
+            ModelError: A layer makes a variable, or assigns a trainable weight or a metric.
         """
         for value, mask in zip(inputs, masks, strict=True):
             if mask is not None:
                 set_mask(value, mask)
         mapping = [*zip(self.weights, weights, strict=True), *zip(self.state, state, strict=True)]
-        with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
+        own = keras.StatelessScope(state_mapping=mapping, collect_losses=True)
+        with _refusing_new_variables(), own as scope:
             outputs = self._body(inputs, training)
         _refuse_assigned(zip(self.weights, weights, strict=True), scope)
         refuse_updates(self._metrics, scope, "a layer's call", "Update it in the model's compute_metrics.")
@@ -258,6 +263,21 @@ class Stage:
 
 def _gated(value: tf.Tensor, present: bool) -> tf.Tensor:
     return value if present else tf.zeros_like(value)
+
+
+@contextmanager
+def _refusing_new_variables() -> Iterator[None]:
+    """Say what TensorFlow means when a layer makes a variable while it is called."""
+    try:
+        yield
+    except ValueError as error:
+        if "singleton tf.Variables" not in str(error):
+            raise
+        raise ModelError(
+            "A layer makes a variable while it is called, as keras.random's functions do without a seed: they draw "
+            "from a seed that is global. Make variables in build, and pass seed=self.seed_generator, a "
+            "keras.random.SeedGenerator that the layer makes in its constructor."
+        ) from error
 
 
 def _refuse_assigned(weights: Iterable[tuple[keras.Variable, tf.Tensor]], scope: Any) -> None:

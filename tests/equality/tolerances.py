@@ -78,7 +78,7 @@ CONTROLS = {
     "shares_without_weight": 6.0e-08,
     "shares_without_tokens": 1.2e-07,
     "add_loss_in_two_stages": 1.2e-07,
-    "mixed_float16_regularizers": 0.0e+00,
+    "mixed_float16_regularizers": 0.0e00,
     "mixed_float16_clipping": 1.0e-07,
     "mixed_float16_accumulation": 2.0e-07,
     "ema_and_executions": 1.2e-07,

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import kparallel
 from kparallel import errors
@@ -128,7 +129,44 @@ class Chain(keras.Model):
         return self.dense(x)
 
 
+class ReadsGlobal(L.Layer):
+    """Adds a variable that is no weight of any layer."""
+
+    def call(self, x):
+        return x + GLOBAL["offset"]
+
+
+GLOBAL = {}
+
+
+def reads_global():
+    GLOBAL["offset"] = tf.Variable(1.0, dtype="float64", name="offset")
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, L.Dense(1)(ReadsGlobal(name="reader")(L.Dense(4)(inputs))))
+
+
+class DrawsGlobal(L.Layer):
+    """Draws noise from Keras's global seed."""
+
+    def call(self, x):
+        return x + keras.random.normal(keras.ops.shape(x))
+
+
+def draws_global():
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, L.Dense(1)(DrawsGlobal(name="drawer")(L.Dense(4)(inputs))))
+
+
 REFUSED = {
+    "global variable": (
+        lambda: wrapped(reads_global(), stages=2, replicas=1, microbatches=2),
+        ["'reader'", "offset", "add_weight"],
+    ),
+    "global seed": (
+        lambda: wrapped(draws_global(), stages=2, replicas=1, microbatches=2),
+        ["'drawer'", "SeedGenerator"],
+    ),
+    "global seed in one stage": (lambda: wrapped(draws_global(), replicas=2), ["seed=self.seed_generator"]),
     "synchronized": (
         lambda: kparallel.wrap(
             keras.Sequential([keras.Input((4,)), L.BatchNormalization(synchronized=True, name="norm"), L.Dense(1)]),
