@@ -12,26 +12,37 @@ def allowed(case, plan):
     )
 
 
+def replicated(plan):
+    """Whether several replicas share a batch: on one, most of the law is plain Keras by construction."""
+    return PLANS[plan].get("replicas", 1) > 1
+
+
 def cross():
     """Return every case under every plan."""
     return [(case.name, plan) for case in CASES.values() for plan in PLANS if allowed(case, plan)]
 
 
 def covering():
-    """Return each case under one plan, and what more it takes that each feature meets each plan."""
+    """Return each case under one plan of several replicas, and what more it takes that each feature meets each plan."""
     everything = cross()
     missing = {(feature, plan) for name, plan in everything for feature in CASES[name].features}
+    chosen = []
+
+    def add(pairs):
+        """Add the pair that covers most; of equal ones, one of the plan that was chosen least."""
+
+        def worth(pair):
+            return len(covers(*pair)), -sum(plan == pair[1] for _, plan in chosen)
+
+        best = max((pair for pair in pairs if pair not in chosen), key=worth)
+        chosen.append(best)
+        missing.difference_update(covers(*best))
 
     def covers(name, plan):
         return {(feature, plan) for feature in CASES[name].features} & missing
 
-    chosen = []
-    for case in CASES.values():
-        best = max((pair for pair in everything if pair[0] == case.name), key=lambda pair: len(covers(*pair)))
-        chosen.append(best)
-        missing -= covers(*best)
+    for name in CASES:
+        add([pair for pair in everything if pair[0] == name and replicated(pair[1])])
     while missing:
-        best = max(everything, key=lambda pair: len(covers(*pair)))
-        chosen.append(best)
-        missing -= covers(*best)
+        add(everything)
     return chosen

@@ -7,7 +7,7 @@ import pytest
 import kparallel
 from tests.equality.cases import CASES, SCCE
 from tests.equality.control import control
-from tests.equality.cover import covering, cross
+from tests.equality.cover import covering, cross, replicated
 from tests.equality.measure import build, differences, reference, train, use
 from tests.equality.models import mlp, numbers
 from tests.equality.plans import PLANS
@@ -30,6 +30,17 @@ def check(name, plan, policy=None):
 @pytest.mark.parametrize(("name", "plan"), covering())
 def test_wrapped_fit_equals_plain_fit(name, plan):
     check(name, plan)
+
+
+def test_the_covering_set_covers():
+    """Every case on several replicas, and every feature under every plan that some case of it can take."""
+    chosen = covering()
+    assert len(set(chosen)) == len(chosen)
+    assert {name for name, plan in chosen if replicated(plan)} == set(CASES)
+    met, possible = (
+        {(feature, plan) for name, plan in pairs for feature in CASES[name].features} for pairs in (chosen, cross())
+    )
+    assert met == possible
 
 
 @pytest.mark.full
