@@ -94,7 +94,31 @@ def stall():
     return (FOLDER / "stall.txt").read_text()
 
 
+def files():
+    """What this worker wrote, each into a folder of its own; then both read what the chief wrote."""
+    own = FOLDER / f"files{INDEX}"
+    own.mkdir()
+    model = net()
+    callbacks = [
+        keras.callbacks.ModelCheckpoint(own / "best.keras"),
+        keras.callbacks.BackupAndRestore(own / "backup", delete_checkpoint=False),
+        keras.callbacks.TensorBoard(own / "board"),
+        keras.callbacks.CSVLogger(own / "log.csv"),
+    ]
+    fit(model, callbacks=callbacks)
+    model.save(own / "model.keras")
+    model.save_weights(own / "model.weights.h5")
+    model.export(own / "exported", verbose=False)
+    written = sorted(path.relative_to(own).parts[0] for path in own.glob("*"))
+    fit(model, epochs=1)  # Both are here after it: the chief has written.
+    model.load_weights(FOLDER / "files0" / "model.weights.h5")
+    plain = keras.models.load_model(FOLDER / "files0" / "model.keras")
+    same = all(np.array_equal(one, other) for one, other in zip(model.get_weights(), plain.get_weights(), strict=True))
+    return json.dumps([written, same])
+
+
 CASES = {
+    "files": files,
     "stall": stall,
     "units": lambda: net(units=3 + INDEX),
     "another_class": another_class,

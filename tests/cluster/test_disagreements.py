@@ -63,6 +63,20 @@ def test_an_error_on_one_worker_stops_all(told, name):
     assert other[0] == "WorkerError" and f"on worker {failing}: {kind}" in other[1] and part in other[1], other
 
 
+def test_the_chief_writes_and_both_restore(told):
+    written, same = json.loads(told[0]["files"][1])
+    assert written == [
+        "backup",
+        "best.keras",
+        "board",
+        "exported",
+        "log.csv",
+        "model.keras",
+        "model.weights.h5",
+    ]
+    assert same and json.loads(told[1]["files"][1]) == [[], True]
+
+
 def test_the_watchdog_says_which_worker_keeps_the_others(told):
     kind, message = told[0]["stall"]
     assert kind == "" and message.startswith("worker 0 has not finished step 2: nothing for "), message
