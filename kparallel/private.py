@@ -55,6 +55,30 @@ def local_updates(strategy: tf.distribute.Strategy) -> Iterator[None]:
 
 
 @contextmanager
+def updates_through(
+    optimizer: Any, run: Callable[[Callable[..., None], list[tuple[Any, Any]], Any], None]
+) -> Iterator[None]:
+    """Let a function carry out an optimizer's update step.
+
+    Args:
+        optimizer: It, or the one inside it, calls `run` in place of its own loop over the variables.
+        run: Takes Keras's own loop as a function of (gradient, variable) pairs and the learning rate, then all pairs
+            and the learning rate.
+    """
+    own = getattr(optimizer, "inner_optimizer", optimizer)
+    loop = own._distributed_tf_update_step
+
+    def replaced(distribution: Any, pairs: Any, rate: Any) -> None:
+        run(lambda some, value: loop(distribution, some, value), list(pairs), rate)
+
+    own._distributed_tf_update_step = replaced
+    try:
+        yield
+    finally:
+        del own._distributed_tf_update_step
+
+
+@contextmanager
 def one_replica_view() -> Iterator[None]:
     """Let Keras's losses see one replica, so that they do not divide by the number of replicas."""
     distribute_lib._push_per_thread_mode(distribute_lib._get_default_replica_mode())
@@ -249,9 +273,9 @@ def keras_mask(tensor: Any) -> Any:
     return getattr(tensor, "_keras_mask", None)
 
 
-def metric_function(metric: keras.metrics.Metric) -> Callable[..., Any] | None:
-    """Return the function that a `MeanMetricWrapper` averages, or None."""
-    return getattr(metric, "_fn", None)
+def wrapped_function(owner: keras.metrics.Metric | keras.losses.Loss) -> Callable[..., Any] | None:
+    """Return the function that a `MeanMetricWrapper` averages or a compiled loss calls, or None."""
+    return getattr(owner, "_fn", getattr(owner, "fn", None))
 
 
 def inner_functional(model: Any) -> Any:
@@ -436,6 +460,7 @@ PRIVATE_NAMES: Sequence[tuple[str, str]] = (
     ("keras.Model", "_maybe_symbolic_build"),
     ("keras.Model", "_get_own_metrics"),
     ("keras.optimizers.Optimizer", "_all_reduce_sum_gradients"),
+    ("keras.optimizers.Optimizer", "_distributed_tf_update_step"),
 )
 
 

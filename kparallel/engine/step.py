@@ -16,6 +16,7 @@ from kparallel.engine.executor import Executor, StageCall
 from kparallel.engine.head import couples_rows, loss_head
 from kparallel.engine.slices import refuse_slices
 from kparallel.engine.tail import Tail, join
+from kparallel.engine.update import Updater
 from kparallel.errors import PlanError
 from kparallel.loss.own import overrides_compute_loss, refuse_added
 from kparallel.loss.term import Term
@@ -56,11 +57,11 @@ class Step:
         plan: The decision.
         layout: Where replicas run.
         loss_reduction: What a loss means that returns a scalar.
-        jit: Whether stages are compiled with XLA.
+        jit: True compiles stages and updates with XLA, False nothing, None what gains by it: updates of large stages.
     """
 
     def __init__(
-        self, model: keras.Model, pipeline: Pipeline, plan: Plan, layout: Layout, loss_reduction: str, jit: bool
+        self, model: keras.Model, pipeline: Pipeline, plan: Plan, layout: Layout, loss_reduction: str, jit: bool | None
     ) -> None:
         self._model = model
         self._pipeline = pipeline
@@ -77,12 +78,13 @@ class Step:
         self._first = True
         self._coupled = couples_rows(model, loss_reduction)
         self._lanes = (0,) if pipeline.placed else plan.lanes
+        self._updater = Updater(model.optimizer, False if pipeline.placed else jit)
         inline = len(pipeline.stages) == 1 and plan.microbatches == 1
         self._train_calls = [
-            stage_call(stage, True, jit=jit and not pipeline.placed, inline=inline) for stage in pipeline.stages
+            stage_call(stage, True, jit=bool(jit) and not pipeline.placed, inline=inline) for stage in pipeline.stages
         ]
         self._test_calls = [
-            stage_call(stage, False, jit=jit and not pipeline.placed, inline=inline) for stage in pipeline.stages
+            stage_call(stage, False, jit=bool(jit) and not pipeline.placed, inline=inline) for stage in pipeline.stages
         ]
 
     def train(self, data: Any, counts: Counts) -> dict[str, Any]:
@@ -99,17 +101,19 @@ class Step:
             raise ValueError("No loss to compute. Pass `loss=` to compile(), or call add_loss() in a layer.")
         parts = self._layout.replicas * self._plan.microbatches
         refuse_slices(rows.x, [g for stage in executor.gradients for g in stage], self._model.optimizer, parts)
+        gradients, states = self._reduced(executor, rows)
         if self._model.trainable_variables:
-            self._update(executor, rows)
+            self._update(gradients)
         else:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
-        return self._report(executor, tail, rows, penalties)
+        return self._report(executor, tail, rows, penalties, states)
 
     def test(self, data: Any, counts: Counts) -> dict[str, Any]:
         """Run an evaluation step and return what to report."""
         rows = self._take(data, counts)
         executor, tail = self._run(rows, training=False)
-        return self._report(executor, tail, rows, self._penalties(executor, rows))
+        _, states = self._reduced(executor, rows)
+        return self._report(executor, tail, rows, self._penalties(executor, rows), states)
 
     def predict(self, data: Any, counts: Counts) -> Any:
         """Return the outputs of this replica's rows."""
@@ -192,8 +196,7 @@ class Step:
         def factors(
             pairs: list[tuple[float | None, Term]], statistics: list[tf.Tensor]
         ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-            local = [tf.cast(s, tf.float64) if rows.count else tf.zeros((), tf.float64) for s in statistics]
-            total = iter(tf.unstack(self._last.sum([tf.stack(local)])[0]) if local else [])
+            total = iter(self._totals(statistics, rows, all(term.by_rows for _, term in pairs)))
             gradient, report = [], []
             for weight, term in pairs:
                 own, reported = term.factors([next(total) for _ in term.statistics])
@@ -203,6 +206,15 @@ class Step:
             return gradient, report
 
         return factors
+
+    def _totals(self, statistics: list[tf.Tensor], rows: Rows, by_rows: bool) -> list[tf.Tensor]:
+        """Sum statistics over the replicas; none is asked where the rows tell, so that no replica waits."""
+        local = [tf.cast(s, tf.float64) for s in statistics]
+        if by_rows and rows.whole is not None:
+            return [s / float(rows.count) * float(rows.whole) if rows.count else s for s in local]
+        if not rows.count:
+            local = [tf.zeros((), tf.float64) for _ in local]
+        return tf.unstack(self._last.sum([tf.stack(local)])[0]) if local else []
 
     def _scaled(self, factor: tf.Tensor) -> tf.Tensor:
         """Apply the optimizer's loss scale."""
@@ -222,8 +234,7 @@ class Step:
         ]
         if not places or overrides_compute_loss(self._model):
             return []
-        local = tf.constant(float(rows.count), tf.float64)
-        part = local / self._last.sum([local])[0]
+        part = tf.constant(float(rows.count), tf.float64) / self._whole(rows)
         values = []
         for s, index, variable in places:
             with tf.device(self._row()[s]):
@@ -238,14 +249,23 @@ class Step:
                 values.append(tf.cast(value, tf.float64) * part)
         return values
 
-    def _update(self, executor: Executor, rows: Rows) -> None:
-        gradients = self._reduced(executor, rows)
+    def _whole(self, rows: Rows) -> tf.Tensor:
+        """Return the rows of the whole batch."""
+        if rows.whole is not None:
+            return tf.constant(float(rows.whole), tf.float64)
+        return self._last.sum([tf.constant(float(rows.count), tf.float64)])[0]
+
+    def _update(self, gradients: dict[int, Any]) -> None:
         variables = self._model.trainable_variables
         with local_updates(tf.distribute.get_strategy()), beside_inputs():
-            self._model.optimizer.apply([gradients.get(id(variable)) for variable in variables], variables)
+            self._updater.apply([gradients.get(id(variable)) for variable in variables], variables)
 
-    def _reduced(self, executor: Executor, rows: Rows) -> dict[int, Any]:
-        """Sum each stage's gradients over its column, the last stage's first: they are ready first."""
+    def _reduced(self, executor: Executor, rows: Rows) -> tuple[dict[int, Any], list[list[tf.Tensor]]]:
+        """Sum each stage's gradients and changes of state over its column, the last stage's first: it is ready first.
+
+        Returns:
+            The gradient of each variable by its id, and the changes of state of each stage.
+        """
         stages = self._pipeline.stages
         parts: dict[int, list[Any]] = {}
         for stage, gradients in zip(stages, executor.gradients, strict=True):
@@ -253,29 +273,42 @@ class Step:
                 if gradient is not None:
                     parts.setdefault(id(variable), []).append(gradient)
         result: dict[int, Any] = {}
+        states: list[list[tf.Tensor]] = [[] for _ in stages]
         for s in reversed(range(len(stages))):
             known = [variable for variable in stages[s].owned if id(variable) in parts]
             with beside_inputs() if self._pipeline.placed else tf.device(self._row()[s]):
                 local = [_zeroed(add(parts[id(v)]), rows) for v in known]
-                total = [local_copy(v) for v in self._layout.exchanges[s].sum(local)]
-            result.update(zip(map(id, known), total, strict=True))
-        return result
+                changes = stages[s].changes(executor.start[s], executor.ends[s], rows.count > 0)
+                total = self._layout.exchanges[s].sum([*local, *changes])
+                result.update(zip(map(id, known), map(local_copy, total), strict=False))
+                states[s] = total[len(known) :]
+        return result, states
 
-    def _report(self, executor: Executor, tail: Tail, rows: Rows, penalties: list[tf.Tensor]) -> dict[str, Any]:
-        for s, stage in enumerate(self._pipeline.stages):
-            with tf.device(self._row()[s]):
-                exchange = self._layout.exchanges[s]
-                stage.commit(
-                    executor.start[s], executor.ends[s], self._last.replica_index, rows.count > 0, exchange.sum
-                )
+    def _report(
+        self, executor: Executor, tail: Tail, rows: Rows, penalties: list[tf.Tensor], states: list[list[tf.Tensor]]
+    ) -> dict[str, Any]:
         _, factors = tail.resolve(executor.added)
         with tf.device(self._row()[-1]):
             numerators = tail.numerators(executor.added)
-            values = [n * factor for n, factor in zip(numerators, factors, strict=True)] + penalties
-            local = tf.stack([tf.constant(float(rows.count), tf.float64), *(_zeroed(v, rows) for v in values)])
-            whole = self._last.sum([local])[0]
-            report: dict[str, Any] = {"rows": whole[0], "terms": whole[1:]}
-            return report | self._metrics(tail, rows)
+            terms = [n * factor for n, factor in zip(numerators, factors, strict=True)] + penalties
+            counts = [tf.constant(float(count), tf.float64) for count in (rows.count, rows.count > 0)]
+            metrics = self._metric_changes(tail, rows)
+            sums = self._summed([*counts, *(_zeroed(value, rows) for value in [*terms, *metrics])])
+            whole, replicas, sums = sums[0], sums[1], sums[2:]
+        for s, stage in enumerate(self._pipeline.stages):
+            with tf.device(self._row()[s]):
+                stage.commit(executor.start[s], executor.ends[s], states[s], replicas, self._last.replica_index)
+        report: dict[str, Any] = {"rows": whole, "terms": tf.stack(sums[: len(terms)]), "metrics": sums[len(terms) :]}
+        if not self.add_metrics:
+            outputs = tail.joined()
+            report["batch"] = self._gathered((rows.x, rows.y, outputs, rows.sample_weight), rows)
+        return report
+
+    def _summed(self, values: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Sum numbers over the replicas, all in one exchange: float64 holds every count and sum exactly enough."""
+        flat = tf.concat([tf.reshape(tf.cast(value, tf.float64), [-1]) for value in values], 0)
+        parts = tf.split(self._last.sum([flat])[0], [value.shape.num_elements() for value in values])
+        return [tf.cast(tf.reshape(part, value.shape), value.dtype) for part, value in zip(parts, values, strict=True)]
 
     def _gathered(self, structure: Any, rows: Rows) -> Any:
         """Return all replicas' rows of a structure, in order."""
@@ -285,15 +318,12 @@ class Step:
         parts = iter(self._last.gather([leaf[: rows.count] for leaf in leaves]))
         return keras.tree.map_structure(lambda leaf: None if leaf is None else tf.concat(next(parts), 0), structure)
 
-    def _metrics(self, tail: Tail, rows: Rows) -> dict[str, Any]:
-        outputs = tail.joined()
+    def _metric_changes(self, tail: Tail, rows: Rows) -> list[tf.Tensor]:
+        """Return by how much this replica's rows change the metrics' variables."""
         metrics = compiled_metrics(self._model)
-        if not self.add_metrics:
-            return {"batch": self._gathered((rows.x, rows.y, outputs, rows.sample_weight), rows)}
-        if metrics is None or not metrics.variables:
-            return {}
-        changes = state_change(metrics, rows.y, outputs, sample_weight=rows.sample_weight)
-        return {"metrics": self._last.sum([_zeroed(change, rows) for change in changes])}
+        if not self.add_metrics or metrics is None or not metrics.variables:
+            return []
+        return state_change(metrics, rows.y, tail.joined(), sample_weight=rows.sample_weight)
 
 
 def _keeper(recompute: str, number: int) -> Any:

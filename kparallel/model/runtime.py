@@ -44,7 +44,7 @@ class Runtime:
         self.builder = builder
         self.feeding = False
         self.unsized = False
-        self.jit = False
+        self.jit: bool | None = None
 
     @property
     def writes(self) -> bool:
