@@ -341,16 +341,14 @@ class CollectiveReducer:
         self._options = options
         self._reducer = cross_device_ops.CollectiveAllReduce(devices, group_size, options, keys)
 
-    def sum(self, values: list[Any], local_index: int) -> list[Any]:
-        """Sum each tensor or `tf.IndexedSlices` over the group; TensorFlow packs tensors of one dtype only."""
-        total: list[Any] = [None] * len(values)
-        for dtype in dict.fromkeys(value.dtype for value in values):
-            places = [index for index, value in enumerate(values) if value.dtype == dtype]
-            given = [values[index] for index in places]
-            summed = self._reducer._all_reduce(tf.distribute.ReduceOp.SUM, given, local_index, self._options)
-            for index, value in zip(places, summed, strict=True):
-                total[index] = value
-        return total
+    def sum(self, packs: list[list[tf.Tensor]], local_index: int) -> list[tf.Tensor]:
+        """Sum each tensor over the group; a pack's tensors, of one dtype, travel as one."""
+        return list(self._reducer._launchers[local_index].batch_all_reduce(packs, self._options))
+
+    def sum_slices(self, value: tf.IndexedSlices, local_index: int) -> tf.IndexedSlices:
+        """Return the slices of the whole group."""
+        whole: tf.IndexedSlices = self._reducer._launchers[local_index].all_reduce_indexed_slices(value, self._options)
+        return whole
 
     def gather(self, value: tf.Tensor, local_index: int) -> tf.Tensor:
         """Concatenate all replicas' rows, in order."""

@@ -1,19 +1,19 @@
 """One step of one replica: forward, backward, reduction, update, and what is to be reported."""
 
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from kparallel.collective.exchange import Exchange, add, local_copy
-from kparallel.collective.talk import Talk
+from kparallel.collective.exchange import add
 from kparallel.data.rows import Counts, Rows, deal, microbatches, take_rows
 from kparallel.engine.beside import beside_inputs
 from kparallel.engine.compiled import stage_call
 from kparallel.engine.executor import Executor, StageCall
 from kparallel.engine.head import couples_rows, loss_head
+from kparallel.engine.layout import Layout
+from kparallel.engine.reduction import reduced, summed, zeroed
 from kparallel.engine.slices import refuse_slices
 from kparallel.engine.tail import Tail, join
 from kparallel.engine.update import Updater
@@ -27,25 +27,6 @@ from kparallel.schedule import forward_only, gpipe, linear_order
 from kparallel.stage.pipeline import Pipeline
 
 __all__: list[str] = []
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where the replicas of this process run, and how they talk.
-
-    Args:
-        rows: Full device names, one row for each replica of this process, one name for each stage.
-        first_replica: Index of the first row's replica among all workers' replicas.
-        replicas: How many replicas there are on all workers.
-        exchanges: One exchange for each stage: its column.
-        talk: How workers talk between steps, or None on one machine.
-    """
-
-    rows: tuple[tuple[str, ...], ...]
-    first_replica: int
-    replicas: int
-    exchanges: tuple[Exchange, ...]
-    talk: Talk | None = None
 
 
 class Step:
@@ -101,7 +82,7 @@ class Step:
             raise ValueError("No loss to compute. Pass `loss=` to compile(), or call add_loss() in a layer.")
         parts = self._layout.replicas * self._plan.microbatches
         refuse_slices(rows.x, [g for stage in executor.gradients for g in stage], self._model.optimizer, parts)
-        gradients, states = self._reduced(executor, rows)
+        gradients, states = reduced(self._pipeline, self._layout, self._row(), executor, rows)
         if self._model.trainable_variables:
             self._update(gradients)
         else:
@@ -112,7 +93,7 @@ class Step:
         """Run an evaluation step and return what to report."""
         rows = self._take(data, counts)
         executor, tail = self._run(rows, training=False)
-        _, states = self._reduced(executor, rows)
+        _, states = reduced(self._pipeline, self._layout, self._row(), executor, rows)
         return self._report(executor, tail, rows, self._penalties(executor, rows), states)
 
     def predict(self, data: Any, counts: Counts) -> Any:
@@ -260,30 +241,6 @@ class Step:
         with local_updates(tf.distribute.get_strategy()), beside_inputs():
             self._updater.apply([gradients.get(id(variable)) for variable in variables], variables)
 
-    def _reduced(self, executor: Executor, rows: Rows) -> tuple[dict[int, Any], list[list[tf.Tensor]]]:
-        """Sum each stage's gradients and changes of state over its column, the last stage's first: it is ready first.
-
-        Returns:
-            The gradient of each variable by its id, and the changes of state of each stage.
-        """
-        stages = self._pipeline.stages
-        parts: dict[int, list[Any]] = {}
-        for stage, gradients in zip(stages, executor.gradients, strict=True):
-            for variable, gradient in zip(stage.weights, gradients, strict=True):
-                if gradient is not None:
-                    parts.setdefault(id(variable), []).append(gradient)
-        result: dict[int, Any] = {}
-        states: list[list[tf.Tensor]] = [[] for _ in stages]
-        for s in reversed(range(len(stages))):
-            known = [variable for variable in stages[s].owned if id(variable) in parts]
-            with beside_inputs() if self._pipeline.placed else tf.device(self._row()[s]):
-                local = [_zeroed(add(parts[id(v)]), rows) for v in known]
-                changes = stages[s].changes(executor.start[s], executor.ends[s], rows.count > 0)
-                total = self._layout.exchanges[s].sum([*local, *changes])
-                result.update(zip(map(id, known), map(local_copy, total), strict=False))
-                states[s] = total[len(known) :]
-        return result, states
-
     def _report(
         self, executor: Executor, tail: Tail, rows: Rows, penalties: list[tf.Tensor], states: list[list[tf.Tensor]]
     ) -> dict[str, Any]:
@@ -293,7 +250,7 @@ class Step:
             terms = [n * factor for n, factor in zip(numerators, factors, strict=True)] + penalties
             counts = [tf.constant(float(count), tf.float64) for count in (rows.count, rows.count > 0)]
             metrics = self._metric_changes(tail, rows)
-            sums = self._summed([*counts, *(_zeroed(value, rows) for value in [*terms, *metrics])])
+            sums = summed([*counts, *(zeroed(value, rows) for value in [*terms, *metrics])], self._last)
             whole, replicas, sums = sums[0], sums[1], sums[2:]
         for s, stage in enumerate(self._pipeline.stages):
             with tf.device(self._row()[s]):
@@ -303,12 +260,6 @@ class Step:
             outputs = tail.joined()
             report["batch"] = self._gathered((rows.x, rows.y, outputs, rows.sample_weight), rows)
         return report
-
-    def _summed(self, values: list[tf.Tensor]) -> list[tf.Tensor]:
-        """Sum numbers over the replicas, all in one exchange: float64 holds every count and sum exactly enough."""
-        flat = tf.concat([tf.reshape(tf.cast(value, tf.float64), [-1]) for value in values], 0)
-        parts = tf.split(self._last.sum([flat])[0], [value.shape.num_elements() for value in values])
-        return [tf.cast(tf.reshape(part, value.shape), value.dtype) for part, value in zip(parts, values, strict=True)]
 
     def _gathered(self, structure: Any, rows: Rows) -> Any:
         """Return all replicas' rows of a structure, in order."""
@@ -337,12 +288,3 @@ def _forward_first(order: Any, last: int, number: int) -> bool:
     """Tell whether the last stage has run forward on every microbatch before it first runs backward."""
     kinds = [action.kind for action in order if action.stage == last and action.microbatch < number]
     return kinds.index("B") == number
-
-
-def _zeroed(value: Any, rows: Rows) -> Any:
-    """Zero what an empty share gave: its row of zeros may have made NaN."""
-    if rows.count:
-        return value
-    if isinstance(value, tf.IndexedSlices):
-        return tf.IndexedSlices(tf.zeros_like(value.values), value.indices, value.dense_shape)
-    return tf.zeros_like(value)
