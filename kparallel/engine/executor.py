@@ -100,10 +100,11 @@ class Executor:
         for action in order:
             if action.microbatch >= len(self._counts):
                 continue  # An empty microbatch.
-            if action.kind == "F":
-                self._forward(action.stage, action.microbatch)
-            else:
-                self._backward(action.stage, action.microbatch)
+            with tf.name_scope(str(action)):  # Profiles tell actions apart by it.
+                if action.kind == "F":
+                    self._forward(action.stage, action.microbatch)
+                else:
+                    self._backward(action.stage, action.microbatch)
 
     def outputs(self, microbatch: int) -> Any:
         """Return the model's outputs for one microbatch, on the last stage's device, with their masks."""
@@ -194,7 +195,8 @@ class Executor:
         return tf.control_dependencies(self._last.get(self._lanes[s], []))
 
     def _done(self, s: int, results: Any) -> None:
-        tensors = [leaf for leaf in keras.tree.flatten(results) if isinstance(leaf, tf.Tensor)]
+        # A call's data, not the call itself: TensorFlow inlines the call, and what waited for it waits no more.
+        tensors = [tf.identity(leaf) for leaf in keras.tree.flatten(results) if isinstance(leaf, tf.Tensor)]
         if tensors:
             self._last[self._lanes[s]] = tensors
 
