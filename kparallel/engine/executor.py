@@ -196,7 +196,8 @@ class Executor:
 
     def _done(self, s: int, results: Any) -> None:
         # A call's data, not the call itself: TensorFlow inlines the call, and what waited for it waits no more.
-        tensors = [tf.identity(leaf) for leaf in keras.tree.flatten(results) if isinstance(leaf, tf.Tensor)]
+        with tf.device(self._devices[s]):
+            tensors = [tf.identity(leaf) for leaf in keras.tree.flatten(results) if isinstance(leaf, tf.Tensor)]
         if tensors:
             self._last[self._lanes[s]] = tensors
 
