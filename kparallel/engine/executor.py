@@ -100,10 +100,11 @@ class Executor:
         for action in order:
             if action.microbatch >= len(self._counts):
                 continue  # An empty microbatch.
-            if action.kind == "F":
-                self._forward(action.stage, action.microbatch)
-            else:
-                self._backward(action.stage, action.microbatch)
+            with tf.name_scope(str(action)):  # Profiles tell actions apart by it.
+                if action.kind == "F":
+                    self._forward(action.stage, action.microbatch)
+                else:
+                    self._backward(action.stage, action.microbatch)
 
     def outputs(self, microbatch: int) -> Any:
         """Return the model's outputs for one microbatch, on the last stage's device, with their masks."""
@@ -202,9 +203,10 @@ class Executor:
         A control edge from a call of a stage's function would not do: TensorFlow puts the function's operations in place
         of the call, and control edges then wait for its side effects only, of which a stage has none. Data does wait.
         """
-        tensors = tf.nest.flatten(results, expand_composites=True)
+        tensors = [leaf for leaf in tf.nest.flatten(results, expand_composites=True) if isinstance(leaf, tf.Tensor)]
         if tensors and not self._pipeline.placed:
-            self._last[self._lanes[s]] = tf.identity_n(tensors)[:1]
+            with tf.device(self._devices[s]):
+                self._last[self._lanes[s]] = tf.identity_n(tensors)[:1]
 
 
 def _is_differentiable(leaf: Any) -> bool:

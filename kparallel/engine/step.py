@@ -103,7 +103,8 @@ class Step:
             self._update(executor, rows)
         else:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
-        return self._report(executor, tail, rows, penalties)
+        with tf.name_scope("report"):
+            return self._report(executor, tail, rows, penalties)
 
     def test(self, data: Any, counts: Counts) -> dict[str, Any]:
         """Run an evaluation step and return what to report."""
@@ -153,7 +154,8 @@ class Step:
             counting = tail_of([rows], None, False)
             inline = [stage_call(stage, True, jit=False, inline=True) for stage in self._pipeline.stages]
             ahead = self._executor([rows], counting, inline)
-            ahead.run([action for action in self._order(training=False) if action.microbatch == 0])
+            with tf.name_scope("count"):
+                ahead.run([action for action in self._order(training=False) if action.microbatch == 0])
             counted = counting.statistics(ahead.added)
         tail = tail_of(parts, counted, training)
         executor = self._executor(parts, tail, self._train_calls if training else self._test_calls)
@@ -193,7 +195,8 @@ class Step:
             pairs: list[tuple[float | None, Term]], statistics: list[tf.Tensor]
         ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
             local = [tf.cast(s, tf.float64) if rows.count else tf.zeros((), tf.float64) for s in statistics]
-            total = iter(tf.unstack(self._last.sum([tf.stack(local)])[0]) if local else [])
+            with tf.name_scope(f"reduce{len(self._pipeline.stages) - 1}"):
+                total = iter(tf.unstack(self._last.sum([tf.stack(local)])[0]) if local else [])
             gradient, report = [], []
             for weight, term in pairs:
                 own, reported = term.factors([next(total) for _ in term.statistics])
@@ -241,7 +244,7 @@ class Step:
     def _update(self, executor: Executor, rows: Rows) -> None:
         gradients = self._reduced(executor, rows)
         variables = self._model.trainable_variables
-        with local_updates(tf.distribute.get_strategy()), beside_inputs():
+        with tf.name_scope("update"), local_updates(tf.distribute.get_strategy()), beside_inputs():
             self._model.optimizer.apply([gradients.get(id(variable)) for variable in variables], variables)
 
     def _reduced(self, executor: Executor, rows: Rows) -> dict[int, Any]:
@@ -255,7 +258,7 @@ class Step:
         result: dict[int, Any] = {}
         for s in reversed(range(len(stages))):
             known = [variable for variable in stages[s].owned if id(variable) in parts]
-            with beside_inputs() if self._pipeline.placed else tf.device(self._row()[s]):
+            with tf.name_scope(f"reduce{s}"), beside_inputs() if self._pipeline.placed else tf.device(self._row()[s]):
                 local = [_zeroed(add(parts[id(v)]), rows) for v in known]
                 total = [local_copy(v) for v in self._layout.exchanges[s].sum(local)]
             result.update(zip(map(id, known), total, strict=True))
