@@ -14,14 +14,14 @@ SECONDS = 0.002
 
 
 class Recorded(keras.layers.Layer):
-    """Multiplies by a weight; writes down (name, kind, microbatch, start, end) of each pass in `log`.
+    """Multiplies by a weight; writes down (stage, kind, microbatch, start, end) of each pass.
 
     The backward pass reads what the forward pass gave, as most layers' do, and the microbatch stands in the input.
     """
 
-    def __init__(self, log, **kwargs):
+    def __init__(self, write, **kwargs):
         super().__init__(**kwargs)
-        self.log = log
+        self.write = write
 
     def build(self, shape):
         self.scale = self.add_weight(shape=(), initializer="ones")
@@ -31,7 +31,7 @@ class Recorded(keras.layers.Layer):
             def run(value, forward):
                 start = time.perf_counter()
                 time.sleep(SECONDS)
-                self.log.append((int(self.name[-1]), kind, int(forward[0, 0]), start, time.perf_counter()))
+                self.write((int(self.name[-1]), kind, int(forward[0, 0]), start, time.perf_counter()))
                 return value
 
             result = tf.numpy_function(run, [value, forward], value.dtype, stateful=False)
@@ -51,7 +51,7 @@ def recorded_step(stages, microbatches, **options):
     log = []
 
     def build():
-        return keras.Sequential([keras.Input((1,)), *(Recorded(log, name=f"stage{index}") for index in range(stages))])
+        return keras.Sequential([keras.Input((1,)), *(Recorded(log.append, name=f"stage{index}") for index in range(stages))])
 
     model = kparallel.wrap(build, replicas=1, stages=stages, microbatches=microbatches, **options)
     model.compile(keras.optimizers.SGD(0.0), "mse")
