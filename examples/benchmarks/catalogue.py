@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from examples.benchmarks import data_parallel, overhead
+from examples.benchmarks import data_parallel, executor, overhead
 from examples.benchmarks.row import Row, Settings
 
 __all__: list[str] = []
@@ -15,4 +15,6 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Row]]] = {
     "one-replica-mlp": partial(overhead.one_replica, "mlp"),
     "one-replica-tiny": partial(overhead.one_replica, "tiny"),
     "host-time": overhead.host_time,
+    "executor-1f1b": partial(executor.rows, "1f1b"),
+    "executor-gpipe": partial(executor.rows, "gpipe"),
 }
