@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from examples.benchmarks import data_parallel, executor, overhead
+from examples.benchmarks import data_parallel, executor, overhead, tracing
 from examples.benchmarks.row import Row, Settings
 
 __all__: list[str] = []
@@ -17,4 +17,5 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Row]]] = {
     "host-time": overhead.host_time,
     "executor-1f1b": partial(executor.rows, "1f1b"),
     "executor-gpipe": partial(executor.rows, "gpipe"),
+    "tracing": tracing.rows,
 }
