@@ -100,10 +100,11 @@ class Executor:
         for action in order:
             if action.microbatch >= len(self._counts):
                 continue  # An empty microbatch.
-            if action.kind == "F":
-                self._forward(action.stage, action.microbatch)
-            else:
-                self._backward(action.stage, action.microbatch)
+            with tf.name_scope(str(action)):  # Profiles tell actions apart by it.
+                if action.kind == "F":
+                    self._forward(action.stage, action.microbatch)
+                else:
+                    self._backward(action.stage, action.microbatch)
 
     def outputs(self, microbatch: int) -> Any:
         """Return the model's outputs for one microbatch, on the last stage's device, with their masks."""
@@ -149,6 +150,9 @@ class Executor:
         kept = self._kept.pop((s, m))
         with tf.device(self._devices[s]), self._after(s):
             if kept.tape is None:
+                # New tensors, which come after the lane's previous action: from the same ones TensorFlow would find that
+                # everything is computed already, and keep it.
+                kept.inputs, kept.masks, kept.state = map(_copied, (kept.inputs, kept.masks, kept.state))
                 self._compute(s, m, kept, taped=True)
             targets, upstream = self._upstream(s, m, kept)
             sources = [self._received(s, kept), self.weights[s]]
@@ -194,9 +198,15 @@ class Executor:
         return tf.control_dependencies(self._last.get(self._lanes[s], []))
 
     def _done(self, s: int, results: Any) -> None:
-        tensors = [leaf for leaf in keras.tree.flatten(results) if isinstance(leaf, tf.Tensor)]
-        if tensors:
-            self._last[self._lanes[s]] = tensors
+        """Let the lane's next action wait for these results.
+
+        A control edge from a call of a stage's function would not do: TensorFlow puts the function's operations in place
+        of the call, and control edges then wait for its side effects only, of which a stage has none. Data does wait.
+        """
+        tensors = [leaf for leaf in tf.nest.flatten(results, expand_composites=True) if isinstance(leaf, tf.Tensor)]
+        if tensors and not self._pipeline.placed:
+            with tf.device(self._devices[s]):
+                self._last[self._lanes[s]] = tf.identity_n(tensors)[:1]
 
 
 def _is_differentiable(leaf: Any) -> bool:

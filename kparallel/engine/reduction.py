@@ -41,7 +41,7 @@ def reduced(
     for s, stage in reversed(list(enumerate(pipeline.stages))):
         known = [variable for variable in stage.owned if id(variable) in parts]
         place: AbstractContextManager[Any] = beside_inputs() if pipeline.placed else tf.device(row[s])
-        with place:
+        with tf.name_scope(f"reduce{s}"), place:
             local = [zeroed(add(parts[id(v)]), rows) for v in known]
             changes = stage.changes(executor.start[s], executor.ends[s], rows.count > 0)
             sums = layout.exchanges[s].sum([*compressed(local, layout.compression), *changes])

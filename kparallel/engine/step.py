@@ -87,7 +87,8 @@ class Step:
             self._update(gradients)
         else:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
-        return self._report(executor, tail, rows, penalties, states)
+        with tf.name_scope("report"):
+            return self._report(executor, tail, rows, penalties, states)
 
     def test(self, data: Any, counts: Counts) -> dict[str, Any]:
         """Run an evaluation step and return what to report."""
@@ -138,7 +139,8 @@ class Step:
             counting = tail_of([rows], None, False)
             inline = [stage_call(stage, True, jit=False, inline=True) for stage in self._pipeline.stages]
             ahead = self._executor([rows], counting, inline)
-            ahead.run([action for action in self._order(training=False) if action.microbatch == 0])
+            with tf.name_scope("count"):
+                ahead.run([action for action in self._order(training=False) if action.microbatch == 0])
             counted = counting.statistics(ahead.added)
         tail = tail_of(parts, counted, training)
         executor = self._executor(parts, tail, self._train_calls if training else self._test_calls)
@@ -195,7 +197,8 @@ class Step:
             return [s / float(rows.count) * float(rows.whole) if rows.count else s for s in local]
         if not rows.count:
             local = [tf.zeros((), tf.float64) for _ in local]
-        return tf.unstack(self._last.sum([tf.stack(local)])[0]) if local else []
+        with tf.name_scope(f"reduce{len(self._pipeline.stages) - 1}"):
+            return tf.unstack(self._last.sum([tf.stack(local)])[0]) if local else []
 
     def _scaled(self, factor: tf.Tensor) -> tf.Tensor:
         """Apply the optimizer's loss scale."""
@@ -238,7 +241,7 @@ class Step:
 
     def _update(self, gradients: dict[int, Any]) -> None:
         variables = self._model.trainable_variables
-        with local_updates(tf.distribute.get_strategy()), beside_inputs():
+        with tf.name_scope("update"), local_updates(tf.distribute.get_strategy()), beside_inputs():
             self._updater.apply([gradients.get(id(variable)) for variable in variables], variables)
 
     def _report(

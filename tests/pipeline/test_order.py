@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from kparallel.data.rows import Rows
+from kparallel.engine.compiled import stage_call
 from kparallel.engine.executor import Executor
 from kparallel.engine.tail import Tail
 from kparallel.loss.term import row_mean
@@ -15,7 +16,7 @@ from kparallel.stage.pipeline import cut
 MICROBATCHES = 3
 
 
-def traced(programs):
+def traced(programs, called=False):
     """Trace one replica's work and return its graph; forward call m of stage s stands in the scope `s{s}m{m}`."""
     layers = [keras.layers.Dense(2, name=f"layer{index}") for index in range(3)]
     model = keras.Sequential([keras.Input((2,)), *layers])
@@ -41,7 +42,10 @@ def traced(programs):
 
         one = tf.constant([1.0], tf.float64)
         tail = Tail(pipeline, "CPU:0", head, rows, factors, True, None, [one])
-        calls = [named(s, stage) for s, stage in enumerate(pipeline.stages)]
+        if called:
+            calls = [stage_call(stage, True, jit=False, inline=False) for stage in pipeline.stages]
+        else:
+            calls = [named(s, stage) for s, stage in enumerate(pipeline.stages)]
         executor = Executor(
             pipeline, ["CPU:0", "CPU:1", "CPU:2"], calls, [0, 1, 2], [2] * MICROBATCHES, tail, lambda s, m: True, 0
         )
@@ -94,3 +98,17 @@ def test_the_schedules_make_different_graphs():
     assert ancestors(operations_of(graph, later)) & operations_of(graph, earlier)
     graph = traced(gpipe(3, MICROBATCHES))
     assert not ancestors(operations_of(graph, later)) & operations_of(graph, earlier)
+
+
+def test_no_action_waits_for_a_call_that_is_inlined():
+    """TensorFlow inlines a call, and drops what waits for the call itself rather than for its results."""
+    graph = traced(one_f_one_b(3, MICROBATCHES), called=True)
+    calls = {operation for operation in graph.get_operations() if "PartitionedCall" in operation.type}
+    assert len(calls) == 2 * 3 * MICROBATCHES
+    assert not [operation for operation in graph.get_operations() if calls & set(operation.control_inputs)]
+    for program in one_f_one_b(3, MICROBATCHES):
+        for before, after in zip(program, program[1:], strict=False):
+            own = {call for call in calls if call.name.startswith(f"{after}/")}
+            assert own and any(call.name.startswith(f"{before}/") for call in ancestors(own)), (
+                f"{after} not after {before}"
+            )

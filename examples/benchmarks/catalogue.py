@@ -1,0 +1,21 @@
+"""The one list of benchmarks. Another one is a function of the settings that returns rows, and a line here."""
+
+from collections.abc import Callable
+from functools import partial
+
+from examples.benchmarks import data_parallel, executor, overhead, tracing
+from examples.benchmarks.row import Row, Settings
+
+__all__: list[str] = []
+
+BENCHMARKS: dict[str, Callable[[Settings], list[Row]]] = {
+    "data-parallel-mlp": partial(data_parallel.rows, "mlp"),
+    "data-parallel-resnet": partial(data_parallel.rows, "resnet"),
+    "data-parallel-transformer": partial(data_parallel.rows, "transformer"),
+    "one-replica-mlp": partial(overhead.one_replica, "mlp"),
+    "one-replica-tiny": partial(overhead.one_replica, "tiny"),
+    "host-time": overhead.host_time,
+    "executor-1f1b": partial(executor.rows, "1f1b"),
+    "executor-gpipe": partial(executor.rows, "gpipe"),
+    "tracing": tracing.rows,
+}
