@@ -13,8 +13,8 @@ from kparallel.engine.compiled import stage_call
 from kparallel.engine.executor import Executor, StageCall
 from kparallel.engine.head import couples_rows, loss_head
 from kparallel.engine.layout import Layout
-from kparallel.engine.reduction import reduced, summed, zeroed
-from kparallel.engine.slices import refuse_slices
+from kparallel.engine.reduction import Report, Sums, reduced, zeroed
+from kparallel.engine.slices import refuse_slices, scales_and_adds
 from kparallel.engine.tail import Tail, join
 from kparallel.engine.update import Updater
 from kparallel.errors import PlanError
@@ -82,20 +82,24 @@ class Step:
             raise ValueError("No loss to compute. Pass `loss=` to compile(), or call add_loss() in a layer.")
         parts = self._layout.replicas * self._plan.microbatches
         refuse_slices(rows.x, [g for stage in executor.gradients for g in stage], self._model.optimizer, parts)
-        gradients, states = reduced(self._pipeline, self._layout, self._row(), executor, rows)
+        local = self._to_report(executor, tail, rows, penalties)
+        dense = scales_and_adds(self._model.optimizer)
+        sums = reduced(self._pipeline, self._layout, self._row(), executor, rows, local, dense)
         if self._model.trainable_variables:
-            self._update(gradients)
+            self._update(sums.gradients)
         else:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
         with tf.name_scope("report"):
-            return self._report(executor, tail, rows, penalties, states)
+            return self._report(executor, tail, rows, sums)
 
     def test(self, data: Any, counts: Counts) -> dict[str, Any]:
         """Run an evaluation step and return what to report."""
         rows = self._take(data, counts)
         executor, tail = self._run(rows, training=False)
-        _, states = reduced(self._pipeline, self._layout, self._row(), executor, rows)
-        return self._report(executor, tail, rows, self._penalties(executor, rows), states)
+        local = self._to_report(executor, tail, rows, self._penalties(executor, rows))
+        executor.gradients = [[] for _ in executor.gradients]
+        sums = reduced(self._pipeline, self._layout, self._row(), executor, rows, local)
+        return self._report(executor, tail, rows, sums)
 
     def predict(self, data: Any, counts: Counts) -> Any:
         """Return the outputs of this replica's rows."""
@@ -244,21 +248,25 @@ class Step:
         with tf.name_scope("update"), local_updates(tf.distribute.get_strategy()), beside_inputs():
             self._updater.apply([gradients.get(id(variable)) for variable in variables], variables)
 
-    def _report(
-        self, executor: Executor, tail: Tail, rows: Rows, penalties: list[tf.Tensor], states: list[list[tf.Tensor]]
-    ) -> dict[str, Any]:
+    def _to_report(self, executor: Executor, tail: Tail, rows: Rows, penalties: list[tf.Tensor]) -> Report:
+        """Return this replica's part of the losses and of the metrics' changes."""
         _, factors = tail.resolve(executor.added)
-        with tf.device(self._row()[-1]):
+        with tf.name_scope("report"), tf.device(self._row()[-1]):
             numerators = tail.numerators(executor.added)
             terms = [n * factor for n, factor in zip(numerators, factors, strict=True)] + penalties
             counts = [tf.constant(float(count), tf.float64) for count in (rows.count, rows.count > 0)]
-            metrics = self._metric_changes(tail, rows)
-            sums = summed([*counts, *(zeroed(value, rows) for value in [*terms, *metrics])], self._last)
-            whole, replicas, sums = sums[0], sums[1], sums[2:]
+            terms, metrics = ([zeroed(v, rows) for v in some] for some in (terms, self._metric_changes(tail, rows)))
+            return Report(counts[0], counts[1], terms, metrics)
+
+    def _report(self, executor: Executor, tail: Tail, rows: Rows, sums: Sums) -> dict[str, Any]:
+        """Write the state, and return what to report of all replicas."""
+        whole = sums.report
         for s, stage in enumerate(self._pipeline.stages):
             with tf.device(self._row()[s]):
-                stage.commit(executor.start[s], executor.ends[s], states[s], replicas, self._last.replica_index)
-        report: dict[str, Any] = {"rows": whole, "terms": tf.stack(sums[: len(terms)]), "metrics": sums[len(terms) :]}
+                replica_index = self._last.replica_index
+                stage.commit(executor.start[s], executor.ends[s], sums.states[s], whole.replicas, replica_index)
+        with tf.device(self._row()[-1]):
+            report: dict[str, Any] = {"rows": whole.rows, "terms": tf.stack(whole.terms), "metrics": whole.metrics}
         if not self.add_metrics:
             outputs = tail.joined()
             report["batch"] = self._gathered((rows.x, rows.y, outputs, rows.sample_weight), rows)
