@@ -16,6 +16,8 @@ from kparallel.stage.pipeline import Pipeline
 
 __all__: list[str] = []
 
+_SMALL = 2**22  # Bytes of a variable whose gradient is rather summed whole than gathered in slices.
+
 
 @dataclass(frozen=True)
 class Report:
@@ -69,7 +71,7 @@ def reduced(
         executor: Has carried out the batch.
         rows: This replica's rows.
         report: This replica's.
-        dense: Whether `tf.IndexedSlices` may become tensors; they do where that makes them smaller.
+        dense: Whether `tf.IndexedSlices` may become tensors; those of small variables do.
     """
     parts: dict[int, list[Any]] = {}
     for stage, gradients in zip(pipeline.stages, executor.gradients, strict=False):
@@ -85,7 +87,7 @@ def reduced(
         with tf.name_scope(f"reduce{s}"), place:
             local = [zeroed(add(parts[id(v)]), rows) for v in known]
             if dense and layout.replicas > 1:
-                local = [_smaller(gradient) for gradient in local]
+                local = [_dense(gradient) for gradient in local]
             sent = compressed(local, layout.compression)
             changes = stage.changes(executor.start[s], executor.ends[s], rows.count > 0)
             last = [_flat(report, sent)] if s == len(states) - 1 else []
@@ -116,14 +118,16 @@ def _unflat(numbers: tf.Tensor, like: Report) -> Report:
     return Report(whole[0], whole[1], whole[2:end], whole[end:])
 
 
-def _smaller(gradient: Any) -> Any:
-    """Return slices as a tensor where it has fewer elements than they have."""
+def _dense(gradient: Any) -> Any:
+    """Return slices of a small variable as a tensor: one sum in place of several gathered tensors.
+
+    The variable alone decides, because every replica has to decide alike.
+    """
     if not isinstance(gradient, tf.IndexedSlices):
         return gradient
-    size, whole = gradient.values.shape.num_elements(), tf.get_static_value(gradient.dense_shape)
-    if size is None or whole is None or whole.prod() > size:
-        return gradient
-    return tf.convert_to_tensor(gradient)
+    whole = tf.get_static_value(gradient.dense_shape)
+    small = whole is not None and whole.prod() * gradient.dtype.size <= _SMALL
+    return tf.convert_to_tensor(gradient) if small else gradient
 
 
 def zeroed(value: Any, rows: Rows) -> Any:
