@@ -1,0 +1,111 @@
+"""Where a lane's time goes in a step: each moment belongs to one cause, so that the shares sum to 1.
+
+```text
+|fetch|host|  0F0  |..waits for 1B0..|sends|  0B0  |....sums gradients....| update |host|
+ input  over  work       stage        transfer work         reduction       update  overhead
+```
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kparallel.schedule import Action
+from kparallel.trace.events import Step
+from kparallel.trace.lanes import LaneStep
+from kparallel.trace.spans import Span, at_least, length, union, within, without
+
+__all__: list[str] = []
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Parts of a device's time, from 0 to 1; they sum to 1.
+
+    Args:
+        work: Forward and backward passes.
+        update: The optimizer.
+        reduction: Summing gradients between replicas, with the wait for the slowest of them.
+        stage: Waiting until another stage has computed what an action reads.
+        transfer: From then until the action starts.
+        input: Waiting for the next batch.
+        sharing: Ready, but every core of the machine was busy with another device's work (virtual CPU devices only).
+        overhead: None of these: Python, starting operations, logs.
+    """
+
+    work: float = 0.0
+    update: float = 0.0
+    reduction: float = 0.0
+    stage: float = 0.0
+    transfer: float = 0.0
+    input: float = 0.0
+    sharing: float = 0.0
+    overhead: float = 0.0
+
+    @property
+    def communication(self) -> float:
+        """Between replicas and between stages, waiting included."""
+        return self.reduction + self.stage + self.transfer
+
+
+def causes(step: Step, lane: LaneStep, lanes: Sequence[LaneStep], stages: int, cores: int | None) -> dict[str, float]:
+    """Divide a step's time on one lane among the causes.
+
+    Args:
+        step: The step.
+        lane: The lane.
+        lanes: All lanes of this worker, the same among them.
+        stages: Number of stages.
+        cores: Cores that the lanes share, or None where each device computes by itself.
+
+    Returns:
+        Seconds by the names of `Shares`.
+    """
+    seconds: Counter[str] = Counter()
+    whole = [(step.start, step.end)]
+
+    def take(cause: str, spans: list[Span]) -> None:
+        nonlocal whole
+        seconds[cause] += length(within(whole, spans))  # type: ignore[assignment]
+        whole = without(whole, spans)
+
+    take("work", lane.work)
+    take("update", lane.update)
+    take("input", union(step.fetching))
+    take("overhead", without([(step.start, step.end)], [step.graph]))
+    take("reduction", lane.reduction)
+    finish = {
+        a: end for other in lanes if other.lane.replica == lane.lane.replica for a, (_, end) in other.slices.items()
+    }
+    waits = [_waits(gap, lane, finish, stages) for gap in whole]
+    take("stage", union(span for stage, _, _ in waits for span in stage))
+    take("reduction", union(span for _, reduction, _ in waits for span in reduction))
+    if cores is not None:
+        others = [span for other in lanes if other is not lane for span in [*other.work, *other.update]]
+        take("sharing", at_least(others, cores))
+    take("transfer", union(span for _, _, transfer in waits for span in transfer))
+    take("overhead", whole)
+    return dict(seconds)
+
+
+def _waits(
+    gap: Span, lane: LaneStep, finish: dict[Action, float], stages: int
+) -> tuple[list[Span], list[Span], list[Span]]:
+    """Say of a gap for how long it waits for another stage, for a sum over replicas, and for a transfer."""
+    start, end = gap
+    after = [action for action, span in lane.slices.items() if abs(span[0] - end) < 1e-9]
+    ready, crosses = start, False
+    for need in (need for action in after for need in action.needs(stages)):
+        if need not in lane.slices and finish.get(need, start) > start:
+            ready, crosses = max(ready, min(finish[need], end)), True
+    summed = max((b for _, b in lane.reduction if start < b <= end + 1e-9), default=start)
+    return [(start, ready)], [(ready, max(ready, summed))], [(max(ready, summed), end)] if crosses else []
+
+
+def average(parts: Sequence[dict[str, float]]) -> Shares:
+    """Return the shares of the time that several lanes and steps took together."""
+    total: Counter[str] = Counter()
+    for part in parts:
+        total.update(part)
+    whole = sum(total.values())
+    return Shares(**{cause: seconds / whole for cause, seconds in total.items()}) if whole else Shares()
