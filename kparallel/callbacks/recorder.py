@@ -162,7 +162,7 @@ class Recorder:
 
         machine = _machine(plan)
         lanes = lanes_of(plan, machine.worker)
-        laid = [lay_out(step, lanes, whose) for step in found]
+        laid = [lay_out(step, lanes, whose, alone=plan.replicas == 1) for step in found]
         return Recording(summarize(plan, found, laid, machine), found, laid)
 
 

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kparallel.planning.plan import Plan
 from kparallel.schedule import Action, Programs, gpipe
@@ -80,18 +80,23 @@ def lanes_of(plan: Plan, worker: int = 0) -> list[Lane]:
     return lanes
 
 
-def lay_out(step: Step, lanes: Iterable[Lane], owner: Callable[[Operation], Owner]) -> list[LaneStep]:
+def lay_out(
+    step: Step, lanes: Iterable[Lane], owner: Callable[[Operation], Owner], alone: bool = False
+) -> list[LaneStep]:
     """Lay one step's operations out on the lanes.
 
     Args:
         step: The recorded step.
         lanes: The lanes of this worker.
         owner: Tells whose work an operation is.
+        alone: Whether there is one replica on all workers together.
 
     Returns:
         One for each lane, in their order.
     """
     owned = [(owner(operation), operation) for operation in step.operations]
+    if alone:  # Nothing is summed where there is one replica.
+        owned = [(replace(whose, kind="other") if whose.kind == "reduction" else whose, o) for whose, o in owned]
     return [_lane_step(lane, owned) for lane in lanes]
 
 
@@ -133,8 +138,6 @@ def _slice(operations: list[Operation]) -> Span:
 
 def _apart(slices: dict[Action, Span]) -> dict[Action, Span]:
     """Let each slice end where the lane's next one starts."""
-    order = sorted(slices, key=lambda action: slices[action])
+    order = sorted(slices, key=slices.__getitem__)
     limits = [slices[action][0] for action in order[1:]] + [float("inf")]
-    return {
-        action: (slices[action][0], min(slices[action][1], limit)) for action, limit in zip(order, limits, strict=True)
-    }
+    return {a: (slices[a][0], min(slices[a][1], limit)) for a, limit in zip(order, limits, strict=False)}

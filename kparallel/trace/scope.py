@@ -14,7 +14,7 @@ from kparallel.schedule import BACKWARD, Action
 
 __all__: list[str] = []
 
-_REPLICA = re.compile(r"(?:^|/)replica_(\d+)/")
+_REPLICA = re.compile(r"(?:^|[/_])replica_(\d+)/")
 _ACTION = re.compile(r"(?:^|[/_])(\d+)([FB])(\d+)(?:/|$)")
 _REDUCE = re.compile(r"(?:^|/)reduce(\d+)(?:_\d+)?/")
 _UPDATE = re.compile(r"(?:^|/)update(?:_\d+)?/")

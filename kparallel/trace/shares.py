@@ -17,6 +17,8 @@ from kparallel.trace.spans import Span, at_least, length, union, within, without
 
 __all__: list[str] = []
 
+_NEAR = 1e-9  # Seconds: two moments that are one, but for rounding.
+
 
 @dataclass(frozen=True)
 class Shares:
@@ -26,7 +28,7 @@ class Shares:
         work: Forward and backward passes.
         update: The optimizer.
         reduction: Summing gradients between replicas, with the wait for the slowest of them.
-        stage: Waiting until another stage has computed what an action reads.
+        stage: Waiting until another stage has computed what an action reads, or has come to its end too.
         transfer: From then until the action starts.
         input: Waiting for the next batch.
         sharing: Ready, but every core of the machine was busy with another device's work (virtual CPU devices only).
@@ -77,29 +79,32 @@ def causes(step: Step, lane: LaneStep, lanes: Sequence[LaneStep], stages: int, c
     finish = {
         a: end for other in lanes if other.lane.replica == lane.lane.replica for a, (_, end) in other.slices.items()
     }
-    waits = [_waits(gap, lane, finish, stages) for gap in whole]
-    take("stage", union(span for stage, _, _ in waits for span in stage))
-    take("reduction", union(span for _, reduction, _ in waits for span in reduction))
+    waits = [wait for gap in whole for wait in _waits(gap, lane, finish, stages)]
+    for cause in ("stage", "reduction"):
+        take(cause, union(span for why, span in waits if why == cause))
     if cores is not None:
         others = [span for other in lanes if other is not lane for span in [*other.work, *other.update]]
         take("sharing", at_least(others, cores))
-    take("transfer", union(span for _, _, transfer in waits for span in transfer))
+    take("transfer", union(span for why, span in waits if why == "transfer"))
     take("overhead", whole)
     return dict(seconds)
 
 
-def _waits(
-    gap: Span, lane: LaneStep, finish: dict[Action, float], stages: int
-) -> tuple[list[Span], list[Span], list[Span]]:
+def _waits(gap: Span, lane: LaneStep, finish: dict[Action, float], stages: int) -> list[tuple[str, Span]]:
     """Say of a gap for how long it waits for another stage, for a sum over replicas, and for a transfer."""
     start, end = gap
-    after = [action for action, span in lane.slices.items() if abs(span[0] - end) < 1e-9]
-    ready, crosses = start, False
-    for need in (need for action in after for need in action.needs(stages)):
-        if need not in lane.slices and finish.get(need, start) > start:
-            ready, crosses = max(ready, min(finish[need], end)), True
-    summed = max((b for _, b in lane.reduction if start < b <= end + 1e-9), default=start)
-    return [(start, ready)], [(ready, max(ready, summed))], [(max(ready, summed), end)] if crosses else []
+    if start >= lane.last - _NEAR:
+        # Behind the last action: first for the own gradients' sum, then until the other stages are through as well.
+        summed = max(start, min(end, lane.reduction[-1][1])) if lane.reduction else start
+        through = max(summed, min(end, max(finish.values(), default=start)))
+        return [("reduction", (start, summed)), ("stage", (summed, through))]
+    ready = start
+    after = [action for action, span in lane.slices.items() if abs(span[0] - end) < _NEAR]
+    for need in (need for action in after for need in action.needs(stages) if need not in lane.slices):
+        ready = max(ready, min(finish.get(need, start), end))
+    if any(abs(moment - end) < _NEAR for moment, _ in lane.reduction):
+        return [("stage", (start, ready)), ("reduction", (ready, end))]
+    return [("stage", (start, ready)), ("transfer", (ready, end))] if ready > start else []
 
 
 def average(parts: Sequence[dict[str, float]]) -> Shares:

@@ -12,6 +12,8 @@ REDUCTION = 0.2
 STAGES = 0.2
 SHARING = 0.2
 OVERHEAD = 0.4
+# A known efficiency below it is explained by the largest cause, however small.
+EFFICIENT = 0.7
 # Stages are unbalanced where the slowest takes so much more time than the mean.
 UNBALANCED = 1.25
 
@@ -33,14 +35,15 @@ class Verdict:
         return f"{self.name}: {self.text}"
 
 
-def verdict(summary: Summary) -> Verdict:
+def verdict(summary: Summary, efficiency: float | None = None) -> Verdict:
     """Say what limits training: of all causes above their thresholds, the one that takes most of the time.
 
     Args:
         summary: What was measured.
+        efficiency: The share of ideal speed-up, from 0 to 1, if it is known.
 
     Returns:
-        The verdict; that training scales well where no cause reaches its threshold.
+        The verdict; that training scales well where no cause reaches its threshold, unless it is known not to.
     """
     shares = summary.shares
     found = [
@@ -55,6 +58,8 @@ def verdict(summary: Summary) -> Verdict:
         return max(above, key=lambda pair: pair[0])[1](summary)
     if summary.cores is not None and summary.devices > 1 and summary.devices * summary.threads > summary.cores:
         return _cores(summary)
+    if efficiency is not None and efficiency < EFFICIENT:
+        return max(found, key=lambda cause: cause[0])[2](summary)
     work = shares.work + shares.update
     return Verdict("scales well", f"devices compute for {work:.0%} of a step's {_time(summary)}.")
 
