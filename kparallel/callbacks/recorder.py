@@ -102,8 +102,7 @@ class Recorder:
         self._calls += 1
         if not self.records:
             return None
-        self._mark.__exit__(None, None, None)
-        self._mark = None
+        self._end_mark()
         self._seen += 1
         return self.finish() if self._seen > self._steps else None
 
@@ -113,6 +112,7 @@ class Recorder:
             self.stop()
             return None
         assert self._directory is not None
+        self._end_mark()
         tf.profiler.experimental.stop()
         with self._directory as name:
             self._directory = None
@@ -127,9 +127,16 @@ class Recorder:
     def stop(self) -> None:
         """Turn the profiler off and forget what it recorded."""
         if self._directory is not None:
+            self._end_mark()
             tf.profiler.experimental.stop(save=False)
             self._directory.cleanup()
         self._directory = None
+
+    def _end_mark(self) -> None:
+        """End the mark of a call, also of one that found the data at its end, of which Keras tells no callback."""
+        if self._mark is not None:
+            self._mark.__exit__(None, None, None)
+        self._mark = None
 
     def _turn_on(self) -> bool:
         directory = tempfile.TemporaryDirectory(prefix="kparallel-trace-")

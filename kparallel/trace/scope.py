@@ -76,5 +76,5 @@ def plain_owner(name: str, kind: str, optimizer: str) -> Owner:
         return Owner("reduction", replica, 0)
     if optimizer and f"/{optimizer}/" in f"/{name}":
         return Owner("update", replica)
-    backward = name.startswith("gradient_tape/") or "/gradients/" in name
+    backward = "/gradient_tape/" in f"/{name}" or "/gradients/" in name
     return Owner("action", replica, 0, Action(0, BACKWARD if backward else "F", 0))
