@@ -102,7 +102,10 @@ def steps(events: Iterable[Event]) -> list[Step]:
         inside = [e for e in events if e.thread == mark.thread and mark.start <= e.start and e.end <= mark.end]
         runs = _graph_runs(inside)
         fetching = union((e.start, e.end) for e in inside if _NEXT.fullmatch(e.name))
-        start = mark.start
+        # Not from the mark: in a cluster workers wait for one another there, behind their callbacks.
+        called = {run.name.removeprefix(_GRAPH).rpartition("_")[0] for run in runs}
+        begun = [e.start for e in inside if e.name in called or _NEXT.fullmatch(e.name) or e.name.startswith(_GRAPH)]
+        start = min(begun, default=mark.start)
         for index, run in enumerate(runs):
             end = mark.end if index == len(runs) - 1 else run.end
             own = tuple(o for o in operations if run.start <= o.start and o.end <= run.end)

@@ -72,13 +72,14 @@ def made_up():
 
     return [
         python("EagerLocalExecute: __inference_one_3", 0.0, 0.1),  # Outside: no step of training.
-        python(f"{MARK}", 1.0, 2.0),
+        python(f"{MARK}", 0.5, 2.0),
         python("EagerLocalExecute: IteratorGetNext", 1.0, 1.2),
         python("EagerLocalExecute: __inference_one_3", 1.3, 1.9),
         Event("pool/2", "0F0/dense/MatMul:MatMul", 1.4, 1.5),
         Event("pool/2", "0F0/dense/_1:_Send", 1.5, 1.6),
         Event("pool/2", "ExecutorState::Process", 1.4, 1.9),
-        python(f"{MARK}#step_num=1#", 3.0, 6.0),
+        python(f"{MARK}#step_num=1#", 2.5, 6.0),
+        python("one", 3.0, 4.0),
         python("EagerLocalExecute: __inference_one_3", 3.5, 4.0),
         Event("pool/2", "IteratorGetNext:IteratorGetNext", 3.5, 3.7),
         python("EagerLocalExecute: IteratorGetNext", 4.0, 4.5),
