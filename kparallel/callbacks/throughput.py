@@ -33,8 +33,8 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
     - unbalanced stages or pipeline bubble: 20% or more is waiting for another stage, of which one takes 1.25 times
       the mean stage's time, or none does;
     - too small: 40% or more is Python and starting operations;
-    - shared cores: for 20% or more a virtual CPU device is ready but has no core, or the devices have more threads
-      than there are cores and nothing else is named;
+    - shared cores: for 20% or more a virtual CPU device is ready but has no core, waits for such a stage included, or
+      the devices have more threads than there are cores and nothing else is named;
     - scales well: none of these, and the scaling efficiency is 70% or more where it is known; where it is less, the
       largest of the shares above is named without regard to thresholds.
 

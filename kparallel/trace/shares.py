@@ -98,10 +98,11 @@ def _waits(gap: Span, lane: LaneStep, finish: dict[Action, float], stages: int) 
         summed = max(start, min(end, lane.reduction[-1][1])) if lane.reduction else start
         through = max(summed, min(end, max(finish.values(), default=start)))
         return [("reduction", (start, summed)), ("stage", (summed, through))]
+    # The action that is under way in the gap or comes next: bits of work may stand before a slice.
+    action = min((a for a, span in lane.slices.items() if span[1] > end), key=lane.slices.__getitem__)
     ready = start
-    after = [action for action, span in lane.slices.items() if abs(span[0] - end) < _NEAR]
-    for need in (need for action in after for need in action.needs(stages) if need not in lane.slices):
-        ready = max(ready, min(finish.get(need, start), end))
+    if lane.slices[action][0] >= start - _NEAR:
+        ready = max([ready, *(min(finish.get(need, start), end) for need in action.needs(stages))])
     if any(abs(moment - end) < _NEAR for moment, _ in lane.reduction):
         return [("stage", (start, ready)), ("reduction", (ready, end))]
     return [("stage", (start, ready)), ("transfer", (ready, end))] if ready > start else []

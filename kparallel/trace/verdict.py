@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from kparallel.planning.report import count
 from kparallel.trace.summary import Summary
 
 __all__: list[str] = []
@@ -50,18 +51,29 @@ def verdict(summary: Summary, efficiency: float | None = None) -> Verdict:
         (shares.input, INPUT, _input),
         (shares.reduction, REDUCTION, _communication),
         (shares.stage + shares.transfer, STAGES, _stages),
-        (shares.sharing, SHARING, _cores),
+        (_lost_to_sharing(summary), SHARING, _cores),
         (shares.overhead, OVERHEAD, _too_small),
     ]
     above = [(share, say) for share, threshold, say in found if share >= threshold]
     if above:
         return max(above, key=lambda pair: pair[0])[1](summary)
-    if summary.cores is not None and summary.devices > 1 and summary.devices * summary.threads > summary.cores:
+    if _crowded(summary):
         return _cores(summary)
     if efficiency is not None and efficiency < EFFICIENT:
         return max(found, key=lambda cause: cause[0])[2](summary)
     work = shares.work + shares.update
     return Verdict("scales well", f"devices compute for {work:.0%} of a step's {_time(summary)}.")
+
+
+def _crowded(summary: Summary) -> bool:
+    """Tell whether the devices have more threads than there are cores."""
+    return summary.cores is not None and summary.devices > 1 and summary.devices * summary.threads > summary.cores
+
+
+def _lost_to_sharing(summary: Summary) -> float:
+    """Return the share without a core, and how much longer stages wait for one another than their own times explain."""
+    longer = max(0.0, summary.bubble - summary.bubble_of_stages) if _crowded(summary) else 0.0
+    return summary.shares.sharing + longer
 
 
 def _input(summary: Summary) -> Verdict:
@@ -99,9 +111,9 @@ def _stages(summary: Summary) -> Verdict:
 def _cores(summary: Summary) -> Verdict:
     return Verdict(
         "shared cores",
-        f"{summary.devices} virtual devices with {summary.threads} threads each share {summary.cores} cores, so they "
-        f"take each other's time (ready but without a core: {summary.shares.sharing:.0%} of {_time(summary)}). Use no "
-        "more devices than cores, each with one thread.",
+        f"{summary.devices} virtual devices with {count(summary.threads, 'thread')} each share {summary.cores} cores: of "
+        f"a step's {_time(summary)} they are ready but without a core for {summary.shares.sharing:.0%}, and wait for those "
+        "that are. Use no more devices than cores, each with one thread.",
     )
 
 

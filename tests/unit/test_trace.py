@@ -104,7 +104,7 @@ def test_steps_are_found_in_a_profile():
     assert steps([]) == []
 
 
-def step_of(plan, costs=(1.0, 3.0), sums=0.0, update=1.0, late=0.0):
+def step_of(plan, costs=(1.0, 3.0), sums=0.0, update=1.0, late=0.0, bit=0.0):
     """Make the step that a clock predicts, from moment 10 on: host 1, input 1, actions, a sum, the update, host 1."""
     times = clock(plan.programs(), costs, [2 * cost for cost in costs])
     operations = []
@@ -112,6 +112,8 @@ def step_of(plan, costs=(1.0, 3.0), sums=0.0, update=1.0, late=0.0):
         scope = f"replica_{replica}/" if replica else ""
         for action, start in times.start.items():
             delay = 12 + late * replica
+            bits = (delay + start - 2 * bit, delay + start - bit)  # What an action does before its work proper.
+            operations.append(Operation(f"{scope}{action}/Identity", "Identity", *bits))
             operations.append(
                 Operation(f"{scope}{action}/MatMul", "MatMul", delay + start, delay + times.finish[action])
             )
@@ -167,6 +169,17 @@ def test_every_moment_has_one_cause():
         # A stage waits while the other one works: as the pipeline fills, within, and until it is empty.
         assert found["stage"] == pytest.approx(times.makespan - found["work"] - 0.5 * lane.lane.index)
         assert found["overhead"] == pytest.approx(2.0 + 0.5 * lane.lane.index)
+
+
+def test_bits_of_work_before_a_slice_hide_no_wait():
+    step, times = step_of(HYBRID, bit=0.01)
+    lanes = laid_out(HYBRID, step)
+    for lane in lanes:
+        assert min(lane.slices.values())[0] == pytest.approx(12 + min(times.start[a] for a in lane.slices))
+        found = causes(step, lane, lanes, stages=2, cores=None)
+        work = 2 * 3 * (1.0, 3.0)[lane.lane.index]
+        assert found["stage"] == pytest.approx(times.makespan - work, abs=0.1)
+        assert found.get("transfer", 0) <= 0.1
 
 
 def test_the_faster_replica_waits_for_the_slower_ones_gradients():
@@ -236,7 +249,7 @@ def verdict_of(machine=None, plan=HYBRID, **shares):
         ({"work": 0.6, "reduction": 0.3, "overhead": 0.1}, "communication-bound", "30% of a step's"),
         ({"work": 0.6, "stage": 0.25, "overhead": 0.15}, "pipeline bubble", "25% of a step's"),
         ({"work": 0.2, "overhead": 0.6, "reduction": 0.2}, "too small", "60% of a step's"),
-        ({"work": 0.6, "sharing": 0.3, "overhead": 0.1}, "shared cores", "30% of"),
+        ({"work": 0.6, "sharing": 0.3, "overhead": 0.1}, "shared cores", "without a core for 30%"),
         ({"work": 0.8, "update": 0.05, "overhead": 0.1, "stage": 0.05}, "scales well", "compute for 85%"),
     ],
 )
@@ -256,6 +269,14 @@ def test_virtual_devices_beyond_the_cores_are_named():
     assert verdict_of(Machine(cores=2, threads=2), DATA, work=1.0).name == "shared cores"
     assert verdict_of(Machine(cores=2, threads=1), DATA, work=1.0).name == "scales well"
     assert verdict_of(Machine(cores=None, threads=1), DATA, work=1.0).name == "scales well"
+
+
+def test_waits_that_the_stages_do_not_explain_come_from_sharing_cores():
+    summary = replace(
+        summary_of(HYBRID, step_of(HYBRID)), bubble=0.6, shares=Shares(work=0.4, stage=0.25, sharing=0.15)
+    )
+    assert verdict(replace(summary, cores=2)).name == "shared cores"
+    assert verdict(replace(summary, cores=4)).name == verdict(summary).name == "unbalanced stages"
 
 
 def test_a_known_efficiency_is_explained_by_the_largest_cause():
