@@ -14,7 +14,7 @@ _CALLS = (10, 110)
 
 
 def rows(settings: Settings) -> list[Row]:
-    """Measure the time of a first step with few and with many microbatches, and of a first call of few and many layers."""
+    """Measure a first step with few and with many microbatches, and a first call of few and of many layers."""
     options = {"stages": _STAGES, "layers": _LAYERS, "microbatches": (_FEW, _MANY), "calls": _CALLS}
     variants = [*(f"step {m}" for m in (_FEW, _MANY)), *(f"calls {n}" for n in _CALLS)]
     actions, calls = [], []
