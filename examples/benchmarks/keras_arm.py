@@ -1,6 +1,7 @@
 """An arm that trains with Keras: plain, under stock `MirroredStrategy`, or wrapped."""
 
 import inspect
+import math
 from typing import Any
 
 from examples.benchmarks.child import Run, begin, serve
@@ -28,7 +29,7 @@ def main() -> None:
     dataset = batches(options["work"], options["batch"])
     models = {name: _model(options, wrap) for name, wrap in options.get("variants", {"": {}}).items()}
     runs = {name: _fit(model, dataset) for name, model in models.items()}
-    parameters = next(iter(models.values())).count_params()
+    parameters = sum(math.prod(weight.shape) for weight in next(iter(models.values())).trainable_weights)
     serve(options, runs, {"parameters": parameters, "compression": compression_exists()})
 
 
