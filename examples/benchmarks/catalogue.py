@@ -12,6 +12,8 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Row]]] = {
     "data-parallel-mlp": partial(data_parallel.rows, "mlp"),
     "data-parallel-resnet": partial(data_parallel.rows, "resnet"),
     "data-parallel-transformer": partial(data_parallel.rows, "transformer"),
+    "data-parallel-mlp-default-malloc": partial(data_parallel.rows, "mlp", allocator="default"),
+    "data-parallel-mlp-legacy": partial(data_parallel.legacy, "mlp"),
     "workers-resnet": partial(workers.rows, "resnet"),
     "workers-transformer": partial(workers.rows, "transformer"),
     "workers-mlp": partial(workers.small_arithmetic, "mlp"),

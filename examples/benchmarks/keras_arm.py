@@ -13,7 +13,7 @@ def main() -> None:
     """Build the model as the options say, then serve.
 
     Options: `work`; `kind`: `"plain"`, `"mirrored"` or `"wrapped"`; `batch`, the global one; `devices`, the number
-    of virtual devices; `variants`: for each the arguments of `kparallel.wrap`.
+    of virtual devices; `jit`, as `compile` takes it; `variants`: for each the arguments of `kparallel.wrap`.
     """
     options = begin()
     import tensorflow as tf
@@ -54,7 +54,7 @@ def _model(options: dict[str, Any], wrap: dict[str, Any]) -> Any:
     model = build(options["work"])
     if options["kind"] == "wrapped":
         model = kparallel.wrap(model, **wrap)
-    compile_model(model)
+    compile_model(model, options.get("jit", "auto"))
     return model
 
 

@@ -1,8 +1,10 @@
 """A pipeline of two stages on two cores, next to `torch.distributed.pipelining` in the same run."""
 
+from collections.abc import Mapping
+
 from examples.benchmarks.arms import running
 from examples.benchmarks.processes import keras_arm, torch_arm
-from examples.benchmarks.ratio import alternate, best_variant, report, row_of, speed_ratio
+from examples.benchmarks.ratio import Samples, alternate, best_variant, report, row_of, speed_ratio
 from examples.benchmarks.row import Row, Settings
 from examples.benchmarks.work import WORK
 from examples.benchmarks.workers import check_twins
@@ -20,7 +22,8 @@ def rows(work: str, settings: Settings) -> list[Row]:
         settings: How to run.
 
     Returns:
-        Two virtual devices of one process ÷ one stock device; two processes of PyTorch ÷ one; one by the other.
+        Two virtual devices of one process ÷ one stock device on one core, and on both; two processes of PyTorch ÷
+        one; one by the other.
         Each pipeline runs with the number of microbatches, and PyTorch's with the schedule, that was fastest in a
         trial before.
     """
@@ -28,6 +31,7 @@ def rows(work: str, settings: Settings) -> list[Row]:
     theirs = {f"{s}, M={m}": {"schedule": s, "microbatches": m} for s in ("gpipe", "1f1b") for m in _MICROBATCHES}
     arms = {
         "plain": keras_arm(work, "plain", [0]),
+        "two cores": keras_arm(work, "plain", [0, 1], jit=False),
         "pipeline": keras_arm(work, "wrapped", [0, 1], devices=2, variants=ours),
     }
     if settings.torch_python is not None:
@@ -41,28 +45,31 @@ def rows(work: str, settings: Settings) -> list[Row]:
             chosen["torch pipeline"] = best_variant(started["torch pipeline"], list(theirs), steps)
         samples = alternate(started, settings.rounds, steps, chosen)
     print(report(samples))
+    return _compared(work, samples, chosen)
+
+
+def _compared(work: str, samples: Samples, chosen: Mapping[str, str]) -> list[Row]:
     what = f"{WORK[work].title}: pipeline, 2 stages"
+    ours, plain = samples["pipeline"], samples["plain"]
     setting = f"batch {WORK[work].batch}, two virtual devices on two cores, {chosen['pipeline']}"
-    gains = {
-        name: [x.seconds / y.seconds for x, y in zip(samples[one], samples[two], strict=True)]
-        for name, one, two in (("ours", "plain", "pipeline"), ("torch", "torch one", "torch pipeline"))
-        if two in samples
-    }
-    first = speed_ratio(
-        f"{what} ÷ one device pinned to one core",
-        samples["pipeline"],
-        samples["plain"],
-        at_least=1.4,
-        conditions=setting,
-    )
+    result = [
+        speed_ratio(f"{what} ÷ one device pinned to one core", ours, plain, at_least=1.4, conditions=setting),
+        speed_ratio(
+            f"{what} ÷ one stock device with both cores",
+            ours,
+            samples["two cores"],
+            conditions="`jit_compile=False`, so that independent operations run side by side",
+        ),
+    ]
     peer = f"{what}: `torch.distributed.pipelining` ÷ one process"
-    if "torch" not in gains:
-        return [first, Row(peer, None, conditions="not run: no interpreter with PyTorch")]
-    second = speed_ratio(
-        peer,
-        samples["torch pipeline"],
-        samples["torch one"],
-        conditions=f"gloo, two pinned processes, {chosen['torch pipeline']}",
-    )
-    quotients = [x / y for x, y in zip(gains["ours"], gains["torch"], strict=True)]
-    return [first, second, row_of(f"{what}: kparallel ÷ `torch.distributed.pipelining`", quotients, at_least=1.0)]
+    if "torch pipeline" not in samples:
+        return [*result, Row(peer, None, conditions="not run: no interpreter with PyTorch")]
+    one, two = samples["torch one"], samples["torch pipeline"]
+    setting = f"gloo, two pinned processes, {chosen['torch pipeline']}"
+    gains = zip(plain, ours, one, two, strict=True)
+    quotients = [(a.seconds / b.seconds) / (c.seconds / d.seconds) for a, b, c, d in gains]
+    return [
+        *result,
+        speed_ratio(peer, two, one, conditions=setting),
+        row_of(f"{what}: kparallel ÷ `torch.distributed.pipelining`", quotients, at_least=1.0),
+    ]
