@@ -61,11 +61,18 @@ class Process:
 
 @dataclass(frozen=True)
 class Sample:
-    """Seconds for each step of one measurement; of an arm's processes the slowest one's, CPU time their mean."""
+    """One measurement; of an arm's processes the slowest one's time, and the mean of their CPU times.
+
+    Args:
+        seconds: For each step.
+        user, system: CPU seconds for each step.
+        idle: CPU seconds while the arm waited for its turn; nearly none, or it disturbs the others.
+    """
 
     seconds: float
     user: float
     system: float
+    idle: float
 
 
 class Arm:
@@ -93,8 +100,8 @@ class Arm:
             child.stdin.write(json.dumps({"steps": steps, "variant": variant}) + "\n")
             child.stdin.flush()
         answers = self._answers(_ANSWER)
-        user, system = (statistics.fmean(answer[key] for answer in answers) for key in ("user", "system"))
-        return Sample(max(answer["seconds"] for answer in answers) / steps, user / steps, system / steps)
+        user, system, idle = (statistics.fmean(a[key] for a in answers) for key in ("user", "system", "idle"))
+        return Sample(max(answer["seconds"] for answer in answers) / steps, user / steps, system / steps, idle)
 
     def close(self) -> None:
         """End the processes."""

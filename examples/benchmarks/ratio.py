@@ -79,5 +79,9 @@ def report(samples: Samples) -> str:
         times = " ".join(f"{1000 * sample.seconds:.4g}" for sample in group)
         user, system = (1000 * statistics.median(getattr(s, key) for s in group) for key in ("user", "system"))
         middle = 1000 * median_seconds(group)
-        lines.append(f"  {name:24} {middle:8.2f} ms a step, CPU {user:.1f} user + {system:.1f} system ({times})")
+        idle = 1000 * max(sample.idle for sample in group)
+        lines.append(
+            f"  {name:15} {middle:8.2f} ms a step, CPU {user:.1f} user + {system:.1f} system ({times}), "
+            f"CPU of a whole wait at most {idle:.0f} ms"
+        )
     return "\n".join(lines)
