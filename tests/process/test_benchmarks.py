@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from examples.benchmarks.arms import ArmError, Process, running
+from examples.benchmarks.arms import ArmError, Process, Sample, running
 from examples.benchmarks.catalogue import BENCHMARKS
+from examples.benchmarks.ratio import best_variant
 from examples.benchmarks.row import Row
 from examples.benchmarks.table import BEGIN, END, line, render, update
 
@@ -58,3 +59,17 @@ def test_the_page_shows_what_was_stored():
     kept = json.loads(PAGE.with_suffix(".json").read_text())
     assert set(kept) <= set(BENCHMARKS)
     assert render(kept) in PAGE.read_text()
+
+
+def test_the_fastest_variant_is_found_over_turns():
+    class Timed:
+        name = "timed"
+        asked: list[str] = []
+        seconds = {"slow": iter([1.0, 3.0, 3.0]), "fast": iter([2.0, 0.5, 2.0])}
+
+        def run(self, steps, variant):
+            self.asked.append(variant)
+            return Sample(next(self.seconds[variant]), 0, 0, 0)
+
+    assert best_variant(Timed(), ["slow", "fast"], 12) == "fast"
+    assert Timed.asked == ["slow", "fast"] * 3
