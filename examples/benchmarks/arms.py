@@ -29,6 +29,7 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "2",
 }
+_OF_THE_ARM = ("TF_CONFIG", *ALLOCATOR)  # not to be inherited
 _START = 170.0  # seconds until an arm has to be ready
 _ANSWER = 120.0  # seconds until it has to have run
 
@@ -47,6 +48,7 @@ class Process:
         cores: The cores it may use.
         python: The interpreter; default this one.
         environment: Added to the common one.
+        allocator: `"keeping"`, glibc told to keep large blocks, or `"default"`, glibc as it is.
     """
 
     module: str
@@ -54,15 +56,23 @@ class Process:
     cores: Sequence[int]
     python: str = sys.executable
     environment: Mapping[str, str] = field(default_factory=dict)
+    allocator: str = "keeping"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Seconds for each step of one measurement; of an arm's processes the slowest one's, CPU time their mean."""
+    """One measurement; of an arm's processes the slowest one's time, and the mean of their CPU times.
+
+    Args:
+        seconds: For each step.
+        user, system: CPU seconds for each step.
+        idle: CPU seconds while the arm waited for its turn; nearly none, or it disturbs the others.
+    """
 
     seconds: float
     user: float
     system: float
+    idle: float
 
 
 class Arm:
@@ -90,8 +100,8 @@ class Arm:
             child.stdin.write(json.dumps({"steps": steps, "variant": variant}) + "\n")
             child.stdin.flush()
         answers = self._answers(_ANSWER)
-        user, system = (statistics.fmean(answer[key] for answer in answers) for key in ("user", "system"))
-        return Sample(max(answer["seconds"] for answer in answers) / steps, user / steps, system / steps)
+        user, system, idle = (statistics.fmean(a[key] for a in answers) for key in ("user", "system", "idle"))
+        return Sample(max(answer["seconds"] for answer in answers) / steps, user / steps, system / steps, idle)
 
     def close(self) -> None:
         """End the processes."""
@@ -125,7 +135,10 @@ class Arm:
 
 def _start(process: Process, log: Path) -> Any:
     options = {**process.options, "cores": list(process.cores), "parent": os.getpid()}
-    environment = {**os.environ, **ALLOCATOR, **_ENVIRONMENT, **process.environment}
+    inherited = {name: value for name, value in os.environ.items() if name not in _OF_THE_ARM}
+    environment = {**inherited, **ALLOCATOR, **_ENVIRONMENT, **process.environment}
+    if process.allocator == "default":
+        environment = {name: value for name, value in environment.items() if name not in ALLOCATOR}
     with log.open("w") as errors:
         return subprocess.Popen(
             [process.python, "-m", process.module, json.dumps(options)],

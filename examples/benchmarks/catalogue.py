@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from examples.benchmarks import data_parallel, executor, overhead, tracing
+from examples.benchmarks import data_parallel, executor, overhead, pipeline, tracing, workers
 from examples.benchmarks.row import Row, Settings
 
 __all__: list[str] = []
@@ -12,6 +12,13 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Row]]] = {
     "data-parallel-mlp": partial(data_parallel.rows, "mlp"),
     "data-parallel-resnet": partial(data_parallel.rows, "resnet"),
     "data-parallel-transformer": partial(data_parallel.rows, "transformer"),
+    "data-parallel-mlp-default-malloc": partial(data_parallel.rows, "mlp", allocator="default"),
+    "data-parallel-mlp-legacy": partial(data_parallel.legacy, "mlp"),
+    "workers-resnet": partial(workers.rows, "resnet"),
+    "workers-transformer": partial(workers.rows, "transformer"),
+    "workers-mlp": partial(workers.small_arithmetic, "mlp"),
+    "pipeline-mlp": partial(pipeline.rows, "mlp"),
+    "pipeline-transformer": partial(pipeline.rows, "transformer"),
     "one-replica-mlp": partial(overhead.one_replica, "mlp"),
     "one-replica-tiny": partial(overhead.one_replica, "tiny"),
     "host-time": overhead.host_time,

@@ -45,19 +45,23 @@ def serve(options: Mapping[str, Any], runs: Mapping[str, Run], facts: Mapping[st
         run(2)
         run(2)
     _answer(options, dict(facts))
+    rested = _clock()
     for line in sys.stdin:
         request = json.loads(line)
-        run = runs[request["variant"]]
-        before, start = os.times(), time.perf_counter()
-        run(request["steps"])
-        seconds, after = time.perf_counter() - start, os.times()
-        _answer(
-            options,
-            {"seconds": seconds, "user": after.user - before.user, "system": after.system - before.system},
-        )
+        start = _clock()
+        runs[request["variant"]](request["steps"])
+        end = _clock()
+        ran = {key: end[key] - start[key] for key in start}
+        _answer(options, {**ran, "idle": sum(start[key] - rested[key] for key in ("user", "system"))})
+        rested = _clock()
     sys.stderr.flush()
     # TensorFlow and gloo would wait at exit for workers that wait for this one.
     os._exit(0)
+
+
+def _clock() -> dict[str, float]:
+    times = os.times()
+    return {"seconds": time.perf_counter(), "user": times.user, "system": times.system}
 
 
 def _answer(options: Mapping[str, Any], message: Mapping[str, Any]) -> None:

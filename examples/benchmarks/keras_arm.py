@@ -1,6 +1,7 @@
 """An arm that trains with Keras: plain, under stock `MirroredStrategy`, or wrapped."""
 
 import inspect
+import math
 from typing import Any
 
 from examples.benchmarks.child import Run, begin, serve
@@ -12,7 +13,7 @@ def main() -> None:
     """Build the model as the options say, then serve.
 
     Options: `work`; `kind`: `"plain"`, `"mirrored"` or `"wrapped"`; `batch`, the global one; `devices`, the number
-    of virtual devices; `variants`: for each the arguments of `kparallel.wrap`.
+    of virtual devices; `jit`, as `compile` takes it; `variants`: for each the arguments of `kparallel.wrap`.
     """
     options = begin()
     import tensorflow as tf
@@ -28,7 +29,7 @@ def main() -> None:
     dataset = batches(options["work"], options["batch"])
     models = {name: _model(options, wrap) for name, wrap in options.get("variants", {"": {}}).items()}
     runs = {name: _fit(model, dataset) for name, model in models.items()}
-    parameters = next(iter(models.values())).count_params()
+    parameters = sum(math.prod(weight.shape) for weight in next(iter(models.values())).trainable_weights)
     serve(options, runs, {"parameters": parameters, "compression": compression_exists()})
 
 
@@ -53,7 +54,7 @@ def _model(options: dict[str, Any], wrap: dict[str, Any]) -> Any:
     model = build(options["work"])
     if options["kind"] == "wrapped":
         model = kparallel.wrap(model, **wrap)
-    compile_model(model)
+    compile_model(model, options.get("jit", "auto"))
     return model
 
 

@@ -34,10 +34,10 @@ def build(work: str) -> keras.Model:
     return builders[work]()
 
 
-def compile_model(model: keras.Model) -> None:
-    """Compile as all arms do: SGD with momentum, cross entropy from logits."""
+def compile_model(model: keras.Model, jit: bool | str = "auto") -> None:
+    """Compile as all arms do: SGD with momentum, cross entropy from logits, XLA as Keras decides."""
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(LEARNING_RATE, momentum=MOMENTUM), loss)
+    model.compile(keras.optimizers.SGD(LEARNING_RATE, momentum=MOMENTUM), loss, jit_compile=jit)
 
 
 def batches(work: str, batch: int) -> tf.data.Dataset:

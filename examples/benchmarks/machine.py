@@ -24,7 +24,7 @@ def facts(torch_python: str | None) -> dict[str, str]:
         "CPU": f"{_cpu()}, {len(os.sched_getaffinity(0))} cores",
         "system": f"{platform.system()} {platform.machine()}, {_memory()} of memory",
         "versions": ", ".join(versions),
-        "allocator": f"{' '.join(platform.libc_ver())} malloc, {settings} in all arms",
+        "allocator": f"{' '.join(platform.libc_ver())} malloc, {settings} in all arms, unless a row says otherwise",
         "threads": "one intra-op thread in all arms; cores pinned with `os.sched_setaffinity`",
     }
 

@@ -57,4 +57,3 @@ def torch_arm(work: str, kind: str, python: str, workers: int = 1, **options: An
 def _tf_config(addresses: Sequence[str], index: int) -> str:
     config: Mapping[str, Any] = {"cluster": {"worker": list(addresses)}, "task": {"type": "worker", "index": index}}
     return json.dumps(config)
-

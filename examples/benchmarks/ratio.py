@@ -8,6 +8,8 @@ from examples.benchmarks.row import Row
 
 __all__: list[str] = []
 
+Samples = Mapping[str, Sequence[Sample]]
+
 
 def alternate(
     arms: Mapping[str, Arm], rounds: int, steps: int, variants: Mapping[str, str] | None = None
@@ -30,6 +32,13 @@ def alternate(
             if turn:
                 samples[name].append(sample)
     return samples
+
+
+def best_variant(arm: Arm, variants: Sequence[str], steps: int) -> str:
+    """Return the variant with the fastest step. What is reported of it is measured afterwards, with the other arms."""
+    times = {name: min(arm.run(steps, name).seconds for _ in range(2)) for name in variants}
+    print(f"  {arm.name}: " + ", ".join(f"{name} {1000 * seconds:.4g} ms" for name, seconds in times.items()))
+    return min(times, key=times.__getitem__)
 
 
 def speed_ratio(
@@ -63,12 +72,16 @@ def median_seconds(samples: Sequence[Sample]) -> float:
     return statistics.median(sample.seconds for sample in samples)
 
 
-def report(samples: Mapping[str, Sequence[Sample]]) -> str:
+def report(samples: Samples) -> str:
     """Return one line for each arm: where its time goes."""
     lines = []
     for name, group in samples.items():
         times = " ".join(f"{1000 * sample.seconds:.4g}" for sample in group)
         user, system = (1000 * statistics.median(getattr(s, key) for s in group) for key in ("user", "system"))
         middle = 1000 * median_seconds(group)
-        lines.append(f"  {name:24} {middle:8.2f} ms a step, CPU {user:.1f} user + {system:.1f} system ({times})")
+        idle = 1000 * max(sample.idle for sample in group)
+        lines.append(
+            f"  {name:15} {middle:8.2f} ms a step, CPU {user:.1f} user + {system:.1f} system ({times}), "
+            f"CPU of a whole wait at most {idle:.0f} ms"
+        )
     return "\n".join(lines)

@@ -12,7 +12,7 @@ class Work:
     Args:
         title: Its name in the table.
         batch: Rows of one device's or one worker's batch.
-        steps: Steps of one measurement.
+        steps: Steps of one measurement, which is one epoch of `fit`.
     """
 
     title: str
@@ -21,9 +21,9 @@ class Work:
 
 
 WORK = {
-    "mlp": Work("MLP", 512, 10),
-    "resnet": Work("ResNet", 64, 8),
-    "transformer": Work("Transformer", 32, 8),
+    "mlp": Work("MLP", 512, 12),
+    "resnet": Work("ResNet", 64, 16),
+    "transformer": Work("Transformer", 32, 10),
     "tiny": Work("tiny model", 32, 300),
 }
 LEARNING_RATE = 0.01
