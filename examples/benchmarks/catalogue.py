@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from examples.benchmarks import data_parallel, executor, overhead, pipeline, tracing, workers
+from examples.benchmarks import data_parallel, executor, overhead, overlap, pipeline, tracing, workers
 from examples.benchmarks.row import Row, Settings
 
 __all__: list[str] = []
@@ -25,4 +25,7 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Row]]] = {
     "executor-1f1b": partial(executor.rows, "1f1b"),
     "executor-gpipe": partial(executor.rows, "gpipe"),
     "tracing": tracing.rows,
+    "overlap-mlp": partial(overlap.rows, "mlp"),
+    "overlap-resnet": partial(overlap.rows, "resnet"),
+    "overlap-transformer": partial(overlap.rows, "transformer"),
 }
