@@ -51,7 +51,9 @@ def recorded_step(stages, microbatches, **options):
     log = []
 
     def build():
-        return keras.Sequential([keras.Input((1,)), *(Recorded(log.append, name=f"stage{index}") for index in range(stages))])
+        return keras.Sequential(
+            [keras.Input((1,)), *(Recorded(log.append, name=f"stage{index}") for index in range(stages))]
+        )
 
     model = kparallel.wrap(build, replicas=1, stages=stages, microbatches=microbatches, **options)
     model.compile(keras.optimizers.SGD(0.0), "mse")
