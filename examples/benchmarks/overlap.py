@@ -24,8 +24,8 @@ def rows(work: str, settings: Settings) -> list[Row]:
         shares = started["overlap"].facts["shares"]
     return [
         Row(
-            f"{WORK[work].title}, 2 {medium}, stages: {wrap.get('stages', 1)}, {'' if jit else 'no '}XLA: share of gradient "
-            "bytes whose reduction can start before the last backward operation",
+            f"{WORK[work].title}, 2 {medium}, stages: {wrap.get('stages', 1)}, {'' if jit else 'no '}XLA: share of "
+            "gradient bytes whose reduction can start before the last backward operation",
             share,
             at_least=0.8,
             conditions="told from the graph that TensorFlow runs",

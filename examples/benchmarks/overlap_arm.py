@@ -8,7 +8,7 @@ __all__: list[str] = []
 
 
 def main() -> None:
-    """Tell the share for each cell; options: `work`, `cells`: (`"workers"` or `"devices"`, jit, arguments of `wrap`)."""
+    """Tell each cell's share; options: `work`, `cells`: (`"workers"` or `"devices"`, jit, arguments of `wrap`)."""
     options = begin()
     import kparallel
 

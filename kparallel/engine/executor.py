@@ -150,8 +150,8 @@ class Executor:
         kept = self._kept.pop((s, m))
         with tf.device(self._devices[s]), self._after(s):
             if kept.tape is None:
-                # New tensors, which come after the lane's previous action: from the same ones TensorFlow would find that
-                # everything is computed already, and keep it.
+                # New tensors, which come after the lane's previous action: of the same ones TensorFlow would find that
+                # all is computed already, and keep it.
                 kept.inputs, kept.masks, kept.state = map(_copied, (kept.inputs, kept.masks, kept.state))
                 self._compute(s, m, kept, taped=True)
             targets, upstream = self._upstream(s, m, kept)
@@ -200,8 +200,8 @@ class Executor:
     def _done(self, s: int, results: Any) -> None:
         """Let the lane's next action wait for these results.
 
-        A control edge from a call of a stage's function would not do: TensorFlow puts the function's operations in place
-        of the call, and control edges then wait for its side effects only, of which a stage has none. Data does wait.
+        A control edge from a call of a stage's function would not do: TensorFlow puts the function's operations in the
+        call's place, and control edges then wait for its side effects only, of which a stage has none. Data does wait.
         """
         tensors = [leaf for leaf in tf.nest.flatten(results, expand_composites=True) if isinstance(leaf, tf.Tensor)]
         if tensors and not self._pipeline.placed:
