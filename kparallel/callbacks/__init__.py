@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kparallel.callbacks.stall import StallWatchdog
     from kparallel.callbacks.throughput import Throughput
+    from kparallel.callbacks.trace import Trace
     from kparallel.callbacks.warmup import Warmup
 
-__all__ = ["StallWatchdog", "Throughput", "Warmup"]
+__all__ = ["StallWatchdog", "Throughput", "Trace", "Warmup"]
 
-_HOMES = {"StallWatchdog": "stall", "Throughput": "throughput", "Warmup": "warmup"}
+_HOMES = {"StallWatchdog": "stall", "Throughput": "throughput", "Trace": "trace", "Warmup": "warmup"}
 
 
 def __getattr__(name: str) -> Any:

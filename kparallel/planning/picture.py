@@ -11,9 +11,10 @@ GPU:1          F0 B0 F1 B1 F2 B2
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kparallel.planning.ink import IDLE, INK, color, draw_action, ink_on, rectangle
 from kparallel.planning.predict import passes
 from kparallel.planning.report import brief, count, schedule_name, size
-from kparallel.schedule import FORWARD, Action, clock
+from kparallel.schedule import clock
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
-# Colours that colour-blind readers can tell apart (Okabe and Ito); stages beyond them repeat.
-_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7A6FBE", "#8C8C4A")
-_INK = "#222222"
 _LEFT, _ROW = 0.95, 0.36  # Inches: the margin with the names of lanes and replicas, and the height of a device.
 _BOX = 0.74  # The part of a column that its boxes take; arrows take the rest.
 
@@ -49,11 +47,11 @@ def draw(plan: "Plan", path: str | Path | None = None) -> "Figure":
     upper, lower = 2.35 + _ROW * plan.mesh.replicas, 0.45 * lanes
     height = 0.65 + upper + 0.65 + lower + 0.7
     figure = Figure(figsize=(width, height))
-    figure.text(0.2 / width, 1 - 0.4 / height, _title(plan), fontsize=14, fontweight="bold", color=_INK)
+    figure.text(0.2 / width, 1 - 0.4 / height, _title(plan), fontsize=14, fontweight="bold", color=INK)
     inner = 1 - (_LEFT + 0.25) / width
     if plan.mesh.stages > 1 and not plan.placed:
         note = "arrows: what one microbatch brings from earlier stages"
-        figure.text(1 - 0.25 / width, 1 - 0.4 / height, note, ha="right", fontsize=9, color=_INK)
+        figure.text(1 - 0.25 / width, 1 - 0.4 / height, note, ha="right", fontsize=9, color=INK)
     _draw_mesh(figure.add_axes((_LEFT / width, 1 - (0.65 + upper) / height, inner, upper / height)), plan, upper)
     _draw_schedule(figure.add_axes((_LEFT / width, 0.7 / height, inner, lower / height)), plan, width)
     if path is not None:
@@ -81,22 +79,22 @@ def _draw_mesh(axes: "Axes", plan: "Plan", height: float) -> None:
     axes.set_ylim(0, height)
     axes.axis("off")
     for stage, group in enumerate(plan.groups):
-        color, middle = _color(stage), stage + _BOX / 2
-        axes.text(middle, height - 0.2, f"stage {stage}", ha="center", fontsize=12, fontweight="bold", color=color)
-        axes.add_patch(_rectangle(stage, devices + 0.1, _BOX, height - devices - 0.4, color, 0.16))
-        axes.text(middle, devices + 1.07, _content(group), ha="center", va="center", fontsize=9, color=_INK)
+        own, middle = color(stage), stage + _BOX / 2
+        axes.text(middle, height - 0.2, f"stage {stage}", ha="center", fontsize=12, fontweight="bold", color=own)
+        axes.add_patch(rectangle(stage, devices + 0.1, _BOX, height - devices - 0.4, own, 0.16))
+        axes.text(middle, devices + 1.07, _content(group), ha="center", va="center", fontsize=9, color=INK)
         if stage and not plan.placed:
             _arrow(axes, stage, devices + 1.07, size(plan.rows_per_microbatch * group.arriving_bytes_per_row))
         for replica, row in enumerate(mesh.rows):
             at = devices - _ROW * (replica + 1)
-            axes.add_patch(_rectangle(stage, at + 0.04, _BOX, _ROW - 0.08, color, 0.9))
-            ink = _ink_on(color)
+            axes.add_patch(rectangle(stage, at + 0.04, _BOX, _ROW - 0.08, own, 0.9))
+            ink = ink_on(own)
             axes.text(middle, at + _ROW / 2, row[stage], ha="center", va="center", fontsize=9, color=ink)
     margin = -0.1 * axes.get_xlim()[1] / (axes.get_position().width * axes.figure.get_figwidth())  # type: ignore[union-attr]
     for replica in range(mesh.replicas):
         at = devices - _ROW * (replica + 0.5)
-        axes.text(margin, at, f"replica {replica}", ha="right", va="center", fontsize=9, color=_INK)
-    axes.text(margin, devices + 1.07, "layers", ha="right", va="center", fontsize=9, color=_INK)
+        axes.text(margin, at, f"replica {replica}", ha="right", va="center", fontsize=9, color=INK)
+    axes.text(margin, devices + 1.07, "layers", ha="right", va="center", fontsize=9, color=INK)
 
 
 def _content(group: Any) -> str:
@@ -106,10 +104,10 @@ def _content(group: Any) -> str:
 
 
 def _arrow(axes: "Axes", stage: int, height: float, text: str) -> None:
-    style = {"arrowstyle": "-|>", "color": _INK, "lw": 1.2}
+    style = {"arrowstyle": "-|>", "color": INK, "lw": 1.2}
     axes.annotate("", xy=(stage, height), xytext=(stage - 1 + _BOX, height), arrowprops=style)
     middle = stage - (1 - _BOX) / 2
-    axes.text(middle, height + 0.07, text, ha="center", fontsize=8, color=_INK)
+    axes.text(middle, height + 0.07, text, ha="center", fontsize=8, color=INK)
 
 
 def _draw_schedule(axes: "Axes", plan: "Plan", width: float) -> None:
@@ -119,30 +117,19 @@ def _draw_schedule(axes: "Axes", plan: "Plan", width: float) -> None:
     times = clock(programs, *passes(shares, plan.microbatches, plan.recompute))
     inch = times.makespan / (width - _LEFT - 0.25)
     for lane, program in enumerate(programs):
-        axes.add_patch(_rectangle(0, lane - 0.42, times.makespan, 0.84, "#E9E9E9", 1.0))
+        axes.add_patch(rectangle(0, lane - 0.42, times.makespan, 0.84, IDLE, 1.0))
         for action in program:
             start, length = times.start[action], times.finish[action] - times.start[action]
-            _draw_action(axes, action, start, length, lane, length / inch)
+            draw_action(axes, action, start, length, lane, length / inch)
     axes.set_xlim(0, times.makespan)
     axes.set_ylim(len(programs) - 0.5, -0.5)
-    axes.set_yticks(range(len(programs)), list(dict.fromkeys(plan.mesh.rows[0])), fontsize=9, color=_INK)
+    axes.set_yticks(range(len(programs)), list(dict.fromkeys(plan.mesh.rows[0])), fontsize=9, color=INK)
     axes.set_xticks([])
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.set_title(_headline(plan), loc="left", fontsize=12, fontweight="bold", color=_INK, pad=8)
-    axes.set_xlabel(_caption(plan), loc="left", fontsize=9, color=_INK, labelpad=8)
-
-
-def _draw_action(axes: "Axes", action: Action, start: float, length: float, lane: int, inches: float) -> None:
-    color, forward = _color(action.stage), action.kind == FORWARD
-    axes.add_patch(_rectangle(start, lane - 0.42, length, 0.84, "white", 1.0))
-    axes.add_patch(_rectangle(start, lane - 0.42, length, 0.84, color, 0.4 if forward else 0.95))
-    text = f"{action.kind}{action.microbatch}"
-    points = min(9.0, inches * 72 / (0.75 * len(text)))
-    if points >= 5:
-        ink = _INK if forward else _ink_on(color)
-        axes.text(start + length / 2, lane, text, ha="center", va="center", fontsize=points, color=ink)
+    axes.set_title(_headline(plan), loc="left", fontsize=12, fontweight="bold", color=INK, pad=8)
+    axes.set_xlabel(_caption(plan), loc="left", fontsize=9, color=INK, labelpad=8)
 
 
 def _headline(plan: "Plan") -> str:
@@ -164,19 +151,3 @@ def _caption(plan: "Plan") -> str:
         f"time →   F0: microbatch 0 forward, B0: backward{again}\n"
         f"{wait}a step takes {told.step_time:.2f} of one device's time"
     )
-
-
-def _ink_on(color: str) -> str:
-    """Return the colour of text that can be read on a colour."""
-    red, green, blue = (int(color[at : at + 2], 16) / 255 for at in (1, 3, 5))
-    return _INK if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
-
-
-def _color(stage: int) -> str:
-    return _COLORS[stage % len(_COLORS)]
-
-
-def _rectangle(x: float, y: float, width: float, height: float, color: str, alpha: float) -> Any:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((x, y), width, height, facecolor=color, alpha=alpha, edgecolor="white", linewidth=0.8)

@@ -1,5 +1,7 @@
 """Cases for several workers: the hard settings of the exactness table, and what only workers can get wrong."""
 
+import json
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 import kparallel
-from kparallel.callbacks import StallWatchdog, Throughput, Warmup
+from kparallel.callbacks import StallWatchdog, Throughput, Trace, Warmup
 
 L, opt = keras.layers, keras.optimizers
 RNG = np.random.default_rng(0)
@@ -138,12 +140,29 @@ def from_records(model):
 def with_callbacks(model):
     """The rate and what follows from it; the speed is a number of each worker's own."""
     stalls = []
-    callbacks = [Warmup(scale=3, steps=6), Throughput(5, single_replica=1e9), StallWatchdog(report=stalls.append)]
+    throughput = Throughput(5, single_replica=1e9, explain=True)
+    callbacks = [Warmup(scale=3, steps=6), throughput, StallWatchdog(report=stalls.append)]
     history = model.fit(X, Y, batch_size=5, epochs=2, shuffle=False, verbose=0, callbacks=callbacks).history
     rates = [history.pop(key) for key in ("samples_per_second", "samples_per_second_per_replica", "scaling_efficiency")]
     replicas = getattr(model.distribute_strategy, "num_replicas_in_sync", 1)
     np.testing.assert_allclose(np.divide(rates[0], rates[1]), replicas)
-    assert not stalls and np.min(rates) > 0
+    assert not stalls and np.min(rates) > 0 and throughput.explanation
+    return {f"history_{k}": v for k, v in history.items()}
+
+
+def traced(model):
+    """Each worker records its own replica and writes files of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Trace(folder, steps=2, start=1, picture=None)
+        history = model.fit(X, Y, batch_size=5, epochs=2, shuffle=False, verbose=0, callbacks=[trace]).history
+        events = json.loads(trace.files[0].read_text())["traceEvents"]
+    if "TF_CONFIG" in os.environ:
+        index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+        assert [file.name for file in trace.files] == [f"trace-worker-{index}.json", f"trace-worker-{index}.txt"]
+        actions = [(e["args"]["replica"], e["name"]) for e in events if e["ph"] == "X" and e["pid"] and e["tid"] == 0]
+        programs = model.plan.programs()
+        assert actions == [(index, str(action)) for _ in range(2) for program in programs for action in program]
+        assert {e["name"] for e in events if e["ph"] == "X"} >= {"reduction", "update"}
     return {f"history_{k}": v for k, v in history.items()}
 
 
@@ -179,7 +198,7 @@ CASES = {
 }
 # Stages lie on the worker's own devices; each worker is one replica.
 PIPELINES = {
-    "pipeline": case(lambda: opt.Adam(0.01), build=deep, options={"stages": 2, "microbatches": 2}),
+    "pipeline": case(lambda: opt.Adam(0.01), build=deep, job=traced, options={"stages": 2, "microbatches": 2}),
     "pipeline_clipped": case(
         lambda: opt.Adam(0.01, global_clipnorm=0.1),
         build=deep,

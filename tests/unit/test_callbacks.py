@@ -87,6 +87,30 @@ def test_throughput_counts_steps_behind_the_first(replicas, steps_per_execution)
     assert history["scaling_efficiency"] == pytest.approx([rate / 2 for rate in each])
 
 
+class Ticks(keras.callbacks.Callback):
+    """A clock by which a step takes one second, and a hundred while it is recorded."""
+
+    def __init__(self):
+        super().__init__()
+        self.now, self.throughput = 0.0, Throughput(4, clock=lambda: self.now, explain=True)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.now += 100.0 if self.throughput._recorder.records else 1.0
+
+
+@pytest.mark.parametrize("validated", [False, True])
+def test_recorded_steps_do_not_count(validated, capsys):
+    ticks = Ticks()
+    validation = {"validation_data": (X, Y)} if validated else {}
+    # An epoch has 6 steps: the first is traced, two count, and the rest are recorded, of which two are told of.
+    model = net("sgd", 2)
+    model.fit(X, Y, batch_size=4, epochs=3, verbose=0, callbacks=[ticks, ticks.throughput], **validation)
+    assert model.history.history["samples_per_second"] == pytest.approx([4.0] * 3)
+    assert len(ticks.throughput.summary.step_times) == 2
+    [line] = capsys.readouterr().out.splitlines()
+    assert line == f"kparallel: {ticks.throughput.explanation}" and ": " in ticks.throughput.explanation
+
+
 def test_throughput_reaches_tensorboard(tmp_path):
     model = net("sgd")
     callbacks = [Throughput(4), keras.callbacks.TensorBoard(tmp_path)]

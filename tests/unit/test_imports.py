@@ -7,9 +7,22 @@ import kparallel
 
 ROOT = Path(kparallel.__file__).parent
 # From the floor upwards; a file imports only from its own layer's folder or from layers before it.
-LAYERS = ["errors", "mesh", "cluster", "barrier", "schedule", "planning", "private", "devices", "collective", "data"]
-LAYERS += ["metric", "loss", "stage", "engine", "model", "callbacks", "launch", "__main__"]
-PURE = {"errors", "mesh", "cluster", "barrier", "schedule", "planning"}
+LAYERS = ["errors", "mesh", "cluster", "barrier", "schedule", "planning", "trace"]
+LAYERS += [
+    "private",
+    "devices",
+    "collective",
+    "data",
+    "metric",
+    "loss",
+    "stage",
+    "engine",
+    "model",
+    "callbacks",
+    "launch",
+    "__main__",
+]
+PURE = {"errors", "mesh", "cluster", "barrier", "schedule", "planning", "trace"}
 
 
 def imports(path):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from kparallel.private import KERAS_ATTRIBUTES, PRIVATE_NAMES, mirrored
+from kparallel.private import KERAS_ATTRIBUTES, PRIVATE_NAMES, XSpace, mirrored, read_profile
 
 
 @pytest.mark.parametrize(("owner", "name"), PRIVATE_NAMES)
@@ -56,3 +56,36 @@ def test_every_public_attribute_that_keras_keeps_is_known(trained):
 def test_strategies_number_their_collectives_apart():
     one, other = (mirrored(["CPU:0", "CPU:1"]).extended._collective_keys._group_key for _ in range(2))
     assert abs(one - other) >= 16
+
+
+def add_event(plane, line, name, start, end, **stats):
+    plane.event_metadata[len(plane.event_metadata) + 1].name = name
+    event = line.events.add(metadata_id=len(plane.event_metadata), offset_ps=start, duration_ps=end - start)
+    for key, value in stats.items():
+        for text in (key, value):
+            plane.stat_metadata[len(plane.stat_metadata) + 1].name = text
+        number = len(plane.stat_metadata)
+        event.stats.add(metadata_id=number - 1, ref_value=number)
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_profile_is_read(gpu, tmp_path):
+    """Of a host alone, its pool's operations; beside GPUs, their streams' kernels with the operation of each."""
+    space = XSpace()
+    host = space.planes.add(name="/host:CPU")
+    python = host.lines.add(name="python", id=1, timestamp_ns=5_000)
+    pool = host.lines.add(name="tf_Compute/2", id=2, timestamp_ns=5_001)
+    add_event(host, python, "one", 0, 10)
+    add_event(host, pool, "0F0/a:MatMul", 1_000_000, 3_000_000)
+    if gpu:
+        device = space.planes.add(name="/device:GPU:0")
+        stream = device.lines.add(name="Stream #13", id=3, timestamp_ns=5_002)
+        add_event(device, stream, "ampere_sgemm", 0, 2_000_000, tf_op="0F0/a:MatMul")
+    space.planes.add(name="Task Environment")
+    path = tmp_path / "host.xplane.pb"
+    path.write_bytes(space.SerializeToString())
+    first, second = read_profile(path)
+    assert (first.thread, first.name, first.start, first.end) == ("python/1", "one", 0.0, 1e-11)
+    assert second.thread == ("/device:GPU:0/Stream #13" if gpu else "tf_Compute/2/2")
+    assert second.stats.get("tf_op", second.name) == "0F0/a:MatMul"
+    assert (second.start, second.end) == pytest.approx((2e-9, 2.002e-6) if gpu else (1.001e-6, 3.001e-6))

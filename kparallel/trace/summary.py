@@ -1,0 +1,190 @@
+"""The figures of a recording: step time, bubble, shares, the slowest stage; as an object and as text."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from kparallel.planning.plan import Plan
+from kparallel.planning.predict import passes
+from kparallel.planning.report import brief, count, schedule_name
+from kparallel.schedule import FORWARD, Clock, clock
+from kparallel.trace.events import Step
+from kparallel.trace.lanes import LaneStep, programs_of
+from kparallel.trace.shares import Shares, average, causes
+
+__all__: list[str] = []
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the devices of this worker run on.
+
+    Args:
+        cores: Cores that they share, or None where each device computes by itself.
+        threads: Threads of one operation.
+        worker: Index of this worker.
+    """
+
+    cores: int | None = None
+    threads: int = 1
+    worker: int = 0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The figures of a recording.
+
+    Args:
+        plan: The plan that ran.
+        step_times: Seconds of each recorded step.
+        shares: Where the devices' time goes, averaged over devices and steps.
+        bubble: Share of the pipeline's time in which a device ran no action.
+        bubble_planned: The same, simulated with the plan's costs.
+        bubble_of_stages: The same, simulated with the measured times of the stages.
+        forward: Mean seconds of one forward action, for each stage; 0 where none was seen.
+        backward: The same of a backward action.
+        devices: How many devices this worker has.
+        cores: Cores that they share, or None where each device computes by itself.
+        threads: Threads of one operation.
+        planned: When each action would run with the plan's costs, in seconds.
+    """
+
+    plan: Plan
+    step_times: tuple[float, ...]
+    shares: Shares
+    bubble: float
+    bubble_planned: float
+    bubble_of_stages: float
+    forward: tuple[float, ...]
+    backward: tuple[float, ...]
+    devices: int
+    cores: int | None
+    threads: int
+    planned: Clock
+
+    @property
+    def step_time(self) -> float:
+        """Mean seconds of a step."""
+        return fmean(self.step_times)
+
+    @property
+    def stage_times(self) -> tuple[float, ...]:
+        """Seconds in a step that each stage computes, on one replica."""
+        each = zip(self.forward, self.backward, strict=True)
+        return tuple(self.plan.microbatches * (forward + backward) for forward, backward in each)
+
+    @property
+    def slowest(self) -> int:
+        """Index of the stage that computes longest."""
+        return max(range(len(self.stage_times)), key=self.stage_times.__getitem__)
+
+    @property
+    def imbalance(self) -> float:
+        """Time of the slowest stage over the mean stage's."""
+        mean = fmean(self.stage_times)
+        return self.stage_times[self.slowest] / mean if mean else 1.0
+
+    def layers_of(self, stage: int) -> str:
+        """Return the names of a stage's layers, the middle ones left out where there are many."""
+        names = [name for group in self.plan.groups for name in group.layers] if self.plan.placed else None
+        return brief(tuple(names) if names else self.plan.groups[stage].layers, 6)
+
+    def __str__(self) -> str:
+        return "\n".join([_head(self), *_lines(self)])
+
+
+def summarize(plan: Plan, steps: Sequence[Step], laid: Sequence[Sequence[LaneStep]], machine: Machine) -> Summary:
+    """Compute the figures.
+
+    Args:
+        plan: The plan that ran.
+        steps: The recorded steps.
+        laid: For each step its lanes.
+        machine: What the devices run on.
+    """
+    programs = programs_of(plan)
+    number = 1 + max(action.stage for program in programs for action in program)
+    devices = len(laid[0])
+    parts = [
+        causes(s, lane, lanes, number, machine.cores) for s, lanes in zip(steps, laid, strict=True) for lane in lanes
+    ]
+    forward, backward = _stage_times(laid, number)
+    shares = [group.share for group in plan.groups] if number > 1 else [1.0]
+    costs = passes(shares, plan.microbatches, plan.recompute)
+    total = sum(forward) + sum(backward)
+    scale = total / (sum(costs[0]) + sum(costs[1]))
+    planned = clock(programs, [f * scale for f in costs[0]], [b * scale for b in costs[1]])
+    return Summary(
+        plan,
+        tuple(step.end - step.start for step in steps),
+        average(parts),
+        fmean(_bubble(lanes) for lanes in laid),
+        planned.bubble,
+        clock(programs, forward, backward).bubble if total else 0.0,
+        tuple(forward),
+        tuple(backward),
+        devices,
+        machine.cores,
+        machine.threads,
+        planned,
+    )
+
+
+def _stage_times(laid: Sequence[Sequence[LaneStep]], stages: int) -> tuple[list[float], list[float]]:
+    """Return the mean times of a forward and of a backward action of each stage."""
+    seen: dict[tuple[int, str], list[float]] = defaultdict(list)
+    for lane in (lane for lanes in laid for lane in lanes):
+        for action, (start, end) in lane.slices.items():
+            seen[action.stage, action.kind].append(end - start)
+    forward = [fmean(seen.get((stage, FORWARD), [0.0])) for stage in range(stages)]
+    return forward, [fmean(seen.get((stage, "B"), [0.0])) for stage in range(stages)]
+
+
+def _bubble(lanes: Sequence[LaneStep]) -> float:
+    """Return the share of one step in which lanes ran no action, between a replica's first start and last end."""
+    rows: dict[int, list[LaneStep]] = defaultdict(list)
+    for lane in lanes:
+        rows[lane.lane.replica].append(lane)
+    shares = []
+    for row in rows.values():
+        spans = [span for lane in row for span in lane.slices.values()]
+        if spans:
+            whole = max(end for _, end in spans) - min(start for start, _ in spans)
+            busy = sum(end - start for start, end in spans)
+            shares.append(1 - busy / (len(row) * whole) if whole else 0.0)
+    return fmean(shares) if shares else 0.0
+
+
+def _head(summary: Summary) -> str:
+    plan = summary.plan
+    text = f"{plan.model_name}: {count(plan.replicas, 'replica')} x {count(plan.mesh.stages, 'stage')}"
+    if plan.microbatches > 1:
+        text += f", {count(plan.microbatches, 'microbatch')}, schedule {schedule_name(plan)}"
+    return f"{text}; {count(len(summary.step_times), 'step')} recorded"
+
+
+def _lines(summary: Summary) -> list[str]:
+    shares, milliseconds = summary.shares, [seconds * 1e3 for seconds in summary.step_times]
+    lines = [f"step time      {summary.step_time * 1e3:.3g} ms ({min(milliseconds):.3g} to {max(milliseconds):.3g} ms)"]
+    if len(summary.stage_times) > 1:
+        lines.append(
+            f"bubble         {summary.bubble:.0%} measured, {summary.bubble_planned:.0%} planned, "
+            f"{summary.bubble_of_stages:.0%} with the measured stage times"
+        )
+    lines += [
+        f"computing      {shares.work:.0%}, update {shares.update:.0%}",
+        f"communication  {shares.communication:.0%}: {shares.reduction:.0%} summing between replicas, "
+        f"{shares.stage:.0%} waiting for another stage, {shares.transfer:.0%} receiving from it",
+        f"input          {shares.input:.0%} waiting for the next batch",
+        f"overhead       {shares.overhead:.0%} Python and starting operations",
+    ]
+    if summary.cores is not None and summary.devices > 1:
+        lines.append(f"shared cores   {shares.sharing:.0%} ready, but all {summary.cores} cores are taken")
+    if len(summary.stage_times) > 1:
+        slowest, each = summary.slowest, ", ".join(f"{seconds * 1e3:.3g}" for seconds in summary.stage_times)
+        lines.append(
+            f"slowest stage  {slowest} ({summary.layers_of(slowest)}), {summary.imbalance:.1f} times the mean; "
+            f"all stages: {each} ms a step"
+        )
+    return lines
