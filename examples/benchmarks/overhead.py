@@ -21,7 +21,7 @@ def one_replica(work: str, settings: Settings) -> list[Row]:
 
 
 def host_time(settings: Settings) -> list[Row]:
-    """Measure the time of a step that has nothing to compute: what the host spends on each step of `fit`."""
+    """Measure steps that have nothing to compute: what the host spends on a step of `fit`, and on its start."""
     work = WORK["tiny"]
     arms = {
         "plain Keras": keras_arm("tiny", "plain", [0, 1]),
@@ -30,10 +30,15 @@ def host_time(settings: Settings) -> list[Row]:
         "`wrap`, 2 replicas": keras_arm("tiny", "wrapped", [0, 1], devices=2, variants={"": {"replicas": 2}}),
     }
     with running(arms, settings.log) as started:
+        starts = alternate(started, settings.rounds, 1)
         samples = alternate(started, settings.rounds, work.steps)
     print(report(samples))
-    setting = f"batch {work.batch}, {work.steps} steps an epoch, two cores"
+    setting = f"batch {work.batch}, two cores"
     return [
-        row_of(f"host time of a step: {name}", [1000 * s.seconds for s in group], unit="ms", conditions=setting)
-        for name, group in samples.items()
+        row_of(f"{what}: {name}", [1000 * s.seconds for s in group], unit="ms", conditions=f"{setting}, {steps}")
+        for what, all_of_them, steps in (
+            ("host time of a step", samples, f"{work.steps} steps an epoch"),
+            ("a `fit` of one step, which is its start", starts, "traced before"),
+        )
+        for name, group in all_of_them.items()
     ]

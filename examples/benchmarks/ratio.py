@@ -18,7 +18,7 @@ def alternate(
 
     Args:
         arms: The arms by name.
-        rounds: How often each is asked; one more round before them is thrown away.
+        rounds: How often each is asked; a short round before them is thrown away.
         steps: Steps of one measurement.
         variants: What an arm of several variants runs.
 
@@ -28,7 +28,7 @@ def alternate(
     samples: dict[str, list[Sample]] = {name: [] for name in arms}
     for turn in range(rounds + 1):
         for name, arm in arms.items():
-            sample = arm.run(steps, (variants or {}).get(name, ""))
+            sample = arm.run(steps if turn else 1 + steps // 4, (variants or {}).get(name, ""))
             if turn:
                 samples[name].append(sample)
     return samples
@@ -36,7 +36,7 @@ def alternate(
 
 def best_variant(arm: Arm, variants: Sequence[str], steps: int) -> str:
     """Return the variant with the fastest step. What is reported of it is measured afterwards, with the other arms."""
-    times = {name: min(arm.run(steps, name).seconds for _ in range(2)) for name in variants}
+    times = {name: min(arm.run(1 + steps // 3, name).seconds for _ in range(2)) for name in variants}
     print(f"  {arm.name}: " + ", ".join(f"{name} {1000 * seconds:.4g} ms" for name, seconds in times.items()))
     return min(times, key=times.__getitem__)
 

@@ -88,7 +88,7 @@ def _arms(work: str, settings: Settings) -> dict[str, list[Process]]:
 def _scaling(work: str, samples: Samples, at_least: float | None) -> list[Row]:
     title, batch = WORK[work].title, WORK[work].batch
     what = f"{title}: two pinned workers ÷ (2 × one worker)"
-    setting = f"batch {batch} a worker, one core a worker, loopback"
+    setting = f"batch {batch} a worker, one core a worker, loopback, {WORK[work].steps} steps an epoch"
     ours = _efficiency(samples["one"], samples["two"])
     times = milliseconds(samples["two"], samples["one"])
     result = [row_of(what, ours, at_least=at_least, conditions=f"{setting}; {times}")]
