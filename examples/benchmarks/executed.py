@@ -21,7 +21,10 @@ _TAG = re.compile(r"(part|total)_(\d+)_(\d+)$")
 
 
 def executed_graph(first_step: Callable[[], Any]) -> Any:
-    """Return the largest of the graphs that a function makes TensorFlow run for the first time, as a `GraphDef`."""
+    """Return the marked graph that a function makes TensorFlow run for the first time, as a `GraphDef`.
+
+    TensorFlow may report graphs of other functions with it.
+    """
     with tempfile.TemporaryDirectory() as folder:
         writer = tf.summary.create_file_writer(folder)
         with writer.as_default():
@@ -35,8 +38,9 @@ def executed_graph(first_step: Callable[[], Any]) -> Any:
         for value in tf.compat.v1.Event.FromString(record).summary.value:
             for text in value.tensor.string_val:
                 metadata = tf.compat.v1.RunMetadata.FromString(text)
-                graphs += [graphs.post_optimization_graph for graphs in metadata.function_graphs]
-    return max(graphs, key=lambda graph: len(graph.node))
+                graphs += [function.post_optimization_graph for function in metadata.function_graphs]
+    marked = [graph for graph in graphs if any(_TAG.search(node.name) for node in graph.node)]
+    return max(marked, key=lambda graph: len(graph.node))
 
 
 def _records(file: Path) -> Iterable[bytes]:
