@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from examples.benchmarks import data_parallel, executor, overhead, pipeline, tracing, workers
+from examples.benchmarks import data_parallel, executor, memory, overhead, overlap, pipeline, tracing, workers
 from examples.benchmarks.row import Row, Settings
 
 __all__: list[str] = []
@@ -25,4 +25,11 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Row]]] = {
     "executor-1f1b": partial(executor.rows, "1f1b"),
     "executor-gpipe": partial(executor.rows, "gpipe"),
     "tracing": tracing.rows,
+    "overlap-mlp": partial(overlap.rows, "mlp"),
+    "overlap-resnet": partial(overlap.rows, "resnet"),
+    "overlap-transformer": partial(overlap.rows, "transformer"),
+    "memory-mlp": partial(memory.schedules, "mlp"),
+    "memory-transformer": partial(memory.schedules, "transformer"),
+    "recompute-mlp": partial(memory.recomputation, "mlp"),
+    "recompute-transformer": partial(memory.recomputation, "transformer"),
 }

@@ -14,18 +14,21 @@ _CALLS = (10, 110)
 
 
 def rows(settings: Settings) -> list[Row]:
-    """Measure a first step with few and with many microbatches, and a first call of few and of many layers."""
+    """Measure how the time to make a step grows with its actions, and a function's with its layer calls."""
     options = {"stages": _STAGES, "layers": _LAYERS, "microbatches": (_FEW, _MANY), "calls": _CALLS}
-    variants = [*(f"step {m}" for m in (_FEW, _MANY)), *(f"calls {n}" for n in _CALLS)]
-    actions, calls = [], []
+    more = {"trace": _STAGES * 2 * (_MANY - _FEW), "first": _STAGES * 2 * (_MANY - _FEW)}
+    costs: dict[str, list[float]] = {"trace": [], "first": [], "trace calls": []}
     with running({"tracing": [Process("examples.benchmarks.tracing_arm", options, [0, 1])]}, settings.log) as started:
         for _ in range(settings.rounds):
-            few, many, short, long = (1e3 * started["tracing"].run(1, variant).seconds for variant in variants)
-            actions.append((many - few) / (2 * _STAGES * (_MANY - _FEW)))
-            calls.append((long - short) / (_CALLS[1] - _CALLS[0]))
-    setting = f"{_STAGES} stages of {_LAYERS} Dense layers, {_FEW} to {_MANY} microbatches; first step, traced and run"
-    ratios = [action / call for action, call in zip(actions, calls, strict=True)]
+            for kind, values in costs.items():
+                less, most = _CALLS if kind == "trace calls" else (_FEW, _MANY)
+                few, many = (1e3 * started["tracing"].run(1, f"{kind} {number}").seconds for number in (less, most))
+                values.append((many - few) / more.get(kind, most - less))
+    setting = f"{_STAGES} stages of {_LAYERS} Dense layers, {_FEW} to {_MANY} microbatches"
+    ratios = [action / call for action, call in zip(costs["trace"], costs["trace calls"], strict=True)]
+    traced = row_of("tracing a step: one more action", costs["trace"], unit="ms", conditions=setting)
     return [
-        replace(row_of("one more action in a step", actions, unit="ms", conditions=setting), at_most=5.0),
-        row_of("one more action ÷ one more Dense call", ratios, conditions=setting),
+        replace(traced, at_most=5.0),
+        row_of("tracing a step: one more action ÷ one more Dense call in plain Keras", ratios, conditions=setting),
+        row_of("first step altogether: one more action", costs["first"], unit="ms", conditions=setting),
     ]

@@ -10,8 +10,8 @@ __all__: list[str] = []
 def main() -> None:
     """Build, then serve; options: `stages`, `layers` of each stage, `microbatches` and `calls`: lists of two numbers.
 
-    The variants are `"step M"`, the first step of `fit` with M microbatches, and `"calls N"`, a function that calls N
-    layers. Both are traced, optimized by TensorFlow and run once.
+    The variants are `"trace M"`, which traces `fit`'s step with M microbatches, `"first M"`, which also has TensorFlow
+    optimize it and runs it once, and the same as `"trace calls N"` for a function that calls N layers.
     """
     options = begin()
     import tensorflow as tf
@@ -20,12 +20,14 @@ def main() -> None:
     import kparallel
 
     kparallel.virtual_devices(options["stages"])
-    runs: dict[str, Run] = {f"step {m}": _step(options, m) for m in options["microbatches"]}
-    runs |= {f"calls {n}": _calls(n) for n in options["calls"]}
+    runs: dict[str, Run] = {}
+    for m in options["microbatches"]:
+        runs[f"trace {m}"], runs[f"first {m}"] = _step(options, m)
+    runs |= {f"trace calls {n}": _calls(n) for n in options["calls"]}
     serve(options, runs, {})
 
 
-def _step(options: dict[str, Any], microbatches: int) -> Run:
+def _step(options: dict[str, Any], microbatches: int) -> tuple[Run, Run]:
     import keras
     import tensorflow as tf
 
@@ -41,12 +43,18 @@ def _step(options: dict[str, Any], microbatches: int) -> Run:
     model.fit(x, x, batch_size=len(x), verbose=0)
     batches = iter(tf.data.Dataset.from_tensors((x, x)).repeat())
 
-    def run(steps: int) -> None:
+    def trace(steps: int) -> None:
+        for _ in range(steps):
+            model.make_train_function(force=True)
+            whole = tf.function(lambda batch: model.train_function(iter([batch])), autograph=False)
+            whole.get_concrete_function((x, x))
+
+    def first(steps: int) -> None:
         for _ in range(steps):
             model.make_train_function(force=True)
             float(model.train_function(batches)["loss"])
 
-    return run
+    return trace, first
 
 
 def _calls(number: int) -> Run:
@@ -58,9 +66,14 @@ def _calls(number: int) -> Run:
     for layer in layers:
         layer(x)
 
+    def one_by_one(value: Any) -> Any:
+        for layer in layers:
+            value = layer(value)
+        return value
+
     def run(steps: int) -> None:
         for _ in range(steps):
-            float(tf.reduce_sum(tf.function(keras.Sequential(layers).call, autograph=False)(x)))
+            tf.function(one_by_one, autograph=False).get_concrete_function(x)
 
     return run
 
