@@ -111,9 +111,9 @@ def _stages(summary: Summary) -> Verdict:
 def _cores(summary: Summary) -> Verdict:
     return Verdict(
         "shared cores",
-        f"{summary.devices} virtual devices with {count(summary.threads, 'thread')} each share {summary.cores} cores: of "
-        f"a step's {_time(summary)} they are ready but without a core for {summary.shares.sharing:.0%}, and wait for those "
-        "that are. Use no more devices than cores, each with one thread.",
+        f"{summary.devices} virtual devices with {count(summary.threads, 'thread')} each share {summary.cores} cores: "
+        f"of a step's {_time(summary)} they are ready but without a core for {summary.shares.sharing:.0%}, and wait "
+        "for those that are. Use no more devices than cores, each with one thread.",
     )
 
 
