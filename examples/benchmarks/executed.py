@@ -103,10 +103,12 @@ class Tagged(Exchange):
         return self._inner.gather(values)
 
     def sum(self, values: list[Any]) -> list[Any]:
-        if len(values) != len(self._shapes) or not all(map(_fits, values, self._shapes)):
+        number = len(self._shapes)
+        if len(values) < number or not all(map(_fits, values, self._shapes)):
             return self._inner.sum(values)
-        parts = [self._marked(value, "part", index) for index, value in enumerate(values)]
-        return [self._marked(value, "total", index) for index, value in enumerate(self._inner.sum(parts))]
+        parts = [self._marked(value, "part", index) for index, value in enumerate(values[:number])]
+        sums = self._inner.sum([*parts, *values[number:]])  # What goes along: state and the report.
+        return [*(self._marked(value, "total", index) for index, value in enumerate(sums[:number])), *sums[number:]]
 
     def _marked(self, value: Any, kind: str, index: int) -> Any:
         """Return a copy: of all that gives its input back, TensorFlow's optimizer leaves this operation alone."""
