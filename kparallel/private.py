@@ -59,6 +59,30 @@ def local_updates(strategy: tf.distribute.Strategy) -> Iterator[None]:
 
 
 @contextmanager
+def updates_through(
+    optimizer: Any, run: Callable[[Callable[..., None], list[tuple[Any, Any]], Any], None]
+) -> Iterator[None]:
+    """Let a function carry out an optimizer's update step.
+
+    Args:
+        optimizer: It, or the one inside it, calls `run` in place of its own loop over the variables.
+        run: Takes Keras's own loop as a function of (gradient, variable) pairs and the learning rate, then all pairs
+            and the learning rate.
+    """
+    own = getattr(optimizer, "inner_optimizer", optimizer)
+    loop = own._distributed_tf_update_step
+
+    def replaced(distribution: Any, pairs: Any, rate: Any) -> None:
+        run(lambda some, value: loop(distribution, some, value), list(pairs), rate)
+
+    own._distributed_tf_update_step = replaced
+    try:
+        yield
+    finally:
+        del own._distributed_tf_update_step
+
+
+@contextmanager
 def one_replica_view() -> Iterator[None]:
     """Let Keras's losses see one replica, so that they do not divide by the number of replicas."""
     distribute_lib._push_per_thread_mode(distribute_lib._get_default_replica_mode())
@@ -253,9 +277,9 @@ def keras_mask(tensor: Any) -> Any:
     return getattr(tensor, "_keras_mask", None)
 
 
-def metric_function(metric: keras.metrics.Metric) -> Callable[..., Any] | None:
-    """Return the function that a `MeanMetricWrapper` averages, or None."""
-    return getattr(metric, "_fn", None)
+def wrapped_function(owner: keras.metrics.Metric | keras.losses.Loss) -> Callable[..., Any] | None:
+    """Return the function that a `MeanMetricWrapper` averages or a compiled loss calls, or None."""
+    return getattr(owner, "_fn", getattr(owner, "fn", None))
 
 
 def inner_functional(model: Any) -> Any:
@@ -321,16 +345,14 @@ class CollectiveReducer:
         self._options = options
         self._reducer = cross_device_ops.CollectiveAllReduce(devices, group_size, options, keys)
 
-    def sum(self, values: list[Any], local_index: int) -> list[Any]:
-        """Sum each tensor or `tf.IndexedSlices` over the group; TensorFlow packs tensors of one dtype only."""
-        total: list[Any] = [None] * len(values)
-        for dtype in dict.fromkeys(value.dtype for value in values):
-            places = [index for index, value in enumerate(values) if value.dtype == dtype]
-            given = [values[index] for index in places]
-            summed = self._reducer._all_reduce(tf.distribute.ReduceOp.SUM, given, local_index, self._options)
-            for index, value in zip(places, summed, strict=True):
-                total[index] = value
-        return total
+    def sum(self, packs: list[list[tf.Tensor]], local_index: int) -> list[tf.Tensor]:
+        """Sum each tensor over the group; a pack's tensors, of one dtype, travel as one."""
+        return list(self._reducer._launchers[local_index].batch_all_reduce(packs, self._options))
+
+    def sum_slices(self, value: tf.IndexedSlices, local_index: int) -> tf.IndexedSlices:
+        """Return the slices of the whole group."""
+        whole: tf.IndexedSlices = self._reducer._launchers[local_index].all_reduce_indexed_slices(value, self._options)
+        return whole
 
     def gather(self, value: tf.Tensor, local_index: int) -> tf.Tensor:
         """Concatenate all replicas' rows, in order."""
@@ -440,6 +462,7 @@ PRIVATE_NAMES: Sequence[tuple[str, str]] = (
     ("keras.Model", "_maybe_symbolic_build"),
     ("keras.Model", "_get_own_metrics"),
     ("keras.optimizers.Optimizer", "_all_reduce_sum_gradients"),
+    ("keras.optimizers.Optimizer", "_distributed_tf_update_step"),
 )
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from kparallel.collective.packs import sum_by_dtype
 from kparallel.private import CollectiveReducer
 
 __all__: list[str] = []
@@ -32,11 +33,11 @@ class Talk:
         def gather(codes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             with tf.device(device):
                 own = tf.one_hot(worker_index, workers, tf.size(codes), 0, dtype=tf.int32)
-                return reducer.gather(codes, 0), reducer.sum([own], 0)[0]
+                return reducer.gather(codes, 0), reducer.sum([[own]], 0)[0]
 
         def total(values: list[tf.Tensor]) -> list[tf.Tensor]:
             with tf.device(device):
-                return reducer.sum(values, 0)
+                return sum_by_dtype(reducer, values, 0)
 
         signature = [tf.TensorSpec([None], tf.int32)]
         self._gather = tf.function(gather, input_signature=signature, autograph=False)

@@ -6,6 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from kparallel.collective.exchange import Exchange
+from kparallel.collective.packs import sum_by_dtype
 from kparallel.private import CollectiveReducer
 
 __all__: list[str] = []
@@ -22,7 +23,6 @@ class BetweenWorkers(Exchange):
         strategy: The cluster's strategy; it numbers the collectives.
         replicas: How many replicas there are on all workers.
         first_replica: Index of this worker's first replica.
-        bytes_per_pack: Gradients are packed up to this size before they are reduced.
     """
 
     def __init__(
@@ -31,14 +31,13 @@ class BetweenWorkers(Exchange):
         strategy: tf.distribute.Strategy,
         replicas: int,
         first_replica: int,
-        bytes_per_pack: int = 10_000_000,
     ) -> None:
         nccl = column[0].rsplit(":", 2)[-2].endswith("GPU")
         implementation = tf.distribute.experimental.CommunicationImplementation
-        self._options = tf.distribute.experimental.CommunicationOptions(
-            bytes_per_pack=bytes_per_pack, implementation=implementation.NCCL if nccl else implementation.RING
+        options = tf.distribute.experimental.CommunicationOptions(
+            implementation=implementation.NCCL if nccl else implementation.RING
         )
-        self._reducer = CollectiveReducer(column, strategy, replicas, self._options)
+        self._reducer = CollectiveReducer(column, strategy, replicas, options)
         self._replicas = replicas
         self._first_replica = first_replica
 
@@ -47,9 +46,15 @@ class BetweenWorkers(Exchange):
         return int(tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group))
 
     def sum(self, values: list[Any]) -> list[Any]:
-        if not values:
-            return []
-        return list(self._reducer.sum(list(values), self.replica_index - self._first_replica))
+        local = self.replica_index - self._first_replica
+        total = {
+            index: self._reducer.sum_slices(value, local)
+            for index, value in enumerate(values)
+            if isinstance(value, tf.IndexedSlices)
+        }
+        dense = [index for index in range(len(values)) if index not in total]
+        total |= zip(dense, sum_by_dtype(self._reducer, [values[index] for index in dense], local), strict=True)
+        return [total[index] for index in range(len(values))]
 
     def gather(self, values: list[Any]) -> list[list[Any]]:
         local = self.replica_index - self._first_replica
@@ -57,7 +62,7 @@ class BetweenWorkers(Exchange):
         for value in values:
             value = tf.convert_to_tensor(value)
             own = tf.one_hot(self.replica_index, self._replicas, tf.shape(value)[0], 0, dtype=tf.int32)
-            sizes = self._reducer.sum([own], local)[0]
+            sizes = self._reducer.sum([[own]], local)[0]
             carried = tf.cast(value, tf.int32) if value.dtype == tf.bool else value
             whole = self._reducer.gather(carried, local)
             result.append(list(tf.split(tf.cast(whole, value.dtype), sizes, num=self._replicas)))

@@ -18,12 +18,14 @@ class Rows:
     Args:
         x, y, sample_weight: As Keras unpacks them; one row that counts nowhere where there is none.
         count: The true number of rows, perhaps 0.
+        whole: Rows of the whole batch on all replicas, or None where this replica cannot know.
     """
 
     x: Any
     y: Any
     sample_weight: Any
     count: int
+    whole: int | None
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def take_rows(data: Any, counts: Counts, local_index: int, replica_index: int, r
         elif replicas > 1:
             data = _slice(data, sum(sizes[:replica_index]), count)
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    return Rows(x, y, sample_weight, count)
+    return Rows(x, y, sample_weight, count, counts.rows if isinstance(counts.rows, int) else None)
 
 
 def deal(count: int, parts: int) -> list[int]:
@@ -98,7 +100,7 @@ def microbatches(rows: Rows, number: int) -> list[Rows]:
     for size in deal(rows.count, number):
         if size:
             cut = [_slice(part, start, size) for part in (rows.x, rows.y, rows.sample_weight)]
-            parts.append(Rows(cut[0], cut[1], cut[2], size))
+            parts.append(Rows(cut[0], cut[1], cut[2], size, rows.whole))
         start += size
     return parts
 

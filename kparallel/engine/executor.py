@@ -150,6 +150,9 @@ class Executor:
         kept = self._kept.pop((s, m))
         with tf.device(self._devices[s]), self._after(s):
             if kept.tape is None:
+                # New tensors, which come after the lane's previous action: from the same ones TensorFlow would find
+                # that everything is computed already, and keep it.
+                kept.inputs, kept.masks, kept.state = map(_copied, (kept.inputs, kept.masks, kept.state))
                 self._compute(s, m, kept, taped=True)
             targets, upstream = self._upstream(s, m, kept)
             sources = [self._received(s, kept), self.weights[s]]
@@ -195,11 +198,15 @@ class Executor:
         return tf.control_dependencies(self._last.get(self._lanes[s], []))
 
     def _done(self, s: int, results: Any) -> None:
-        # A call's data, not the call itself: TensorFlow inlines the call, and what waited for it waits no more.
-        with tf.device(self._devices[s]):
-            tensors = [tf.identity(leaf) for leaf in keras.tree.flatten(results) if isinstance(leaf, tf.Tensor)]
-        if tensors:
-            self._last[self._lanes[s]] = tensors
+        """Let the lane's next action wait for these results.
+
+        A control edge from a call of a stage's function would not do: TensorFlow puts the function's operations in
+        place of the call, and control edges then wait for its side effects only, of which a stage has none. Data do.
+        """
+        tensors = [leaf for leaf in tf.nest.flatten(results, expand_composites=True) if isinstance(leaf, tf.Tensor)]
+        if tensors and not self._pipeline.placed:
+            with tf.device(self._devices[s]):
+                self._last[self._lanes[s]] = tf.identity_n(tensors)[:1]
 
 
 def _is_differentiable(leaf: Any) -> bool:

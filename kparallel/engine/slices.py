@@ -28,11 +28,17 @@ def refuse_slices(x: Any, gradients: list[Any], optimizer: Any, parts: int) -> N
     sparse = any(isinstance(leaf, tf.SparseTensor) for leaf in keras.tree.flatten(x))
     if not sparse or parts == 1 or not any(isinstance(gradient, tf.IndexedSlices) for gradient in gradients):
         return
-    own = getattr(optimizer, "inner_optimizer", optimizer)
-    clips = any(getattr(own, name) is not None for name in ("clipnorm", "global_clipnorm", "clipvalue"))
-    if type(own) is not keras.optimizers.SGD or clips:
+    if not scales_and_adds(optimizer):
+        name = type(getattr(optimizer, "inner_optimizer", optimizer)).__name__
         raise DataError(
             f"Expected dense inputs, or SGD without clipping, for a batch divided into {parts}: received sparse inputs "
-            f"and {type(own).__name__}, which would see {parts} slices of an index where one device sees their sum. "
+            f"and {name}, which would see {parts} slices of an index where one device sees their sum. "
             "Make the inputs dense with dataset.map, or use one replica."
         )
+
+
+def scales_and_adds(optimizer: Any) -> bool:
+    """Tell whether an optimizer does no more to a gradient, so that slices of one index may be added beforehand."""
+    own = getattr(optimizer, "inner_optimizer", optimizer)
+    clips = any(getattr(own, name, None) is not None for name in ("clipnorm", "global_clipnorm", "clipvalue"))
+    return type(own) is keras.optimizers.SGD and not clips

@@ -1,21 +1,22 @@
 """One step of one replica: forward, backward, reduction, update, and what is to be reported."""
 
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from kparallel.collective.exchange import Exchange, add, local_copy
-from kparallel.collective.talk import Talk
+from kparallel.collective.exchange import add
 from kparallel.data.rows import Counts, Rows, deal, microbatches, take_rows
 from kparallel.engine.beside import beside_inputs
 from kparallel.engine.compiled import stage_call
 from kparallel.engine.executor import Executor, StageCall
 from kparallel.engine.head import couples_rows, loss_head
-from kparallel.engine.slices import refuse_slices
+from kparallel.engine.layout import Layout
+from kparallel.engine.reduction import Report, Sums, reduced, zeroed
+from kparallel.engine.slices import refuse_slices, scales_and_adds
 from kparallel.engine.tail import Tail, join
+from kparallel.engine.update import Updater
 from kparallel.errors import PlanError
 from kparallel.loss.own import overrides_compute_loss, refuse_added
 from kparallel.loss.term import Term
@@ -28,25 +29,6 @@ from kparallel.stage.pipeline import Pipeline
 __all__: list[str] = []
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where the replicas of this process run, and how they talk.
-
-    Args:
-        rows: Full device names, one row for each replica of this process, one name for each stage.
-        first_replica: Index of the first row's replica among all workers' replicas.
-        replicas: How many replicas there are on all workers.
-        exchanges: One exchange for each stage: its column.
-        talk: How workers talk between steps, or None on one machine.
-    """
-
-    rows: tuple[tuple[str, ...], ...]
-    first_replica: int
-    replicas: int
-    exchanges: tuple[Exchange, ...]
-    talk: Talk | None = None
-
-
 class Step:
     """The work of one replica on its share of a batch.
 
@@ -56,11 +38,11 @@ class Step:
         plan: The decision.
         layout: Where replicas run.
         loss_reduction: What a loss means that returns a scalar.
-        jit: Whether stages are compiled with XLA.
+        jit: True compiles stages and updates with XLA, False nothing, None what gains by it: updates of large stages.
     """
 
     def __init__(
-        self, model: keras.Model, pipeline: Pipeline, plan: Plan, layout: Layout, loss_reduction: str, jit: bool
+        self, model: keras.Model, pipeline: Pipeline, plan: Plan, layout: Layout, loss_reduction: str, jit: bool | None
     ) -> None:
         self._model = model
         self._pipeline = pipeline
@@ -77,12 +59,13 @@ class Step:
         self._first = True
         self._coupled = couples_rows(model, loss_reduction)
         self._lanes = (0,) if pipeline.placed else plan.lanes
+        self._updater = Updater(model.optimizer, False if pipeline.placed else jit)
         inline = len(pipeline.stages) == 1 and plan.microbatches == 1
         self._train_calls = [
-            stage_call(stage, True, jit=jit and not pipeline.placed, inline=inline) for stage in pipeline.stages
+            stage_call(stage, True, jit=bool(jit) and not pipeline.placed, inline=inline) for stage in pipeline.stages
         ]
         self._test_calls = [
-            stage_call(stage, False, jit=jit and not pipeline.placed, inline=inline) for stage in pipeline.stages
+            stage_call(stage, False, jit=bool(jit) and not pipeline.placed, inline=inline) for stage in pipeline.stages
         ]
 
     def train(self, data: Any, counts: Counts) -> dict[str, Any]:
@@ -99,18 +82,24 @@ class Step:
             raise ValueError("No loss to compute. Pass `loss=` to compile(), or call add_loss() in a layer.")
         parts = self._layout.replicas * self._plan.microbatches
         refuse_slices(rows.x, [g for stage in executor.gradients for g in stage], self._model.optimizer, parts)
+        local = self._to_report(executor, tail, rows, penalties)
+        dense = scales_and_adds(self._model.optimizer)
+        sums = reduced(self._pipeline, self._layout, self._row(), executor, rows, local, dense)
         if self._model.trainable_variables:
-            self._update(executor, rows)
+            self._update(sums.gradients)
         else:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
         with tf.name_scope("report"):
-            return self._report(executor, tail, rows, penalties)
+            return self._report(executor, tail, rows, sums)
 
     def test(self, data: Any, counts: Counts) -> dict[str, Any]:
         """Run an evaluation step and return what to report."""
         rows = self._take(data, counts)
         executor, tail = self._run(rows, training=False)
-        return self._report(executor, tail, rows, self._penalties(executor, rows))
+        local = self._to_report(executor, tail, rows, self._penalties(executor, rows))
+        executor.gradients = [[] for _ in executor.gradients]
+        sums = reduced(self._pipeline, self._layout, self._row(), executor, rows, local)
+        return self._report(executor, tail, rows, sums)
 
     def predict(self, data: Any, counts: Counts) -> Any:
         """Return the outputs of this replica's rows."""
@@ -194,9 +183,7 @@ class Step:
         def factors(
             pairs: list[tuple[float | None, Term]], statistics: list[tf.Tensor]
         ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-            local = [tf.cast(s, tf.float64) if rows.count else tf.zeros((), tf.float64) for s in statistics]
-            with tf.name_scope(f"reduce{len(self._pipeline.stages) - 1}"):
-                total = iter(tf.unstack(self._last.sum([tf.stack(local)])[0]) if local else [])
+            total = iter(self._totals(statistics, rows, all(term.by_rows for _, term in pairs)))
             gradient, report = [], []
             for weight, term in pairs:
                 own, reported = term.factors([next(total) for _ in term.statistics])
@@ -206,6 +193,16 @@ class Step:
             return gradient, report
 
         return factors
+
+    def _totals(self, statistics: list[tf.Tensor], rows: Rows, by_rows: bool) -> list[tf.Tensor]:
+        """Sum statistics over the replicas; none is asked where the rows tell, so that no replica waits."""
+        local = [tf.cast(s, tf.float64) for s in statistics]
+        if by_rows and rows.whole is not None:
+            return [s / float(rows.count) * float(rows.whole) if rows.count else s for s in local]
+        if not rows.count:
+            local = [tf.zeros((), tf.float64) for _ in local]
+        with tf.name_scope(f"reduce{len(self._pipeline.stages) - 1}"):
+            return tf.unstack(self._last.sum([tf.stack(local)])[0]) if local else []
 
     def _scaled(self, factor: tf.Tensor) -> tf.Tensor:
         """Apply the optimizer's loss scale."""
@@ -225,8 +222,7 @@ class Step:
         ]
         if not places or overrides_compute_loss(self._model):
             return []
-        local = tf.constant(float(rows.count), tf.float64)
-        part = local / self._last.sum([local])[0]
+        part = tf.constant(float(rows.count), tf.float64) / self._whole(rows)
         values = []
         for s, index, variable in places:
             with tf.device(self._row()[s]):
@@ -241,44 +237,40 @@ class Step:
                 values.append(tf.cast(value, tf.float64) * part)
         return values
 
-    def _update(self, executor: Executor, rows: Rows) -> None:
-        gradients = self._reduced(executor, rows)
+    def _whole(self, rows: Rows) -> tf.Tensor:
+        """Return the rows of the whole batch."""
+        if rows.whole is not None:
+            return tf.constant(float(rows.whole), tf.float64)
+        return self._last.sum([tf.constant(float(rows.count), tf.float64)])[0]
+
+    def _update(self, gradients: dict[int, Any]) -> None:
         variables = self._model.trainable_variables
         with tf.name_scope("update"), local_updates(tf.distribute.get_strategy()), beside_inputs():
-            self._model.optimizer.apply([gradients.get(id(variable)) for variable in variables], variables)
+            self._updater.apply([gradients.get(id(variable)) for variable in variables], variables)
 
-    def _reduced(self, executor: Executor, rows: Rows) -> dict[int, Any]:
-        """Sum each stage's gradients over its column, the last stage's first: they are ready first."""
-        stages = self._pipeline.stages
-        parts: dict[int, list[Any]] = {}
-        for stage, gradients in zip(stages, executor.gradients, strict=True):
-            for variable, gradient in zip(stage.weights, gradients, strict=True):
-                if gradient is not None:
-                    parts.setdefault(id(variable), []).append(gradient)
-        result: dict[int, Any] = {}
-        for s in reversed(range(len(stages))):
-            known = [variable for variable in stages[s].owned if id(variable) in parts]
-            with tf.name_scope(f"reduce{s}"), beside_inputs() if self._pipeline.placed else tf.device(self._row()[s]):
-                local = [_zeroed(add(parts[id(v)]), rows) for v in known]
-                total = [local_copy(v) for v in self._layout.exchanges[s].sum(local)]
-            result.update(zip(map(id, known), total, strict=True))
-        return result
+    def _to_report(self, executor: Executor, tail: Tail, rows: Rows, penalties: list[tf.Tensor]) -> Report:
+        """Return this replica's part of the losses and of the metrics' changes."""
+        _, factors = tail.resolve(executor.added)
+        with tf.name_scope("report"), tf.device(self._row()[-1]):
+            numerators = tail.numerators(executor.added)
+            terms = [n * factor for n, factor in zip(numerators, factors, strict=True)] + penalties
+            counts = [tf.constant(float(count), tf.float64) for count in (rows.count, rows.count > 0)]
+            terms, metrics = ([zeroed(v, rows) for v in some] for some in (terms, self._metric_changes(tail, rows)))
+            return Report(counts[0], counts[1], terms, metrics)
 
-    def _report(self, executor: Executor, tail: Tail, rows: Rows, penalties: list[tf.Tensor]) -> dict[str, Any]:
+    def _report(self, executor: Executor, tail: Tail, rows: Rows, sums: Sums) -> dict[str, Any]:
+        """Write the state, and return what to report of all replicas."""
+        whole = sums.report
         for s, stage in enumerate(self._pipeline.stages):
             with tf.device(self._row()[s]):
-                exchange = self._layout.exchanges[s]
-                stage.commit(
-                    executor.start[s], executor.ends[s], self._last.replica_index, rows.count > 0, exchange.sum
-                )
-        _, factors = tail.resolve(executor.added)
+                replica_index = self._last.replica_index
+                stage.commit(executor.start[s], executor.ends[s], sums.states[s], whole.replicas, replica_index)
         with tf.device(self._row()[-1]):
-            numerators = tail.numerators(executor.added)
-            values = [n * factor for n, factor in zip(numerators, factors, strict=True)] + penalties
-            local = tf.stack([tf.constant(float(rows.count), tf.float64), *(_zeroed(v, rows) for v in values)])
-            whole = self._last.sum([local])[0]
-            report: dict[str, Any] = {"rows": whole[0], "terms": whole[1:]}
-            return report | self._metrics(tail, rows)
+            report: dict[str, Any] = {"rows": whole.rows, "terms": tf.stack(whole.terms), "metrics": whole.metrics}
+        if not self.add_metrics:
+            outputs = tail.joined()
+            report["batch"] = self._gathered((rows.x, rows.y, outputs, rows.sample_weight), rows)
+        return report
 
     def _gathered(self, structure: Any, rows: Rows) -> Any:
         """Return all replicas' rows of a structure, in order."""
@@ -288,15 +280,12 @@ class Step:
         parts = iter(self._last.gather([leaf[: rows.count] for leaf in leaves]))
         return keras.tree.map_structure(lambda leaf: None if leaf is None else tf.concat(next(parts), 0), structure)
 
-    def _metrics(self, tail: Tail, rows: Rows) -> dict[str, Any]:
-        outputs = tail.joined()
+    def _metric_changes(self, tail: Tail, rows: Rows) -> list[tf.Tensor]:
+        """Return by how much this replica's rows change the metrics' variables."""
         metrics = compiled_metrics(self._model)
-        if not self.add_metrics:
-            return {"batch": self._gathered((rows.x, rows.y, outputs, rows.sample_weight), rows)}
-        if metrics is None or not metrics.variables:
-            return {}
-        changes = state_change(metrics, rows.y, outputs, sample_weight=rows.sample_weight)
-        return {"metrics": self._last.sum([_zeroed(change, rows) for change in changes])}
+        if not self.add_metrics or metrics is None or not metrics.variables:
+            return []
+        return state_change(metrics, rows.y, tail.joined(), sample_weight=rows.sample_weight)
 
 
 def _keeper(recompute: str, number: int) -> Any:
@@ -310,12 +299,3 @@ def _forward_first(order: Any, last: int, number: int) -> bool:
     """Tell whether the last stage has run forward on every microbatch before it first runs backward."""
     kinds = [action.kind for action in order if action.stage == last and action.microbatch < number]
     return kinds.index("B") == number
-
-
-def _zeroed(value: Any, rows: Rows) -> Any:
-    """Zero what an empty share gave: its row of zeros may have made NaN."""
-    if rows.count:
-        return value
-    if isinstance(value, tf.IndexedSlices):
-        return tf.IndexedSlices(tf.zeros_like(value.values), value.indices, value.dense_shape)
-    return tf.zeros_like(value)

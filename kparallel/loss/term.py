@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kparallel.private import keras_mask
+from kparallel.private import keras_mask, wrapped_function
 
 __all__: list[str] = []
 
@@ -27,11 +27,13 @@ class Term:
         numerator: Scalar; what is differentiated.
         statistics: Scalars that are summed over the replicas before they divide.
         factors: Maps the summed statistics to (factor of the gradient, factor of the reported value).
+        by_rows: Whether each statistic is a constant, and in proportion to the rows: then no replica need be asked.
     """
 
     numerator: tf.Tensor
     statistics: list[tf.Tensor]
     factors: Factors
+    by_rows: bool = False
 
 
 def _same(factor: Callable[[list[tf.Tensor]], tf.Tensor]) -> Factors:
@@ -44,7 +46,7 @@ def _same(factor: Callable[[list[tf.Tensor]], tf.Tensor]) -> Factors:
 
 def summed(value: tf.Tensor) -> Term:
     """Make a term whose replicas' values add up."""
-    return Term(tf.reduce_sum(value), [], _same(lambda _: tf.constant(1.0, tf.float64)))
+    return Term(tf.reduce_sum(value), [], _same(lambda _: tf.constant(1.0, tf.float64)), by_rows=True)
 
 
 def row_mean(value: tf.Tensor, count: int) -> Term:
@@ -54,6 +56,7 @@ def row_mean(value: tf.Tensor, count: int) -> Term:
         value * tf.constant(count, value.dtype),
         [rows],
         _same(lambda s: tf.math.divide_no_nan(tf.ones_like(s[0]), s[0])),
+        by_rows=True,
     )
 
 
@@ -97,22 +100,31 @@ def loss_term(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any, count: in
     if weight is not None:
         values, weight = _same_rank(values, tf.cast(weight, values.dtype))
         values = values * weight
-    return _vector_term(values, weight, valid, loss.reduction)
+    return _vector_term(values, weight, valid, loss.reduction, _is_rowwise(loss))
 
 
-def _vector_term(values: tf.Tensor, weight: Any, valid: list[tf.Tensor] | None, reduction: str | None) -> Term:
+def _is_rowwise(loss: Any) -> bool:
+    """Tell whether a loss is Keras's own, which has as many entries for one row as for any other."""
+    parts = (type(loss), wrapped_function(loss) or type(loss))
+    return all(part.__module__.startswith("keras.") for part in parts)
+
+
+def _vector_term(
+    values: tf.Tensor, weight: Any, valid: list[tf.Tensor] | None, reduction: str | None, rowwise: bool
+) -> Term:
     size = _size(values)
+    known = rowwise and tf.get_static_value(size) is not None
     one = tf.ones_like(size)
     total = tf.reduce_sum(values)
     if reduction == "sum":
         return summed(total)
     if reduction in (None, "none"):
-        return Term(total, [size], lambda s: (one, tf.math.divide_no_nan(one, s[0])))
+        return Term(total, [size], lambda s: (one, tf.math.divide_no_nan(one, s[0])), known)
     if reduction == "mean_with_sample_weight" and weight is not None:
         mass = tf.cast(tf.reduce_sum(weight), tf.float64)
         return Term(total, [mass], _same(lambda s: tf.math.divide_no_nan(one, s[0])))
     if valid is None or reduction == "mean_with_sample_weight":
-        return Term(total, [size], _same(lambda s: tf.math.divide_no_nan(one, s[0])))
+        return Term(total, [size], _same(lambda s: tf.math.divide_no_nan(one, s[0])), known)
     # Keras weighs valid entries by total/valid of the mask, then divides by the size of the values.
     statistics = [size, *(tf.cast(v, tf.float64) for v in valid)]
     return Term(total, statistics, _same(lambda s: tf.math.divide_no_nan(tf.math.divide_no_nan(s[2], s[1]), s[0])))

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from kparallel.errors import ModelError
-from kparallel.private import metric_function
+from kparallel.private import wrapped_function
 
 __all__: list[str] = []
 
@@ -19,7 +19,7 @@ def is_additive(metric: Any) -> bool:
     """
     if not type(metric).__module__.startswith("keras."):
         return False
-    function = metric_function(metric)
+    function = wrapped_function(metric)
     return function is None or getattr(function, "__module__", "").startswith("keras.")
 
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 from kparallel.collective.exchange import Alone, Exchange, InProcess
 from kparallel.collective.talk import Talk
 from kparallel.collective.workers import BetweenWorkers
-from kparallel.engine.step import Layout
+from kparallel.engine.layout import Layout
 from kparallel.errors import PlanError
 from kparallel.mesh import Mesh
 from kparallel.private import mirrored
@@ -13,12 +13,15 @@ from kparallel.private import mirrored
 __all__: list[str] = []
 
 
-def lay_out(mesh: Mesh, cluster: tf.distribute.Strategy | None) -> tuple[tf.distribute.Strategy, Layout]:
+def lay_out(
+    mesh: Mesh, cluster: tf.distribute.Strategy | None, compression: str | None
+) -> tuple[tf.distribute.Strategy, Layout]:
     """Return the strategy that holds a mesh's variables, and where its replicas run.
 
     Args:
         mesh: This worker's rows.
         cluster: The cluster's strategy, or None on one machine.
+        compression: The dtype in which gradients travel, or None.
 
     Raises:
         PlanError: The mesh has another number of replicas than the cluster's strategy.
@@ -27,7 +30,9 @@ def lay_out(mesh: Mesh, cluster: tf.distribute.Strategy | None) -> tuple[tf.dist
         strategy = mirrored([row[0] for row in mesh.rows])
         columns = [mesh.column(index) for index in range(mesh.stages)]
         alone: list[Exchange] = [Alone() if mesh.replicas == 1 else InProcess(column) for column in columns]
-        return strategy, Layout(mesh.rows, 0, mesh.replicas, tuple(alone))
+        return strategy, Layout(
+            mesh.rows, 0, mesh.replicas, tuple(alone), None, compression if mesh.replicas > 1 else None
+        )
     worker = cluster.extended.worker_devices[0].rsplit("/device:", 1)[0]
     rows = tuple(tuple(f"{worker}/device:{name}" for name in row) for row in mesh.rows)
     replicas = cluster.num_replicas_in_sync
@@ -46,4 +51,4 @@ def lay_out(mesh: Mesh, cluster: tf.distribute.Strategy | None) -> tuple[tf.dist
     exchanges = tuple(
         BetweenWorkers([row[stage] for row in rows], cluster, replicas, first) for stage in range(mesh.stages)
     )
-    return cluster, Layout(rows, first, replicas, exchanges, talk)
+    return cluster, Layout(rows, first, replicas, exchanges, talk, compression if replicas > 1 else None)

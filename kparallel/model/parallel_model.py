@@ -134,7 +134,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         if _takes(method, "jit_compile"):
             arguments["jit_compile"] = False
         with self._kparallel.scope():
-            self._kparallel.jit = jit is True
+            self._kparallel.jit = jit if isinstance(jit, bool) else None
             super().compile(**arguments)
             adopt(self.optimizer)
         if jit is True:

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from kparallel.collective.lost import naming_lost_workers
-from kparallel.engine.step import Layout
+from kparallel.engine.layout import Layout
 from kparallel.planning.plan import Plan
 from kparallel.private import move_variable, on_column
 from kparallel.stage.graph import open_graph
@@ -44,7 +44,7 @@ class Runtime:
         self.builder = builder
         self.feeding = False
         self.unsized = False
-        self.jit = False
+        self.jit: bool | None = None
 
     @property
     def writes(self) -> bool:

@@ -33,13 +33,14 @@ def check_same_model(talk: Talk, facts: dict[str, str]) -> None:
             )
 
 
-def facts_of(model: keras.Model, plan: Plan, loss_reduction: str) -> dict[str, str]:
+def facts_of(model: keras.Model, plan: Plan, loss_reduction: str, compression: str | None) -> dict[str, str]:
     """Return what of a model and its plan must be equal; names may differ, Keras numbers them as it goes.
 
     Args:
         model: The model, before its variables are placed.
         plan: The plan that this worker follows.
         loss_reduction: As `kparallel.wrap` takes it.
+        compression: Its `gradient_compression`.
     """
     weights = model.weights
     return {
@@ -53,6 +54,7 @@ def facts_of(model: keras.Model, plan: Plan, loss_reduction: str) -> dict[str, s
         "schedule": plan.schedule if isinstance(plan.schedule, str) else str(plan.programs()),
         "recompute": plan.recompute,
         "loss_reduction": loss_reduction,
+        "gradient_compression": str(compression),
     }
 
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from kparallel.cluster import size
 from kparallel.collective.cluster import cluster_strategy
+from kparallel.collective.compression import check_compression
 from kparallel.collective.lost import naming_lost_workers
 from kparallel.devices import check_devices
 from kparallel.errors import PlanError
@@ -108,6 +109,7 @@ def wrap(
     memory_per_device: str | float | None = None,
     batch_size: int | None = None,
     loss_reduction: str = "mean",
+    gradient_compression: str | None = None,
 ) -> ParallelModel:
     """Make a Keras model train over several devices and compute what plain Keras computes on one.
 
@@ -122,6 +124,10 @@ def wrap(
             As in `kparallel.plan`.
         loss_reduction: What a loss means that returns one scalar for a batch: `"mean"` over rows (default),
             `"sum"` over rows, or `"global"`, which gathers the outputs of all replicas first.
+        gradient_compression: The dtype in which gradients travel between replicas: `"bfloat16"` or `"float16"` halve
+            the bytes of float32. Then training no longer equals one device: each replica's gradient and their sum are
+            rounded, to 8 bits (bfloat16) or to 11 bits (float16, where a value below 6e-8 becomes 0 and one above
+            65504 infinite). Default None, the gradients' own dtype.
 
     Returns:
         A `keras.Model`: compile and fit it as always.
@@ -144,6 +150,7 @@ def wrap(
     cluster = cluster_strategy()
     if loss_reduction not in ("mean", "sum", "global"):
         raise PlanError(f"Expected loss_reduction 'mean', 'sum' or 'global', received {loss_reduction!r}.")
+    check_compression(gradient_compression)
     options = Options(
         replicas, stages, microbatches, schedule, recompute, balance, sample, devices, memory_per_device, batch_size
     )
@@ -165,10 +172,10 @@ def wrap(
         check_devices([name for row in plan.mesh.rows for name in row])
         check_plan(plan, fresh)
     check_microbatches(fresh, plan)
-    strategy, layout = lay_out(plan.mesh, cluster)
+    strategy, layout = lay_out(plan.mesh, cluster, gradient_compression)
     if layout.talk is not None:
         with naming_lost_workers():
-            check_same_model(layout.talk, facts_of(fresh, plan, loss_reduction))
+            check_same_model(layout.talk, facts_of(fresh, plan, loss_reduction, gradient_compression))
     runtime = Runtime(plan, strategy, layout, loss_reduction, builder)
     set_strategy(fresh, strategy)
     if fresh.built:

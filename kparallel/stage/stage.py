@@ -5,7 +5,7 @@ run all stateful calls of a step one after another.
 """
 
 import abc
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -203,15 +203,8 @@ class Stage:
         output_masks = keras.tree.map_structure(keras_mask, outputs)
         return Forward(outputs, output_masks, [tf.convert_to_tensor(loss) for loss in scope.losses], new)
 
-    def commit(
-        self,
-        start: list[tf.Tensor],
-        ends: list[list[tf.Tensor | None]],
-        replica_index: int,
-        present: bool,
-        total: Callable[[list[Any]], list[Any]],
-    ) -> None:
-        """Write the state after a batch, equal on every replica but for the seeds' own chains.
+    def changes(self, start: list[tf.Tensor], ends: list[list[tf.Tensor | None]], present: bool) -> list[tf.Tensor]:
+        """Return by how much this replica's rows change the state that the replicas share: floats and int64.
 
         BatchNorm's moving statistics start every microbatch from the same value, so that the average over
         the microbatches, then over the replicas that had rows, is one momentum step with the averaged
@@ -220,35 +213,47 @@ class Stage:
         Args:
             start: The state before the batch, as `read_state` gave it.
             ends: The state after each microbatch, in order.
-            replica_index: As in `read_state`.
-            present: Whether this replica had rows.
-            total: Sums a list over the replicas.
+            present: Whether this replica had rows; without them nothing changes.
         """
-        shift = self._shift(replica_index)
-        seeds, shared = [], []
-        for index, (variable, first) in enumerate(zip(self.state, start, strict=True)):
-            last = ends[-1][index]
-            if last is None:
-                continue
-            if self.is_seed[index]:
-                seeds.append((variable, last - tf.cast(shift, last.dtype) if replica_index else last))
-            elif self.is_averaged[index]:
-                shared.append((variable, first, tf.add_n([end[index] for end in ends]) / float(len(ends))))
+        changes = []
+        for index in self._shared(ends):
+            first, last = start[index], ends[-1][index]
+            if self.is_averaged[index]:
+                last = tf.add_n([end[index] for end in ends]) / float(len(ends))
+            change = last - first if first.dtype.is_floating else tf.cast(last, tf.int64) - tf.cast(first, tf.int64)
+            changes.append(change if present else tf.zeros_like(change))
+        return changes
+
+    def commit(
+        self,
+        start: list[tf.Tensor],
+        ends: list[list[tf.Tensor | None]],
+        sums: list[tf.Tensor],
+        replicas: tf.Tensor,
+        replica_index: int,
+    ) -> None:
+        """Write the state after a batch, equal on every replica but for the seeds' own chains.
+
+        Args:
+            start, ends: As `changes` takes them.
+            sums: What `changes` returned, summed over the replicas.
+            replicas: How many replicas had rows, a float64 scalar.
+            replica_index: As in `read_state`.
+        """
+        for index, change in zip(self._shared(ends), sums, strict=True):
+            first = start[index]
+            if change.dtype.is_floating:
+                self.state[index].assign(first + change / tf.cast(replicas, change.dtype))
             else:
-                shared.append((variable, first, last))
-        changes = [
-            _gated(new - first if new.dtype.is_floating else tf.cast(new, tf.int64) - tf.cast(first, tf.int64), present)
-            for _, first, new in shared
-        ]
-        if changes:
-            *sums, replicas = total([*changes, tf.constant(float(present), tf.float64)])
-            for (variable, first, _), change in zip(shared, sums, strict=True):
-                if change.dtype.is_floating:
-                    variable.assign(first + change / tf.cast(replicas, change.dtype))
-                else:
-                    variable.assign(first + tf.cast(change // tf.cast(replicas, tf.int64), first.dtype))
-        for variable, value in seeds:
-            variable.assign(value)
+                self.state[index].assign(first + tf.cast(change // tf.cast(replicas, tf.int64), first.dtype))
+        shift = self._shift(replica_index)
+        for index, last in enumerate(ends[-1]):
+            if self.is_seed[index] and last is not None:
+                self.state[index].assign(last - tf.cast(shift, last.dtype) if replica_index else last)
+
+    def _shared(self, ends: list[list[tf.Tensor | None]]) -> list[int]:
+        """Return the indices of the changed state that is no seed's."""
+        return [i for i, last in enumerate(ends[-1]) if last is not None and not self.is_seed[i]]
 
     def chain(self, state: list[tf.Tensor], end: list[tf.Tensor | None]) -> list[tf.Tensor]:
         """Return the state from which the next microbatch starts: BatchNorm's from the batch's, all else on."""
@@ -259,10 +264,6 @@ class Stage:
 
     def _shift(self, replica_index: int) -> tf.Tensor:
         return tf.constant([replica_index * _SEED_STRIDE % 2**32, 0], tf.uint32)
-
-
-def _gated(value: tf.Tensor, present: bool) -> tf.Tensor:
-    return value if present else tf.zeros_like(value)
 
 
 @contextmanager

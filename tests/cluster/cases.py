@@ -161,7 +161,8 @@ def traced(model):
         assert [file.name for file in trace.files] == [f"trace-worker-{index}.json", f"trace-worker-{index}.txt"]
         actions = [(e["args"]["replica"], e["name"]) for e in events if e["ph"] == "X" and e["pid"] and e["tid"] == 0]
         programs = model.plan.programs()
-        assert actions == [(index, str(action)) for _ in range(2) for program in programs for action in program]
+        want = [(index, str(action)) for _ in range(2) for program in programs for action in program]
+        assert actions == want, (actions, want)
         assert {e["name"] for e in events if e["ph"] == "X"} >= {"reduction", "update"}
     return {f"history_{k}": v for k, v in history.items()}
 

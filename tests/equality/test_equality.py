@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import kparallel
+from kparallel.engine.update import Updater
 from tests.equality.cases import CASES, SCCE
 from tests.equality.control import control
 from tests.equality.cover import covering, cross, replicated
@@ -70,6 +71,22 @@ def test_the_recorded_control_holds(name):
     floor = 2e-7
     measured, recorded = (max(value, floor) for value in (control(name), CONTROLS[name]))
     assert recorded / 10 < measured < recorded * 10, f"{name}: recorded {recorded:.1e}, measured {measured:.1e}"
+
+
+UPDATES = ["sgd_momentum", "adam", "adamw", "lion", "rmsprop", "accumulation", "global_clipnorm", "mixed_float16_adam"]
+
+
+@pytest.mark.parametrize("name", others(UPDATES))
+def test_updates_as_one_program_of_each_stage_equal_plain_fit(name, monkeypatch):
+    """As for large stages, of which the table has none; the second stage's program gets the first one's scalars."""
+    compiled = []
+    whole = Updater._compiled
+    monkeypatch.setattr("kparallel.engine.update.LARGE", 0)
+    monkeypatch.setattr(
+        Updater, "_compiled", lambda self, device, *rest: (compiled.append(device), whole(self, device, *rest))
+    )
+    check(name, "1x2" if CASES[name].cut else "2x1")
+    assert len(set(compiled)) == 2 or name not in UPDATES
 
 
 @pytest.mark.parametrize("rows", range(1, 8))

@@ -32,7 +32,7 @@ def traced(programs, called=False):
         return call
 
     def work(x):
-        rows = [Rows(part, part, None, 2) for part in tf.split(x, MICROBATCHES)]
+        rows = [Rows(part, part, None, 2, None) for part in tf.split(x, MICROBATCHES)]
 
         def head(outputs, rows):
             return [(None, row_mean(tf.reduce_mean(outputs), rows.count))]

@@ -1,0 +1,59 @@
+"""One command measures everything and writes the table: `python -m examples.benchmarks --write docs/benchmarks.md`."""
+
+import fnmatch
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from examples.benchmarks.catalogue import BENCHMARKS
+from examples.benchmarks.machine import facts, finds
+from examples.benchmarks.row import Row, Settings
+from examples.benchmarks.table import line, update
+
+__all__: list[str] = []
+
+
+@click.command()
+@click.option("--only", multiple=True, metavar="NAME", help="Run these only; globs are allowed; can be repeated.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="How often each arm is asked.")
+@click.option("--write", type=click.Path(exists=True, path_type=Path), help="The page whose table takes the rows.")
+@click.option("--torch-python", type=click.Path(exists=True), help="An interpreter with PyTorch; default this one.")
+@click.option("--legacy-python", type=click.Path(exists=True), help="An interpreter with tf_keras; default this one.")
+@click.option("--names", is_flag=True, help="List the benchmarks and end.")
+def main(
+    only: tuple[str, ...],
+    rounds: int,
+    write: Path | None,
+    torch_python: str | None,
+    legacy_python: str | None,
+    names: bool,
+) -> None:
+    """Measure kparallel side by side with stock Keras and PyTorch, as ratios of arms that take turns."""
+    chosen = [name for name in BENCHMARKS if not only or any(fnmatch.fnmatch(name, each) for each in only)]
+    if names or not chosen:
+        click.echo("\n".join(BENCHMARKS))
+        sys.exit(0 if names else f"Expected names out of these, received {', '.join(only)}.")
+    with tempfile.TemporaryDirectory() as log:
+        settings = Settings(rounds, _with("torch", torch_python), _with("tf_keras", legacy_python), log)
+        results: dict[str, list[Row]] = {}
+        for name in chosen:
+            start = time.perf_counter()
+            click.echo(name)
+            results[name] = BENCHMARKS[name](settings)
+            click.echo("\n".join(line(row) for row in results[name]))
+            click.echo(f"{name} took {time.perf_counter() - start:.0f} s")
+    if write is not None:
+        update(write, results, facts(settings.torch_python), list(BENCHMARKS))
+
+
+def _with(module: str, python: str | None) -> str | None:
+    """Return the interpreter if it has the module, the present one if none is given and it has."""
+    python = python or sys.executable
+    return python if finds(python, module) else None
+
+
+if __name__ == "__main__":
+    main()

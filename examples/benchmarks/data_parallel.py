@@ -1,0 +1,75 @@
+"""Data parallelism over two virtual devices of one process, against stock Keras on the same and on one."""
+
+from dataclasses import replace
+
+from examples.benchmarks.arms import running
+from examples.benchmarks.processes import keras_arm, legacy_arm
+from examples.benchmarks.ratio import alternate, report, speed_ratio
+from examples.benchmarks.row import Row, Settings
+from examples.benchmarks.work import WORK
+
+__all__: list[str] = []
+
+_LONGER = 2  # The start of an epoch takes stock `MirroredStrategy` as long as a step or two.
+
+
+def rows(work: str, settings: Settings, allocator: str = "keeping") -> list[Row]:
+    """Measure one model.
+
+    Args:
+        work: Its name in `WORK`.
+        settings: How to run.
+        allocator: Of all arms, as in `Process`.
+
+    Returns:
+        Samples a second against stock `MirroredStrategy` and against one stock device.
+    """
+    arms = {
+        "plain": keras_arm(work, "plain", [0]),
+        "stock": keras_arm(work, "mirrored", [0, 1], devices=2),
+        "wrapped": keras_arm(work, "wrapped", [0, 1], devices=2, variants={"": {"replicas": 2}}),
+    }
+    arms = {name: [replace(process, allocator=allocator) for process in arm] for name, arm in arms.items()}
+    with running(arms, settings.log) as started:
+        samples = alternate(started, settings.rounds, _LONGER * WORK[work].steps)
+    print(report(samples))
+    what = f"{WORK[work].title}: data parallel on 2 devices"
+    setting = _setting(work)
+    if allocator == "default":
+        what += ", glibc's malloc as it is,"
+    return [
+        speed_ratio(
+            f"{what} ÷ stock `MirroredStrategy.fit` on the same",
+            samples["wrapped"],
+            samples["stock"],
+            at_least=2.0 if work == "mlp" else 1.3,
+            conditions=setting,
+        ),
+        speed_ratio(
+            f"{what} ÷ one stock device pinned to one core",
+            samples["wrapped"],
+            samples["plain"],
+            at_least=1.7,
+            conditions=setting,
+        ),
+    ]
+
+
+def legacy(work: str, settings: Settings) -> list[Row]:
+    """Measure against legacy `tf_keras` on the same devices, where it is installed."""
+    what = f"{WORK[work].title}: data parallel on 2 devices ÷ legacy `tf_keras` `MirroredStrategy.fit` on the same"
+    if settings.legacy_python is None:
+        return [Row(what, None, conditions="not run: no interpreter with tf_keras")]
+    arms = {
+        "legacy": legacy_arm(work, [0, 1], settings.legacy_python),
+        "wrapped": keras_arm(work, "wrapped", [0, 1], devices=2, variants={"": {"replicas": 2}}),
+    }
+    with running(arms, settings.log) as started:
+        samples = alternate(started, settings.rounds, _LONGER * WORK[work].steps)
+    print(report(samples))
+    return [speed_ratio(what, samples["wrapped"], samples["legacy"], conditions=_setting(work))]
+
+
+def _setting(work: str) -> str:
+    batch, steps = WORK[work].batch, _LONGER * WORK[work].steps
+    return f"global batch {batch}, two virtual devices on two cores, {steps} steps an epoch"

@@ -1,0 +1,69 @@
+"""An arm that trains with Keras: plain, under stock `MirroredStrategy`, or wrapped."""
+
+import inspect
+import math
+from typing import Any
+
+from examples.benchmarks.child import Run, begin, serve
+
+__all__: list[str] = []
+
+
+def main() -> None:
+    """Build the model as the options say, then serve.
+
+    Options: `work`; `kind`: `"plain"`, `"mirrored"` or `"wrapped"`; `batch`, the global one; `devices`, the number
+    of virtual devices; `jit`, as `compile` takes it; `variants`: for each the arguments of `kparallel.wrap`.
+    """
+    options = begin()
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    import kparallel
+
+    kparallel.init()
+    if options.get("devices", 1) > 1:
+        kparallel.virtual_devices(options["devices"])
+    from examples.benchmarks.keras_models import batches
+
+    dataset = batches(options["work"], options["batch"])
+    models = {name: _model(options, wrap) for name, wrap in options.get("variants", {"": {}}).items()}
+    runs = {name: _fit(model, dataset) for name, model in models.items()}
+    parameters = sum(math.prod(weight.shape) for weight in next(iter(models.values())).trainable_weights)
+    serve(options, runs, {"parameters": parameters, "compression": compression_exists()})
+
+
+def compression_exists() -> bool:
+    """Tell whether `kparallel.wrap` can compress gradients."""
+    import kparallel
+
+    return "gradient_compression" in inspect.signature(kparallel.wrap).parameters
+
+
+def _model(options: dict[str, Any], wrap: dict[str, Any]) -> Any:
+    import tensorflow as tf
+
+    import kparallel
+    from examples.benchmarks.keras_models import build, compile_model
+
+    if options["kind"] == "mirrored":
+        with tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(options["devices"])]).scope():
+            model = build(options["work"])
+            compile_model(model)
+        return model
+    model = build(options["work"])
+    if options["kind"] == "wrapped":
+        model = kparallel.wrap(model, **wrap)
+    compile_model(model, options.get("jit", "auto"))
+    return model
+
+
+def _fit(model: Any, dataset: Any) -> Run:
+    def run(steps: int) -> None:
+        model.fit(dataset.take(steps), epochs=1, verbose=0, shuffle=False)
+
+    return run
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""What a pipeline keeps in memory: 1F1B against GPipe, recomputation against none, and what recomputation costs."""
+
+from typing import Any
+
+from examples.benchmarks.arms import Process, running
+from examples.benchmarks.processes import keras_arm
+from examples.benchmarks.ratio import alternate, milliseconds, report, row_of
+from examples.benchmarks.row import Row, Settings
+from examples.benchmarks.work import WORK
+
+__all__: list[str] = []
+
+_STAGES, _MICROBATCHES = 4, 16
+_BATCH = {"mlp": 8192, "transformer": 128}
+_MB = 1e6
+
+
+def schedules(work: str, settings: Settings) -> list[Row]:
+    """Compare what the stages keep with 1F1B and with GPipe."""
+    one, all_ = (_facts(work, settings, schedule=schedule) for schedule in ("1f1b", "gpipe"))
+    return [
+        *_live(f"{WORK[work].title}: live activation bytes, 1F1B ÷ GPipe", one, all_, at_most=0.3),
+        Row(
+            f"{WORK[work].title}: growth of the process's memory over two steps, 1F1B ÷ GPipe",
+            one["grown"] / all_["grown"],
+            conditions=f"{one['grown'] / _MB:.0f} against {all_['grown'] / _MB:.0f} MB, all that TensorFlow takes",
+        ),
+    ]
+
+
+def recomputation(work: str, settings: Settings) -> list[Row]:
+    """Measure a step that recomputes against one that does not, and what the stages keep."""
+    wrap = {"replicas": 1, "stages": 2, "microbatches": 8}
+    arms = {
+        how: keras_arm(work, "wrapped", [0, 1], devices=2, variants={"": {**wrap, "recompute": how}})
+        for how in ("always", "never")
+    }
+    with running(arms, settings.log) as started:
+        samples = alternate(started, settings.rounds, WORK[work].steps)
+    print(report(samples))
+    ratios = [a.seconds / n.seconds for a, n in zip(samples["always"], samples["never"], strict=True)]
+    setting = f"2 stages, 8 microbatches, batch {WORK[work].batch}; {milliseconds(*samples.values())}"
+    time = row_of(f"{WORK[work].title}: time of a step, recompute always ÷ never", ratios, conditions=setting)
+    rows = [Row(time.what, time.value, time.low, time.high, at_most=1.4, conditions=setting)]
+    never, always = (
+        _facts(work, settings, schedule="gpipe", recompute=how, microbatches=_MICROBATCHES)
+        for how in ("never", "always")
+    )
+    return rows + _live(f"{WORK[work].title}: live activation bytes, recompute always ÷ never, GPipe", always, never)
+
+
+def _live(what: str, ours: Any, base: Any, at_most: float | None = None) -> list[Row]:
+    """Return the ratio of what the stage that keeps most keeps."""
+    most, of = max(ours["peaks"]), max(base["peaks"])
+    setting = f"{_STAGES} stages, {_MICROBATCHES} microbatches; {most / _MB:.1f} against {of / _MB:.1f} MB on a device"
+    return [Row(what, most / of, at_most=at_most, conditions=setting)]
+
+
+def _facts(work: str, settings: Settings, **wrap: Any) -> Any:
+    options = {
+        "work": work,
+        "batch": _BATCH[work],
+        "stages": _STAGES,
+        "wrap": {"microbatches": _MICROBATCHES, **wrap},
+    }
+    with running({"memory": [Process("examples.benchmarks.memory_arm", options, [0, 1])]}, settings.log) as started:
+        return started["memory"].facts

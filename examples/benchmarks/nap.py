@@ -1,0 +1,55 @@
+"""Layers that take time and no core: a stage whose passes last as long as one says."""
+
+import time
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+__all__: list[str] = []
+
+
+@keras.saving.register_keras_serializable("kparallel_benchmarks")
+class Nap(keras.layers.Layer):  # type: ignore[misc]
+    """A layer of one weight that sleeps, and twice as long in its backward pass.
+
+    Args:
+        seconds: Of one nap forward.
+        naps: How many a pass takes: as many as the microbatches that it stands for.
+    """
+
+    def __init__(self, seconds: float, naps: int = 1, **options: Any) -> None:
+        super().__init__(**options)
+        self.seconds = seconds
+        self.naps = naps
+
+    def build(self, _: Any) -> None:
+        """Make the weight."""
+        self.scale = self.add_weight(shape=(), initializer="ones")
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        config: dict[str, Any] = super().get_config()
+        return config | {"seconds": self.seconds, "naps": self.naps}
+
+    def call(self, x: Any) -> Any:
+        """Return the inputs, scaled, after the naps."""
+
+        @tf.custom_gradient
+        def work(value: tf.Tensor) -> Any:
+            return _later(value, self.seconds, self.naps), lambda dy: _later(dy, 2 * self.seconds, self.naps)
+
+        return work(tf.convert_to_tensor(x * self.scale))
+
+
+def _later(value: tf.Tensor, seconds: float, naps: int) -> tf.Tensor:
+    """Return a tensor that is there some naps after its input; who sleeps keeps a thread, but neither core nor GIL."""
+
+    def sleep(array: Any) -> Any:
+        for _ in range(naps):
+            time.sleep(seconds)
+        return array
+
+    result = tf.numpy_function(sleep, [value], value.dtype, stateful=False)
+    result.set_shape(value.shape)
+    return result

@@ -1,0 +1,35 @@
+"""The reference work: sizes that the Keras models and their PyTorch twins share."""
+
+from dataclasses import dataclass
+
+__all__: list[str] = []
+
+
+@dataclass(frozen=True)
+class Work:
+    """A model and its batch.
+
+    Args:
+        title: Its name in the table.
+        batch: Rows of one device's or one worker's batch.
+        steps: Steps of one measurement, which is one epoch of `fit`.
+    """
+
+    title: str
+    batch: int
+    steps: int
+
+
+WORK = {
+    "mlp": Work("MLP", 512, 12),
+    "resnet": Work("ResNet", 64, 16),
+    "transformer": Work("Transformer", 32, 10),
+    "tiny": Work("tiny model", 32, 300),
+}
+LEARNING_RATE = 0.01
+MOMENTUM = 0.9
+
+MLP_INPUTS, MLP_WIDTH, MLP_LAYERS, CLASSES = 256, 1024, 8, 10
+IMAGE, FILTERS, BLOCKS_PER_GROUP = 32, (16, 32, 64), 2
+VOCABULARY, SEQUENCE, DIM, HEADS, BLOCKS = 200, 64, 192, 4, 6
+TINY_INPUTS = 8

@@ -1,0 +1,116 @@
+"""Weak scaling over two pinned workers, next to PyTorch's DistributedDataParallel in the same run."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from examples.benchmarks.arms import Arm, Process, Sample, running
+from examples.benchmarks.processes import apart, keras_arm, keras_workers, torch_arm
+from examples.benchmarks.ratio import Samples, alternate, best_variant, milliseconds, report, row_of
+from examples.benchmarks.row import Row, Settings
+from examples.benchmarks.work import WORK
+
+__all__: list[str] = []
+
+_PACKS = {"4 MB": 4_000_000, "10 MB": 10_000_000, "all": 0}
+
+
+def rows(work: str, settings: Settings) -> list[Row]:
+    """Measure a model with much arithmetic for each gradient byte.
+
+    Args:
+        work: Its name in `WORK`.
+        settings: How to run.
+
+    Returns:
+        Two workers ÷ (2 × one worker): kparallel, PyTorch, one by the other, and two that tell one another nothing.
+    """
+    with running(_arms(work, settings), settings.log) as started:
+        samples = alternate(started, settings.rounds, WORK[work].steps)
+        check_twins(started)
+    print(report(samples))
+    return _scaling(work, samples, at_least=0.9)
+
+
+def small_arithmetic(work: str, settings: Settings) -> list[Row]:
+    """Measure a model whose gradients take long to reduce, against what the reduction itself costs.
+
+    Args:
+        work: Its name in `WORK`.
+        settings: How to run.
+
+    Returns:
+        As `rows`; and the efficiency ÷ c/(c+a), with c the time of one worker's step and a the CPU time of an
+        all-reduce of the same bytes; and the efficiency with bfloat16 gradients ÷ PyTorch's in float32.
+    """
+    arms = _arms(work, settings)
+    arms["all-reduce"] = keras_workers(work, "examples.benchmarks.reduction_arm", packs=_PACKS)
+    with running(arms, settings.log) as started:
+        check_twins(started)
+        if started["two"].facts["compression"]:
+            arms["two, bfloat16"] = keras_workers(work, variants={"": {"gradient_compression": "bfloat16"}})
+        pack = best_variant(started["all-reduce"], list(_PACKS), WORK[work].steps)
+        with running({k: v for k, v in arms.items() if k not in started}, settings.log) as more:
+            samples = alternate({**started, **more}, settings.rounds, WORK[work].steps, {"all-reduce": pack})
+    print(report(samples))
+    title = WORK[work].title
+    result = _scaling(work, samples, at_least=None)
+    step = [s.seconds for s in samples["one"]]
+    reduction = [s.user + s.system for s in samples["all-reduce"]]
+    efficiency = _efficiency(samples["one"], samples["two"])
+    ratios = [e * (c + a) / c for e, c, a in zip(efficiency, step, reduction, strict=True)]
+    c, a = (1000 * statistics.median(each) for each in (step, reduction))
+    costs = f"c {c:.3g} ms, a {a:.3g} ms in packs of {pack}"
+    result.append(row_of(f"{title}, two workers: efficiency ÷ c/(c+a)", ratios, at_least=0.95, conditions=costs))
+    return [*result, _compressed(title, samples)]
+
+
+def _compressed(title: str, samples: Samples) -> Row:
+    what = f"{title}, two workers: efficiency with bfloat16 gradients ÷ PyTorch DDP's in float32"
+    if "two, bfloat16" not in samples or "torch two" not in samples:
+        missing = "no interpreter with PyTorch" if "two, bfloat16" in samples else "`wrap` cannot compress gradients"
+        return Row(what, None, at_least=1.0, conditions=f"not run: {missing}")
+    ours = _efficiency(samples["one"], samples["two, bfloat16"])
+    theirs = _efficiency(samples["torch one"], samples["torch two"])
+    quotients = [x / y for x, y in zip(ours, theirs, strict=True)]
+    return row_of(
+        what, quotients, at_least=1.0, conditions=milliseconds(samples["two, bfloat16"], samples["torch two"])
+    )
+
+
+def _arms(work: str, settings: Settings) -> dict[str, list[Process]]:
+    arms = {"one": keras_arm(work, "wrapped", [0]), "two": keras_workers(work), "apart": apart(work)}
+    if settings.torch_python is not None:
+        arms["torch one"] = torch_arm(work, "single", settings.torch_python)
+        arms["torch two"] = torch_arm(work, "ddp", settings.torch_python, workers=2)
+    return arms
+
+
+def _scaling(work: str, samples: Samples, at_least: float | None) -> list[Row]:
+    title, batch = WORK[work].title, WORK[work].batch
+    what = f"{title}: two pinned workers ÷ (2 × one worker)"
+    setting = f"batch {batch} a worker, one core a worker, loopback, {WORK[work].steps} steps an epoch"
+    ours = _efficiency(samples["one"], samples["two"])
+    times = milliseconds(samples["two"], samples["one"])
+    result = [row_of(what, ours, at_least=at_least, conditions=f"{setting}; {times}")]
+    if "torch two" in samples:
+        theirs = _efficiency(samples["torch one"], samples["torch two"])
+        times = milliseconds(samples["torch two"], samples["torch one"])
+        result.append(row_of(f"{what}: PyTorch DDP", theirs, conditions=f"gloo, the same model; {times}"))
+        quotients = [x / y for x, y in zip(ours, theirs, strict=True)]
+        goal = None if at_least is None else 1.0
+        result.append(row_of(f"{what}: kparallel ÷ PyTorch DDP", quotients, at_least=goal))
+    else:
+        result.append(Row(f"{what}: PyTorch DDP", None, conditions="not run: no interpreter with PyTorch"))
+    alone = _efficiency(samples["one"], samples["apart"])
+    return [*result, row_of(f"{what}: workers that tell one another nothing", alone, conditions="the machine's limit")]
+
+
+def _efficiency(one: Sequence[Sample], two: Sequence[Sample]) -> list[float]:
+    """Return, round by round, 2 workers ÷ (2 × 1 worker): a step of two workers has twice the rows."""
+    return [x.seconds / y.seconds for x, y in zip(one, two, strict=True)]
+
+
+def check_twins(arms: Mapping[str, Arm]) -> None:
+    """Check that every arm trains as many parameters: the twins are of the same shapes."""
+    counts = {name: arm.facts["parameters"] for name, arm in arms.items() if "parameters" in arm.facts}
+    assert len(set(counts.values())) == 1, counts

@@ -1,0 +1,139 @@
+"""The sums over the replicas behind the backward pass: gradients and state of each stage, then what is reported."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from kparallel.collective.compression import compressed, restored
+from kparallel.collective.exchange import add, local_copy
+from kparallel.data.rows import Rows
+from kparallel.engine.beside import beside_inputs
+from kparallel.engine.executor import Executor
+from kparallel.engine.layout import Layout
+from kparallel.stage.pipeline import Pipeline
+
+__all__: list[str] = []
+
+_SMALL = 2**22  # Bytes of a variable whose gradient is rather summed whole than gathered in slices.
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is reported of a step: of one replica, or summed over all.
+
+    Args:
+        rows: How many rows there were.
+        replicas: How many replicas had rows.
+        terms: Each loss term's part of its value.
+        metrics: By how much each variable of the metrics changes.
+    """
+
+    rows: tf.Tensor
+    replicas: tf.Tensor
+    terms: list[tf.Tensor]
+    metrics: list[tf.Tensor]
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What the replicas have summed.
+
+    Args:
+        gradients: The gradient of each variable by its id.
+        states: The changes of state of each stage.
+        report: What is reported.
+    """
+
+    gradients: dict[int, Any]
+    states: list[list[tf.Tensor]]
+    report: Report
+
+
+def reduced(
+    pipeline: Pipeline,
+    layout: Layout,
+    row: tuple[str, ...],
+    executor: Executor,
+    rows: Rows,
+    report: Report,
+    dense: bool = False,
+) -> Sums:
+    """Sum each stage's gradients and changes of state over its column, the last stage's first: it is ready first.
+
+    The report goes with the last stage's, so that one exchange is all that a step of one stage waits for.
+
+    Args:
+        pipeline: The stages.
+        layout: Has each stage's exchange.
+        row: This replica's devices.
+        executor: Has carried out the batch.
+        rows: This replica's rows.
+        report: This replica's.
+        dense: Whether `tf.IndexedSlices` may become tensors; those of small variables do.
+    """
+    parts: dict[int, list[Any]] = {}
+    for stage, gradients in zip(pipeline.stages, executor.gradients, strict=False):
+        for variable, gradient in zip(stage.weights, gradients, strict=False):
+            if gradient is not None:
+                parts.setdefault(id(variable), []).append(gradient)
+    result: dict[int, Any] = {}
+    states: list[list[tf.Tensor]] = [[] for _ in pipeline.stages]
+    numbers = tf.zeros((0,))
+    for s, stage in reversed(list(enumerate(pipeline.stages))):
+        known = [variable for variable in stage.owned if id(variable) in parts]
+        place: AbstractContextManager[Any] = beside_inputs() if pipeline.placed else tf.device(row[s])
+        with tf.name_scope(f"reduce{s}"), place:
+            local = [zeroed(add(parts[id(v)]), rows) for v in known]
+            if dense and layout.replicas > 1:
+                local = [_dense(gradient) for gradient in local]
+            sent = compressed(local, layout.compression)
+            changes = stage.changes(executor.start[s], executor.ends[s], rows.count > 0)
+            last = [_flat(report, sent)] if s == len(states) - 1 else []
+            sums = layout.exchanges[s].sum([*sent, *changes, *last])
+            gradients = restored([local_copy(value) for value in sums[: len(local)]], local)
+        result.update(zip(map(id, known), gradients, strict=True))
+        states[s] = sums[len(local) : len(local) + len(changes)]
+        numbers = sums[-1] if last else numbers
+    with tf.device(row[-1]):
+        return Sums(result, states, _unflat(numbers, report))
+
+
+def _flat(report: Report, beside: list[Any]) -> tf.Tensor:
+    """Return a report as one vector, of a dtype in which it can travel together with gradients.
+
+    float64 holds sums as exactly as can be; float32 as exactly as the losses and metrics of a float32 model are.
+    """
+    dtype = tf.float32 if any(gradient.dtype == tf.float32 for gradient in beside) else tf.float64
+    values = [report.rows, report.replicas, *report.terms, *report.metrics]
+    return tf.concat([tf.reshape(tf.cast(value, dtype), [-1]) for value in values], 0)
+
+
+def _unflat(numbers: tf.Tensor, like: Report) -> Report:
+    values = [like.rows, like.replicas, *like.terms, *like.metrics]
+    parts = tf.split(numbers, [value.shape.num_elements() for value in values])
+    whole = [tf.cast(tf.reshape(part, value.shape), value.dtype) for part, value in zip(parts, values, strict=True)]
+    end = 2 + len(like.terms)
+    return Report(whole[0], whole[1], whole[2:end], whole[end:])
+
+
+def _dense(gradient: Any) -> Any:
+    """Return slices of a small variable as a tensor: one sum in place of several gathered tensors.
+
+    The variable alone decides, because every replica has to decide alike.
+    """
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    whole = tf.get_static_value(gradient.dense_shape)
+    small = whole is not None and whole.prod() * gradient.dtype.size <= _SMALL
+    return tf.convert_to_tensor(gradient) if small else gradient
+
+
+def zeroed(value: Any, rows: Rows) -> Any:
+    """Zero what an empty share gave: its row of zeros may have made NaN."""
+    if rows.count:
+        return value
+    if isinstance(value, tf.IndexedSlices):
+        return tf.IndexedSlices(tf.zeros_like(value.values), value.indices, value.dense_shape)
+    return tf.zeros_like(value)

@@ -1,0 +1,75 @@
+"""The benchmarks' harness: arms take turns, the table says what they measured, and a broken arm is named."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from examples.benchmarks.arms import ArmError, Process, Sample, running
+from examples.benchmarks.catalogue import BENCHMARKS
+from examples.benchmarks.ratio import best_variant
+from examples.benchmarks.row import Row
+from examples.benchmarks.table import BEGIN, END, line, render, update
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "benchmarks.md"
+
+
+def test_one_command_measures_and_writes_the_table(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    command = [sys.executable, "-m", "examples.benchmarks", "--only=one-replica-tiny", "--rounds=2", f"--write={page}"]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stdout + run.stderr
+    (kept,) = json.loads(page.with_suffix(".json").read_text()).values()
+    (row,) = (Row(**row) for row in kept["rows"])
+    assert 0.2 < row.low <= row.value <= row.high < 5  # both arms did the same work
+    text = page.read_text()
+    assert line(row) in run.stdout and line(row) in text and "old" not in text
+    assert text.startswith("before\n") and text.endswith("after\n")
+    assert f"- versions: {kept['machine']['versions']}" in text
+
+
+def test_a_partial_run_keeps_the_other_rows_and_the_order(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    machine, other = {"CPU": "one"}, {"CPU": "two"}
+    update(page, {"b": [Row("second", 1.5, 1.4, 1.6, at_least=1.7)], "a": [Row("first", 1.0)]}, machine, ["a", "b"])
+    update(page, {"a": [Row("anew", 3.0, unit="ms", at_most=5.0)], "c": [Row("third", None)]}, other, ["a", "b", "c"])
+    rows = [each for each in page.read_text().splitlines() if each.startswith("| ")][1:]
+    assert rows == [
+        "| anew | 3.00 ms |  | ≤ 5.00 | yes |  |",
+        "| second | 1.50 | 1.40 – 1.60 | ≥ 1.70 | **missed** |  |",
+        "| third | not run |  |  |  |  |",
+    ]
+    assert "a, c: measured on\n\n- CPU: two" in page.read_text() and "b: measured on\n\n- CPU: one" in page.read_text()
+
+
+def test_a_broken_arm_is_named_with_its_output(tmp_path):
+    broken = {"broken": [Process("examples.benchmarks.no_such_arm", {}, [0])]}
+    with pytest.raises(ArmError, match=r"arm 'broken' ended with 1:[\s\S]*no_such_arm"), running(broken, str(tmp_path)):
+        pass
+
+
+def test_the_page_shows_what_was_stored():
+    kept = json.loads(PAGE.with_suffix(".json").read_text())
+    assert set(kept) <= set(BENCHMARKS)
+    assert render(kept) in PAGE.read_text()
+
+
+def test_the_fastest_variant_is_found_over_turns():
+    class Timed:
+        name = "timed"
+        asked: list[str] = []
+        seconds = {"slow": iter([1.0, 3.0, 3.0]), "fast": iter([2.0, 0.5, 2.0])}
+
+        def run(self, steps, variant):
+            self.asked.append(variant)
+            return Sample(next(self.seconds[variant]), 0, 0, 0)
+
+    assert best_variant(Timed(), ["slow", "fast"], 12) == "fast"
+    assert Timed.asked == ["slow", "fast"] * 3
