@@ -14,7 +14,7 @@ from kparallel.cluster import read_cluster
 from kparallel.mesh import Mesh
 from kparallel.planning.plan import LayerGroup, Plan
 from kparallel.private import read_profile
-from kparallel.trace.events import MARK, Operation, Step, steps
+from kparallel.trace.events import MARK, Event, Operation, Step, calls
 from kparallel.trace.lanes import LaneStep, lanes_of, lay_out
 from kparallel.trace.scope import Owner, owner, plain_owner
 from kparallel.trace.summary import Machine, Summary, summarize
@@ -116,13 +116,12 @@ class Recorder:
         tf.profiler.experimental.stop()
         with self._directory as name:
             self._directory = None
-            found = steps(event for path in sorted(Path(name).rglob("*.xplane.pb")) for event in read_profile(path))
-        calls = self._seen
-        found = found[len(found) // calls :]  # Without the first call.
-        if not found:
-            warnings.warn("The profiler recorded no training step, so there is nothing to tell.", stacklevel=2)
+            events = [event for path in sorted(Path(name).rglob("*.xplane.pb")) for event in read_profile(path)]
         self._done = True
-        return self._recording(found) if found else None
+        recording = self._recording(events)
+        if recording is None:
+            warnings.warn("The profiler recorded no training step, so there is nothing to tell.", stacklevel=2)
+        return recording
 
     def stop(self) -> None:
         """Turn the profiler off and forget what it recorded."""
@@ -155,7 +154,8 @@ class Recorder:
         self._directory, self._seen = directory, 0
         return True
 
-    def _recording(self, found: Sequence[Step]) -> Recording:
+    def _recording(self, events: Sequence[Event]) -> Recording | None:
+        """Lay out all calls but the first; None where they hold no step."""
         plan = getattr(self._model, "plan", None)
         if isinstance(plan, Plan):
 
@@ -167,6 +167,9 @@ class Recorder:
             def whose(operation: Operation) -> Owner:
                 return plain_owner(operation.name, operation.kind, optimizer)
 
+        found = [step for call in calls(events, whose)[1:] for step in call]
+        if not found:
+            return None
         machine = _machine(plan)
         lanes = lanes_of(plan, machine.worker)
         laid = [lay_out(step, lanes, whose, alone=plan.replicas == 1) for step in found]

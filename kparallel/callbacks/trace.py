@@ -28,7 +28,7 @@ class Trace(keras.callbacks.Callback):  # type: ignore[misc]
     itself, without a word to the others, and its files carry its index: `trace-worker-1.json`.
 
     Recording slows these steps a little, and nothing else: the other steps run as without the callback. A model that
-    is not wrapped is one stage; compiled with XLA, as Keras does by default, its step is one operation. Steps of a
+    is not wrapped is one stage; compiled with XLA as a whole, its step is one operation. Steps of a
     `Trace` and of another profiler, such as that of TensorBoard's callback, must not overlap. The path for GPUs
     follows TensorFlow's documentation and has not run on GPUs yet.
 

@@ -1,17 +1,21 @@
 """From what a profiler recorded to the steps in it: their operations, their batches, their start and end.
 
 ```text
-host thread   |-- mark ---------------------------------------|      one call of the training function
-                 |next batch|  |-- graph ----------------|
-pool threads                     |op| |op|  |op| ...
+host thread   |-- mark ------------------------------------------------------|      one call of the training function
+                 |-- other --|  |next batch|  |-- graph ----------------|
+pool threads       |op|  |op|                    |op| |op|  |op| ...
 ```
+
+Other graphs run beside: workers' messages and what callbacks compute. They may take longer than the step's own.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from kparallel.schedule import BACKWARD
+from kparallel.trace.scope import Owner
 from kparallel.trace.spans import Span, union
 
 __all__: list[str] = []
@@ -86,45 +90,88 @@ class Step:
     operations: tuple[Operation, ...]
 
 
-def steps(events: Iterable[Event]) -> list[Step]:
+def calls(events: Iterable[Event], owner: Callable[[Operation], Owner]) -> list[list[Step]]:
     """Find the training steps in a profile.
 
     Args:
         events: Those of all threads; each call of the training function stands inside an event named `MARK`.
+        owner: Tells whose work an operation is.
 
     Returns:
-        The steps in order of time; a call of several steps gives several.
+        The steps of each call in order of time: one, several, or none where a call found the data at its end.
     """
     events = sorted(events, key=lambda event: event.start)
-    found: list[Step] = []
+    marks = [event for event in events if event.name.split("#")[0] == MARK]
+    inside = [
+        [e for e in events if e.thread == mark.thread and mark.start <= e.start and e.end <= mark.end] for mark in marks
+    ]
     operations = _operations(events)
-    for mark in (event for event in events if event.name.split("#")[0] == MARK):
-        inside = [e for e in events if e.thread == mark.thread and mark.start <= e.start and e.end <= mark.end]
-        runs = _graph_runs(inside)
-        fetching = union((e.start, e.end) for e in inside if _NEXT.fullmatch(e.name))
-        # Not from the mark: in a cluster workers wait for one another there, behind their callbacks.
-        called = {run.name.removeprefix(_GRAPH).rpartition("_")[0] for run in runs}
-        begun = [e.start for e in inside if e.name in called or _NEXT.fullmatch(e.name) or e.name.startswith(_GRAPH)]
-        start = min(begun, default=mark.start)
-        for index, run in enumerate(runs):
-            end = mark.end if index == len(runs) - 1 else run.end
-            own = tuple(o for o in operations if run.start <= o.start and o.end <= run.end)
-            batches = [*fetching, *(o.span for o in own if _NEXT.fullmatch(o.kind))]
-            own = tuple(o for o in own if not _NEXT.fullmatch(o.kind))
-            kept = tuple((max(a, start), min(b, end)) for a, b in union(batches) if a < end and b > start)
-            found.append(Step(start, end, (run.start, run.end), kept, own))
-            start = end
-    return found
+    graphs = [[_Graph.of(e, operations, owner) for e in part if e.name.startswith(_GRAPH)] for part in inside]
+    names = _training(graph for part in graphs for graph in part)
+    return [
+        _steps(mark, part, [graph for graph in some if graph.event.name in names])
+        for mark, part, some in zip(marks, inside, graphs, strict=True)
+    ]
 
 
-def _graph_runs(events: list[Event]) -> list[Event]:
-    """Return the runs of the function that takes most of the time: the step, and not what callbacks compute."""
+@dataclass(frozen=True)
+class _Graph:
+    """One run of a graph.
+
+    Args:
+        event: When it ran, on the host's thread.
+        operations: What ran, with the fetching of batches inside of it.
+        rank: 2 with a backward pass or an update, 1 with a forward pass, else 0.
+    """
+
+    event: Event
+    operations: tuple[Operation, ...]
+    rank: int
+
+    @classmethod
+    def of(cls, event: Event, operations: Iterable[Operation], owner: Callable[[Operation], Owner]) -> "_Graph":
+        # One that another thread has finished may end in its own thread's record after the graph.
+        own = tuple(o for o in operations if event.start <= o.start <= event.end)
+        return cls(event, own, max((_rank(owner(o)) for o in own if not _NEXT.fullmatch(o.kind)), default=0))
+
+
+def _rank(owner: Owner) -> int:
+    if owner.kind == "update" or (owner.action is not None and owner.action.kind == BACKWARD):
+        return 2
+    return 1 if owner.action is not None else 0
+
+
+def _training(graphs: Iterable[_Graph]) -> set[str]:
+    """Return the names of the graphs that train: one for each number of rows.
+
+    Only they have a backward pass or an update. Where no operation tells, it is the graph that takes most of the time.
+    """
+    graphs = list(graphs)
+    highest = max((graph.rank for graph in graphs), default=0)
     time: Counter[str] = Counter()
-    for event in events:
-        if event.name.startswith(_GRAPH):
-            time[event.name] += event.end - event.start  # type: ignore[assignment]
-    most = time.most_common(1)
-    return [event for event in events if most and event.name == most[0][0]]
+    for graph in graphs:
+        if graph.rank == highest:
+            time[graph.event.name] += graph.event.end - graph.event.start  # type: ignore[assignment]
+    return set(time) if highest == 2 else {name for name, _ in time.most_common(1)}
+
+
+def _steps(mark: Event, inside: list[Event], graphs: list[_Graph]) -> list[Step]:
+    """Return the steps of one call, one for each run of a graph that trains."""
+    found: list[Step] = []
+    fetching = union((e.start, e.end) for e in inside if _NEXT.fullmatch(e.name))
+    # Not from the mark: in a cluster workers wait for one another there, behind their callbacks.
+    called = {graph.event.name.removeprefix(_GRAPH).rpartition("_")[0] for graph in graphs}
+    called |= {graph.event.name for graph in graphs}
+    start = min((e.start for e in inside if e.name in called or _NEXT.fullmatch(e.name)), default=mark.start)
+    for index, graph in enumerate(graphs):
+        run = graph.event
+        end = mark.end if index == len(graphs) - 1 else run.end
+        batches = [*fetching, *(o.span for o in graph.operations if _NEXT.fullmatch(o.kind))]
+        own = tuple(o for o in graph.operations if not _NEXT.fullmatch(o.kind))
+        kept = tuple((max(a, start), min(b, end)) for a, b in union(batches) if a < end and b > start)
+        found.append(Step(start, end, (run.start, run.end), kept, own))
+        start = end
+    return found
 
 
 def _operations(events: list[Event]) -> list[Operation]:

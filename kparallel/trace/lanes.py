@@ -12,7 +12,7 @@ from kparallel.trace.spans import Span, length, union
 
 __all__: list[str] = []
 
-# An action's slice is the shortest one that holds this part of its work: bits of the loss run where they find time.
+# An action's slice is the shortest one that holds this part of its work: bits of it run where they find time.
 _MOST = 0.95
 
 
@@ -102,22 +102,46 @@ def lay_out(
 
 def _lane_step(lane: Lane, owned: list[tuple[Owner, Operation]]) -> LaneStep:
     actions: dict[Action, list[Operation]] = defaultdict(list)
+    in_stage: dict[Action, list[Operation]] = defaultdict(list)
     spans: dict[str, list[Span]] = {"reduction": [], "update": [], "other": []}
     for whose, operation in owned:
         if whose.replica not in (None, lane.local_replica) or whose.stage not in (None, *lane.stages):
             continue
         if whose.action is not None:
             actions[whose.action].append(operation)
+            if whose.in_stage:
+                in_stage[whose.action].append(operation)
         else:
             spans[whose.kind].append(operation.span)
-    slices = {action: _slice(operations) for action, operations in actions.items()}
-    slices = _apart(slices)
-    result = LaneStep(lane, slices, union(o.span for part in actions.values() for o in part))
+    result = LaneStep(lane, _slices(actions, in_stage), union(o.span for part in actions.values() for o in part))
     result.reduction = union(spans["reduction"])
     # What an optimizer computes of the learning rate alone runs at the step's start, beside everything else.
     result.update = union(span for span in spans["update"] if span[0] >= result.last)
     result.other = union([*spans["other"], *(span for span in spans["update"] if span[0] < result.last)])
     return result
+
+
+def _slices(actions: dict[Action, list[Operation]], in_stage: dict[Action, list[Operation]]) -> dict[Action, Span]:
+    """Return the slice of each action: its stage's call, and most of what it does beside between its neighbors' calls.
+
+    ```text
+    1F1: |labels' bits|   |-- 1F0's call --|  |-- 1F1's call --| |loss|    The bits stand before 1F0: they do not count.
+    ```
+
+    A small model's bits take as long as its calls, so that calls alone tell the order in which actions ran.
+    """
+    calls = {action: _slice(in_stage.get(action) or operations) for action, operations in actions.items()}
+    order = sorted(calls, key=calls.__getitem__)
+    slices: dict[Action, Span] = {}
+    first = float("-inf")
+    for action, follower in zip(order, [*order[1:], None], strict=True):
+        start, end = calls[action]
+        last = calls[follower][0] if follower else float("inf")
+        own = [o for o in actions[action] if min(first, start) <= o.start < last]
+        most = _slice(own) if own else calls[action]
+        slices[action] = min(start, most[0]), max(end, most[1])
+        first = end
+    return _apart(slices)
 
 
 def _slice(operations: list[Operation]) -> Span:
@@ -137,7 +161,6 @@ def _slice(operations: list[Operation]) -> Span:
 
 
 def _apart(slices: dict[Action, Span]) -> dict[Action, Span]:
-    """Let each slice end where the lane's next one starts."""
-    order = sorted(slices, key=slices.__getitem__)
-    limits = [slices[action][0] for action in order[1:]] + [float("inf")]
-    return {a: (slices[a][0], min(slices[a][1], limit)) for a, limit in zip(order, limits, strict=False)}
+    """Let each slice end where the lane's next one starts; they come in order."""
+    limits = [start for start, _ in slices.values()][1:] + [float("inf")]
+    return {a: (start, min(end, limit)) for (a, (start, end)), limit in zip(slices.items(), limits, strict=False)}

@@ -16,6 +16,7 @@ __all__: list[str] = []
 
 _REPLICA = re.compile(r"(?:^|[/_])replica_(\d+)/")
 _ACTION = re.compile(r"(?:^|[/_])(\d+)([FB])(\d+)(?:/|$)")
+_STAGE = re.compile(r"(?:Stateful)?PartitionedCall(?:_\d+)?(?:/|$)")
 _REDUCE = re.compile(r"(?:^|/)reduce(\d+)(?:_\d+)?/")
 _UPDATE = re.compile(r"(?:^|/)update(?:_\d+)?/")
 _COUNT = re.compile(r"(?:^|/)count(?:_\d+)?/")
@@ -31,12 +32,14 @@ class Owner:
         replica: Index among this worker's replicas; None where it is said of all.
         stage: Index of the stage; None where it is said of all.
         action: The action, of that kind.
+        in_stage: Whether it stands in the stage's call: a lane makes one after another, and the rest where it can.
     """
 
     kind: str
     replica: int | None = None
     stage: int | None = None
     action: Action | None = None
+    in_stage: bool = False
 
 
 def owner(name: str) -> Owner:
@@ -58,7 +61,9 @@ def owner(name: str) -> Owner:
         return Owner("reduction", replica if found else None, int(reduce[1]))
     if action:
         kind = BACKWARD if name.startswith("gradient_tape/") else action[2]
-        return Owner("action", replica, int(action[1]), Action(int(action[1]), kind, int(action[3])))
+        stage, microbatch = int(action[1]), int(action[3])
+        in_stage = _STAGE.match(name, action.end()) is not None
+        return Owner("action", replica, stage, Action(stage, kind, microbatch), in_stage)
     return Owner("update" if _UPDATE.search(name) else "other", replica)
 
 

@@ -159,9 +159,10 @@ def traced(model):
     if "TF_CONFIG" in os.environ:
         index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
         assert [file.name for file in trace.files] == [f"trace-worker-{index}.json", f"trace-worker-{index}.txt"]
-        actions = [(e["args"]["replica"], e["name"]) for e in events if e["ph"] == "X" and e["pid"] and e["tid"] == 0]
+        slices = [e for e in events if e["ph"] == "X" and e["pid"] and e["tid"] == 0]
+        actions = [(e["args"]["step"], e["args"]["replica"], e["name"]) for e in slices]
         programs = model.plan.programs()
-        want = [(index, str(action)) for _ in range(2) for program in programs for action in program]
+        want = [(step, index, str(action)) for step in range(2) for program in programs for action in program]
         assert actions == want, (actions, want)
         assert {e["name"] for e in events if e["ph"] == "X"} >= {"reduction", "update"}
     return {f"history_{k}": v for k, v in history.items()}
