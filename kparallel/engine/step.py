@@ -59,7 +59,7 @@ class Step:
         self._first = True
         self._coupled = couples_rows(model, loss_reduction)
         self._lanes = (0,) if pipeline.placed else plan.lanes
-        self._updater = Updater(model.optimizer, False if pipeline.placed else jit)
+        self._updater = Updater(getattr(model, "optimizer", None), False if pipeline.placed else jit)
         inline = len(pipeline.stages) == 1 and plan.microbatches == 1
         self._train_calls = [
             stage_call(stage, True, jit=bool(jit) and not pipeline.placed, inline=inline) for stage in pipeline.stages

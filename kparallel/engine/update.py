@@ -25,7 +25,7 @@ class Updater:
     """Applies an optimizer, each large stage's weights in XLA programs of about a million weights.
 
     Args:
-        optimizer: The compiled optimizer.
+        optimizer: The compiled optimizer, or None where there is none.
         jit: True compiles every stage's update, False none, None the large ones.
     """
 
