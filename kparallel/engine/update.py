@@ -1,4 +1,4 @@
-"""The optimizer's update of large stages as one XLA program for each stage.
+"""The optimizer's update of large stages as XLA programs.
 
 Keras writes an update as several operations for each weight (momentum: two products, a difference, two sums), each of
 which reads and writes whole tensors. XLA makes one pass over memory of them. Compiling takes a moment,
@@ -22,7 +22,7 @@ Update = Callable[[list[tuple[Any, Any]], Any], None]
 
 
 class Updater:
-    """Applies an optimizer, each large stage's weights in one XLA program.
+    """Applies an optimizer, each large stage's weights in XLA programs of about a million weights.
 
     Args:
         optimizer: The compiled optimizer.
@@ -46,14 +46,15 @@ class Updater:
             self._optimizer.apply(gradients, variables)
 
     def _run(self, update: Update, pairs: list[tuple[Any, Any]], rate: Any) -> None:
-        """Update each device's variables in one program, or as Keras does it where they are few."""
+        """Update each device's variables in programs, or as Keras does it where they are few."""
         groups: dict[str, list[tuple[Any, Any]]] = {}
         for gradient, variable in pairs:
             groups.setdefault(variable.device, []).append((gradient, variable))
         for device, group in groups.items():
             dense = all(isinstance(gradient, tf.Tensor) for gradient, _ in group)
-            if dense and sum(variable.shape.num_elements() for _, variable in group) >= (self._least or 0):
-                self._compiled(device, update, group, rate)
+            if dense and _size(group) >= (self._least or 0):
+                for part in _parts(group):
+                    self._compiled(device, update, part, rate)
             else:
                 update(group, rate)
 
@@ -73,3 +74,17 @@ class Updater:
         values = [tf.identity(variable.value) for variable in scalars]
         with tf.device(device):
             self._programs[key]([gradient for gradient, _ in group], tf.convert_to_tensor(rate), values)
+
+
+def _size(pairs: list[tuple[Any, Any]]) -> int:
+    return sum(int(variable.shape.num_elements()) for _, variable in pairs)
+
+
+def _parts(pairs: list[tuple[Any, Any]]) -> list[list[tuple[Any, Any]]]:
+    """Divide large stages, so that weights whose gradients are there are updated while the others still travel."""
+    parts: list[list[tuple[Any, Any]]] = [[]]
+    for pair in pairs:
+        if parts[-1] and _size(parts[-1]) >= LARGE:
+            parts.append([])
+        parts[-1].append(pair)
+    return parts

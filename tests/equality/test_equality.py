@@ -81,7 +81,7 @@ def test_updates_as_one_program_of_each_stage_equal_plain_fit(name, monkeypatch)
     """As for large stages, of which the table has none; the second stage's program gets the first one's scalars."""
     compiled = []
     whole = Updater._compiled
-    monkeypatch.setattr("kparallel.engine.update.LARGE", 0)
+    monkeypatch.setattr("kparallel.engine.update.LARGE", 20)
     monkeypatch.setattr(
         Updater, "_compiled", lambda self, device, *rest: (compiled.append(device), whole(self, device, *rest))
     )
