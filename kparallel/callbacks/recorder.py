@@ -43,6 +43,10 @@ class Recorder:
     One step more is recorded ahead and left out, since the profiler's start disturbs it. Where an epoch ends in
     between, what is there counts, and else recording starts again in the next epoch.
 
+    In a cluster only the chief records. On other workers TensorFlow's profiler may end the process as it stops: there
+    each collective asks the chief first (`CollectiveExecutor::CompleteParams`), an event that starts on one thread and
+    ends on another, and `TraceMeRecorder::Consume` keeps pointers to such ends while it moves them (TensorFlow 2.21).
+
     Args:
         start: How many steps of `fit` run before; the first ones are traced and compiled.
         steps: How many steps are recorded.
@@ -83,7 +87,8 @@ class Recorder:
         self.stop()
         if model.run_eagerly:
             raise ValueError("Expected a compiled step to record, received run_eagerly=True. Compile without it.")
-        self._model, self._calls, self._done = model, 0, False
+        cluster = read_cluster()
+        self._model, self._calls, self._done = model, 0, cluster is not None and cluster.index > 0
 
     def before_step(self) -> bool:
         """Start the profiler where the time has come, and mark the call.

@@ -7,7 +7,6 @@ from typing import Any
 import keras
 
 from kparallel.callbacks.recorder import Recorder, Recording
-from kparallel.cluster import read_cluster
 from kparallel.trace.summary import Summary
 from kparallel.trace.verdict import verdict
 
@@ -38,7 +37,8 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
     - scales well: none of these, and the scaling efficiency is 70% or more where it is known; where it is less, the
       largest of the shares above is named without regard to thresholds.
 
-    `explanation` holds the line, empty until it is known, and `summary` the figures behind it; `Trace` writes them out.
+    `explanation` holds the line, empty until it is known and on workers that are not the chief, and `summary` the
+    figures behind it; `Trace` writes them out.
 
     Args:
         batch_size: Rows of the global batch.
@@ -155,11 +155,9 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
         assert self.summary is not None
         self._told = True
         self.explanation = str(verdict(self.summary, efficiency))
-        cluster = read_cluster()
-        if cluster is None or cluster.index == 0:
-            # The progress bar, if there is one, stands in the middle of its line.
-            line_break = "\n" if self.params.get("verbose") == 1 else ""
-            print(f"{line_break}kparallel: {self.explanation}")
+        # The progress bar, if there is one, stands in the middle of its line.
+        line_break = "\n" if self.params.get("verbose") == 1 else ""
+        print(f"{line_break}kparallel: {self.explanation}")
 
     def _steps(self) -> int:
         return int(self.model.optimizer.iterations)

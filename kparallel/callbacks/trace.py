@@ -24,22 +24,23 @@ class Trace(keras.callbacks.Callback):  # type: ignore[misc]
     Writes into a directory: `trace.json`, which chrome://tracing and https://ui.perfetto.dev open, with a process for
     each device and a slice for each action such as `0F3`, the reduction and the update; `trace.png`, one lane for each
     device, planned against measured; and `trace.txt`, the report: step time, bubble measured and planned, the share
-    of communication and of waiting for data, and the slowest stage with its layers. In a cluster each worker records
-    itself, without a word to the others, and its files carry its index: `trace-worker-1.json`.
+    of communication and of waiting for data, and the slowest stage with its layers. In a cluster only the chief
+    records itself, as TensorFlow's profiler is not safe on others; its files carry its index: `trace-worker-0.json`.
 
     Recording slows these steps a little, and nothing else: the other steps run as without the callback. A model that
     is not wrapped is one stage; compiled with XLA as a whole, its step is one operation. Steps of a
     `Trace` and of another profiler, such as that of TensorBoard's callback, must not overlap. The path for GPUs
     follows TensorFlow's documentation and has not run on GPUs yet.
 
-    Attributes: `report`, the text, empty until it is written; `summary`, its figures; `files`, what was written.
+    Attributes: `report`, the text, empty until it is written, and on workers that record nothing; `summary`, its
+    figures; `files`, what was written.
 
     Args:
         directory: Where to write; made if it is missing.
         steps: How many steps to record, 3 by default.
         start: How many steps of `fit` run before; 3 by default, for the first ones are traced and compiled.
         picture: Ending of the picture's file, such as `"png"` (default) or `"svg"`; None for no picture.
-        verbose: Whether to print the report, on the chief only; True by default.
+        verbose: Whether to print the report; True by default.
 
     Raises:
         ValueError: `steps` or `start` is below 1; or in `fit`, the model runs eagerly.
@@ -125,5 +126,5 @@ class Trace(keras.callbacks.Callback):  # type: ignore[misc]
                     f"{error} {written[0]} is written; Trace(picture=None) asks for no picture.", stacklevel=2
                 )
         self.files = tuple(written)
-        if self._verbose and (cluster is None or cluster.index == 0):
+        if self._verbose:
             print(self.report)

@@ -132,15 +132,15 @@ def _slices(actions: dict[Action, list[Operation]], in_stage: dict[Action, list[
     """
     calls = {action: _slice(in_stage.get(action) or operations) for action, operations in actions.items()}
     order = sorted(calls, key=calls.__getitem__)
+    limits = [*(calls[action][0] for action in order[1:]), float("inf")]
     slices: dict[Action, Span] = {}
-    first = float("-inf")
-    for action, follower in zip(order, [*order[1:], None], strict=True):
+    free = float("-inf")
+    for action, last in zip(order, limits, strict=False):
         start, end = calls[action]
-        last = calls[follower][0] if follower else float("inf")
-        own = [o for o in actions[action] if min(first, start) <= o.start < last]
+        own = [o for o in actions[action] if min(free, start) <= o.start < last]
         most = _slice(own) if own else calls[action]
         slices[action] = min(start, most[0]), max(end, most[1])
-        first = end
+        free = end
     return _apart(slices)
 
 

@@ -137,6 +137,11 @@ def from_records(model):
         return {"evaluate": model.evaluate(data, verbose=0), **{f"history_{k}": v for k, v in history.items()}}
 
 
+def worker_index():
+    """Return this worker's index, None without a cluster."""
+    return json.loads(os.environ["TF_CONFIG"])["task"]["index"] if "TF_CONFIG" in os.environ else None
+
+
 def with_callbacks(model):
     """The rate and what follows from it; the speed is a number of each worker's own."""
     stalls = []
@@ -146,23 +151,25 @@ def with_callbacks(model):
     rates = [history.pop(key) for key in ("samples_per_second", "samples_per_second_per_replica", "scaling_efficiency")]
     replicas = getattr(model.distribute_strategy, "num_replicas_in_sync", 1)
     np.testing.assert_allclose(np.divide(rates[0], rates[1]), replicas)
-    assert not stalls and np.min(rates) > 0 and throughput.explanation
+    assert not stalls and np.min(rates) > 0
+    assert bool(throughput.explanation) == (worker_index() in (None, 0))
     return {f"history_{k}": v for k, v in history.items()}
 
 
 def traced(model):
-    """Each worker records its own replica and writes files of its own."""
+    """The chief records its own replica; on others TensorFlow's profiler is not safe."""
     with tempfile.TemporaryDirectory() as folder:
         trace = Trace(folder, steps=2, start=1, picture=None)
         history = model.fit(X, Y, batch_size=5, epochs=2, shuffle=False, verbose=0, callbacks=[trace]).history
-        events = json.loads(trace.files[0].read_text())["traceEvents"]
-    if "TF_CONFIG" in os.environ:
-        index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
-        assert [file.name for file in trace.files] == [f"trace-worker-{index}.json", f"trace-worker-{index}.txt"]
+        events = json.loads(trace.files[0].read_text())["traceEvents"] if trace.files else []
+    if worker_index():
+        assert not trace.files and not trace.report
+    elif worker_index() == 0:
+        assert [file.name for file in trace.files] == ["trace-worker-0.json", "trace-worker-0.txt"]
         slices = [e for e in events if e["ph"] == "X" and e["pid"] and e["tid"] == 0]
         actions = [(e["args"]["step"], e["args"]["replica"], e["name"]) for e in slices]
         programs = model.plan.programs()
-        want = [(step, index, str(action)) for step in range(2) for program in programs for action in program]
+        want = [(step, 0, str(action)) for step in range(2) for program in programs for action in program]
         assert actions == want, (actions, want)
         assert {e["name"] for e in events if e["ph"] == "X"} >= {"reduction", "update"}
     return {f"history_{k}": v for k, v in history.items()}

@@ -9,7 +9,7 @@ from kparallel.mesh import Mesh
 from kparallel.planning.plan import LayerGroup, Plan
 from kparallel.schedule import Action, clock
 from kparallel.trace.chrome import chrome
-from kparallel.trace.events import MARK, Event, Operation, Step, steps
+from kparallel.trace.events import MARK, Event, Operation, Step, calls
 from kparallel.trace.lanes import lanes_of, lay_out
 from kparallel.trace.scope import Owner, owner, plain_owner
 from kparallel.trace.shares import Shares, causes
@@ -34,12 +34,17 @@ def test_spans_are_sets():
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("0F0/PartitionedCall/dense/MatMul", Owner("action", 0, 0, Action(0, "F", 0))),
-        ("replica_1/12B3/PartitionedCall/gradients/x_grad/MatMul", Owner("action", 1, 12, Action(12, "B", 3))),
+        ("0F0/PartitionedCall/dense/MatMul", Owner("action", 0, 0, Action(0, "F", 0), True)),
+        ("replica_1/12B3/PartitionedCall/gradients/x_grad/MatMul", Owner("action", 1, 12, Action(12, "B", 3), True)),
+        ("0F0/dense/StatefulPartitionedCall/MatMul", Owner("action", 0, 0, Action(0, "F", 0))),  # A layer's own call.
+        ("1B0/StatefulPartitionedCall_1", Owner("action", 0, 1, Action(1, "B", 0), True)),  # An XLA program.
         ("gradient_tape/replica_1/1F0/mul/Mul", Owner("action", 1, 1, Action(1, "B", 0))),
         ("gradient_tape/0B1/mul/Mul", Owner("action", 0, 0, Action(0, "B", 1))),  # A forward pass run again.
         ("ArithmeticOptimizer/AddOpsRewrite_replica_1/0F1/add", Owner("action", 1, 0, Action(0, "F", 1))),
-        ("replica_1/0F0/PartitionedCall/reduce1/Sum", Owner("action", 1, 0, Action(0, "F", 0))),  # A layer's name.
+        (
+            "replica_1/0F0/PartitionedCall/reduce1/Sum",
+            Owner("action", 1, 0, Action(0, "F", 0), True),
+        ),  # A layer's name.
         ("count/1F0/loss/Sum", Owner("other", 0)),
         ("replica_1/count/1F0/loss/Sum", Owner("other", 1)),
         ("reduce1/AddN_3", Owner("reduction", None, 1)),
@@ -92,8 +97,12 @@ def made_up():
     ]
 
 
+def by_name(operation):
+    return owner(operation.name)
+
+
 def test_steps_are_found_in_a_profile():
-    first, second, third = steps(made_up())
+    [first], [second, third] = calls(made_up(), by_name)
     assert (first.start, first.end, first.graph) == (1.0, 2.0, (1.3, 1.9))
     assert first.fetching == ((1.0, 1.2),)
     assert first.operations == (Operation("0F0/dense/MatMul", "MatMul", 1.4, 1.5),)
@@ -101,7 +110,23 @@ def test_steps_are_found_in_a_profile():
     assert second.fetching == ((3.5, 3.7),) and second.operations == ()
     assert (third.start, third.end, third.fetching) == (4.0, 6.0, ((4.0, 4.5),))
     assert third.operations == (Operation("1F0/PartitionedCall", "PartitionedCall", 4.7, 5.2),)
-    assert steps([]) == []
+    assert calls([], by_name) == []
+
+
+def test_a_step_is_the_graph_that_trains_however_long_others_take():
+    """A call waits for other workers' messages, evaluates for a callback, and trains on two numbers of rows."""
+    graphs = [("gather_3", 0.0, 4.0), ("one_5", 4.5, 4.6), ("one_9", 4.7, 4.8), ("one_7", 5.0, 9.0)]
+    graphs += [("gather_3", 10.2, 10.9)]  # A call that finds the data at its end.
+    work = [("while/add", 0.5), ("0B0/x", 4.55), ("update/adam/mul", 4.75), ("0F0/x", 6.0), ("while/add", 10.5)]
+    events = [Event("python/1", MARK, -1.0, 9.5), Event("python/1", MARK, 10.0, 11.0)]
+    events += [Event("python/1", f"EagerLocalExecute: __inference_{name}", *span) for name, *span in graphs]
+    # The last operation of a graph may end in its thread's record after the graph.
+    events += [Event("pool/2", f"{name}:Mul", start, start + 0.06) for name, start in work]
+    [first, second], none = calls(events, by_name)
+    assert none == []
+    assert [step.graph for step in (first, second)] == [(4.5, 4.6), (4.7, 4.8)]
+    assert [(step.start, step.end) for step in (first, second)] == [(4.5, 4.6), (4.6, 9.5)]
+    assert [o.name for step in (first, second) for o in step.operations] == ["0B0/x", "update/adam/mul"]
 
 
 def step_of(plan, costs=(1.0, 3.0), sums=0.0, update=1.0, late=0.0, bit=0.0):
@@ -155,6 +180,22 @@ def test_a_slice_leaves_out_the_bits_that_run_elsewhere():
     [lane, _] = laid_out(DATA, Step(0, 8, (0, 8), (), tuple(operations)))
     assert lane.slices == {Action(0, "F", 0): (1.0, 3.0), Action(0, "B", 0): (3.0, 6.0)}
     assert length(lane.work) == pytest.approx(5.06)
+
+
+def test_calls_of_stages_tell_the_order_where_bits_take_as_long():
+    """A lane runs 1F0, 1B0, 1F1, 1B1; labels are cast as the step starts, and the losses' bits run anywhere."""
+    calls = {"1F0": (2.0, 3.0), "1B0": (4.0, 5.0), "1F1": (6.0, 7.0), "1B1": (8.0, 9.0)}
+    work = [(f"{action}/PartitionedCall/dense/MatMul", *span) for action, span in calls.items()]
+    work += [("1F1/Cast", 0.0, 1.5), ("gradient_tape/1F0/Less", 3.0, 3.1), ("1F0/Log", 3.1, 3.9)]
+    work += [("1F0/Sum", 4.5, 5.5), ("gradient_tape/1F1/Less", 7.1, 7.9)]
+    operations = tuple(Operation(name, "Mul", start, end) for name, start, end in work)
+    lane = laid_out(HYBRID, Step(0, 10, (0, 10), (), operations))[1]
+    assert [(str(action), span) for action, span in lane.slices.items()] == [
+        ("1F0", (2.0, 3.0)),  # Its loss lasts on into 1B0's slice.
+        ("1B0", (3.0, 5.0)),
+        ("1F1", (6.0, 7.0)),
+        ("1B1", (7.1, 9.0)),
+    ]
 
 
 def test_every_moment_has_one_cause():
