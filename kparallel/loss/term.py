@@ -100,7 +100,7 @@ def loss_term(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any, count: in
     if weight is not None:
         values, weight = _same_rank(values, tf.cast(weight, values.dtype))
         values = values * weight
-    return _vector_term(values, weight, valid, loss.reduction, _is_rowwise(loss))
+    return _vector_term(values, weight, valid, loss.reduction, count if _is_rowwise(loss) else None)
 
 
 def _is_rowwise(loss: Any) -> bool:
@@ -110,10 +110,12 @@ def _is_rowwise(loss: Any) -> bool:
 
 
 def _vector_term(
-    values: tf.Tensor, weight: Any, valid: list[tf.Tensor] | None, reduction: str | None, rowwise: bool
+    values: tf.Tensor, weight: Any, valid: list[tf.Tensor] | None, reduction: str | None, rows: int | None
 ) -> Term:
-    size = _size(values)
-    known = rowwise and tf.get_static_value(size) is not None
+    # Of the inner dims alone, which all replicas have alike: a dim of one row may be unknown where one of two is not.
+    inner = values.shape[1:].num_elements()
+    known = rows is not None and inner is not None
+    size = tf.constant(rows * inner, tf.float64) if known else _size(values)
     one = tf.ones_like(size)
     total = tf.reduce_sum(values)
     if reduction == "sum":
