@@ -58,6 +58,11 @@ def local_updates(strategy: tf.distribute.Strategy) -> Iterator[None]:
         del extended._use_merge_call
 
 
+def own_optimizer(optimizer: Any) -> Any:
+    """Return the optimizer that updates: the one inside another that scales the loss, else itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
 @contextmanager
 def updates_through(
     optimizer: Any, run: Callable[[Callable[..., None], list[tuple[Any, Any]], Any], None]
@@ -69,7 +74,7 @@ def updates_through(
         run: Takes Keras's own loop as a function of (gradient, variable) pairs and the learning rate, then all pairs
             and the learning rate.
     """
-    own = getattr(optimizer, "inner_optimizer", optimizer)
+    own = own_optimizer(optimizer)
     loop = own._distributed_tf_update_step
 
     def replaced(distribution: Any, pairs: Any, rate: Any) -> None:
@@ -98,7 +103,7 @@ def _already_summed(pairs: Any) -> Any:
 
 def expect_summed_gradients(optimizer: Any) -> None:
     """Tell an optimizer, and the one inside it, that gradients come summed over the replicas."""
-    for each in (optimizer, getattr(optimizer, "inner_optimizer", None)):
+    for each in (optimizer, own_optimizer(optimizer)):
         if each is not None:
             each._all_reduce_sum_gradients = _already_summed
 
@@ -124,7 +129,7 @@ def record_jit(model: keras.Model, asked: Any) -> None:
 
 def optimized_variables(optimizer: Any) -> list[keras.Variable]:
     """Return the variables that a built optimizer holds slots for; none where there is no optimizer."""
-    return list(getattr(getattr(optimizer, "inner_optimizer", optimizer), "_trainable_variables", ()))
+    return list(getattr(own_optimizer(optimizer), "_trainable_variables", ()))
 
 
 def flatten_layers(model: keras.Model) -> list[keras.layers.Layer]:

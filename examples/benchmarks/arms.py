@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import selectors
-import socket
 import statistics
 import subprocess
 import sys
@@ -164,12 +163,3 @@ def running(arms: Mapping[str, Sequence[Process]], log: str) -> Iterator[dict[st
     finally:
         for arm in started.values():
             arm.close()
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports of the loopback interface that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]

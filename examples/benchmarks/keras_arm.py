@@ -1,6 +1,5 @@
 """An arm that trains with Keras: plain, under stock `MirroredStrategy`, or wrapped."""
 
-import inspect
 import math
 from typing import Any
 
@@ -30,14 +29,7 @@ def main() -> None:
     models = {name: _model(options, wrap) for name, wrap in options.get("variants", {"": {}}).items()}
     runs = {name: _fit(model, dataset) for name, model in models.items()}
     parameters = sum(math.prod(weight.shape) for weight in next(iter(models.values())).trainable_weights)
-    serve(options, runs, {"parameters": parameters, "compression": compression_exists()})
-
-
-def compression_exists() -> bool:
-    """Tell whether `kparallel.wrap` can compress gradients."""
-    import kparallel
-
-    return "gradient_compression" in inspect.signature(kparallel.wrap).parameters
+    serve(options, runs, {"parameters": parameters})
 
 
 def _model(options: dict[str, Any], wrap: dict[str, Any]) -> Any:

@@ -1,11 +1,12 @@
 """The processes that the benchmarks' arms consist of."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from examples.benchmarks.arms import Process, free_ports
+from examples.benchmarks.arms import Process
 from examples.benchmarks.work import WORK
+from kparallel.cluster import Cluster
+from kparallel.launch.local import free_addresses
 
 __all__: list[str] = []
 
@@ -20,10 +21,10 @@ def keras_arm(work: str, kind: str, cores: Sequence[int], **options: Any) -> lis
 
 def keras_workers(work: str, module: str = _KERAS, workers: int = 2, **options: Any) -> list[Process]:
     """Return an arm of several workers, worker i pinned to core i; the batch of one worker stays what it is."""
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
+    addresses = free_addresses(workers)
     options = {"work": work, "kind": "wrapped", "batch": workers * WORK[work].batch, **options}
     return [
-        Process(module, options, [index], environment={"TF_CONFIG": _tf_config(addresses, index)})
+        Process(module, options, [index], environment={"TF_CONFIG": Cluster(addresses, index).to_tf_config()})
         for index in range(workers)
     ]
 
@@ -41,19 +42,14 @@ def legacy_arm(work: str, cores: Sequence[int], python: str) -> list[Process]:
 
 def torch_arm(work: str, kind: str, python: str, workers: int = 1, **options: Any) -> list[Process]:
     """Return an arm that trains with PyTorch, worker i pinned to core i; options as in `torch_arm.main`."""
-    port = free_ports(1)[0]
+    host, _, port = free_addresses(1)[0].rpartition(":")
     return [
         Process(
             _TORCH,
             {"work": work, "kind": kind, "batch": WORK[work].batch, "workers": workers, "index": index, **options},
             [index],
             python,
-            {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"},
+            {"MASTER_ADDR": host, "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"},
         )
         for index in range(workers)
     ]
-
-
-def _tf_config(addresses: Sequence[str], index: int) -> str:
-    config: Mapping[str, Any] = {"cluster": {"worker": list(addresses)}, "task": {"type": "worker", "index": index}}
-    return json.dumps(config)

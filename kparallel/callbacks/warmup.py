@@ -4,6 +4,8 @@ from typing import Any
 
 import keras
 
+from kparallel.private import own_optimizer
+
 __all__: list[str] = []
 
 
@@ -92,7 +94,7 @@ class Warmup(keras.callbacks.Callback):  # type: ignore[misc]
             logs["learning_rate"] = float(self._optimizer().learning_rate)
 
     def _optimizer(self) -> Any:
-        return getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        return own_optimizer(self.model.optimizer)
 
     def _set(self, rate: float) -> None:
         optimizer = self._optimizer()

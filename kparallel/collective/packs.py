@@ -9,7 +9,7 @@ from kparallel.private import CollectiveReducer
 __all__: list[str] = []
 
 # A tensor of this many bytes travels alone: to put it into a pack and to take it out costs two copies, a fifth of the
-# processor time of 38 MB between two workers of one core each. Smaller ones share packs of up to so many bytes.
+# processor time of 30 MB between two workers of one core each. Smaller ones share packs of up to so many bytes.
 ALONE = 2**20
 PACK = 2**22
 

@@ -1,9 +1,11 @@
 """The sums over the replicas behind the backward pass: gradients and state of each stage, then what is reported."""
 
+import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from kparallel.collective.compression import compressed, restored
@@ -51,12 +53,23 @@ class Sums:
     report: Report
 
 
+def gradients_of(pipeline: Pipeline, executor: Executor) -> dict[int, list[Any]]:
+    """Return this replica's gradients of each variable by its id; tied weights have one from each stage that reads."""
+    parts: dict[int, list[Any]] = {}
+    for stage, gradients in zip(pipeline.stages, executor.gradients, strict=True):
+        for variable, gradient in zip(stage.weights, gradients, strict=True):
+            if gradient is not None:
+                parts.setdefault(id(variable), []).append(gradient)
+    return parts
+
+
 def reduced(
     pipeline: Pipeline,
     layout: Layout,
     row: tuple[str, ...],
     executor: Executor,
     rows: Rows,
+    gradients: dict[int, list[Any]],
     report: Report,
     dense: bool = False,
 ) -> Sums:
@@ -70,34 +83,31 @@ def reduced(
         row: This replica's devices.
         executor: Has carried out the batch.
         rows: This replica's rows.
+        gradients: As `gradients_of` returns them; none to evaluate.
         report: This replica's.
         dense: Whether `tf.IndexedSlices` may become tensors; those of small variables do.
     """
-    parts: dict[int, list[Any]] = {}
-    for stage, gradients in zip(pipeline.stages, executor.gradients, strict=False):
-        for variable, gradient in zip(stage.weights, gradients, strict=False):
-            if gradient is not None:
-                parts.setdefault(id(variable), []).append(gradient)
+    way = layout.compression if layout.replicas > 1 else None
     result: dict[int, Any] = {}
-    states: list[list[tf.Tensor]] = [[] for _ in pipeline.stages]
-    numbers = tf.zeros((0,))
+    states: list[list[tf.Tensor]] = []
+    numbers: list[tf.Tensor] = []
     for s, stage in reversed(list(enumerate(pipeline.stages))):
-        known = [variable for variable in stage.owned if id(variable) in parts]
+        known = [variable for variable in stage.owned if id(variable) in gradients]
         place: AbstractContextManager[Any] = beside_inputs() if pipeline.placed else tf.device(row[s])
         with tf.name_scope(f"reduce{s}"), place:
-            local = [zeroed(add(parts[id(v)]), rows) for v in known]
+            local = [zeroed(add(gradients[id(v)]), rows) for v in known]
             if dense and layout.replicas > 1:
-                local = [_dense(gradient) for gradient in local]
-            sent = compressed(local, layout.compression)
+                local = [_dense(gradient, v) for gradient, v in zip(local, known, strict=True)]
+            sent = compressed(local, way)
             changes = stage.changes(executor.start[s], executor.ends[s], rows.count > 0)
-            last = [_flat(report, sent)] if s == len(states) - 1 else []
-            sums = layout.exchanges[s].sum([*sent, *changes, *last])
-            gradients = restored([local_copy(value) for value in sums[: len(local)]], local)
-        result.update(zip(map(id, known), gradients, strict=True))
-        states[s] = sums[len(local) : len(local) + len(changes)]
-        numbers = sums[-1] if last else numbers
+            along = [] if numbers else [_flat(report, sent)]
+            sums = layout.exchanges[s].sum([*sent, *changes, *along])
+            total = restored([local_copy(value) for value in sums[: len(local)]], local)
+        result.update(zip(map(id, known), total, strict=True))
+        states.insert(0, sums[len(local) : len(local) + len(changes)])
+        numbers = numbers or sums[len(local) + len(changes) :]
     with tf.device(row[-1]):
-        return Sums(result, states, _unflat(numbers, report))
+        return Sums(result, states, _unflat(numbers[0], report))
 
 
 def _flat(report: Report, beside: list[Any]) -> tf.Tensor:
@@ -118,16 +128,13 @@ def _unflat(numbers: tf.Tensor, like: Report) -> Report:
     return Report(whole[0], whole[1], whole[2:end], whole[end:])
 
 
-def _dense(gradient: Any) -> Any:
+def _dense(gradient: Any, variable: keras.Variable) -> Any:
     """Return slices of a small variable as a tensor: one sum in place of several gathered tensors.
 
     The variable alone decides, because every replica has to decide alike.
     """
-    if not isinstance(gradient, tf.IndexedSlices):
-        return gradient
-    whole = tf.get_static_value(gradient.dense_shape)
-    small = whole is not None and whole.prod() * gradient.dtype.size <= _SMALL
-    return tf.convert_to_tensor(gradient) if small else gradient
+    small = math.prod(variable.shape) * gradient.dtype.size <= _SMALL
+    return tf.convert_to_tensor(gradient) if isinstance(gradient, tf.IndexedSlices) and small else gradient
 
 
 def zeroed(value: Any, rows: Rows) -> Any:

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from kparallel.errors import DataError
+from kparallel.private import own_optimizer
 
 __all__: list[str] = []
 
@@ -29,7 +30,7 @@ def refuse_slices(x: Any, gradients: list[Any], optimizer: Any, parts: int) -> N
     if not sparse or parts == 1 or not any(isinstance(gradient, tf.IndexedSlices) for gradient in gradients):
         return
     if not scales_and_adds(optimizer):
-        name = type(getattr(optimizer, "inner_optimizer", optimizer)).__name__
+        name = type(own_optimizer(optimizer)).__name__
         raise DataError(
             f"Expected dense inputs, or SGD without clipping, for a batch divided into {parts}: received sparse inputs "
             f"and {name}, which would see {parts} slices of an index where one device sees their sum. "
@@ -39,6 +40,6 @@ def refuse_slices(x: Any, gradients: list[Any], optimizer: Any, parts: int) -> N
 
 def scales_and_adds(optimizer: Any) -> bool:
     """Tell whether an optimizer does no more to a gradient, so that slices of one index may be added beforehand."""
-    own = getattr(optimizer, "inner_optimizer", optimizer)
+    own = own_optimizer(optimizer)
     clips = any(getattr(own, name, None) is not None for name in ("clipnorm", "global_clipnorm", "clipvalue"))
     return type(own) is keras.optimizers.SGD and not clips

@@ -13,7 +13,7 @@ from kparallel.engine.compiled import stage_call
 from kparallel.engine.executor import Executor, StageCall
 from kparallel.engine.head import couples_rows, loss_head
 from kparallel.engine.layout import Layout
-from kparallel.engine.reduction import Report, Sums, reduced, zeroed
+from kparallel.engine.reduction import Report, Sums, gradients_of, reduced, zeroed
 from kparallel.engine.slices import refuse_slices, scales_and_adds
 from kparallel.engine.tail import Tail, join
 from kparallel.engine.update import Updater
@@ -82,9 +82,7 @@ class Step:
             raise ValueError("No loss to compute. Pass `loss=` to compile(), or call add_loss() in a layer.")
         parts = self._layout.replicas * self._plan.microbatches
         refuse_slices(rows.x, [g for stage in executor.gradients for g in stage], self._model.optimizer, parts)
-        local = self._to_report(executor, tail, rows, penalties)
-        dense = scales_and_adds(self._model.optimizer)
-        sums = reduced(self._pipeline, self._layout, self._row(), executor, rows, local, dense)
+        sums = self._reduced(executor, tail, rows, penalties, gradients_of(self._pipeline, executor))
         if self._model.trainable_variables:
             self._update(sums.gradients)
         else:
@@ -96,9 +94,7 @@ class Step:
         """Run an evaluation step and return what to report."""
         rows = self._take(data, counts)
         executor, tail = self._run(rows, training=False)
-        local = self._to_report(executor, tail, rows, self._penalties(executor, rows))
-        executor.gradients = [[] for _ in executor.gradients]
-        sums = reduced(self._pipeline, self._layout, self._row(), executor, rows, local)
+        sums = self._reduced(executor, tail, rows, self._penalties(executor, rows), {})
         return self._report(executor, tail, rows, sums)
 
     def predict(self, data: Any, counts: Counts) -> Any:
@@ -247,6 +243,13 @@ class Step:
         variables = self._model.trainable_variables
         with tf.name_scope("update"), local_updates(tf.distribute.get_strategy()), beside_inputs():
             self._updater.apply([gradients.get(id(variable)) for variable in variables], variables)
+
+    def _reduced(
+        self, executor: Executor, tail: Tail, rows: Rows, penalties: list[tf.Tensor], gradients: dict[int, list[Any]]
+    ) -> Sums:
+        local = self._to_report(executor, tail, rows, penalties)
+        dense = bool(gradients) and scales_and_adds(self._model.optimizer)
+        return reduced(self._pipeline, self._layout, self._row(), executor, rows, gradients, local, dense)
 
     def _to_report(self, executor: Executor, tail: Tail, rows: Rows, penalties: list[tf.Tensor]) -> Report:
         """Return this replica's part of the losses and of the metrics' changes."""

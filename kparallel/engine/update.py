@@ -1,8 +1,8 @@
 """The optimizer's update of large stages as XLA programs.
 
 Keras writes an update as several operations for each weight (momentum: two products, a difference, two sums), each of
-which reads and writes whole tensors. XLA makes one pass over memory of them. Compiling takes a moment,
-so that small stages are updated as Keras wrote it.
+which reads and writes whole tensors. XLA makes one pass over memory of them. Compiling takes a moment, so that small
+stages are updated as Keras wrote it.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kparallel.private import updates_through
+from kparallel.private import own_optimizer, updates_through
 
 __all__: list[str] = []
 
@@ -31,9 +31,9 @@ class Updater:
 
     def __init__(self, optimizer: Any, jit: bool | None) -> None:
         self._optimizer = optimizer
-        own = getattr(optimizer, "inner_optimizer", optimizer)
+        self._own = own_optimizer(optimizer)
         # An optimizer of the user's own may do what XLA cannot, such as print.
-        known = getattr(keras.optimizers, type(own).__name__, None) is type(own)
+        known = getattr(keras.optimizers, type(self._own).__name__, None) is type(self._own)
         self._least = None if jit is False or not known else 0 if jit else LARGE
         self._programs: dict[tuple[Any, ...], Any] = {}
 
@@ -50,19 +50,22 @@ class Updater:
         groups: dict[str, list[tuple[Any, Any]]] = {}
         for gradient, variable in pairs:
             groups.setdefault(variable.device, []).append((gradient, variable))
+        # Scalars, such as the count of steps, live with one stage; another stage's programs get their values.
+        scalars = [variable for variable in self._own.variables if len(variable.shape) == 0]
         for device, group in groups.items():
             dense = all(isinstance(gradient, tf.Tensor) for gradient, _ in group)
-            if dense and _size(group) >= (self._least or 0):
-                for part in _parts(group):
-                    self._compiled(device, update, part, rate)
-            else:
+            if not dense or _size(group) < (self._least or 0):
                 update(group, rate)
+                continue
+            values = [tf.identity(variable.value) for variable in scalars]
+            for part in _parts(group):
+                gradients, variables = (list(each) for each in zip(*part, strict=True))
+                program = self._program(device, update, variables, scalars)
+                with tf.device(device):
+                    program(gradients, tf.convert_to_tensor(rate), values)
 
-    def _compiled(self, device: str, update: Update, group: list[tuple[Any, Any]], rate: Any) -> None:
-        # Scalars, such as the count of steps, live with one stage; another stage's program gets their values.
-        own = getattr(self._optimizer, "inner_optimizer", self._optimizer)
-        scalars = [variable for variable in own.variables if len(variable.shape) == 0]
-        variables = [variable for _, variable in group]
+    def _program(self, device: str, update: Update, variables: list[Any], scalars: list[keras.Variable]) -> Any:
+        """Return the program that updates some variables, made once for all numbers of rows."""
         key = (device, *(id(variable) for variable in variables))
         if key not in self._programs:
 
@@ -71,9 +74,7 @@ class Updater:
                     update(list(zip(gradients, variables, strict=True)), rate)
 
             self._programs[key] = tf.function(program, jit_compile=True, autograph=False)
-        values = [tf.identity(variable.value) for variable in scalars]
-        with tf.device(device):
-            self._programs[key]([gradient for gradient, _ in group], tf.convert_to_tensor(rate), values)
+        return self._programs[key]
 
 
 def _size(pairs: list[tuple[Any, Any]]) -> int:

@@ -18,7 +18,7 @@ from kparallel.planning.names import count_stages, stages_by_name
 from kparallel.planning.plan import LayerGroup, Plan
 from kparallel.planning.profile import Unit
 from kparallel.planning.search import choose
-from kparallel.private import flatten_layers
+from kparallel.private import flatten_layers, own_optimizer
 from kparallel.schedule import by_name
 from kparallel.stage.graph import Graph, open_graph
 from kparallel.stage.profile import measured, profile
@@ -180,7 +180,7 @@ def _slots(model: keras.Model) -> float:
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
         return 2
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    optimizer = own_optimizer(optimizer)
     more = [getattr(optimizer, name, False) for name in ("momentum", "centered", "amsgrad", "use_ema")]
     return slots_of(type(optimizer).__name__, sum(1 for each in more if each))
 

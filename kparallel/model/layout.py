@@ -30,9 +30,7 @@ def lay_out(
         strategy = mirrored([row[0] for row in mesh.rows])
         columns = [mesh.column(index) for index in range(mesh.stages)]
         alone: list[Exchange] = [Alone() if mesh.replicas == 1 else InProcess(column) for column in columns]
-        return strategy, Layout(
-            mesh.rows, 0, mesh.replicas, tuple(alone), None, compression if mesh.replicas > 1 else None
-        )
+        return strategy, Layout(mesh.rows, 0, mesh.replicas, tuple(alone), None, compression)
     worker = cluster.extended.worker_devices[0].rsplit("/device:", 1)[0]
     rows = tuple(tuple(f"{worker}/device:{name}" for name in row) for row in mesh.rows)
     replicas = cluster.num_replicas_in_sync
@@ -51,4 +49,4 @@ def lay_out(
     exchanges = tuple(
         BetweenWorkers([row[stage] for row in rows], cluster, replicas, first) for stage in range(mesh.stages)
     )
-    return cluster, Layout(rows, first, replicas, exchanges, talk, compression if replicas > 1 else None)
+    return cluster, Layout(rows, first, replicas, exchanges, talk, compression)

@@ -121,21 +121,21 @@ class _Graph:
     Args:
         event: When it ran, on the host's thread.
         operations: What ran, with the fetching of batches inside of it.
-        rank: 2 with a backward pass or an update, 1 with a forward pass, else 0.
+        evidence: That it trains: 2 with a backward pass or an update, 1 with a forward pass, else 0.
     """
 
     event: Event
     operations: tuple[Operation, ...]
-    rank: int
+    evidence: int
 
     @classmethod
     def of(cls, event: Event, operations: Iterable[Operation], owner: Callable[[Operation], Owner]) -> "_Graph":
         # One that another thread has finished may end in its own thread's record after the graph.
         own = tuple(o for o in operations if event.start <= o.start <= event.end)
-        return cls(event, own, max((_rank(owner(o)) for o in own if not _NEXT.fullmatch(o.kind)), default=0))
+        return cls(event, own, max((_evidence(owner(o)) for o in own if not _NEXT.fullmatch(o.kind)), default=0))
 
 
-def _rank(owner: Owner) -> int:
+def _evidence(owner: Owner) -> int:
     if owner.kind == "update" or (owner.action is not None and owner.action.kind == BACKWARD):
         return 2
     return 1 if owner.action is not None else 0
@@ -147,10 +147,10 @@ def _training(graphs: Iterable[_Graph]) -> set[str]:
     Only they have a backward pass or an update. Where no operation tells, it is the graph that takes most of the time.
     """
     graphs = list(graphs)
-    highest = max((graph.rank for graph in graphs), default=0)
+    highest = max((graph.evidence for graph in graphs), default=0)
     time: Counter[str] = Counter()
     for graph in graphs:
-        if graph.rank == highest:
+        if graph.evidence == highest:
             time[graph.event.name] += graph.event.end - graph.event.start  # type: ignore[assignment]
     return set(time) if highest == 2 else {name for name, _ in time.most_common(1)}
 
