@@ -197,6 +197,7 @@ CASES = {
     ),
     "dice": Case(lambda: {"optimizer": opt.SGD(0.1), "loss": keras.losses.Dice()}, job=lambda m: one_hot(m)),
     "mixed_float16": case(lambda: opt.SGD(0.1), floatx="float32", policy="mixed_float16", tolerance=2e-3),
+    "compressed": case(lambda: opt.SGD(0.1), options={"gradient_compression": "bfloat16"}, tolerance=5e-3),
     "by_hand": case(lambda: opt.Adam(0.01), job=by_hand),
     "dataset": case(lambda: opt.SGD(0.1), job=from_dataset),
     "generator": case(lambda: opt.SGD(0.1), job=from_generator),

@@ -59,6 +59,12 @@ def test_two_workers_equal_one_device(folder, name):
     compare(folder, folder, name, workers=2)
 
 
+def test_compressed_gradients_were_rounded_alike_on_both_workers(folder):
+    plain, *workers = (np.load(folder / f"compressed.{who}.npz")["weight0"] for who in ("plain", "worker0", "worker1"))
+    assert np.abs(workers[0] - plain).max() > 1e-6  # float64 alone stays below 1e-9.
+    np.testing.assert_array_equal(*workers)
+
+
 def compare(folder, plain, name, workers):
     want = np.load(plain / f"{name}.plain.npz")
     assert len(want.files) > 3
