@@ -10,7 +10,7 @@ import click
 
 from examples.benchmarks.catalogue import BENCHMARKS
 from examples.benchmarks.machine import facts, finds
-from examples.benchmarks.row import Row, Settings
+from examples.benchmarks.row import Settings
 from examples.benchmarks.table import line, update
 
 __all__: list[str] = []
@@ -38,15 +38,14 @@ def main(
         sys.exit(0 if names else f"Expected names out of these, received {', '.join(only)}.")
     with tempfile.TemporaryDirectory() as log:
         settings = Settings(rounds, _with("torch", torch_python), _with("tf_keras", legacy_python), log)
-        results: dict[str, list[Row]] = {}
         for name in chosen:
             start = time.perf_counter()
             click.echo(name)
-            results[name] = BENCHMARKS[name](settings)
-            click.echo("\n".join(line(row) for row in results[name]))
+            rows = BENCHMARKS[name](settings)
+            click.echo("\n".join(line(row) for row in rows))
             click.echo(f"{name} took {time.perf_counter() - start:.0f} s")
-    if write is not None:
-        update(write, results, facts(settings.torch_python), list(BENCHMARKS))
+            if write is not None:  # At once, so that nothing is lost if a later one fails.
+                update(write, {name: rows}, facts(settings.torch_python), list(BENCHMARKS))
 
 
 def _with(module: str, python: str | None) -> str | None:
