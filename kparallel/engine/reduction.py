@@ -87,7 +87,8 @@ def reduced(
         report: This replica's.
         dense: Whether `tf.IndexedSlices` may become tensors; those of small variables do.
     """
-    way = layout.compression if layout.replicas > 1 else None
+    alone = layout.replicas == 1
+    way = None if alone else layout.compression
     result: dict[int, Any] = {}
     states: list[list[tf.Tensor]] = []
     numbers: list[tf.Tensor] = []
@@ -96,18 +97,18 @@ def reduced(
         place: AbstractContextManager[Any] = beside_inputs() if pipeline.placed else tf.device(row[s])
         with tf.name_scope(f"reduce{s}"), place:
             local = [zeroed(add(gradients[id(v)]), rows) for v in known]
-            if dense and layout.replicas > 1:
+            if dense and not alone:
                 local = [_dense(gradient, v) for gradient, v in zip(local, known, strict=True)]
             sent = compressed(local, way)
             changes = stage.changes(executor.start[s], executor.ends[s], rows.count > 0)
-            along = [] if numbers else [_flat(report, sent)]
+            along = [] if numbers or alone else [_flat(report, sent)]
             sums = layout.exchanges[s].sum([*sent, *changes, *along])
             total = restored([local_copy(value) for value in sums[: len(local)]], local)
         result.update(zip(map(id, known), total, strict=True))
         states.insert(0, sums[len(local) : len(local) + len(changes)])
         numbers = numbers or sums[len(local) + len(changes) :]
     with tf.device(row[-1]):
-        return Sums(result, states, _unflat(numbers[0], report))
+        return Sums(result, states, report if alone else _unflat(numbers[0], report))
 
 
 def _flat(report: Report, beside: list[Any]) -> tf.Tensor:

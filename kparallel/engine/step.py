@@ -6,13 +6,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kparallel.collective.exchange import add
 from kparallel.data.rows import Counts, Rows, deal, microbatches, take_rows
 from kparallel.engine.beside import beside_inputs
 from kparallel.engine.compiled import stage_call
 from kparallel.engine.executor import Executor, StageCall
 from kparallel.engine.head import couples_rows, loss_head
 from kparallel.engine.layout import Layout
+from kparallel.engine.penalties import penalties
 from kparallel.engine.reduction import Report, Sums, gradients_of, reduced, zeroed
 from kparallel.engine.slices import refuse_slices, scales_and_adds
 from kparallel.engine.tail import Tail, join
@@ -77,12 +77,12 @@ class Step:
         rows = self._take(data, counts)
         self._check_first(counts)
         executor, tail = self._run(rows, training=True)
-        penalties = self._penalties(executor, rows)
-        if not tail.pairs(executor.added) and not penalties:
+        charged = self._penalties(executor, rows)
+        if not tail.pairs(executor.added) and not charged:
             raise ValueError("No loss to compute. Pass `loss=` to compile(), or call add_loss() in a layer.")
         parts = self._layout.replicas * self._plan.microbatches
         refuse_slices(rows.x, [g for stage in executor.gradients for g in stage], self._model.optimizer, parts)
-        sums = self._reduced(executor, tail, rows, penalties, gradients_of(self._pipeline, executor))
+        sums = self._reduced(executor, tail, rows, charged, gradients_of(self._pipeline, executor))
         if self._model.trainable_variables:
             self._update(sums.gradients)
         else:
@@ -206,32 +206,14 @@ class Step:
         return factor if optimizer is None else optimizer.scale_loss(factor)
 
     def _penalties(self, executor: Executor, rows: Rows) -> list[tf.Tensor]:
-        """Add the gradients of the penalties on weights, counted by this replica's part of the rows.
+        """Return the penalties on weights, counted by this replica's part of the rows; their gradients are added.
 
-        They depend on no microbatch. The part of the rows makes them count once over all replicas.
+        The part of the rows makes them count once over all replicas.
         """
-        places = [
-            (s, index, variable)
-            for s, stage in enumerate(self._pipeline.stages)
-            for index, variable in enumerate(stage.weights)
-            if variable.regularizer is not None and any(variable is owned for owned in stage.owned)
-        ]
-        if not places or overrides_compute_loss(self._model):
+        if overrides_compute_loss(self._model):
             return []
-        part = tf.constant(float(rows.count), tf.float64) / self._whole(rows)
-        values = []
-        for s, index, variable in places:
-            with tf.device(self._row()[s]):
-                weight = executor.weights[s][index]
-                with tf.GradientTape(watch_accessed_variables=False) as tape:
-                    tape.watch(weight)
-                    value = variable.regularizer(weight)
-                factor = tf.cast(self._scaled(part), value.dtype)
-                gradient = tape.gradient(value, weight, output_gradients=factor)
-                old = executor.gradients[s][index]
-                executor.gradients[s][index] = gradient if old is None else add([old, gradient])
-                values.append(tf.cast(value, tf.float64) * part)
-        return values
+        part = tf.constant(float(rows.count), tf.float64)
+        return penalties(self._pipeline, self._row(), executor, lambda: part / self._whole(rows), self._scaled)
 
     def _whole(self, rows: Rows) -> tf.Tensor:
         """Return the rows of the whole batch."""
@@ -245,18 +227,18 @@ class Step:
             self._updater.apply([gradients.get(id(variable)) for variable in variables], variables)
 
     def _reduced(
-        self, executor: Executor, tail: Tail, rows: Rows, penalties: list[tf.Tensor], gradients: dict[int, list[Any]]
+        self, executor: Executor, tail: Tail, rows: Rows, charged: list[tf.Tensor], gradients: dict[int, list[Any]]
     ) -> Sums:
-        local = self._to_report(executor, tail, rows, penalties)
+        local = self._to_report(executor, tail, rows, charged)
         dense = bool(gradients) and scales_and_adds(self._model.optimizer)
         return reduced(self._pipeline, self._layout, self._row(), executor, rows, gradients, local, dense)
 
-    def _to_report(self, executor: Executor, tail: Tail, rows: Rows, penalties: list[tf.Tensor]) -> Report:
+    def _to_report(self, executor: Executor, tail: Tail, rows: Rows, charged: list[tf.Tensor]) -> Report:
         """Return this replica's part of the losses and of the metrics' changes."""
         _, factors = tail.resolve(executor.added)
         with tf.name_scope("report"), tf.device(self._row()[-1]):
             numerators = tail.numerators(executor.added)
-            terms = [n * factor for n, factor in zip(numerators, factors, strict=True)] + penalties
+            terms = [n * factor for n, factor in zip(numerators, factors, strict=True)] + charged
             counts = [tf.constant(float(count), tf.float64) for count in (rows.count, rows.count > 0)]
             terms, metrics = ([zeroed(v, rows) for v in some] for some in (terms, self._metric_changes(tail, rows)))
             return Report(counts[0], counts[1], terms, metrics)

@@ -1,7 +1,7 @@
 """From a user's options to a plan: how many replicas and stages, which devices, and where to cut."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -10,7 +10,9 @@ import tensorflow as tf
 
 from kparallel.devices import check_devices, local_devices
 from kparallel.errors import PlanError
-from kparallel.mesh import Mesh, device_name
+from kparallel.mesh import Mesh
+from kparallel.model.grid import mesh_of
+from kparallel.model.options import Options, check_options
 from kparallel.planning.cut import cut
 from kparallel.planning.groups import layer_groups
 from kparallel.planning.memory import slots_of
@@ -19,29 +21,10 @@ from kparallel.planning.plan import LayerGroup, Plan
 from kparallel.planning.profile import Unit
 from kparallel.planning.search import choose
 from kparallel.private import flatten_layers, own_optimizer
-from kparallel.schedule import by_name
 from kparallel.stage.graph import Graph, open_graph
 from kparallel.stage.profile import measured, profile
 
 __all__: list[str] = []
-
-_BALANCES = ("flops", "parameters", "time")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a user may say about a plan; `kparallel.wrap` documents each."""
-
-    replicas: int | None = None
-    stages: int | Mapping[str, Sequence[str]] | Sequence[Any] | None = None
-    microbatches: int | None = None
-    schedule: Any = "1f1b"
-    recompute: str | None = None
-    balance: str = "flops"
-    sample: Any = None
-    devices: Sequence[str] | None = None
-    memory_per_device: str | float | None = None
-    batch_size: int | None = None
 
 
 def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
@@ -56,12 +39,12 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
         DeviceError: A device is unknown, repeated or of mixed type.
         PlanError: The options do not fit the model or the machine; the message says the way out.
     """
-    _check_options(options)
+    check_options(options)
     if options.memory_per_device is not None:
         return _search(model, options, workers)
     stages = 1 if options.stages is None else options.stages
     number = stages if isinstance(stages, int) else count_stages(stages)
-    mesh = _mesh(options, number, workers)
+    mesh = mesh_of(options, number, workers)
     if number == 1:
         groups: tuple[LayerGroup, ...] = (_whole(model),)
         return _plan(model, mesh, groups, options.microbatches or 1, options, workers)
@@ -224,74 +207,6 @@ def check_microbatches(model: keras.Model, plan: Plan) -> None:
                 f"{plan.microbatches}: a microbatch is normalized before the next one has run. Use microbatches=1, or "
                 "synchronized=False, which normalizes each microbatch by itself."
             )
-
-
-def _check_options(options: Options) -> None:
-    if options.balance not in _BALANCES:
-        raise PlanError(f"Expected balance to be one of {_BALANCES}, received {options.balance!r}.")
-    for name in ("microbatches", "replicas", "batch_size"):
-        value = getattr(options, name)
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise PlanError(f"Expected {name} to be a whole number of at least 1, received {value!r}.")
-    if isinstance(options.stages, int) and options.stages < 1:
-        raise PlanError(f"Expected at least 1 stage, received {options.stages}.")
-    if isinstance(options.schedule, str):
-        by_name(options.schedule, lanes=1)
-
-
-def _mesh(options: Options, stages: int, workers: int) -> Mesh:
-    """Lay the devices out as rows: one replica each, as many lanes as a row has devices."""
-    if isinstance(options.stages, Mapping):
-        if options.devices is not None:
-            raise PlanError("Expected devices to be named once: as the keys of stages, or in devices, not in both.")
-        named = [device_name(name) for name in options.stages]
-        check_devices(named)
-        Mesh(tuple((name,) for name in named))  # Refuses a device that is named twice.
-        if (options.replicas or workers) != workers:
-            raise PlanError(
-                f"Expected one replica where stages name their devices, received replicas={options.replicas}. Give "
-                "stages as a list of lists of layer names to repeat them over several rows of devices."
-            )
-        return Mesh((tuple(named),))
-    names = local_devices() if options.devices is None else check_devices(options.devices)
-    Mesh(tuple((name,) for name in names))  # Refuses a device that is named twice.
-    replicas = _local_replicas(options, stages, workers, names)
-    lanes = min(stages, len(names) // replicas)
-    interleaved = options.schedule == "interleaved"
-    if interleaved and stages % lanes:
-        raise PlanError(
-            f"Expected a number of stages that {lanes} devices divide for the interleaved schedule, received {stages}."
-        )
-    lane_of = [s % lanes if interleaved else s * lanes // stages for s in range(stages)]
-    return Mesh(tuple(tuple(names[row * lanes + lane] for lane in lane_of) for row in range(replicas)))
-
-
-def _local_replicas(options: Options, stages: int, workers: int, names: Sequence[str]) -> int:
-    way_out = "kparallel.virtual_devices(n), called first, makes n virtual CPU devices."
-    # Of a worker's CPUs, TensorFlow's multi-worker strategy runs one replica; its stages may use them all.
-    alone = workers > 1 and names[0].startswith("CPU")
-    if options.replicas is None:
-        needed = 1 if options.schedule == "interleaved" else stages
-        if len(names) < needed:
-            raise PlanError(
-                f"Expected at most {len(names)} stages for the devices {list(names)}, received {stages}. {way_out} "
-                "Or say replicas=1 to put several stages on one device."
-            )
-        return 1 if options.schedule == "interleaved" or alone else len(names) // stages
-    if options.replicas % workers:
-        raise PlanError(f"Expected replicas that {workers} workers divide evenly, received {options.replicas}.")
-    local = options.replicas // workers
-    if alone and local > 1:
-        raise PlanError(
-            f"Expected one replica on each of {workers} workers, whose devices are CPUs, received replicas="
-            f"{options.replicas}. Start {options.replicas} workers, or let stages use the other devices."
-        )
-    if local > len(names):
-        raise PlanError(
-            f"Expected 1 to {len(names) * workers} replicas for the devices {list(names)}, "
-            f"received {options.replicas}. {way_out}"
-        )
-    return local
 
 
 def _costs(options: Options, graph: Graph, units: tuple[Unit, ...]) -> list[float]:

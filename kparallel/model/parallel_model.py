@@ -181,13 +181,19 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
 
 
 def _named(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Name the arguments of a call of one of a model's methods; one that takes `*args` passes them on to Keras's."""
+    """Name the arguments of a call of one of a model's methods; one that takes `*args` passes them on to Keras's.
+
+    Raises:
+        TypeError: An argument is given by its place and by its name.
+    """
     signature = inspect.signature(method)
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
         signature = inspect.signature(getattr(keras.Model, method.__name__))
-    arguments = dict(signature.bind_partial(None, *args).arguments) | kwargs
-    arguments.pop("self")
-    return arguments
+    named = dict(signature.bind_partial(None, *args).arguments)
+    named.pop("self")
+    for name in named.keys() & kwargs.keys():
+        raise TypeError(f"{method.__qualname__}() got multiple values for argument {name!r}")
+    return named | kwargs
 
 
 def _takes(method: Callable[..., Any], name: str) -> bool:

@@ -13,8 +13,9 @@ from kparallel.collective.lost import naming_lost_workers
 from kparallel.devices import check_devices
 from kparallel.errors import PlanError
 from kparallel.model.check import check_model, check_surroundings
-from kparallel.model.decide import Options, check_microbatches, check_plan, decide
+from kparallel.model.decide import check_microbatches, check_plan, decide
 from kparallel.model.layout import lay_out
+from kparallel.model.options import Options
 from kparallel.model.parallel_model import ParallelModel, parallel_class
 from kparallel.model.recompile import recompile
 from kparallel.model.runtime import Runtime

@@ -37,6 +37,8 @@ def test_packs_between_workers_do_not_wait_for_the_last_gradient(monkeypatch):
     assert share(workers=True) == 6 / 8  # All but the last pack, of two kernels.
     monkeypatch.setattr("kparallel.collective.packs.PACK", LAYERS * KERNEL + REPORT)
     assert share(workers=True) == 0  # One pack waits for all.
+    monkeypatch.setattr("kparallel.collective.packs.WORTH", KERNEL)
+    assert share(workers=True) == 7 / 8  # The last gradient, less than a fifth of all, waits by itself.
     monkeypatch.setattr("kparallel.collective.packs.ALONE", KERNEL)
     assert share(workers=True) == 7 / 8  # Each by itself.
 

@@ -66,3 +66,16 @@ def test_packs_hold_every_tensor_once_large_ones_alone_and_late_ones_first() -> 
     assert all(sum(sizes[index] for index in pack) <= PACK for pack in grouped if len(pack) > 1)
     assert grouped[0] == [len(sizes) - 1]
     assert packs([]) == []
+
+
+def test_the_pack_that_waits_for_the_last_gradient_is_a_small_part() -> None:
+    half = ALONE // 2
+    assert packs([10, half - 10]) == [
+        [1, 0]
+    ]  # What could travel early is worth an exchange only from half a megabyte on.
+    assert packs([half // 5, half]) == [[1], [0]]
+    assert packs([half, 10]) == [[1, 0]]  # Most of it is the last.
+    for sizes in ([50_000] * 15, [ALONE // 8] * 80, [1000, *[ALONE // 3] * 7]):
+        grouped = packs(sizes)
+        assert [index for pack in grouped for index in pack] == list(reversed(range(len(sizes))))
+        assert sum(sizes[index] for index in grouped[-1]) <= sum(sizes) / 5

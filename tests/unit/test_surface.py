@@ -178,6 +178,15 @@ def test_fit_before_compile_is_keras_own_error():
     assert wrapped.predict(X, verbose=0).shape == (9, 1)
 
 
+def test_an_argument_given_twice_is_pythons_own_error():
+    wrapped, plain = compiled_pair()
+    for model in (plain, wrapped):
+        with pytest.raises(TypeError, match=r"fit\(\) got multiple values for argument 'batch_size'"):
+            model.fit(X, Y, 4, batch_size=7, verbose=0)
+        with pytest.raises(TypeError, match="argument 'loss'"):
+            model.compile("sgd", "mse", loss="mae")
+
+
 def test_models_inside_models():
     """A wrapped model may be a layer of another model, as any model may."""
     wrapped, plain = compiled_pair()

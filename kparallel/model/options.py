@@ -1,0 +1,46 @@
+"""What a user may say about a plan."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kparallel.errors import PlanError
+from kparallel.schedule import by_name
+
+__all__: list[str] = []
+
+_BALANCES = ("flops", "parameters", "time")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may say about a plan; `kparallel.wrap` documents each."""
+
+    replicas: int | None = None
+    stages: int | Mapping[str, Sequence[str]] | Sequence[Any] | None = None
+    microbatches: int | None = None
+    schedule: Any = "1f1b"
+    recompute: str | None = None
+    balance: str = "flops"
+    sample: Any = None
+    devices: Sequence[str] | None = None
+    memory_per_device: str | float | None = None
+    batch_size: int | None = None
+
+
+def check_options(options: Options) -> None:
+    """Make sure that each option is of its kind.
+
+    Raises:
+        PlanError: One is not; the message says what was expected.
+    """
+    if options.balance not in _BALANCES:
+        raise PlanError(f"Expected balance to be one of {_BALANCES}, received {options.balance!r}.")
+    for name in ("microbatches", "replicas", "batch_size"):
+        value = getattr(options, name)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise PlanError(f"Expected {name} to be a whole number of at least 1, received {value!r}.")
+    if isinstance(options.stages, int) and options.stages < 1:
+        raise PlanError(f"Expected at least 1 stage, received {options.stages}.")
+    if isinstance(options.schedule, str):
+        by_name(options.schedule, lanes=1)
