@@ -359,8 +359,12 @@ class CollectiveReducer:
         whole: tf.IndexedSlices = self._reducer._launchers[local_index].all_reduce_indexed_slices(value, self._options)
         return whole
 
+    def gather_equal(self, value: tf.Tensor, local_index: int) -> tf.Tensor:
+        """Concatenate all replicas' rows, in order, of which each has as many: one exchange."""
+        return self._reducer._launchers[local_index]._all_gather(value, self._options)
+
     def gather(self, value: tf.Tensor, local_index: int) -> tf.Tensor:
-        """Concatenate all replicas' rows, in order."""
+        """Concatenate all replicas' rows, in order: two exchanges."""
         return self._reducer._launchers[local_index].all_gather(value, 0, self._options)
 
 

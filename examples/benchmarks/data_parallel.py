@@ -10,8 +10,6 @@ from examples.benchmarks.work import WORK
 
 __all__: list[str] = []
 
-_LONGER = 2  # The start of an epoch takes stock `MirroredStrategy` as long as a step or two.
-
 
 def rows(work: str, settings: Settings, allocator: str = "keeping") -> list[Row]:
     """Measure one model.
@@ -31,7 +29,7 @@ def rows(work: str, settings: Settings, allocator: str = "keeping") -> list[Row]
     }
     arms = {name: [replace(process, allocator=allocator) for process in arm] for name, arm in arms.items()}
     with running(arms, settings.log) as started:
-        samples = alternate(started, settings.rounds, _LONGER * WORK[work].steps)
+        samples = alternate(started, settings.rounds, WORK[work].long)
     print(report(samples))
     what = f"{WORK[work].title}: data parallel on 2 devices"
     setting = _setting(work)
@@ -65,11 +63,11 @@ def legacy(work: str, settings: Settings) -> list[Row]:
         "wrapped": keras_arm(work, "wrapped", [0, 1], devices=2, variants={"": {"replicas": 2}}),
     }
     with running(arms, settings.log) as started:
-        samples = alternate(started, settings.rounds, _LONGER * WORK[work].steps)
+        samples = alternate(started, settings.rounds, WORK[work].long)
     print(report(samples))
     return [speed_ratio(what, samples["wrapped"], samples["legacy"], conditions=_setting(work))]
 
 
 def _setting(work: str) -> str:
-    batch, steps = WORK[work].batch, _LONGER * WORK[work].steps
+    batch, steps = WORK[work].batch, WORK[work].long
     return f"global batch {batch}, two virtual devices on two cores, {steps} steps an epoch"

@@ -19,6 +19,11 @@ class Work:
     batch: int
     steps: int
 
+    @property
+    def long(self) -> int:
+        """Steps where the start of a `fit` must not count: under a strategy or in a cluster it takes longer."""
+        return 2 * self.steps
+
 
 WORK = {
     "mlp": Work("MLP", 512, 12),

@@ -12,6 +12,7 @@ from examples.benchmarks.work import WORK
 __all__: list[str] = []
 
 _PACKS = {"4 MB": 4_000_000, "10 MB": 10_000_000, "all": 0}
+_COMPRESSIONS = {"bfloat16": 1.0, "float16": None}  # The goal of each, if it has one.
 
 
 def rows(work: str, settings: Settings) -> list[Row]:
@@ -25,7 +26,7 @@ def rows(work: str, settings: Settings) -> list[Row]:
         Two workers ÷ (2 × one worker): kparallel, PyTorch, one by the other, and two that tell one another nothing.
     """
     with running(_arms(work, settings), settings.log) as started:
-        samples = alternate(started, settings.rounds, WORK[work].steps)
+        samples = alternate(started, settings.rounds, WORK[work].long)
         check_twins(started)
     print(report(samples))
     return _scaling(work, samples, at_least=0.9)
@@ -40,15 +41,16 @@ def small_arithmetic(work: str, settings: Settings) -> list[Row]:
 
     Returns:
         As `rows`; and the efficiency ÷ c/(c+a), with c the time of one worker's step and a the CPU time of an
-        all-reduce of the same bytes; and the efficiency with bfloat16 gradients ÷ PyTorch's in float32.
+        all-reduce of the same bytes; and the efficiency with compressed gradients ÷ PyTorch's in float32.
     """
     arms = _arms(work, settings)
     arms["all-reduce"] = keras_workers(work, "examples.benchmarks.reduction_arm", packs=_PACKS)
-    arms["two, bfloat16"] = keras_workers(work, variants={"": {"gradient_compression": "bfloat16"}})
+    for way in _COMPRESSIONS:
+        arms[f"two, {way}"] = keras_workers(work, variants={"": {"gradient_compression": way}})
     with running(arms, settings.log) as started:
         check_twins(started)
         pack = best_variant(started["all-reduce"], list(_PACKS), WORK[work].steps)
-        samples = alternate(started, settings.rounds, WORK[work].steps, {"all-reduce": pack})
+        samples = alternate(started, settings.rounds, WORK[work].long, {"all-reduce": pack})
     print(report(samples))
     title = WORK[work].title
     result = _scaling(work, samples, at_least=None)
@@ -59,19 +61,18 @@ def small_arithmetic(work: str, settings: Settings) -> list[Row]:
     c, a = (1000 * statistics.median(each) for each in (step, reduction))
     costs = f"c {c:.3g} ms, a {a:.3g} ms in packs of {pack}"
     result.append(row_of(f"{title}, two workers: efficiency ÷ c/(c+a)", ratios, at_least=0.95, conditions=costs))
-    return [*result, _compressed(title, samples)]
+    return [*result, *(_compressed(title, samples, way, goal) for way, goal in _COMPRESSIONS.items())]
 
 
-def _compressed(title: str, samples: Samples) -> Row:
-    what = f"{title}, two workers: efficiency with bfloat16 gradients ÷ PyTorch DDP's in float32"
+def _compressed(title: str, samples: Samples, way: str, goal: float | None) -> Row:
+    what = f"{title}, two workers: efficiency with {way} gradients ÷ PyTorch DDP's in float32"
     if "torch two" not in samples:
-        return Row(what, None, at_least=1.0, conditions="not run: no interpreter with PyTorch")
-    ours = _efficiency(samples["one"], samples["two, bfloat16"])
+        return Row(what, None, at_least=goal, conditions="not run: no interpreter with PyTorch")
+    ours = _efficiency(samples["one"], samples[f"two, {way}"])
     theirs = _efficiency(samples["torch one"], samples["torch two"])
     quotients = [x / y for x, y in zip(ours, theirs, strict=True)]
-    return row_of(
-        what, quotients, at_least=1.0, conditions=milliseconds(samples["two, bfloat16"], samples["torch two"])
-    )
+    times = milliseconds(samples[f"two, {way}"], samples["torch two"])
+    return row_of(what, quotients, at_least=goal, conditions=times)
 
 
 def _arms(work: str, settings: Settings) -> dict[str, list[Process]]:
@@ -85,7 +86,7 @@ def _arms(work: str, settings: Settings) -> dict[str, list[Process]]:
 def _scaling(work: str, samples: Samples, at_least: float | None) -> list[Row]:
     title, batch = WORK[work].title, WORK[work].batch
     what = f"{title}: two pinned workers ÷ (2 × one worker)"
-    setting = f"batch {batch} a worker, one core a worker, loopback, {WORK[work].steps} steps an epoch"
+    setting = f"batch {batch} a worker, one core a worker, loopback, {WORK[work].long} steps an epoch"
     ours = _efficiency(samples["one"], samples["two"])
     times = milliseconds(samples["two"], samples["one"])
     result = [row_of(what, ours, at_least=at_least, conditions=f"{setting}; {times}")]

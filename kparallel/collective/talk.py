@@ -2,12 +2,17 @@
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from kparallel.collective.packs import sum_by_dtype
 from kparallel.private import CollectiveReducer
 
 __all__: list[str] = []
+
+# A message of up to so many bytes, its length included, takes one exchange, a longer one two.
+_HEAD = 1024
+_LENGTH = 4
 
 
 class Talk:
@@ -30,16 +35,15 @@ class Talk:
         device = f"{worker}/device:CPU:0"
         reducer = CollectiveReducer([device], strategy, workers, options)
 
-        def gather(codes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def gather(words: tf.Tensor) -> tf.Tensor:
             with tf.device(device):
-                own = tf.one_hot(worker_index, workers, tf.size(codes), 0, dtype=tf.int32)
-                return reducer.gather(codes, 0), reducer.sum([[own]], 0)[0]
+                return reducer.gather_equal(words, 0)
 
         def total(values: list[tf.Tensor]) -> list[tf.Tensor]:
             with tf.device(device):
                 return sum_by_dtype(reducer, values, 0)
 
-        signature = [tf.TensorSpec([None], tf.int32)]
+        signature = [tf.TensorSpec([1, None], tf.int32)]
         self._gather = tf.function(gather, input_signature=signature, autograph=False)
         self._sum = tf.function(total, autograph=False)
 
@@ -50,13 +54,19 @@ class Talk:
 
     def gather(self, text: str) -> list[str]:
         """Return every worker's text, in the order of the workers."""
-        # A last byte that counts nowhere: TensorFlow's collectives end the process on a tensor without elements.
-        whole, sizes = self._gather(tf.constant([*text.encode(), 0], tf.int32))
-        codes, result = whole.numpy().tolist(), []
-        for size in sizes.numpy().tolist():
-            result.append(bytes(codes[: size - 1]).decode())
-            codes = codes[size:]
-        return result
+        data = text.encode()
+        message = len(data).to_bytes(_LENGTH, "big") + data
+        parts = self._equal(message[:_HEAD], _HEAD)
+        lengths = [int.from_bytes(part[:_LENGTH], "big") + _LENGTH for part in parts]
+        if max(lengths) > _HEAD:
+            rest = self._equal(message[_HEAD:], max(lengths) - _HEAD)
+            parts = [head + tail for head, tail in zip(parts, rest, strict=True)]
+        return [part[_LENGTH:length].decode() for part, length in zip(parts, lengths, strict=True)]
+
+    def _equal(self, data: bytes, size: int) -> list[bytes]:
+        """Return every worker's bytes, filled up to a size that all know alike."""
+        words = np.frombuffer(data.ljust(-(-size // 4) * 4, b"\0"), np.int32)
+        return [row.tobytes() for row in self._gather(tf.constant(words[None])).numpy()]
 
     def from_chief(self, values: list[Any]) -> list[tf.Tensor]:
         """Return the chief's tensors; each worker gives its own, of the same shapes and dtypes."""
