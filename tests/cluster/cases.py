@@ -175,6 +175,15 @@ def traced(model):
     return {f"history_{k}": v for k, v in history.items()}
 
 
+def messages(model):
+    """Texts of any length reach every worker whole and in order; also on the border of one exchange."""
+    texts = [lambda i: "", lambda i: "ä" * i, lambda i: "x" * (1020 + i), lambda i: "zß" * 3000 * i, lambda i: "end"]
+    talk = model._kparallel.layout.talk if isinstance(model, kparallel.ParallelModel) else None
+    for text in texts if talk else []:
+        assert talk.gather(text(talk.worker_index)) == [text(i) for i in range(talk.workers)]
+    return {"loss": model.train_on_batch(X[:4], Y[:4])}
+
+
 def case(optimizer: Callable[[], Any], **more: Any) -> Case:
     return Case(lambda: {"optimizer": optimizer(), "loss": SCCE, "weighted_metrics": ["accuracy"]}, **more)
 
@@ -198,6 +207,7 @@ CASES = {
     "dice": Case(lambda: {"optimizer": opt.SGD(0.1), "loss": keras.losses.Dice()}, job=lambda m: one_hot(m)),
     "mixed_float16": case(lambda: opt.SGD(0.1), floatx="float32", policy="mixed_float16", tolerance=2e-3),
     "compressed": case(lambda: opt.SGD(0.1), options={"gradient_compression": "bfloat16"}, tolerance=5e-3),
+    "messages": case(lambda: opt.SGD(0.1), job=messages),
     "by_hand": case(lambda: opt.Adam(0.01), job=by_hand),
     "dataset": case(lambda: opt.SGD(0.1), job=from_dataset),
     "generator": case(lambda: opt.SGD(0.1), job=from_generator),
