@@ -11,7 +11,7 @@ from kparallel.data.rows import Counts, row_count
 from kparallel.engine.step import Step
 from kparallel.model.cluster_fit import Fetch
 from kparallel.model.runtime import Runtime
-from kparallel.private import compiled_loss, compiled_metrics, loss_tracker, loss_weights
+from kparallel.private import compiled_loss, compiled_metrics, loss_tracker, loss_weights, set_logits
 
 __all__: list[str] = []
 
@@ -125,7 +125,10 @@ def _log(model: Any, runtime: Runtime, report: dict[str, Any], add_metrics: bool
         for tracker, value in zip(losses.metrics, tf.unstack(values), strict=False):
             tracker.update_state(value)
     if not add_metrics:
-        x, y, outputs, weight = first_share(runtime, report["batch"])
+        x, y, outputs, weight, logits = first_share(runtime, report["batch"])
+        for leaf, behind in zip(keras.tree.flatten(outputs), keras.tree.flatten(logits), strict=True):
+            if behind is not None:
+                set_logits(leaf, behind)
         logs: dict[str, Any] = model.compute_metrics(x, y, outputs, sample_weight=weight)
         return logs
     metrics = compiled_metrics(model)
