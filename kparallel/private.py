@@ -417,6 +417,11 @@ def move_variable(variable: keras.Variable) -> None:
     variable._value = tf.Variable(old.numpy(), dtype=old.dtype, trainable=variable.trainable, name=variable.name)
 
 
+def is_placed(variable: keras.Variable) -> bool:
+    """Tell whether a strategy holds a variable."""
+    return isinstance(variable._value, tf.distribute.DistributedValues)
+
+
 def built_by_keras(strategy_owner: keras.Model) -> tf.distribute.Strategy | None:
     """Return the strategy that a model was built under, or None."""
     return strategy_owner._distribute_strategy

@@ -59,12 +59,15 @@ class Updater:
             if len(groups) > 1 and isinstance(self._own, _SLOTS_APART):
                 update(group, rate)
                 continue
-            dense = all(isinstance(gradient, tf.Tensor) for gradient, _ in group)
-            if not dense or _size(group) < (self._least or 0):
+            dense = [pair for pair in group if isinstance(pair[0], tf.Tensor)]
+            if not dense or _size(dense) < (self._least or 0):
                 update(group, rate)
                 continue
+            slices = [pair for pair in group if not isinstance(pair[0], tf.Tensor)]
+            if slices:  # XLA knows none; an optimizer that looks at single ones gets them.
+                update(slices, rate)
             values = [tf.identity(variable.value) for variable in scalars]
-            for part in _parts(group):
+            for part in _parts(dense):
                 gradients, variables = (list(each) for each in zip(*part, strict=True))
                 program = self._program(device, update, variables, scalars)
                 with tf.device(device):
