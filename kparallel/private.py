@@ -282,9 +282,25 @@ def keras_mask(tensor: Any) -> Any:
     return getattr(tensor, "_keras_mask", None)
 
 
+def keras_logits(tensor: Any) -> Any:
+    """Return the logits that a softmax or sigmoid left on its result, or None; Keras's losses rather read them."""
+    return getattr(tensor, "_keras_logits", None)
+
+
+def set_logits(tensor: Any, logits: Any) -> None:
+    """Tell Keras's losses from which logits a tensor was made."""
+    tensor._keras_logits = logits
+
+
 def wrapped_function(owner: keras.metrics.Metric | keras.losses.Loss) -> Callable[..., Any] | None:
     """Return the function that a `MeanMetricWrapper` averages or a compiled loss calls, or None."""
     return getattr(owner, "_fn", getattr(owner, "fn", None))
+
+
+def reduced_dims(owner: keras.metrics.Metric | keras.losses.Loss) -> tuple[int, ...]:
+    """Return the dims given as the `axis` of what a metric or loss of Keras's calls; 0 is the rows."""
+    axis = getattr(owner, "_fn_kwargs", {}).get("axis")
+    return () if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
 
 
 def inner_functional(model: Any) -> Any:
@@ -399,6 +415,11 @@ def move_variable(variable: keras.Variable) -> None:
     if isinstance(old, tf.distribute.DistributedValues):
         return  # Created in the scope already, by a model that is built at its first batch.
     variable._value = tf.Variable(old.numpy(), dtype=old.dtype, trainable=variable.trainable, name=variable.name)
+
+
+def is_placed(variable: keras.Variable) -> bool:
+    """Tell whether a strategy holds a variable."""
+    return isinstance(variable._value, tf.distribute.DistributedValues)
 
 
 def built_by_keras(strategy_owner: keras.Model) -> tf.distribute.Strategy | None:

@@ -39,6 +39,7 @@ class _Kept:
     state: list[Any]
     tape: tf.GradientTape | None = None
     outputs: list[Any] | None = None
+    logits: list[Any] | None = None
     added: list[Term] | None = None
 
 
@@ -87,7 +88,9 @@ class Executor:
         self.added: list[list[list[Term]]] = [[[] for _ in counts] for _ in stages]
         self._values: list[dict[int, Any]] = [{} for _ in counts]
         self._masks: list[dict[int, Any]] = [{} for _ in counts]
+        self._logits: list[dict[int, Any]] = [{} for _ in counts]
         self._cotangents: list[dict[int, list[Any]]] = [{} for _ in counts]
+        self._behind: list[dict[int, list[Any]]] = [{} for _ in counts]
         self._kept: dict[tuple[int, int], _Kept] = {}
         self._last: dict[int, list[tf.Tensor]] = {}
 
@@ -109,7 +112,8 @@ class Executor:
     def outputs(self, microbatch: int) -> Any:
         """Return the model's outputs for one microbatch, on the last stage's device, with their masks."""
         with tf.device(self._devices[-1]):
-            return self._pipeline.fetch(self._values[microbatch], self._masks[microbatch])
+            values, masks, logits = (each[microbatch] for each in (self._values, self._masks, self._logits))
+            return self._pipeline.fetch(values, masks, logits)
 
     def _forward(self, s: int, m: int) -> None:
         stage = self._pipeline.stages[s]
@@ -125,6 +129,7 @@ class Executor:
         self._state[s] = stage.chain(self._state[s], forward.state)
         self._values[m].update(zip(stage.writes, forward.outputs, strict=True))
         self._masks[m].update(zip(stage.writes, forward.masks, strict=True))
+        self._logits[m].update(zip(stage.writes, forward.logits, strict=True))
         self._done(s, forward.outputs)
         if s == len(self._devices) - 1 and self._tail is not None:
             self._tail.take(m, self.outputs(m))
@@ -138,14 +143,15 @@ class Executor:
             tape.watch([self.weights[s], self._received(s, kept)])
             forward = self._calls[s](self.weights[s], kept.state, kept.inputs, kept.masks)
             self.added[s][m] = [added_term(value, self._counts[m]) for value in forward.added]
-        kept.tape, kept.outputs, kept.added = tape, forward.outputs, self.added[s][m]
+        kept.tape, kept.outputs, kept.logits, kept.added = tape, forward.outputs, forward.logits, self.added[s][m]
         return forward
 
     def _backward(self, s: int, m: int) -> None:
         assert self._tail is not None
         stage = self._pipeline.stages[s]
         if s == len(self._devices) - 1:
-            for number, gradients in self._tail.cotangents(m, self.added).items():
+            outputs, self._behind[m] = self._tail.cotangents(m, self.added)
+            for number, gradients in outputs.items():
                 self._add_cotangents(m, number, gradients)
         kept = self._kept.pop((s, m))
         with tf.device(self._devices[s]), self._after(s):
@@ -179,12 +185,13 @@ class Executor:
         """Pair what a stage gave with the cotangents that came for it."""
         assert kept.outputs is not None and kept.added is not None and self._tail is not None
         targets, upstream = [], []
-        for number, value in zip(self._pipeline.stages[s].writes, kept.outputs, strict=True):
-            leaves = keras.tree.flatten(value)
-            for leaf, cotangent in zip(leaves, self._cotangents[m].pop(number, [None] * len(leaves)), strict=True):
-                if cotangent is not None:
-                    targets.append(leaf)
-                    upstream.append(_copied(cotangent))
+        for values, cotangents in ((kept.outputs, self._cotangents[m]), (kept.logits, self._behind[m])):
+            for number, value in zip(self._pipeline.stages[s].writes, values or [], strict=True):
+                leaves = keras.tree.flatten(value)
+                for leaf, cotangent in zip(leaves, cotangents.pop(number, [None] * len(leaves)), strict=True):
+                    if cotangent is not None:
+                        targets.append(leaf)
+                        upstream.append(_copied(cotangent))
         for term, factor in zip(kept.added, self._tail.added_factors(s), strict=True):
             targets.append(term.numerator)
             upstream.append(tf.cast(factor, term.numerator.dtype))

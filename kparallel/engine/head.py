@@ -9,8 +9,8 @@ from kparallel.collective.exchange import Exchange
 from kparallel.data.rows import Rows
 from kparallel.engine.tail import Head
 from kparallel.loss.own import overrides_compute_loss, own_loss
-from kparallel.loss.term import Term, is_batch_coupled, loss_term, row_mean, summed
-from kparallel.private import compiled_loss, flat_losses, one_replica_view, route_losses
+from kparallel.loss.term import Term, is_batch_coupled, is_rowwise, loss_term, row_mean, summed
+from kparallel.private import compiled_loss, flat_losses, keras_logits, one_replica_view, route_losses, set_logits
 
 __all__: list[str] = []
 
@@ -50,7 +50,7 @@ def loss_head(model: keras.Model, exchange: Exchange, replicas: int, reduction: 
             return result
         for loss, weight, call in route_losses(losses, rows.y, outputs, rows.sample_weight):
             y_true, y_pred, row_weight = call
-            if is_batch_coupled(loss) or (reduction == "global" and _returns_scalar(loss, call)):
+            if is_batch_coupled(loss) or (reduction == "global" and _may_couple_rows(loss, call)):
                 whole = [_gathered(value, rows, exchange, replicas) for value in call]
                 with one_replica_view():
                     result.append((weight, _whole(loss(*whole), rows)))
@@ -61,8 +61,9 @@ def loss_head(model: keras.Model, exchange: Exchange, replicas: int, reduction: 
     return terms
 
 
-def _returns_scalar(loss: Any, call: tuple[Any, Any, Any]) -> bool:
-    return not loss.call(call[0], call[1]).shape.rank
+def _may_couple_rows(loss: Any, call: tuple[Any, Any, Any]) -> bool:
+    """Tell whether a loss may compare rows: any of the user's own, such as one with negatives from the batch."""
+    return not is_rowwise(loss) or not loss.call(call[0], call[1]).shape.rank
 
 
 def _gathered(value: Any, rows: Rows, exchange: Exchange, replicas: int) -> Any:
@@ -77,7 +78,13 @@ def _gathered(value: Any, rows: Rows, exchange: Exchange, replicas: int) -> Any:
         parts[exchange.replica_index] = leaf
         return tf.concat(parts, 0)
 
-    return keras.tree.map_structure(whole, value)
+    def with_logits(leaf: Any) -> Any:
+        joined, logits = whole(leaf), keras_logits(leaf)
+        if logits is not None:
+            set_logits(joined, whole(logits))
+        return joined
+
+    return keras.tree.map_structure(with_logits, value)
 
 
 def _whole(value: tf.Tensor, rows: Rows) -> Term:

@@ -22,7 +22,7 @@ from kparallel.loss.own import overrides_compute_loss, refuse_added
 from kparallel.loss.term import Term
 from kparallel.metric.additive import is_additive, state_change
 from kparallel.planning.plan import Plan
-from kparallel.private import compiled_metrics, local_updates
+from kparallel.private import compiled_metrics, keras_logits, local_updates
 from kparallel.schedule import forward_only, gpipe, linear_order
 from kparallel.stage.pipeline import Pipeline
 
@@ -254,7 +254,8 @@ class Step:
             report: dict[str, Any] = {"rows": whole.rows, "terms": tf.stack(whole.terms), "metrics": whole.metrics}
         if not self.add_metrics:
             outputs = tail.joined()
-            report["batch"] = self._gathered((rows.x, rows.y, outputs, rows.sample_weight), rows)
+            logits = keras.tree.map_structure(keras_logits, outputs)
+            report["batch"] = self._gathered((rows.x, rows.y, outputs, rows.sample_weight, logits), rows)
         return report
 
     def _gathered(self, structure: Any, rows: Rows) -> Any:
@@ -270,7 +271,12 @@ class Step:
         metrics = compiled_metrics(self._model)
         if not self.add_metrics or metrics is None or not metrics.variables:
             return []
-        return state_change(metrics, rows.y, tail.joined(), sample_weight=rows.sample_weight)
+        outputs = tail.joined()
+        if any(leaf.dtype.is_floating and leaf.shape.rank < 2 for leaf in keras.tree.flatten(outputs)):
+            # Of one number a row Keras's metrics take the mean over the rows, and then count batches.
+            self.add_metrics = False
+            return []
+        return state_change(metrics, rows.y, outputs, sample_weight=rows.sample_weight)
 
 
 def _keeper(recompute: str, number: int) -> Any:

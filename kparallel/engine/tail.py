@@ -5,7 +5,7 @@ that runs backward before its last forward pass needs it early; it is then count
 TensorFlow keeps only what the counts depend on (masks and shapes, seldom anything else).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -13,13 +13,14 @@ import tensorflow as tf
 
 from kparallel.data.rows import Rows
 from kparallel.loss.term import Term
-from kparallel.private import keras_mask, set_mask
+from kparallel.private import keras_logits, keras_mask, set_logits, set_mask
 from kparallel.stage.pipeline import Pipeline
 
 __all__: list[str] = []
 
 Head = Callable[[Any, Rows], list[tuple[float | None, Term]]]
 Factors = Callable[[list[tuple[float | None, Term]], list[tf.Tensor]], tuple[list[tf.Tensor], list[tf.Tensor]]]
+Cotangents = tuple[dict[int, list[Any]], dict[int, list[Any]]]
 
 
 class Tail:
@@ -60,7 +61,7 @@ class Tail:
         self._tapes: dict[int, tf.GradientTape] = {}
         self._resolved: tuple[list[tf.Tensor], list[tf.Tensor]] | None = None
         self._added_counts: list[int] = []
-        self._whole_cotangents: dict[int, dict[int, list[Any]]] | None = None
+        self._whole_cotangents: dict[int, Cotangents] | None = None
 
     def take(self, microbatch: int, outputs: Any) -> None:
         """Take one microbatch's outputs and compute its terms, or all terms with the last one."""
@@ -74,8 +75,8 @@ class Tail:
         """Return all microbatches' outputs as one batch, with their masks."""
         return join([self.taken[m] for m in sorted(self.taken)])
 
-    def cotangents(self, microbatch: int, added: list[list[list[Term]]]) -> dict[int, list[Any]]:
-        """Return the gradients of the loss for the outputs of one microbatch, by number of the value."""
+    def cotangents(self, microbatch: int, added: list[list[list[Term]]]) -> Cotangents:
+        """Return the gradients of the loss for one microbatch's outputs and for the logits behind them, by number."""
         gradient, _ = self.resolve(added)
         if self._whole is None:
             return self._gradients(microbatch, self.taken[microbatch], gradient)
@@ -84,12 +85,12 @@ class Tail:
             with tf.device(self._device):
                 numerators = [term.numerator for _, term in self._terms[0]]
                 taken = [self.taken[m] for m in range(len(self._rows))]
-                leaves = [_watched(outputs) for outputs in taken]
+                leaves = [_sources(outputs) for outputs in taken]
                 flat = self._tapes[0].gradient(
                     numerators, leaves, output_gradients=_cast(gradient[: len(numerators)], numerators)
                 )
             for m, (outputs, gradients) in enumerate(zip(taken, flat, strict=True)):
-                self._whole_cotangents[m] = self._pipeline.by_number(outputs, _with_holes(outputs, gradients))
+                self._whole_cotangents[m] = self._by_number(outputs, gradients)
         return self._whole_cotangents[microbatch]
 
     def added_factors(self, stage: int) -> list[tf.Tensor]:
@@ -135,24 +136,30 @@ class Tail:
 
     def _compute(self, key: int, outputs: Any, rows: Rows) -> None:
         with tf.device(self._device), tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(_watched(outputs if self._whole is None else [self.taken[m] for m in sorted(self.taken)]))
+            tape.watch(_sources(outputs if self._whole is None else [self.taken[m] for m in sorted(self.taken)]))
             if self._whole is not None:
                 outputs = self.joined()
             self._terms[key] = self._head(outputs, rows)
         if self.training:
             self._tapes[key] = tape
 
-    def _gradients(self, key: int, outputs: Any, factors: list[tf.Tensor]) -> dict[int, list[Any]]:
+    def _gradients(self, key: int, outputs: Any, factors: list[tf.Tensor]) -> Cotangents:
         numerators = [term.numerator for _, term in self._terms[key]]
         with tf.device(self._device):
             flat = self._tapes.pop(key).gradient(
-                numerators, _watched(outputs), output_gradients=_cast(factors[: len(numerators)], numerators)
+                numerators, _sources(outputs), output_gradients=_cast(factors[: len(numerators)], numerators)
             )
-        return self._pipeline.by_number(outputs, _with_holes(outputs, flat))
+        return self._by_number(outputs, flat)
+
+    def _by_number(self, outputs: Any, gradients: list[Any]) -> Cotangents:
+        flat = iter(gradients)
+        structures = (outputs, keras.tree.map_structure(keras_logits, outputs))
+        first, second = (self._pipeline.by_number(outputs, _with_holes(each, flat)) for each in structures)
+        return first, second
 
 
 def join(parts: list[Any]) -> Any:
-    """Concatenate structures of tensors along their rows, and their masks."""
+    """Concatenate structures of tensors along their rows, with their masks and logits."""
     if len(parts) == 1:
         return parts[0]
 
@@ -160,9 +167,10 @@ def join(parts: list[Any]) -> Any:
         if leaves[0] is None:
             return None
         whole = tf.concat(leaves, 0)
-        masks = [keras_mask(leaf) for leaf in leaves]
-        if masks[0] is not None:
-            set_mask(whole, tf.concat(masks, 0))
+        for read, attach in ((keras_mask, set_mask), (keras_logits, set_logits)):
+            behind = [read(leaf) for leaf in leaves]
+            if behind[0] is not None:
+                attach(whole, tf.concat(behind, 0))
         return whole
 
     return keras.tree.map_structure(one, *parts)
@@ -172,8 +180,12 @@ def _watched(structure: Any) -> list[Any]:
     return [leaf for leaf in keras.tree.flatten(structure) if _floating(leaf)]
 
 
-def _with_holes(structure: Any, gradients: list[Any]) -> list[Any]:
-    flat = iter(gradients)
+def _sources(outputs: Any) -> list[Any]:
+    """Return what a loss is differentiated for: outputs, and the logits that Keras's losses read in their place."""
+    return [*_watched(outputs), *_watched(keras.tree.map_structure(keras_logits, outputs))]
+
+
+def _with_holes(structure: Any, flat: Iterator[Any]) -> list[Any]:
     return [next(flat) if _floating(leaf) else None for leaf in keras.tree.flatten(structure)]
 
 

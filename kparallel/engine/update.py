@@ -18,6 +18,9 @@ __all__: list[str] = []
 # Weights in one stage from which on compiling pays: below it an update takes less than two milliseconds uncompiled.
 LARGE = 2**20
 
+# Make some slots without naming their weight, so that these lie with the last stage, where no program reaches them.
+_SLOTS_APART = (keras.optimizers.Adafactor,)
+
 Update = Callable[[list[tuple[Any, Any]], Any], None]
 
 
@@ -53,6 +56,9 @@ class Updater:
         # Scalars, such as the count of steps, live with one stage; another stage's programs get their values.
         scalars = [variable for variable in self._own.variables if len(variable.shape) == 0]
         for device, group in groups.items():
+            if len(groups) > 1 and isinstance(self._own, _SLOTS_APART):
+                update(group, rate)
+                continue
             dense = [pair for pair in group if isinstance(pair[0], tf.Tensor)]
             if not dense or _size(dense) < (self._least or 0):
                 update(group, rate)

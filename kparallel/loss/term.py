@@ -11,12 +11,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kparallel.private import keras_mask, wrapped_function
+from kparallel.private import keras_mask, reduced_dims, wrapped_function
 
 __all__: list[str] = []
 
 Factors = Callable[[list[tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]
-_BATCH_COUPLED = (keras.losses.Dice, keras.losses.Tversky, keras.losses.Circle)
+_SUM_ALL_DIMS = (keras.losses.Dice, keras.losses.Tversky)  # Where no axis is given.
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,9 @@ def is_batch_coupled(loss: Any) -> bool:
     """Tell whether a loss needs the whole batch at once."""
     if isinstance(loss, keras.losses.Circle):
         return True
-    return isinstance(loss, _BATCH_COUPLED) and (loss.axis is None or 0 in tuple(loss.axis))
+    if isinstance(loss, _SUM_ALL_DIMS) and loss.axis is None:
+        return True
+    return 0 in reduced_dims(loss)
 
 
 def loss_term(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any, count: int, scalar: str) -> Term:
@@ -100,10 +102,10 @@ def loss_term(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any, count: in
     if weight is not None:
         values, weight = _same_rank(values, tf.cast(weight, values.dtype))
         values = values * weight
-    return _vector_term(values, weight, valid, loss.reduction, count if _is_rowwise(loss) else None)
+    return _vector_term(values, weight, valid, loss.reduction, count if is_rowwise(loss) else None)
 
 
-def _is_rowwise(loss: Any) -> bool:
+def is_rowwise(loss: Any) -> bool:
     """Tell whether a loss is Keras's own, which has as many entries for one row as for any other."""
     parts = (type(loss), wrapped_function(loss) or type(loss))
     return all(part.__module__.startswith("keras.") for part in parts)

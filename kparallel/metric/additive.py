@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from kparallel.errors import ModelError
-from kparallel.private import wrapped_function
+from kparallel.private import reduced_dims, wrapped_function
 
 __all__: list[str] = []
 
@@ -14,10 +14,10 @@ __all__: list[str] = []
 def is_additive(metric: Any) -> bool:
     """Tell whether a metric's state after a batch is the sum of its states after the batch's shares.
 
-    Keras's own metrics are. One that averages a user's function may see a scalar per batch, and a
-    user's own class may do anything: these are updated once, with the whole batch.
+    Keras's own metrics are, but for `CosineSimilarity(axis=0)` and the like. One that averages a user's function
+    may see a scalar per batch, and a user's own class may do anything: these are updated once, with the whole batch.
     """
-    if not type(metric).__module__.startswith("keras."):
+    if not type(metric).__module__.startswith("keras.") or 0 in reduced_dims(metric):
         return False
     function = wrapped_function(metric)
     return function is None or getattr(function, "__module__", "").startswith("keras.")

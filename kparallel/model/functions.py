@@ -9,9 +9,10 @@ import tensorflow as tf
 from kparallel.collective.lost import naming_lost_workers
 from kparallel.data.rows import Counts, row_count
 from kparallel.engine.step import Step
+from kparallel.errors import DataError
 from kparallel.model.cluster_fit import Fetch
 from kparallel.model.runtime import Runtime
-from kparallel.private import compiled_loss, compiled_metrics, loss_tracker, loss_weights
+from kparallel.private import compiled_loss, compiled_metrics, loss_tracker, loss_weights, set_logits
 
 __all__: list[str] = []
 
@@ -105,9 +106,16 @@ def _compiled(
 
 
 def _counts(runtime: Runtime, batch: Any) -> Counts:
-    first = next((leaf for leaf in keras.tree.flatten(batch) if leaf is not None), None)
+    leaves = [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
+    first = leaves[0] if leaves else None
     if isinstance(first, tf.distribute.DistributedValues):
         return Counts(tuple(map(row_count, runtime.strategy.experimental_local_results(first))))
+    numbers = [row_count(leaf) for leaf in leaves]
+    if len(set(numbers)) > 1:
+        raise DataError(
+            f"Expected tensors of as many rows each, which replicas and microbatches share, received {numbers} rows. "
+            "Give every input, target and weight the batch's rows as its first dim."
+        )
     return Counts(row_count(first))
 
 
@@ -125,7 +133,10 @@ def _log(model: Any, runtime: Runtime, report: dict[str, Any], add_metrics: bool
         for tracker, value in zip(losses.metrics, tf.unstack(values), strict=False):
             tracker.update_state(value)
     if not add_metrics:
-        x, y, outputs, weight = first_share(runtime, report["batch"])
+        x, y, outputs, weight, logits = first_share(runtime, report["batch"])
+        for leaf, behind in zip(keras.tree.flatten(outputs), keras.tree.flatten(logits), strict=True):
+            if behind is not None:
+                set_logits(leaf, behind)
         logs: dict[str, Any] = model.compute_metrics(x, y, outputs, sample_weight=weight)
         return logs
     metrics = compiled_metrics(model)

@@ -127,6 +127,8 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
                 "Expected run_eagerly=False in a cluster, received True: TensorFlow's collectives run in graphs only. "
                 "Look into the step on one machine, where run_eagerly=True works."
             )
+        if self.built:
+            self._kparallel.place_new(self)
         given = arguments.get("optimizer")
         if given is not None and given is not getattr(self, "optimizer", None):
             arguments["optimizer"] = self._at_home(given)

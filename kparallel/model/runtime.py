@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from kparallel.collective.lost import naming_lost_workers
 from kparallel.engine.layout import Layout
+from kparallel.errors import PlanError
 from kparallel.planning.plan import Plan
-from kparallel.private import move_variable, on_column
+from kparallel.private import is_placed, move_variable, on_column
 from kparallel.stage.graph import open_graph
 from kparallel.stage.pipeline import Pipeline, cut, whole
 
@@ -72,6 +73,12 @@ class Runtime:
         """Cut a built model into the plan's stages, as its layers stand now."""
         groups = [group.units for group in self.plan.groups]
         graph = open_graph(model) if len(groups) > 1 else None
+        planned = sum(map(len, groups))
+        if graph is not None and len(graph.calls) != planned:
+            raise PlanError(
+                f"Expected a model of the {planned} calls that the plan cuts, received {len(graph.calls)}: layers of "
+                f"{model.name!r} were added or removed since it was wrapped. Change the plain model, and wrap that."
+            )
         return whole(model, placed=len(groups) > 1) if graph is None else cut(model, graph, groups)
 
     def place(self, model: keras.Model) -> None:
@@ -88,6 +95,11 @@ class Runtime:
             for index, stage in enumerate(pipeline.stages):
                 self._move([*stage.weights, *stage.state], index, placed)
         self._move(model.variables, -1, placed)
+
+    def place_new(self, model: keras.Model) -> None:
+        """Move the variables that a built model's layers made since, as `enable_lora` does."""
+        if not all(map(is_placed, model.variables)):
+            self.place(model)
 
     def _at_stage(self, call: Callable[..., Any], stage_index: int) -> Callable[..., Any]:
         """Run a layer's call on its stage's device; there is one row where layers are placed one by one."""

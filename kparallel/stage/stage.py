@@ -18,6 +18,7 @@ from kparallel.metric.additive import refuse_updates
 from kparallel.private import (
     call_operation,
     flatten_layers,
+    keras_logits,
     keras_mask,
     one_model_call,
     own_metrics,
@@ -97,12 +98,14 @@ class Forward:
     Args:
         outputs: The values the stage writes.
         masks: Keras's mask of each output, or None.
+        logits: The logits behind each output, or None.
         added: What `add_loss` and activity regularizers gave.
         state: The state after the call, in the order of `Stage.state`; None where it does not change.
     """
 
     outputs: list[Any]
     masks: list[Any]
+    logits: list[Any]
     added: list[tf.Tensor]
     state: list[tf.Tensor | None]
 
@@ -182,7 +185,7 @@ class Stage:
             training: As Keras means it.
 
         Returns:
-            Outputs, masks, added losses and the new state.
+            Outputs, masks, logits, added losses and the new state.
 
         Raises:
             ModelError: A layer makes a variable, or assigns a trainable weight or a metric.
@@ -191,7 +194,7 @@ class Stage:
             if mask is not None:
                 set_mask(value, mask)
         mapping = [*zip(self.weights, weights, strict=True), *zip(self.state, state, strict=True)]
-        own = keras.StatelessScope(state_mapping=mapping, collect_losses=True)
+        own = _Assigning(state_mapping=mapping, collect_losses=True)
         with _refusing_new_variables(), own as scope:
             outputs = self._body(inputs, training)
         _refuse_assigned(zip(self.weights, weights, strict=True), scope)
@@ -200,8 +203,8 @@ class Stage:
         for variable, (_, first) in zip(self.state, mapping[len(self.weights) :], strict=True):
             last = scope.get_current_value(variable)
             new.append(last if tf.is_tensor(last) and last is not first else None)
-        output_masks = keras.tree.map_structure(keras_mask, outputs)
-        return Forward(outputs, output_masks, [tf.convert_to_tensor(loss) for loss in scope.losses], new)
+        output_masks, logits = (keras.tree.map_structure(read, outputs) for read in (keras_mask, keras_logits))
+        return Forward(outputs, output_masks, logits, [tf.convert_to_tensor(loss) for loss in scope.losses], new)
 
     def changes(self, start: list[tf.Tensor], ends: list[list[tf.Tensor | None]], present: bool) -> list[tf.Tensor]:
         """Return by how much this replica's rows change the state that the replicas share: floats and int64.
@@ -264,6 +267,14 @@ class Stage:
 
     def _shift(self, replica_index: int) -> tf.Tensor:
         return tf.constant([replica_index * _SEED_STRIDE % 2**32, 0], tf.uint32)
+
+
+class _Assigning(keras.StatelessScope):  # type: ignore[misc]
+    """Holds assignments back. What is read after one has no gradient, as nothing flows back through a variable."""
+
+    def add_update(self, update: tuple[keras.Variable, Any]) -> None:
+        variable, value = update
+        super().add_update((variable, tf.stop_gradient(value)))
 
 
 @contextmanager

@@ -55,3 +55,130 @@ def test_outputs_equal_those_of_the_plain_model(name):
     found = differences(outputs(kparallel.wrap(build(case), **PLANS[SOME[name]]), case), want)
     far = {entry: difference for entry, difference in found.items() if not difference <= FLOAT64}
     assert not far, far
+
+
+L = keras.layers
+ROWS = 9
+
+
+def numbers(*shape):
+    return np.random.default_rng(len(shape)).normal(size=(ROWS, *shape))
+
+
+def dense(units):
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, L.Dense(units)(L.Dense(5, activation="tanh")(inputs)))
+
+
+def certain(units, activation):
+    return keras.Sequential([keras.Input((4,)), L.Dense(5), L.Dense(units, activation=activation)])
+
+
+def one_number():
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, keras.ops.sum(L.Dense(3)(L.Dense(5)(inputs)), axis=-1))
+
+
+class RunningMean(L.Layer):
+    """Takes off the mean that it has just updated, through which Keras gives no gradient."""
+
+    def build(self, shape):
+        self.mean = self.add_weight(shape=(shape[-1],), initializer="zeros", trainable=False)
+
+    def call(self, x, training=False):
+        if training:
+            self.mean.assign(0.9 * self.mean + 0.1 * keras.ops.mean(x, axis=0))
+        return x - self.mean
+
+
+def with_running_mean():
+    return keras.Sequential([keras.Input((4,)), L.Dense(5), RunningMean(), L.Dense(3)])
+
+
+def in_batch(y_true, y_pred):
+    """Return for each row how far the other rows' targets are from its prediction."""
+    logits = keras.ops.matmul(y_pred, keras.ops.transpose(y_true))
+    labels = keras.ops.arange(keras.ops.shape(logits)[0])
+    return keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+
+
+def mean_of_crossentropy(y_true, y_pred):
+    return keras.ops.mean(keras.losses.binary_crossentropy(y_true, y_pred))
+
+
+# Predictions so certain that a crossentropy of probabilities is clipped: Keras reads the logits behind them.
+CERTAIN = 200 * numbers(4)
+LABELS = (numbers(1) > 0).astype("float64")
+PIPELINE = {"replicas": 2, "stages": 2, "microbatches": 2}
+# name: (model, x, y, compile arguments, arguments of wrap)
+LOSSES_AND_METRICS = {
+    "certain": (
+        lambda: certain(1, "sigmoid"),
+        CERTAIN,
+        LABELS,
+        lambda: {"loss": "binary_crossentropy", "metrics": [keras.metrics.BinaryCrossentropy(name="metric")]},
+        PIPELINE,
+    ),
+    "certain_of_classes": (
+        lambda: certain(3, "softmax"),
+        CERTAIN,
+        LABELS,
+        lambda: {"loss": "sparse_categorical_crossentropy"},
+        {"replicas": 2},
+    ),
+    "certain_gathered": (
+        lambda: certain(1, "sigmoid"),
+        CERTAIN,
+        LABELS,
+        lambda: {"loss": mean_of_crossentropy, "metrics": [mean_of_crossentropy]},
+        {**PIPELINE, "loss_reduction": "global"},
+    ),
+    "rows_compared": (
+        lambda: dense(3),
+        numbers(4),
+        numbers(3),
+        lambda: {"loss": in_batch},
+        {**PIPELINE, "loss_reduction": "global"},
+    ),
+    "similarity_of_columns": (
+        lambda: dense(3),
+        numbers(4),
+        numbers(3),
+        lambda: {
+            "loss": keras.losses.CosineSimilarity(axis=0),
+            "metrics": [keras.metrics.CosineSimilarity(axis=0, name="metric")],
+        },
+        {"replicas": 2},
+    ),
+    "one_number_a_row": (
+        one_number,
+        numbers(4),
+        numbers(),
+        lambda: {"loss": "mse", "metrics": ["mae"]},
+        {"replicas": 2},
+    ),
+    "assigned_in_call": (with_running_mean, numbers(4), numbers(3), lambda: {"loss": "mse"}, {"replicas": 1}),
+    "adafactor_compiled": (
+        lambda: dense(3),
+        numbers(4),
+        numbers(3),
+        lambda: {"optimizer": keras.optimizers.Adafactor(0.01), "loss": "mse", "jit_compile": True},
+        PIPELINE,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES_AND_METRICS)
+def test_losses_and_metrics_equal_those_of_the_plain_model(name):
+    use("float64")
+    make, x, y, arguments, options = LOSSES_AND_METRICS[name]
+    plain = make()
+    wrapped = kparallel.wrap(plain, **options)
+    for model in (plain, wrapped):
+        model.compile(**{"optimizer": keras.optimizers.SGD(0.001), **arguments()})
+        model.fit(x, y, batch_size=5, epochs=2, shuffle=False, verbose=0)
+    results = [
+        (m.history.history, m.evaluate(x, y, batch_size=5, verbose=0), m.get_weights()) for m in (wrapped, plain)
+    ]
+    for one, other in zip(*map(keras.tree.flatten, results), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=FLOAT64)

@@ -225,6 +225,17 @@ def distributed_empty(model):
     return model.distribute_strategy.experimental_distribute_dataset(dataset().take(0))
 
 
+def test_tensors_of_different_rows_are_refused():
+    """A graph's nodes and edges can not be shared out alike: the edges were cut to as many as there are nodes."""
+    nodes, edges = keras.Input((3,)), keras.Input((2,))
+    model = keras.Model([nodes, edges], keras.layers.Dense(3)(nodes) + keras.ops.mean(edges))
+    wrapped = kparallel.wrap(model, replicas=2)
+    wrapped.compile("sgd", "mse")
+    data = tf.data.Dataset.from_tensors(((X, np.ones((ROWS + 1, 2))), X))
+    with pytest.raises(errors.DataError, match=r"\[11, 12, 11\] rows"):
+        wrapped.fit(data, verbose=0)
+
+
 def test_unbatched_data_is_refused():
     wrapped = kparallel.wrap(net(), replicas=2)
     wrapped.compile("sgd", SCCE)

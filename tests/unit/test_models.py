@@ -438,3 +438,32 @@ def test_two_functions_of_one_name_are_refused():
     model = keras.Sequential([keras.Input((3,)), *[L.Dense(2, activation=activation(factor)) for factor in (1.0, 2.0)]])
     with pytest.raises(kparallel.errors.ModelError, match="named 'curve'"):
         kparallel.wrap(model)
+
+
+def lora(model):
+    model.get_layer("hidden").enable_lora(2)
+
+
+def one_more(model):
+    model.add(L.Dense(2))
+
+
+@pytest.mark.parametrize(("build", "change"), [(functional, lora), (sequential, one_more)])
+def test_weights_made_after_wrapping_train_alike(build, change):
+    keras.utils.set_random_seed(1)
+    plain = build()
+    wrapped = kparallel.wrap(plain, replicas=2)
+    for model in (plain, wrapped):
+        keras.utils.set_random_seed(2)
+        change(model)
+        model.compile("sgd", "mse")
+        model.fit(X, Y, batch_size=3, epochs=2, shuffle=False, verbose=0)
+    for one, other in zip(wrapped.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)  # Those of LoRA are float32.
+
+
+def test_a_pipeline_refuses_a_graph_that_has_changed():
+    wrapped = kparallel.wrap(sequential(), replicas=1, stages=2, microbatches=2)
+    one_more(wrapped)
+    with pytest.raises(kparallel.errors.PlanError, match="3 calls|received 3"):
+        wrapped.compile("sgd", "mse")
