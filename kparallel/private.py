@@ -288,6 +288,16 @@ def keras_mask(tensor: Any) -> Any:
     return getattr(tensor, "_keras_mask", None)
 
 
+def keras_logits(tensor: Any) -> Any:
+    """Return what a softmax or sigmoid left on its result for crossentropies to start from, or None."""
+    return getattr(tensor, "_keras_logits", None)
+
+
+def set_logits(tensor: Any, logits: Any) -> None:
+    """Leave a tensor's logits on it, as softmax and sigmoid do."""
+    tensor._keras_logits = logits
+
+
 def wrapped_function(owner: keras.metrics.Metric | keras.losses.Loss) -> Callable[..., Any] | None:
     """Return the function that a `MeanMetricWrapper` averages or a compiled loss calls, or None."""
     return getattr(owner, "_fn", getattr(owner, "fn", None))

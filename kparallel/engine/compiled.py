@@ -41,7 +41,7 @@ def stage_call(stage: Stage, training: bool, *, jit: bool, inline: bool) -> Stag
 
     def flat(weights: list[Any], state: list[Any], inputs: list[Any], masks: list[Any]) -> tuple[Any, ...]:
         forward = run(weights, state, inputs, masks)
-        return forward.outputs, forward.masks, forward.added, forward.state
+        return forward.outputs, forward.masks, forward.added, forward.state, forward.logits
 
     function = tf.function(flat, jit_compile=xla or None, autograph=False)
 

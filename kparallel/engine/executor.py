@@ -12,6 +12,7 @@ them, every schedule would become the same unordered graph, and TensorFlow would
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import keras
@@ -39,6 +40,7 @@ class _Kept:
     state: list[Any]
     tape: tf.GradientTape | None = None
     outputs: list[Any] | None = None
+    logits: list[Any] | None = None
     added: list[Term] | None = None
 
 
@@ -87,6 +89,7 @@ class Executor:
         self.added: list[list[list[Term]]] = [[[] for _ in counts] for _ in stages]
         self._values: list[dict[int, Any]] = [{} for _ in counts]
         self._masks: list[dict[int, Any]] = [{} for _ in counts]
+        self._logits: list[dict[int, Any]] = [{} for _ in counts]
         self._cotangents: list[dict[int, list[Any]]] = [{} for _ in counts]
         self._kept: dict[tuple[int, int], _Kept] = {}
         self._last: dict[int, list[tf.Tensor]] = {}
@@ -109,7 +112,7 @@ class Executor:
     def outputs(self, microbatch: int) -> Any:
         """Return the model's outputs for one microbatch, on the last stage's device, with their masks."""
         with tf.device(self._devices[-1]):
-            return self._pipeline.fetch(self._values[microbatch], self._masks[microbatch])
+            return self._pipeline.fetch(self._values[microbatch], self._masks[microbatch], self._logits[microbatch])
 
     def _forward(self, s: int, m: int) -> None:
         stage = self._pipeline.stages[s]
@@ -125,6 +128,7 @@ class Executor:
         self._state[s] = stage.chain(self._state[s], forward.state)
         self._values[m].update(zip(stage.writes, forward.outputs, strict=True))
         self._masks[m].update(zip(stage.writes, forward.masks, strict=True))
+        self._logits[m].update(zip(stage.writes, forward.logits, strict=True))
         self._done(s, forward.outputs)
         if s == len(self._devices) - 1 and self._tail is not None:
             self._tail.take(m, self.outputs(m))
@@ -138,7 +142,7 @@ class Executor:
             tape.watch([self.weights[s], self._received(s, kept)])
             forward = self._calls[s](self.weights[s], kept.state, kept.inputs, kept.masks)
             self.added[s][m] = [added_term(value, self._counts[m]) for value in forward.added]
-        kept.tape, kept.outputs, kept.added = tape, forward.outputs, self.added[s][m]
+        kept.tape, kept.outputs, kept.logits, kept.added = tape, forward.outputs, forward.logits, self.added[s][m]
         return forward
 
     def _backward(self, s: int, m: int) -> None:
@@ -177,11 +181,12 @@ class Executor:
 
     def _upstream(self, s: int, m: int, kept: _Kept) -> tuple[list[Any], list[Any]]:
         """Pair what a stage gave with the cotangents that came for it."""
-        assert kept.outputs is not None and kept.added is not None and self._tail is not None
+        assert kept.outputs is not None and kept.logits is not None
+        assert kept.added is not None and self._tail is not None
         targets, upstream = [], []
-        for number, value in zip(self._pipeline.stages[s].writes, kept.outputs, strict=True):
-            leaves = keras.tree.flatten(value)
-            for leaf, cotangent in zip(leaves, self._cotangents[m].pop(number, [None] * len(leaves)), strict=True):
+        for number, *given in zip(self._pipeline.stages[s].writes, kept.outputs, kept.logits, strict=True):
+            # Cotangents of the logits, if there are any, come behind those of the values.
+            for leaf, cotangent in zip(keras.tree.flatten(given), self._cotangents[m].pop(number, []), strict=False):
                 if cotangent is not None:
                     targets.append(leaf)
                     upstream.append(_copied(cotangent))
@@ -192,7 +197,7 @@ class Executor:
 
     def _add_cotangents(self, m: int, number: int, leaves: list[Any]) -> None:
         old = self._cotangents[m].get(number)
-        self._cotangents[m][number] = leaves if old is None else [_plus(a, b) for a, b in zip(old, leaves, strict=True)]
+        self._cotangents[m][number] = leaves if old is None else [_plus(a, b) for a, b in zip_longest(old, leaves)]
 
     def _after(self, s: int) -> Any:
         return tf.control_dependencies(self._last.get(self._lanes[s], []))

@@ -10,7 +10,7 @@ from kparallel.data.rows import Rows
 from kparallel.engine.tail import Head
 from kparallel.loss.own import overrides_compute_loss, own_loss
 from kparallel.loss.term import Term, is_batch_coupled, loss_term, row_mean, summed
-from kparallel.private import compiled_loss, flat_losses, one_replica_view, route_losses
+from kparallel.private import compiled_loss, flat_losses, keras_logits, one_replica_view, route_losses, set_logits
 
 __all__: list[str] = []
 
@@ -71,11 +71,15 @@ def _gathered(value: Any, rows: Rows, exchange: Exchange, replicas: int) -> Any:
     def whole(leaf: Any) -> Any:
         if leaf is None or replicas == 1:
             return leaf
+        logits = keras_logits(leaf)
         leaf = tf.convert_to_tensor(leaf)
         leaf = leaf[: rows.count]
         parts = [tf.stop_gradient(part) for part in exchange.gather([leaf])[0]]
         parts[exchange.replica_index] = leaf
-        return tf.concat(parts, 0)
+        result = tf.concat(parts, 0)
+        if logits is not None:
+            set_logits(result, whole(logits))
+        return result
 
     return keras.tree.map_structure(whole, value)
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from kparallel.data.rows import Rows
 from kparallel.loss.term import Term
-from kparallel.private import keras_mask, set_mask
+from kparallel.private import keras_logits, keras_mask, set_logits, set_mask
 from kparallel.stage.pipeline import Pipeline
 
 __all__: list[str] = []
@@ -89,7 +89,7 @@ class Tail:
                     numerators, leaves, output_gradients=_cast(gradient[: len(numerators)], numerators)
                 )
             for m, (outputs, gradients) in enumerate(zip(taken, flat, strict=True)):
-                self._whole_cotangents[m] = self._pipeline.by_number(outputs, _with_holes(outputs, gradients))
+                self._whole_cotangents[m] = self._by_number(outputs, gradients)
         return self._whole_cotangents[microbatch]
 
     def added_factors(self, stage: int) -> list[tf.Tensor]:
@@ -148,7 +148,16 @@ class Tail:
             flat = self._tapes.pop(key).gradient(
                 numerators, _watched(outputs), output_gradients=_cast(factors[: len(numerators)], numerators)
             )
-        return self._pipeline.by_number(outputs, _with_holes(outputs, flat))
+        return self._by_number(outputs, flat)
+
+    def _by_number(self, outputs: Any, gradients: list[Any]) -> dict[int, list[Any]]:
+        """Assign gradients to the numbers of the values: those of a value's leaves, then those of their logits."""
+        flat = iter(gradients)
+        both = []
+        for given in (keras.tree.flatten(outputs), _logits(outputs)):
+            leaves = [next(flat) if _floating(leaf) else None for leaf in given]
+            both.append(self._pipeline.by_number(outputs, leaves))
+        return {number: [*leaves, *both[1][number]] for number, leaves in both[0].items()}
 
 
 def join(parts: list[Any]) -> Any:
@@ -163,18 +172,21 @@ def join(parts: list[Any]) -> Any:
         masks = [keras_mask(leaf) for leaf in leaves]
         if masks[0] is not None:
             set_mask(whole, tf.concat(masks, 0))
+        logits = [keras_logits(leaf) for leaf in leaves]
+        if logits[0] is not None:
+            set_logits(whole, tf.concat(logits, 0))
         return whole
 
     return keras.tree.map_structure(one, *parts)
 
 
 def _watched(structure: Any) -> list[Any]:
-    return [leaf for leaf in keras.tree.flatten(structure) if _floating(leaf)]
+    """Return what the losses may depend on: the outputs' leaves, then their logits."""
+    return [leaf for leaf in [*keras.tree.flatten(structure), *_logits(structure)] if _floating(leaf)]
 
 
-def _with_holes(structure: Any, gradients: list[Any]) -> list[Any]:
-    flat = iter(gradients)
-    return [next(flat) if _floating(leaf) else None for leaf in keras.tree.flatten(structure)]
+def _logits(structure: Any) -> list[Any]:
+    return [keras_logits(leaf) for leaf in keras.tree.flatten(structure)]
 
 
 def _floating(leaf: Any) -> bool:

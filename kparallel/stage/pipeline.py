@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from kparallel.errors import PlanError
-from kparallel.private import keras_mask, set_mask, standardized_inputs
+from kparallel.private import keras_mask, set_logits, set_mask, standardized_inputs
 from kparallel.stage.graph import Graph
 from kparallel.stage.stage import Segment, Stage, Whole
 
@@ -48,8 +48,8 @@ class Pipeline:
             return {self.inputs[0]: x}
         return dict(zip(self.inputs, standardized_inputs(self._model, x), strict=True))
 
-    def fetch(self, values: dict[int, Any], masks: dict[int, Any]) -> Any:
-        """Return the model's outputs as it returns them, copied to the present device, with their masks."""
+    def fetch(self, values: dict[int, Any], masks: dict[int, Any], logits: dict[int, Any]) -> Any:
+        """Return the model's outputs as it returns them, copied to the present device, with masks and logits."""
         found = []
         for number in self._outputs:
             value = keras.tree.map_structure(_copied, values[number])
@@ -57,6 +57,9 @@ class Pipeline:
             for leaf, mask in leaves:
                 if mask is not None:
                     set_mask(leaf, _copied(mask))
+            for leaf, own in zip(keras.tree.flatten(value), keras.tree.flatten(logits.get(number)), strict=False):
+                if own is not None:
+                    set_logits(leaf, _copied(own))
             found.append(value)
         if self._structure is None:
             return found[0]

@@ -18,6 +18,7 @@ from kparallel.metric.additive import refuse_updates
 from kparallel.private import (
     call_operation,
     flatten_layers,
+    keras_logits,
     keras_mask,
     one_model_call,
     own_metrics,
@@ -99,12 +100,15 @@ class Forward:
         masks: Keras's mask of each output, or None.
         added: What `add_loss` and activity regularizers gave.
         state: The state after the call, in the order of `Stage.state`; None where it does not change.
+        logits: Of each output that a softmax or sigmoid made, else None: Keras's crossentropies start from them,
+            since probabilities next to 0 or 1 have lost what the loss depends on.
     """
 
     outputs: list[Any]
     masks: list[Any]
     added: list[tf.Tensor]
     state: list[tf.Tensor | None]
+    logits: list[Any]
 
 
 def averaged_states(layers: Iterable[keras.layers.Layer]) -> set[int]:
@@ -201,7 +205,8 @@ class Stage:
             last = scope.get_current_value(variable)
             new.append(last if tf.is_tensor(last) and last is not first else None)
         output_masks = keras.tree.map_structure(keras_mask, outputs)
-        return Forward(outputs, output_masks, [tf.convert_to_tensor(loss) for loss in scope.losses], new)
+        logits = keras.tree.map_structure(keras_logits, outputs)
+        return Forward(outputs, output_masks, [tf.convert_to_tensor(loss) for loss in scope.losses], new, logits)
 
     def changes(self, start: list[tf.Tensor], ends: list[list[tf.Tensor | None]], present: bool) -> list[tf.Tensor]:
         """Return by how much this replica's rows change the state that the replicas share: floats and int64.
