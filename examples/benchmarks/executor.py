@@ -32,6 +32,6 @@ def _cell(arm: Arm, stages: int, microbatches: int, schedule: str, rounds: int) 
         one, several = (arm.run(steps, f"{kind} {stages} {microbatches}").seconds for kind in ("plain", "piped"))
         speed_ups.append(one / several)
     possible = stages * microbatches / (microbatches + stages - 1)
-    what = f"executor alone, {stages} stages, {microbatches} microbatches: speed-up ÷ K·M/(M+K-1)"
-    setting = f"{schedule}, a pass sleeps {1e3 * _SECONDS:g} ms forward, {2e3 * _SECONDS:g} ms backward"
+    what = f"executor alone, {schedule}, {stages} stages, microbatches: {microbatches}: speed-up ÷ K·M/(M+K-1)"
+    setting = f"a pass sleeps {1e3 * _SECONDS:g} ms forward, {2e3 * _SECONDS:g} ms backward"
     return row_of(what, [s / possible for s in speed_ups], at_least=0.95, conditions=setting)

@@ -53,12 +53,15 @@ class Updater:
         # Scalars, such as the count of steps, live with one stage; another stage's programs get their values.
         scalars = [variable for variable in self._own.variables if len(variable.shape) == 0]
         for device, group in groups.items():
-            dense = all(isinstance(gradient, tf.Tensor) for gradient, _ in group)
-            if not dense or _size(group) < (self._least or 0):
+            dense = [pair for pair in group if isinstance(pair[0], tf.Tensor)]
+            if not dense or _size(dense) < (self._least or 0):
                 update(group, rate)
                 continue
+            slices = [pair for pair in group if not isinstance(pair[0], tf.Tensor)]
+            if slices:  # XLA knows none; an optimizer that looks at single ones gets them.
+                update(slices, rate)
             values = [tf.identity(variable.value) for variable in scalars]
-            for part in _parts(group):
+            for part in _parts(dense):
                 gradients, variables = (list(each) for each in zip(*part, strict=True))
                 program = self._program(device, update, variables, scalars)
                 with tf.device(device):

@@ -76,17 +76,28 @@ def test_the_recorded_control_holds(name):
 UPDATES = ["sgd_momentum", "adam", "adamw", "lion", "rmsprop", "accumulation", "global_clipnorm", "mixed_float16_adam"]
 
 
-@pytest.mark.parametrize("name", others(UPDATES))
-def test_updates_as_one_program_of_each_stage_equal_plain_fit(name, monkeypatch):
-    """As for large stages, of which the table has none; the second stage's program gets the first one's scalars."""
-    compiled = []
+@pytest.fixture
+def compiled(monkeypatch):
+    """The devices whose updates were compiled, as for large stages, of which the table has none."""
+    devices = []
     whole = Updater._program
     monkeypatch.setattr("kparallel.engine.update.LARGE", 20)
     monkeypatch.setattr(
-        Updater, "_program", lambda self, device, *rest: compiled.append(device) or whole(self, device, *rest)
+        Updater, "_program", lambda self, device, *rest: devices.append(device) or whole(self, device, *rest)
     )
+    return devices
+
+
+@pytest.mark.parametrize("name", others(UPDATES))
+def test_updates_as_one_program_of_each_stage_equal_plain_fit(name, compiled):
+    """The second stage's program gets the first one's scalars."""
     check(name, "1x2" if CASES[name].cut else "2x1")
     assert len(set(compiled)) == 2 or name not in UPDATES
+
+
+def test_an_embeddings_slices_leave_the_other_updates_compiled(compiled):
+    check("gru", "2x1")
+    assert len(set(compiled)) == 2
 
 
 @pytest.mark.parametrize("rows", range(1, 8))
