@@ -13,8 +13,14 @@ from keras.src.layers.layer import CallContext
 from keras.src.models.functional import Functional, operation_fn
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 from keras.src.saving.serialization_lib import SafeModeScope
-from keras.src.trainers.data_adapters.array_slicing import train_validation_split
+from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter, can_convert_arrays
+from keras.src.trainers.data_adapters.array_slicing import (
+    ScipySparseSliceable,
+    convert_to_sliceable,
+    train_validation_split,
+)
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter as DataAdapter
+from keras.src.trainers.data_adapters.data_adapter_utils import scipy_sparse_to_tf_sparse
 from keras.src.trainers.data_adapters.tf_dataset_adapter import make_class_weight_map_fn
 from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
 from tensorflow.python.distribute import cross_device_ops, distribute_lib
@@ -437,6 +443,38 @@ def set_strategy(model: keras.Model, strategy: tf.distribute.Strategy) -> None:
 def split_for_validation(arrays: Any, share: float) -> Any:
     """Split arrays into training and validation rows as Keras does."""
     return train_validation_split(arrays, share)
+
+
+def are_arrays(*data: Any) -> bool:
+    """Return whether Keras reads x, y and weights as arrays."""
+    return data[0] is not None and bool(can_convert_arrays(data))
+
+
+def rows_of_arrays(given: dict[str, Any]) -> tuple[Any, int, int]:
+    """Return arrays as Keras's `fit` takes them: checked, in its float dtype, with class weights as weights of rows.
+
+    Args:
+        given: The arguments of `fit`.
+
+    Returns:
+        What Keras packs of x, y and weights, each leaf ready to be indexed by rows; the rows; the batch size.
+
+    Raises:
+        ValueError: Keras refuses the arrays, as for different numbers of rows.
+    """
+    names = ("x", "y", "sample_weight", "class_weight", "batch_size")
+    adapter = ArrayDataAdapter(**{name: given[name] for name in names}, steps=given["steps_per_epoch"])
+    return convert_to_sliceable(adapter._inputs), adapter._num_samples, adapter._batch_size
+
+
+def chosen_rows(sliceable: Any, indices: Any) -> Any:
+    """Return rows of a leaf of `rows_of_arrays`: a NumPy array, or a tensor where it is one."""
+    if sliceable is None:
+        return None
+    if isinstance(sliceable, ScipySparseSliceable):
+        return scipy_sparse_to_tf_sparse(sliceable[indices])
+    rows = sliceable[indices]
+    return rows if isinstance(rows, tf.Tensor | tf.RaggedTensor | tf.SparseTensor) else sliceable.convert_to_numpy(rows)
 
 
 def trust_own_code() -> Any:

@@ -16,7 +16,7 @@ from kparallel.errors import DataError
 from kparallel.model.agreement import AgreedCallbacks
 from kparallel.model.runtime import Runtime
 from kparallel.model.sameness import check_same_model, facts_of_fit
-from kparallel.private import split_for_validation
+from kparallel.private import are_arrays, split_for_validation
 
 __all__: list[str] = []
 
@@ -126,18 +126,18 @@ def _order_rows(given: dict[str, Any], talk: Talk) -> EpochOrder | Shards | None
     x = given["x"]
     if isinstance(x, Shards):
         return x
-    arrays = not isinstance(x, tf.data.Dataset | keras.utils.PyDataset | tf.distribute.DistributedDataset)
-    arrays = arrays and x is not None and not hasattr(x, "__next__")
-    if not arrays or not given["shuffle"]:
+    if not given["shuffle"] or not are_arrays(x, given["y"], given["sample_weight"]):
         return None
-    rows = x, given["y"], given["sample_weight"]
     if given["validation_split"] and given["validation_data"] is None:
-        rows, given["validation_data"] = split_for_validation(rows, given["validation_split"])
-    seed = int(talk.from_chief([random.getrandbits(31)])[0])
-    order = EpochOrder(rows, given["batch_size"] or 32, seed)
+        rows = x, given["y"], given["sample_weight"]
+        (given["x"], given["y"], given["sample_weight"]), given["validation_data"] = split_for_validation(
+            rows, given["validation_split"]
+        )
+    order = EpochOrder(given, int(talk.from_chief([random.getrandbits(31)])[0]))
     if given["validation_batch_size"] is None:
         given["validation_batch_size"] = given["batch_size"]
-    given |= {"x": order, "y": None, "sample_weight": None, "batch_size": None, "shuffle": False, "validation_split": 0}
+    taken = dict.fromkeys(("y", "sample_weight", "class_weight", "batch_size"))
+    given |= {**taken, "x": order, "shuffle": False, "validation_split": 0}
     return order
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
+import scipy.sparse
 import tensorflow as tf
 
 import kparallel
@@ -122,7 +124,24 @@ def every_row_once():
     return {"counts": counts}
 
 
-EXTRA = [totals, datasets, stopping_and_plateau, stop_on_any_worker, every_row_once]
+def arrays():
+    """What Keras makes of arrays: sizes from steps, weights of all outputs, and what it refuses."""
+    x, y = numbers()
+    results = {}
+    steps = []
+    count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: steps.append(batch))
+    results["steps"] = compiled(mlp).fit(x, y, steps_per_epoch=2, epochs=1, verbose=0, callbacks=[count]).epoch, steps
+    for shuffle, size, rows in (("batch", 5, x), (True, 22, scipy.sparse.csr_matrix(x))):
+        model = compiled(mlp)
+        history = model.fit(rows, y, batch_size=size, epochs=2, shuffle=shuffle, verbose=0)
+        results[str(shuffle)] = outcome(model, history)
+    for name, targets in (("lengths", y[:20]), ("lists", y.tolist())):
+        with pytest.raises(ValueError, match="cardinality" if name == "lengths" else "Unrecognized data type"):
+            compiled(mlp).fit(x, targets, batch_size=5, verbose=0)
+    return results
+
+
+EXTRA = [arrays, totals, datasets, stopping_and_plateau, stop_on_any_worker, every_row_once]
 RUNS = {**{name: (of_the_table, name) for name in CASES}, **{each.__name__: (each,) for each in EXTRA}}
 
 

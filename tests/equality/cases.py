@@ -153,6 +153,17 @@ _LOSSES = [
         m.shared_and_nested,
         m.two_inputs,
     ),
+    Case(
+        "logits",
+        ("loss", "logits"),
+        lambda: {
+            "optimizer": O.SGD(0.1),
+            "loss": {"a": SCCE, "b": "binary_crossentropy"},
+            "metrics": {"a": [M.SparseCategoricalCrossentropy(name="entropy")]},
+        },
+        m.certain,
+        m.two_classes,
+    ),
     Case("regularizers", ("penalties",), of_loss(lambda: SCCE), m.regularized),
     Case("regularizers_and_weights", ("penalties", "weights"), of_loss(lambda: SCCE), m.regularized, m.weighted),
     Case("add_loss", ("penalties",), of_loss(lambda: SCCE), m.penalized),

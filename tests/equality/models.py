@@ -75,6 +75,14 @@ def branched():
     return keras.Model(inputs, outputs)
 
 
+def certain():
+    """Its probabilities are 0 and 1 up to rounding, so that the losses depend on the logits behind them."""
+    inputs = keras.Input((4,))
+    hidden = L.Rescaling(100.0)(inputs)
+    outputs = {"a": L.Dense(3, activation="softmax", name="a")(hidden)}
+    return keras.Model(inputs, outputs | {"b": L.Dense(1, activation="sigmoid", name="b")(hidden)})
+
+
 def shared_and_nested():
     """Takes a dict of two inputs through one shared, nested model; gives two outputs as a list."""
     one, other = keras.Input((4,), name="one"), keras.Input((4,), name="other")
@@ -176,6 +184,11 @@ def some_without_weight():
 def two_targets():
     x, y = numbers()
     return x, {"a": y, "b": x[:, :1] * 2}
+
+
+def two_classes():
+    x, y = numbers()
+    return x, {"a": y, "b": (x[:, :1] > 0).astype(x.dtype)}
 
 
 def two_weighted_targets():

@@ -50,6 +50,7 @@ CONTROLS = {
     "dict_of_losses": 1.8e-07,
     "dict_of_weights": 6.0e-08,
     "list_of_losses": 3.3e-07,
+    "logits": 9.6e-07,
     "regularizers": 9.8e-08,
     "regularizers_and_weights": 6.0e-08,
     "add_loss": 1.1e-07,
