@@ -124,7 +124,8 @@ def wrap(
         replicas, stages, microbatches, schedule, recompute, balance, sample, devices, memory_per_device, batch_size:
             As in `kparallel.plan`.
         loss_reduction: What a loss means that returns one scalar for a batch: `"mean"` over rows (default),
-            `"sum"` over rows, or `"global"`, which gathers the outputs of all replicas first.
+            `"sum"` over rows, or `"global"`, which gathers the outputs of all replicas first; then also for losses of
+            your own that give a value for each row, which may compare rows.
         gradient_compression: The dtype in which gradients travel between replicas: `"bfloat16"` or `"float16"` halve
             the bytes of float32. Then training no longer equals one device: each replica's gradient and their sum are
             rounded, to 8 bits (bfloat16) or to 11 bits (float16, where a value below 6e-8 becomes 0 and one above
