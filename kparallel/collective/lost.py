@@ -56,7 +56,9 @@ def naming_lost_workers() -> Iterator[None]:
             raise
         names = ", ".join(f"worker {index} ({cluster.workers[index]})" for index in lost)
         how = (
-            "sends no sign of life: it has frozen" if "heartbeat" in str(error) else "hung up: it failed, or was killed"
+            "sends no sign of life: it has frozen, or its script has ended"
+            if "heartbeat" in str(error)
+            else "hung up: it failed, or was killed"
         )
         raise WorkerError(
             f"Lost {names}, which {how}; or the network between failed. Look at the end of its output. This process "

@@ -26,7 +26,7 @@ def main() -> None:
     """Train Keras models on many devices and machines as on one."""
 
 
-@main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@main.command(context_settings={"allow_interspersed_args": False})
 @click.option("-n", "--workers", type=_POSITIVE, help="Start that many workers on this machine.")
 @click.option("--devices-per-worker", type=_POSITIVE, help="Give each worker virtual CPU devices instead of GPUs.")
 @click.option("--hosts", help="host:port of every worker, separated by commas; this machine runs one of them.")

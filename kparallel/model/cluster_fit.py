@@ -40,7 +40,7 @@ def cluster_fit_arguments(model: Any, talk: Talk, args: tuple[Any, ...], kwargs:
     given["verbose"] = (1 if talk.is_chief else 0) if asked == "auto" else asked
     order = _order_rows(given, talk)
     steps = steps_of(given)
-    _agree_on_size(talk, steps)
+    _agree_on_size(talk, steps, given["x"])
     if not isinstance(given["callbacks"], keras.callbacks.CallbackList):
         given["callbacks"] = AgreedCallbacks(
             given["callbacks"], talk, order, model, verbose=given["verbose"], epochs=given["epochs"], steps=steps
@@ -160,10 +160,16 @@ def steps_of(given: dict[str, Any]) -> int | None:
     return -(-rows // (given["batch_size"] or 32))
 
 
-def _agree_on_size(talk: Talk, steps: int | None) -> None:
-    sizes = talk.gather(str(steps))
+def _agree_on_size(talk: Talk, steps: int | None, x: Any) -> None:
+    rows = keras.tree.flatten(x)[0].shape[0] if are_arrays(x) else None
+    sizes, counts = zip(*(answer.split("/") for answer in talk.gather(f"{steps}/{rows}")), strict=True)
     if len(set(sizes)) > 1:
         raise DataError(
-            f"Expected the same number of steps for each epoch on all workers, received {sizes}. Every worker reads "
-            "the whole dataset and takes its share of each batch; give all the same data, or pass steps_per_epoch."
+            f"Expected the same number of steps for each epoch on all workers, received {list(sizes)}. Every worker "
+            "reads the whole dataset and takes its share of each batch: give all the same data, or steps_per_epoch."
+        )
+    if len(set(counts)) > 1:
+        raise DataError(
+            f"Expected the same number of rows on all workers, received {list(counts)}. Every worker reads all rows "
+            "and takes its share of each batch; give all the same data, or deal shards with kparallel.read_records."
         )

@@ -49,6 +49,8 @@ def mesh_of(options: Options, stages: int, workers: int) -> Mesh:
 
 def _local_replicas(options: Options, stages: int, workers: int, names: Sequence[str]) -> int:
     way_out = "kparallel.virtual_devices(n), called first, makes n virtual CPU devices."
+    if workers > 1:
+        way_out = "kparallel run --devices-per-worker n gives each worker n virtual CPU devices."
     # Of a worker's CPUs, TensorFlow's multi-worker strategy runs one replica; its stages may use them all.
     alone = workers > 1 and names[0].startswith("CPU")
     if options.replicas is None:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.collective.lost import naming_lost_workers
 from kparallel.data.feed import Divided, Feed
 from kparallel.data.shards import LocalBatches, Shards
 from kparallel.errors import ModelError
@@ -17,6 +18,7 @@ from kparallel.model.functions import first_share, predict_function, step_functi
 from kparallel.model.optimizer import adopt, copy_state, rebuild_optimizer
 from kparallel.model.recompile import recompile
 from kparallel.model.runtime import Runtime
+from kparallel.model.sameness import check_same_model, facts_of_call
 from kparallel.planning.plan import Plan
 from kparallel.private import build_symbolically, epoch_batches, record_jit, unpickler
 from kparallel.stage.rebuild import build_with, rebuild, transfer
@@ -63,20 +65,32 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         runtime = self._kparallel
         arguments = _named(self.__class__.fit, args, kwargs)
         if runtime.layout.talk is not None:
-            arguments = cluster_fit_arguments(self, runtime.layout.talk, (), arguments)
+            with naming_lost_workers():
+                arguments = cluster_fit_arguments(self, runtime.layout.talk, (), arguments)
             runtime.unsized = steps_of(arguments) is None or arguments["validation_data"] is not None
         with runtime.whole_batches():
             return super().fit(**self._adapted(arguments))
 
     @wraps(keras.Model.evaluate)
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        arguments = _named(self.__class__.evaluate, args, kwargs)
+        self._check_call("evaluate", arguments)
         with self._kparallel.whole_batches():
-            return super().evaluate(**self._adapted(_named(self.__class__.evaluate, args, kwargs)))
+            return super().evaluate(**self._adapted(arguments))
 
     @wraps(keras.Model.predict)
     def predict(self, *args: Any, **kwargs: Any) -> Any:
+        arguments = _named(self.__class__.predict, args, kwargs)
+        self._check_call("predict", arguments)
         with self._kparallel.whole_batches():
-            return super().predict(**self._adapted(_named(self.__class__.predict, args, kwargs)))
+            return super().predict(**self._adapted(arguments))
+
+    def _check_call(self, name: str, arguments: dict[str, Any]) -> None:
+        """In a cluster, make sure that all workers call the same with the same data; `fit` has done so for its own."""
+        runtime = self._kparallel
+        if runtime.layout.talk is not None and not runtime.feeding:
+            with naming_lost_workers():
+                check_same_model(runtime.layout.talk, facts_of_call(name, arguments.get("x")))
 
     def _adapted(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return a call's arguments with datasets that are distributed already as Keras's loops take them."""

@@ -1,15 +1,25 @@
 """What must be equal on all workers, compared before a collective would wait for what never comes."""
 
 import json
+import re
+import threading
+import zlib
 from typing import Any
 
 import keras
+import numpy as np
 
+from kparallel.barrier import to_stderr
 from kparallel.collective.talk import Talk
 from kparallel.errors import WorkerError
 from kparallel.planning.plan import Plan
+from kparallel.private import are_arrays
 
 __all__: list[str] = []
+
+_LONG = 10.0  # Seconds of waiting after which a worker says so.
+_HEAD = 32  # Rows that are compared.
+_EQUAL = ("epochs", "initial_epoch", "validation_split", "validation_freq", "shuffle", "class_weight")
 
 
 def check_same_model(talk: Talk, facts: dict[str, str]) -> None:
@@ -22,7 +32,14 @@ def check_same_model(talk: Talk, facts: dict[str, str]) -> None:
     Raises:
         WorkerError: They differ; the message names the workers, the first fact that differs and its texts.
     """
-    answers = [json.loads(answer) for answer in talk.gather(json.dumps(facts))]
+    awaited = f"worker {talk.worker_index} waits for the others in {facts.get('call', 'wrap')}, which all must call"
+    reminder = threading.Timer(_LONG, to_stderr, [awaited])
+    reminder.daemon = True
+    reminder.start()
+    try:
+        answers = [json.loads(answer) for answer in talk.gather(json.dumps(facts))]
+    finally:
+        reminder.cancel()
     for name in facts:
         texts = [answer.get(name, "none") for answer in answers]
         if len(set(texts)) > 1:
@@ -67,8 +84,42 @@ def facts_of_fit(model: keras.Model, given: dict[str, Any]) -> dict[str, str]:
     """
     optimizer = getattr(model, "optimizer", None)
     return {
-        **{name: str(given[name]) for name in ("epochs", "initial_epoch", "validation_split", "validation_freq")},
+        "call": "fit",
+        **{name: str(given[name]) for name in _EQUAL},
+        "kind of data": "arrays" if are_arrays(given["x"]) else type(given["x"]).__name__,
         "presence of validation_data": str(given["validation_data"] is not None),
         "class of the optimizer": type(optimizer).__name__,
+        "settings of the optimizer": _described(optimizer),
+        "loss": _described(getattr(model, "loss", None)),
+        "trainable weights": str(len(model.trainable_weights)),
         "steps_per_execution": str(getattr(model, "steps_per_execution", 1)),
     }
+
+
+def facts_of_call(name: str, x: Any) -> dict[str, str]:
+    """Return what of a call of `evaluate` or `predict` must be equal: each worker computes its share of every batch.
+
+    Args:
+        name: Of the method.
+        x: What it was given.
+    """
+    facts = {"call": name, "kind of data": "arrays" if are_arrays(x) else type(x).__name__}
+    if are_arrays(x):
+        leaves = keras.tree.flatten(x)
+        facts["number of rows"] = str(leaves[0].shape[0])
+        heads = [np.asarray(leaf[:_HEAD]) for leaf in leaves if not hasattr(leaf, "tocsr")]
+        facts["first rows"] = str([zlib.crc32(head.tobytes()) for head in heads if head.dtype != object])
+    return facts
+
+
+def _described(value: Any) -> str:
+    """Return a text of the settings of a Keras object, or of a structure of objects and functions."""
+
+    def one(leaf: Any) -> str:
+        if hasattr(leaf, "get_config"):
+            settings = {key: setting for key, setting in leaf.get_config().items() if key != "name"}
+            return f"{type(leaf).__name__} {settings}"
+        return getattr(leaf, "__name__", str(leaf))
+
+    # Two processes hold the same function at different places.
+    return re.sub(r" at 0x[0-9a-f]+", "", str(keras.tree.map_structure(one, value)))

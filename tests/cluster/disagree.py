@@ -60,6 +60,12 @@ def another_class():
     return kparallel.wrap(keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])) if INDEX else net()
 
 
+def compiled(optimizer="sgd", loss="mse"):
+    model = net()
+    model.compile(optimizer, loss)
+    return model
+
+
 def checkpoint_nowhere():
     # Even root cannot make files there.
     return fit(net(), callbacks=[keras.callbacks.ModelCheckpoint("/proc/kparallel/best.keras")])
@@ -124,9 +130,19 @@ CASES = {
     "another_class": another_class,
     "loss_reduction": lambda: net(loss_reduction="sum" if INDEX else "mean"),
     "microbatches": lambda: net(microbatches=1 + INDEX),
+    "too_many_stages": lambda: net(stages=3),
     "replicas": lambda: net(replicas=4),
     "rows": lambda: fit(net(), X[: 16 - 8 * INDEX]),
     "epochs": lambda: fit(net(), epochs=2 + INDEX),
+    "rows_in_as_many_steps": lambda: fit(net(), X[: 16 - INDEX], shuffle=False),
+    "shuffle": lambda: fit(net(), shuffle=bool(INDEX)),
+    "kind": lambda: fit(net(), dataset(16) if INDEX else X),
+    "settings": lambda: fit(compiled(keras.optimizers.SGD(0.1, clipnorm=1.0 + INDEX))),
+    "loss": lambda: fit(compiled(loss=keras.losses.MeanSquaredError(reduction="sum") if INDEX else "mse")),
+    "class_weight": lambda: fit(net(), class_weight={0: 1.0 + INDEX}),
+    "call": lambda: net().predict(X, verbose=0) if INDEX else fit(net()),
+    "predicted_rows": lambda: net().predict(X[: 16 - 8 * INDEX], verbose=0),
+    "predicted_shards": lambda: net().predict(X[INDEX::2], verbose=0),
     "optimizer": lambda: fit(net(optimizer="adam" if INDEX else "sgd")),
     "validation": lambda: fit(net(), validation_data=(X, X[:, :1]) if INDEX else None),
     "order": lambda: fit(net(), dataset(16, seed=INDEX)),
