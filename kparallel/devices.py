@@ -1,6 +1,6 @@
 """The devices of this process."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import tensorflow as tf
 
@@ -36,6 +36,8 @@ def check_devices(devices: Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(devices, str):
         raise DeviceError(f"Expected a list of device names, received the string {devices!r}. Write [{devices!r}].")
+    if not isinstance(devices, Iterable) or not all(isinstance(name, str) for name in devices):
+        raise DeviceError(f"Expected a list of device names, such as ['CPU:0', 'CPU:1'], received {devices!r}.")
     known = {name for kind in ("CPU", "GPU") for name in _listed(kind)}
     names = tuple(device_name(name) for name in devices)
     unknown = [name for name in names if name not in known]
@@ -65,8 +67,8 @@ def virtual_devices(count: int) -> tuple[str, ...]:
         >>> virtual_devices(2)
         ('CPU:0', 'CPU:1')
     """
-    if count < 1:
-        raise DeviceError(f"Expected at least one virtual device, received {count}.")
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise DeviceError(f"Expected at least one virtual device, a whole number, received {count!r}.")
     cpu = tf.config.list_physical_devices("CPU")[0]
     configuration = [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
     try:

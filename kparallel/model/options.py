@@ -38,9 +38,19 @@ def check_options(options: Options) -> None:
         raise PlanError(f"Expected balance to be one of {_BALANCES}, received {options.balance!r}.")
     for name in ("microbatches", "replicas", "batch_size"):
         value = getattr(options, name)
-        if value is not None and (not isinstance(value, int) or value < 1):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise PlanError(f"Expected {name} to be a whole number of at least 1, received {value!r}.")
-    if isinstance(options.stages, int) and options.stages < 1:
-        raise PlanError(f"Expected at least 1 stage, received {options.stages}.")
+    stages = options.stages
+    if isinstance(stages, bool) or not isinstance(stages, int | Mapping | Sequence | None) or isinstance(stages, str):
+        raise PlanError(
+            f"Expected stages to be a number, a list of lists of layer names or a dict of them, received {stages!r}."
+        )
+    if isinstance(stages, int) and stages < 1:
+        raise PlanError(f"Expected at least 1 stage, received {stages}.")
     if isinstance(options.schedule, str):
         by_name(options.schedule, lanes=1)
+    elif not callable(options.schedule):
+        raise PlanError(
+            "Expected schedule to be a name, such as '1f1b', or a function of the numbers of stages and microbatches, "
+            f"received {options.schedule!r}."
+        )

@@ -156,6 +156,10 @@ def wrap(
     options = Options(
         replicas, stages, microbatches, schedule, recompute, balance, sample, devices, memory_per_device, batch_size
     )
+    if not isinstance(plan, Plan | None):
+        raise PlanError(
+            f"Expected a plan that kparallel.plan made, received {plan!r}. Options have names: wrap(model, replicas=2)."
+        )
     if plan is not None and options != Options():
         raise PlanError("Expected either a plan or the options that make one, received both.")
     builder: Callable[[], Any] | None = None

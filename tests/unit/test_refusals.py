@@ -94,6 +94,11 @@ REFUSED = {
         ["1 to 4 replicas", "received 5", "virtual_devices"],
     ),
     "no replicas": (lambda: kparallel.wrap(line(), replicas=0), errors.PlanError, ["at least 1", "received 0"]),
+    "true replicas": (lambda: kparallel.wrap(line(), replicas=True), errors.PlanError, ["whole number", "True"]),
+    "a stage by name": (lambda: kparallel.wrap(line(), stages="dense"), errors.PlanError, ["list of lists", "'dense'"]),
+    "a schedule's number": (lambda: kparallel.wrap(line(), schedule=3), errors.PlanError, ["'1f1b'", "received 3"]),
+    "a number of devices": (lambda: kparallel.wrap(line(), devices=3), errors.DeviceError, ["'CPU:0'", "received 3"]),
+    "devices in words": (lambda: kparallel.virtual_devices("2"), errors.DeviceError, ["whole number", "'2'"]),
     "late devices": (lambda: kparallel.virtual_devices(5), errors.DeviceError, ["4 CPU device", "first thing"]),
     "no virtual devices": (lambda: kparallel.virtual_devices(0), errors.DeviceError, ["at least one", "0"]),
     "another model's plan": (
@@ -101,6 +106,7 @@ REFUSED = {
         errors.PlanError,
         ["'line'", "kparallel.plan(model)"],
     ),
+    "no plan": (lambda: kparallel.wrap(line(), 2), errors.PlanError, ["kparallel.plan", "received 2", "replicas=2"]),
     "plan and replicas": (
         lambda: kparallel.wrap(line(), kparallel.plan(line()), replicas=2),
         errors.PlanError,
