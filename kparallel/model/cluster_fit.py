@@ -117,8 +117,8 @@ def check_same_batch(talk: Talk, batch: Any) -> None:
     if len(set(digests)) > 1:
         raise DataError(
             f"Expected all workers to read the same batches, received digests {digests}. Give every random step of the "
-            "dataset a seed, such as shuffle(1000, seed=0), random arrays too (np.random.default_rng(0)), or shard the data yourself with "
-            "model.distribute_strategy.distribute_datasets_from_function."
+            "dataset a seed, such as shuffle(1000, seed=0), random arrays too (np.random.default_rng(0)), or shard "
+            "the data yourself with model.distribute_strategy.distribute_datasets_from_function."
         )
 
 
