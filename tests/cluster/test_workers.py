@@ -48,7 +48,7 @@ def run_hosts(folder, *names):
 
 
 def test_three_hosts_equal_one_device(folder, tmp_path):
-    names = ("adam", "accumulation", "mask", "by_hand", "dataset")
+    names = ("accumulation", "mask", "by_hand")
     run_hosts(tmp_path, *names)
     for name in names:
         compare(tmp_path, folder, name, workers=3)
