@@ -15,7 +15,7 @@ from kparallel.data.shards import Shards
 from kparallel.errors import DataError
 from kparallel.model.agreement import AgreedCallbacks
 from kparallel.model.runtime import Runtime
-from kparallel.model.sameness import check_same_model, facts_of_fit
+from kparallel.model.sameness import check_same, facts_of_fit
 from kparallel.private import are_arrays, split_for_validation
 
 __all__: list[str] = []
@@ -29,18 +29,19 @@ def cluster_fit_arguments(model: Any, talk: Talk, args: tuple[Any, ...], kwargs:
 
     Raises:
         DataError: Workers hold data of different sizes.
-        WorkerError: Workers were asked for different epochs, validations or optimizers.
+        WorkerError: Workers were asked for different epochs, validations, losses or optimizers.
     """
     bound = inspect.signature(keras.Model.fit).bind(model, *args, **kwargs)
     asked = bound.arguments.get("verbose", "auto")
     bound.apply_defaults()
     given = dict(bound.arguments)
     given.pop("self")
-    check_same_model(talk, facts_of_fit(model, given))
+    check_same(talk, facts_of_fit(model, given))
     given["verbose"] = (1 if talk.is_chief else 0) if asked == "auto" else asked
+    x = given["x"]
     order = _order_rows(given, talk)
     steps = steps_of(given)
-    _agree_on_size(talk, steps, given["x"])
+    _agree_on_size(talk, steps, x)
     if not isinstance(given["callbacks"], keras.callbacks.CallbackList):
         given["callbacks"] = AgreedCallbacks(
             given["callbacks"], talk, order, model, verbose=given["verbose"], epochs=given["epochs"], steps=steps

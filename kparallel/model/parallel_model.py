@@ -18,7 +18,7 @@ from kparallel.model.functions import first_share, predict_function, step_functi
 from kparallel.model.optimizer import adopt, copy_state, rebuild_optimizer
 from kparallel.model.recompile import recompile
 from kparallel.model.runtime import Runtime
-from kparallel.model.sameness import check_same_model, facts_of_call
+from kparallel.model.sameness import check_same, facts_of_call
 from kparallel.planning.plan import Plan
 from kparallel.private import build_symbolically, epoch_batches, record_jit, unpickler
 from kparallel.stage.rebuild import build_with, rebuild, transfer
@@ -90,7 +90,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         runtime = self._kparallel
         if runtime.layout.talk is not None and not runtime.feeding:
             with naming_lost_workers():
-                check_same_model(runtime.layout.talk, facts_of_call(name, arguments.get("x")))
+                check_same(runtime.layout.talk, facts_of_call(name, arguments.get("x")))
 
     def _adapted(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return a call's arguments with datasets that are distributed already as Keras's loops take them."""

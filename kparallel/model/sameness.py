@@ -22,7 +22,7 @@ _HEAD = 32  # Rows that are compared.
 _EQUAL = ("epochs", "initial_epoch", "validation_split", "validation_freq", "shuffle", "class_weight")
 
 
-def check_same_model(talk: Talk, facts: dict[str, str]) -> None:
+def check_same(talk: Talk, facts: dict[str, str]) -> None:
     """Make sure that all workers run the same thing, before the first step waits for them.
 
     Args:

@@ -19,7 +19,7 @@ from kparallel.model.options import Options
 from kparallel.model.parallel_model import ParallelModel, parallel_class
 from kparallel.model.recompile import recompile
 from kparallel.model.runtime import Runtime
-from kparallel.model.sameness import check_same_model, facts_of
+from kparallel.model.sameness import check_same, facts_of
 from kparallel.planning.plan import Plan
 from kparallel.private import set_strategy
 from kparallel.stage.rebuild import build_with, rebuild
@@ -181,7 +181,7 @@ def wrap(
     strategy, layout = lay_out(plan.mesh, cluster, gradient_compression)
     if layout.talk is not None:
         with naming_lost_workers():
-            check_same_model(layout.talk, facts_of(fresh, plan, loss_reduction, gradient_compression))
+            check_same(layout.talk, facts_of(fresh, plan, loss_reduction, gradient_compression))
     runtime = Runtime(plan, strategy, layout, loss_reduction, builder)
     set_strategy(fresh, strategy)
     if fresh.built:

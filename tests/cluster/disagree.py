@@ -135,6 +135,7 @@ CASES = {
     "rows": lambda: fit(net(), X[: 16 - 8 * INDEX]),
     "epochs": lambda: fit(net(), epochs=2 + INDEX),
     "rows_in_as_many_steps": lambda: fit(net(), X[: 16 - INDEX], shuffle=False),
+    "shuffled_rows": lambda: fit(net(), X[: 16 - INDEX], shuffle=True),
     "shuffle": lambda: fit(net(), shuffle=bool(INDEX)),
     "kind": lambda: fit(net(), dataset(16) if INDEX else X),
     "settings": lambda: fit(compiled(keras.optimizers.SGD(0.1, clipnorm=1.0 + INDEX))),

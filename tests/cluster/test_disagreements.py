@@ -24,6 +24,7 @@ DIFFERENCES = {
     "replicas": ("PlanError", "Expected one replica on each of 2 workers, whose devices are CPUs, received replicas=4"),
     "rows": ("DataError", "same number of steps for each epoch on all workers, received ['4', '2']"),
     "rows_in_as_many_steps": ("DataError", "same number of rows on all workers, received ['16', '15']"),
+    "shuffled_rows": ("DataError", "same number of rows on all workers, received ['16', '15']"),
     "shuffle": ("WorkerError", "same shuffle on all workers, received worker 0: False; worker 1: True"),
     "kind": ("WorkerError", "same kind of data on all workers, received worker 0: arrays; worker 1: "),
     "settings": ("WorkerError", "same settings of the optimizer on all workers, received worker 0: SGD"),

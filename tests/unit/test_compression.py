@@ -70,9 +70,7 @@ def test_packs_hold_every_tensor_once_large_ones_alone_and_late_ones_first() -> 
 
 def test_the_pack_that_waits_for_the_last_gradient_is_a_small_part() -> None:
     half = ALONE // 2
-    assert packs([10, half - 10]) == [
-        [1, 0]
-    ]  # What could travel early is worth an exchange only from half a megabyte on.
+    assert packs([10, half - 10]) == [[1, 0]]  # Less than half a megabyte is not worth an exchange of its own.
     assert packs([half // 5, half]) == [[1], [0]]
     assert packs([half, 10]) == [[1, 0]]  # Most of it is the last.
     for sizes in ([50_000] * 15, [ALONE // 8] * 80, [1000, *[ALONE // 3] * 7]):
