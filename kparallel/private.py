@@ -591,3 +591,23 @@ def expect_cluster(workers: int, timeout: float, heartbeat: float) -> None:
         heartbeat_timeout_in_ms=int(heartbeat * 1000),
         coordinated_jobs=[CoordinatedJob(name="worker", num_tasks=workers)],
     )
+
+
+def silent_workers(workers: int) -> list[int]:
+    """Return which workers of a cluster give no sign of life, as TensorFlow's coordination service tells.
+
+    Args:
+        workers: How many workers there are.
+    """
+    states = context.context().get_task_states([("worker", workers)])
+    return [index for index, state in enumerate(states) if state is not None]
+
+
+def run_independently(operation: tf.Operation) -> None:
+    """Let a stateful operation of a function's graph run as soon as its inputs are there.
+
+    TensorFlow otherwise runs all that have no resource one after another, in the order of tracing.
+    """
+    manager = operation.graph.experimental_acd_manager
+    if manager is not None:
+        manager.run_independently(operation)

@@ -81,6 +81,16 @@ class Ancestry:
         return name
 
 
+class Nobody:
+    """A ring without other workers, for graphs of steps that one process carries out."""
+
+    def sum(self, own: Any, add: Any) -> Any:
+        return own.copy()
+
+    def leave(self) -> None:
+        return None
+
+
 class Tagged(Exchange):
     """An exchange that leaves a mark at each gradient that goes in and at each sum that comes out.
 

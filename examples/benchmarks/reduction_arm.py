@@ -1,4 +1,7 @@
-"""An arm of two workers that reduce the bytes of a model's gradients with TensorFlow's ring, and do nothing else."""
+"""An arm of two workers that reduce the bytes of a model's gradients and do nothing else: over each kind of ring."""
+
+from collections.abc import Callable
+from typing import Any
 
 from examples.benchmarks.child import Run, begin, serve
 
@@ -8,36 +11,42 @@ __all__: list[str] = []
 def main() -> None:
     """Make tensors of the model's shapes, then serve; a step is one all-reduce of them all.
 
-    Options: `work`; `packs`: bytes of a pack for each variant, 0 for one pack of all.
+    Options: `work`; `packs`: for each variant the bytes of a pack of TensorFlow's, 0 for one pack of all, or None for
+    kparallel's own exchange.
     """
     options = begin()
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     import kparallel
-    from kparallel.collective.cluster import cluster_strategy
+    from kparallel.collective.cluster import cluster_links, cluster_strategy
+    from kparallel.collective.over_ring import OverRing
+    from kparallel.collective.talk import Talk
+    from kparallel.collective.workers import BetweenWorkers
 
     kparallel.init()
-    strategy = cluster_strategy()
-    assert strategy is not None
+    strategy, links = cluster_strategy(), cluster_links()
+    assert strategy is not None and links is not None
+    index, devices = strategy.cluster_resolver.task_id, strategy.extended.worker_devices
+    rings = links.rings(1, Talk(strategy, 2, index))
+    assert rings is not None
+    own = OverRing(devices, rings[0], BetweenWorkers(devices, strategy, 2, index), index)
     from examples.benchmarks.keras_models import build
 
     values = [tf.ones(weight.shape) for weight in build(options["work"]).trainable_weights]
 
-    def reduction(bytes_per_pack: int) -> Run:
+    def tensorflow(bytes_per_pack: int) -> Callable[[list[Any]], Any]:
         communication = tf.distribute.experimental.CommunicationOptions(
             bytes_per_pack=bytes_per_pack,
             implementation=tf.distribute.experimental.CommunicationImplementation.RING,
         )
+        operation = tf.distribute.ReduceOp.SUM
+        return lambda given: tf.distribute.get_replica_context().all_reduce(operation, given, communication)
 
-        def one() -> list[tf.Tensor]:
-            context = tf.distribute.get_replica_context()
-            given = [tf.identity(value) for value in values]
-            return list(context.all_reduce(tf.distribute.ReduceOp.SUM, given, communication))
-
-        @tf.function
+    def reduction(total: Callable[[list[Any]], Any]) -> Run:
+        @tf.function(autograph=False)
         def step() -> None:
-            strategy.run(one)
+            strategy.run(lambda: total([tf.identity(value) for value in values]))
 
         def run(steps: int) -> None:
             for _ in range(steps):
@@ -45,7 +54,7 @@ def main() -> None:
 
         return run
 
-    runs = {name: reduction(size) for name, size in options["packs"].items()}
+    runs = {name: reduction(own.sum if size is None else tensorflow(size)) for name, size in options["packs"].items()}
     serve(options, runs, {"bytes": sum(4 * int(tf.size(value)) for value in values)})
 
 

@@ -44,24 +44,33 @@ def small_arithmetic(work: str, settings: Settings) -> list[Row]:
         all-reduce of the same bytes; and the efficiency with compressed gradients ÷ PyTorch's in float32.
     """
     arms = _arms(work, settings)
-    arms["all-reduce"] = keras_workers(work, "examples.benchmarks.reduction_arm", packs=_PACKS)
+    reductions = {"all-reduce": {"own": None}, "TensorFlow's all-reduce": _PACKS}
+    for name, packs in reductions.items():
+        arms[name] = keras_workers(work, "examples.benchmarks.reduction_arm", packs=packs)
     for way in _COMPRESSIONS:
         arms[f"two, {way}"] = keras_workers(work, variants={"": {"gradient_compression": way}})
     with running(arms, settings.log) as started:
         check_twins(started)
-        pack = best_variant(started["all-reduce"], list(_PACKS), WORK[work].steps)
-        samples = alternate(started, settings.rounds, WORK[work].long, {"all-reduce": pack})
+        best = {name: best_variant(started[name], list(packs), WORK[work].steps) for name, packs in reductions.items()}
+        samples = alternate(started, settings.rounds, WORK[work].long, best)
     print(report(samples))
     title = WORK[work].title
     result = _scaling(work, samples, at_least=None)
-    step = [s.seconds for s in samples["one"]]
-    reduction = [s.user + s.system for s in samples["all-reduce"]]
-    efficiency = _efficiency(samples["one"], samples["two"])
-    ratios = [e * (c + a) / c for e, c, a in zip(efficiency, step, reduction, strict=True)]
-    c, a = (1000 * statistics.median(each) for each in (step, reduction))
-    costs = f"c {c:.3g} ms, a {a:.3g} ms in packs of {pack}"
-    result.append(row_of(f"{title}, two workers: efficiency ÷ c/(c+a)", ratios, at_least=0.95, conditions=costs))
+    for name in reductions:
+        carrier = "TensorFlow's ring in packs of " + best[name] if name != "all-reduce" else "the engine's own ring"
+        result.append(_against_sum(title, samples, name, carrier))
     return [*result, *(_compressed(title, samples, way, goal) for way, goal in _COMPRESSIONS.items())]
+
+
+def _against_sum(title: str, samples: Samples, reduction: str, carrier: str) -> Row:
+    """Compare with a worker that computes and then sums, on one core, and never waits."""
+    step = [s.seconds for s in samples["one"]]
+    bare = [s.user + s.system for s in samples[reduction]]
+    efficiency = _efficiency(samples["one"], samples["two"])
+    ratios = [e * (c + a) / c for e, c, a in zip(efficiency, step, bare, strict=True)]
+    c, a = (1000 * statistics.median(each) for each in (step, bare))
+    what = f"{title}, two workers: efficiency ÷ c/(c+a), a of {carrier}"
+    return row_of(what, ratios, at_least=0.95, conditions=f"c {c:.3g} ms, a {a:.3g} ms")
 
 
 def _compressed(title: str, samples: Samples, way: str, goal: float | None) -> Row:

@@ -5,6 +5,7 @@ import functools
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import tensorflow as tf
@@ -12,11 +13,15 @@ import tensorflow as tf
 import kparallel
 from kparallel.barrier import to_stderr, wait_for_peers
 from kparallel.cluster import Cluster, read_cluster
+from kparallel.collective.links import Links
 from kparallel.devices import virtual_devices
 from kparallel.errors import ClusterError
 from kparallel.private import expect_cluster, tensorflow_has_started
 
 __all__: list[str] = []
+
+_CHOICE = "KPARALLEL_COLLECTIVES"
+_CHOICES = ("auto", "tensorflow")
 
 
 def init(timeout: float = 300.0, heartbeat: float = 60.0) -> None:
@@ -30,7 +35,8 @@ def init(timeout: float = 300.0, heartbeat: float = 60.0) -> None:
         heartbeat: Seconds after which a worker that has frozen counts as lost; all others then raise.
 
     Raises:
-        ClusterError: `TF_CONFIG` is malformed, this worker's port is taken, or TensorFlow has started already.
+        ClusterError: `TF_CONFIG` or `KPARALLEL_COLLECTIVES` is malformed, this worker's port is taken, or TensorFlow
+            has started already.
         WorkerError: A worker does not come, or the workers' versions differ; the message names them.
 
     Example:
@@ -42,7 +48,7 @@ def init(timeout: float = 300.0, heartbeat: float = 60.0) -> None:
         if devices and not tensorflow_has_started():
             virtual_devices(int(devices))
         return
-    made = _strategies(cluster)
+    made = _joined(cluster)
     if made:
         return
     if tensorflow_has_started():
@@ -62,7 +68,9 @@ def init(timeout: float = 300.0, heartbeat: float = 60.0) -> None:
         rpc_layer="grpc",
     )
     with _not_silently(cluster, timeout):
-        made.append(tf.distribute.MultiWorkerMirroredStrategy(resolver))
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    own = len(cluster.workers) > 1 and _choice() == "auto"
+    made.append(_Joined(strategy, Links(cluster, heartbeat) if own else None))
 
 
 def cluster_strategy() -> tf.distribute.Strategy | None:
@@ -74,14 +82,21 @@ def cluster_strategy() -> tf.distribute.Strategy | None:
     cluster = read_cluster()
     if cluster is None:
         return None
-    made = _strategies(cluster)
+    made = _joined(cluster)
     if not made:
         raise ClusterError(
             f"TF_CONFIG names a cluster of {len(cluster.workers)} workers, which this process has not joined. Add the "
             "line `kparallel.init()` below the imports, before the first model, dataset or tensor, or start the script "
             "with `kparallel run`, which does it."
         )
-    return made[0]
+    return made[0].strategy
+
+
+def cluster_links() -> Links | None:
+    """Return the connections to the other workers, or None where TensorFlow's collectives are to carry everything."""
+    cluster = read_cluster()
+    made = [] if cluster is None else _joined(cluster)
+    return made[0].links if made else None
 
 
 @contextlib.contextmanager
@@ -108,13 +123,31 @@ def _not_silently(cluster: Cluster, timeout: float) -> Iterator[None]:
         timer.cancel()
 
 
+@dataclass(frozen=True)
+class _Joined:
+    strategy: tf.distribute.Strategy
+    links: Links | None
+
+
 @functools.cache
-def _strategies(cluster: Cluster) -> list[tf.distribute.Strategy]:
-    """Return where the cluster's strategy is kept; TensorFlow allows a process one."""
+def _joined(cluster: Cluster) -> list[_Joined]:
+    """Return where the cluster's strategy and connections are kept; TensorFlow allows a process one strategy."""
     return []
 
 
 def _greeting(devices: str | None) -> dict[str, str]:
     versions = {"kparallel version": kparallel.__version__}
     versions |= {f"{name} version": version(name) for name in ("tensorflow", "keras")}
-    return {**versions, "number of devices per worker": devices or "default"}
+    return {**versions, "number of devices per worker": devices or "default", _CHOICE: _choice()}
+
+
+def _choice() -> str:
+    """Return what carries gradients between CPUs, as the environment says it.
+
+    Raises:
+        ClusterError: It says something else.
+    """
+    choice = os.environ.get(_CHOICE, "auto")
+    if choice not in _CHOICES:
+        raise ClusterError(f"Expected {_CHOICE} to be one of {', '.join(_CHOICES)}, received {choice!r}.")
+    return choice

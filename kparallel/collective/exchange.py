@@ -28,6 +28,10 @@ class Exchange(abc.ABC):
     def replica_index(self) -> int:
         """This replica's index."""
 
+    def leave(self) -> None:
+        """After a step that failed: let no other worker wait for this one."""
+        return None
+
 
 class Alone(Exchange):
     """The exchange of a single replica."""

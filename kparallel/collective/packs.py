@@ -1,10 +1,8 @@
 """Which tensors travel together between workers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
-
-from kparallel.private import CollectiveReducer
 
 __all__: list[str] = []
 
@@ -58,19 +56,20 @@ def _divided(last: list[int], sizes: Sequence[int]) -> list[list[int]]:
     return [early, late] if late else [early]
 
 
-def sum_by_dtype(reducer: CollectiveReducer, values: list[tf.Tensor], local_index: int) -> list[tf.Tensor]:
+def sum_by_dtype(
+    sum_packs: Callable[[list[list[tf.Tensor]]], list[tf.Tensor]], values: list[tf.Tensor]
+) -> list[tf.Tensor]:
     """Sum each tensor over a group of devices.
 
     Args:
-        reducer: The group.
+        sum_packs: Sums each tensor; a pack's tensors, of one dtype, travel as one.
         values: Tensors of any shapes and dtypes, the same on all devices.
-        local_index: Which of this worker's devices calls.
     """
     total: dict[int, tf.Tensor] = {}
     for dtype in dict.fromkeys(value.dtype for value in values):
         places = [index for index, value in enumerate(values) if value.dtype == dtype]
         sizes = [(values[index].shape.num_elements() or 0) * dtype.size for index in places]
         grouped = [[places[index] for index in pack] for pack in packs(sizes)]
-        sums = reducer.sum([[values[index] for index in pack] for pack in grouped], local_index)
+        sums = sum_packs([[values[index] for index in pack] for pack in grouped])
         total |= zip((index for pack in grouped for index in pack), sums, strict=True)
     return [total[index] for index in range(len(values))]

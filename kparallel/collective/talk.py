@@ -41,7 +41,7 @@ class Talk:
 
         def total(values: list[tf.Tensor]) -> list[tf.Tensor]:
             with tf.device(device):
-                return sum_by_dtype(reducer, values, 0)
+                return sum_by_dtype(lambda packs: reducer.sum(packs, 0), values)
 
         signature = [tf.TensorSpec([1, None], tf.int32)]
         self._gather = tf.function(gather, input_signature=signature, autograph=False)

@@ -38,7 +38,7 @@ class BetweenWorkers(Exchange):
             implementation=implementation.NCCL if nccl else implementation.RING
         )
         self._reducer = CollectiveReducer(column, strategy, replicas, options)
-        self._replicas = replicas
+        self.replicas = replicas
         self._first_replica = first_replica
 
     @property
@@ -53,7 +53,8 @@ class BetweenWorkers(Exchange):
             if isinstance(value, tf.IndexedSlices)
         }
         dense = [index for index in range(len(values)) if index not in total]
-        total |= zip(dense, sum_by_dtype(self._reducer, [values[index] for index in dense], local), strict=True)
+        sums = sum_by_dtype(lambda packs: self._reducer.sum(packs, local), [values[index] for index in dense])
+        total |= zip(dense, sums, strict=True)
         return [total[index] for index in range(len(values))]
 
     def gather(self, values: list[Any]) -> list[list[Any]]:
@@ -61,9 +62,9 @@ class BetweenWorkers(Exchange):
         result = []
         for value in values:
             value = tf.convert_to_tensor(value)
-            own = tf.one_hot(self.replica_index, self._replicas, tf.shape(value)[0], 0, dtype=tf.int32)
+            own = tf.one_hot(self.replica_index, self.replicas, tf.shape(value)[0], 0, dtype=tf.int32)
             sizes = self._reducer.sum([[own]], local)[0]
             carried = tf.cast(value, tf.int32) if value.dtype == tf.bool else value
             whole = self._reducer.gather(carried, local)
-            result.append(list(tf.split(tf.cast(whole, value.dtype), sizes, num=self._replicas)))
+            result.append(list(tf.split(tf.cast(whole, value.dtype), sizes, num=self.replicas)))
         return result

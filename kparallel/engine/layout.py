@@ -27,3 +27,8 @@ class Layout:
     exchanges: tuple[Exchange, ...]
     talk: Talk | None = None
     compression: str | None = None
+
+    def leave(self) -> None:
+        """After a step that failed: let no other worker wait for this one."""
+        for exchange in self.exchanges:
+            exchange.leave()

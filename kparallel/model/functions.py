@@ -100,7 +100,11 @@ def _compiled(
         if counts not in graphs:
             graphs[counts] = graph(counts)
         with naming_lost_workers():
-            return graphs[counts](batch)
+            try:
+                return graphs[counts](batch)
+            except tf.errors.OpError:
+                runtime.layout.leave()
+                raise
 
     return run
 

@@ -1,8 +1,12 @@
 """The strategy and the exchanges that carry a mesh, on one machine or in a cluster."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
+from kparallel.collective.cluster import cluster_links
 from kparallel.collective.exchange import Alone, Exchange, InProcess
+from kparallel.collective.over_ring import OverRing
 from kparallel.collective.talk import Talk
 from kparallel.collective.workers import BetweenWorkers
 from kparallel.engine.layout import Layout
@@ -14,7 +18,7 @@ __all__: list[str] = []
 
 
 def lay_out(
-    mesh: Mesh, cluster: tf.distribute.Strategy | None, compression: str | None
+    mesh: Mesh, cluster: tf.distribute.Strategy | None, compression: str | None, agree: Callable[[Talk], None]
 ) -> tuple[tf.distribute.Strategy, Layout]:
     """Return the strategy that holds a mesh's variables, and where its replicas run.
 
@@ -22,6 +26,7 @@ def lay_out(
         mesh: This worker's rows.
         cluster: The cluster's strategy, or None on one machine.
         compression: The dtype in which gradients travel, or None.
+        agree: In a cluster, makes sure that all workers lay out the same.
 
     Raises:
         PlanError: The mesh has another number of replicas than the cluster's strategy.
@@ -46,7 +51,21 @@ def lay_out(
     workers = len(cluster.cluster_resolver.cluster_spec().as_dict()["worker"])
     # First, so that workers whose plans differ in stages number this exchange alike, and can tell one another.
     talk = Talk(cluster, workers, index)
-    exchanges = tuple(
-        BetweenWorkers([row[stage] for row in rows], cluster, replicas, first) for stage in range(mesh.stages)
+    agree(talk)
+    columns = [tuple(row[stage] for row in rows) for stage in range(mesh.stages)]
+    return cluster, Layout(rows, first, replicas, _exchanges(columns, cluster, first, talk), talk, compression)
+
+
+def _exchanges(
+    columns: list[tuple[str, ...]], strategy: tf.distribute.Strategy, first_replica: int, talk: Talk
+) -> tuple[Exchange, ...]:
+    """Return each column's exchange: over rings between CPUs of several workers, else by TensorFlow's collectives."""
+    plain = [BetweenWorkers(column, strategy, strategy.num_replicas_in_sync, first_replica) for column in columns]
+    links = cluster_links() if all(":CPU:" in device for column in columns for device in column) else None
+    rings = None if links is None else links.rings(len(columns), talk)
+    if rings is None:
+        return tuple(plain)
+    return tuple(
+        OverRing(column, ring, exchange, first_replica)
+        for column, ring, exchange in zip(columns, rings, plain, strict=True)
     )
-    return cluster, Layout(rows, first, replicas, exchanges, talk, compression)

@@ -178,10 +178,9 @@ def wrap(
         check_devices([name for row in plan.mesh.rows for name in row])
         check_plan(plan, fresh)
     check_microbatches(fresh, plan)
-    strategy, layout = lay_out(plan.mesh, cluster, gradient_compression)
-    if layout.talk is not None:
-        with naming_lost_workers():
-            check_same(layout.talk, facts_of(fresh, plan, loss_reduction, gradient_compression))
+    facts = facts_of(fresh, plan, loss_reduction, gradient_compression)
+    with naming_lost_workers():
+        strategy, layout = lay_out(plan.mesh, cluster, gradient_compression, lambda talk: check_same(talk, facts))
     runtime = Runtime(plan, strategy, layout, loss_reduction, builder)
     set_strategy(fresh, strategy)
     if fresh.built:

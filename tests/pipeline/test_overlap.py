@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import kparallel
-from examples.benchmarks.executed import early_share
+from examples.benchmarks.executed import Nobody, early_share
+from kparallel.collective.over_ring import OverRing
 from kparallel.collective.workers import BetweenWorkers
 
 LAYERS, UNITS = 8, 16
@@ -13,16 +14,24 @@ KERNEL = 4 * UNITS * UNITS
 REPORT = 64  # Room for what is reported, which travels along.
 
 
-def share(jit=False, workers=False, **options):
+def over_ring(column, strategy):
+    return OverRing(column, Nobody(), BetweenWorkers(column, strategy, 2, 0), 0)
+
+
+def by_tensorflow(column, strategy):
+    return BetweenWorkers(column, strategy, 2, 0)
+
+
+def share(jit=False, workers=None, **options):
     """Return the share of gradient bytes whose sum needs no result of the last backward operation."""
     layers = [keras.layers.Dense(UNITS, use_bias=False, activation="tanh") for _ in range(LAYERS)]
     model = kparallel.wrap(keras.Sequential([keras.Input((UNITS,)), *layers]), replicas=2, **options)
     model.compile("sgd", "mse", jit_compile=jit)
     runtime = model._kparallel
     columns = [[row[s] for row in runtime.layout.rows] for s in range(len(runtime.layout.exchanges))]
-    packed = [BetweenWorkers(column, runtime.strategy, 2, 0) for column in columns]
+    packed = workers and [workers(column, runtime.strategy) for column in columns]
     x = np.ones((8, UNITS), "float32")
-    return early_share(model, lambda: model.fit(x, x, verbose=0), packed if workers else None)
+    return early_share(model, lambda: model.fit(x, x, verbose=0), packed)
 
 
 @pytest.mark.parametrize(
@@ -32,15 +41,16 @@ def test_each_gradient_is_reduced_as_soon_as_it_is_there(options):
     assert share(**options) == pytest.approx((LAYERS - 1) / LAYERS)
 
 
-def test_packs_between_workers_do_not_wait_for_the_last_gradient(monkeypatch):
+@pytest.mark.parametrize("workers", [over_ring, by_tensorflow])
+def test_packs_between_workers_do_not_wait_for_the_last_gradient(monkeypatch, workers):
     monkeypatch.setattr("kparallel.collective.packs.PACK", 2 * KERNEL + REPORT)
-    assert share(workers=True) == 6 / 8  # All but the last pack, of two kernels.
+    assert share(workers=workers) == 6 / 8  # All but the last pack, of two kernels.
     monkeypatch.setattr("kparallel.collective.packs.PACK", LAYERS * KERNEL + REPORT)
-    assert share(workers=True) == 0  # One pack waits for all.
+    assert share(workers=workers) == 0  # One pack waits for all.
     monkeypatch.setattr("kparallel.collective.packs.WORTH", KERNEL)
-    assert share(workers=True) == 7 / 8  # The last gradient, less than a fifth of all, waits by itself.
+    assert share(workers=workers) == 7 / 8  # The last gradient, less than a fifth of all, waits by itself.
     monkeypatch.setattr("kparallel.collective.packs.ALONE", KERNEL)
-    assert share(workers=True) == 7 / 8  # Each by itself.
+    assert share(workers=workers) == 7 / 8  # Each by itself.
 
 
 def test_a_compiled_stage_gives_its_gradients_together():

@@ -1,0 +1,123 @@
+"""The exchange between CPUs of several workers: a ring of our own, which takes less than half of gRPC's time."""
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from kparallel.collective.courier import Courier, Work, gather, summing
+from kparallel.collective.exchange import Exchange
+from kparallel.collective.packs import sum_by_dtype
+from kparallel.collective.ring import Ring
+from kparallel.collective.workers import BetweenWorkers
+from kparallel.private import run_independently
+
+__all__: list[str] = []
+
+
+class OverRing(Exchange):
+    """An exchange between the CPUs that hold one stage on all workers.
+
+    ```text
+    gradients ─► give ─► (next operations of the backward pass …)
+                  │
+              courier's thread: ring over TCP ─► queue ─► dequeue ─► take ─► sums
+    ```
+
+    Nothing of it blocks a thread of TensorFlow's: `give` and `take` return at once, and a queue's dequeue waits
+    without a thread. Steps that run eagerly use TensorFlow's collectives.
+
+    Args:
+        column: This worker's devices, full names, in replica order.
+        ring: To the other workers.
+        plain: The same exchange by TensorFlow's collectives.
+        first_replica: Index of this worker's first replica.
+    """
+
+    def __init__(self, column: Sequence[str], ring: Ring, plain: BetweenWorkers, first_replica: int) -> None:
+        self._plain = plain
+        self._first_replica = first_replica
+        with tf.init_scope(), tf.device(column[0]):
+            self._woken = [tf.queue.FIFOQueue(-1, [tf.bool], [[]]) for _ in column]
+        self._courier = Courier(ring, [_waker(woken) for woken in self._woken])
+        weakref.finalize(self, self._courier.stop)
+
+    @property
+    def replica_index(self) -> int:
+        return self._plain.replica_index
+
+    def sum(self, values: list[Any]) -> list[Any]:
+        if tf.executing_eagerly():
+            return self._plain.sum(values)
+        slices = [index for index, value in enumerate(values) if isinstance(value, tf.IndexedSlices)]
+        dense = [index for index in range(len(values)) if index not in slices]
+        total = dict(zip(dense, sum_by_dtype(self._sum_packs, [values[index] for index in dense]), strict=True))
+        for index in slices:
+            parts = self.gather([values[index].values, values[index].indices])
+            whole, indices = (tf.concat(part, 0) for part in parts)
+            total[index] = tf.IndexedSlices(whole, indices, values[index].dense_shape)
+        return [total[index] for index in range(len(values))]
+
+    def gather(self, values: list[Any]) -> list[list[Any]]:
+        if tf.executing_eagerly() or not values:
+            return self._plain.gather(values)
+        tensors = [tf.convert_to_tensor(value) for value in values]
+        replicas = self._plain.replicas
+        shapes = [tf.TensorShape([None, *tensor.shape[1:]]) for tensor in tensors for _ in range(replicas)]
+        parts = self._carried(gather, tensors, shapes, [tensor.dtype for tensor in tensors for _ in range(replicas)])
+        return [parts[start : start + replicas] for start in range(0, len(parts), replicas)]
+
+    def leave(self) -> None:
+        self._courier.leave()
+
+    def _sum_packs(self, packs: list[list[tf.Tensor]]) -> list[tf.Tensor]:
+        work = summing(_add_half if packs[0][0].dtype == tf.float16 else _add)
+        sums = [
+            self._carried(work, pack, [tensor.shape for tensor in pack], [tensor.dtype for tensor in pack])
+            for pack in packs
+        ]
+        return [tensor for pack in sums for tensor in pack]
+
+    def _carried(
+        self, work: Work, tensors: list[tf.Tensor], shapes: list[tf.TensorShape], dtypes: list[tf.DType]
+    ) -> list[tf.Tensor]:
+        """Hand tensors to the courier and return what becomes of them."""
+        replica = self.replica_index - self._first_replica
+        courier = self._courier
+
+        def give(*arrays: np.ndarray[Any, Any]) -> np.int64:
+            return np.int64(courier.give(replica, work, list(arrays)))
+
+        def take(number: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+            return courier.take(replica, int(number))
+
+        # Every worker hands over in one order: that in which the step was traced.
+        given = tf.compat.v1.get_default_graph().get_collection_ref(f"kparallel_given_{id(self)}_{replica}")
+        with tf.control_dependencies(given[-1:]):
+            number = tf.numpy_function(give, tensors, tf.int64)
+        given.append(number.op)
+        with tf.control_dependencies([number]):
+            woken = self._woken[replica].dequeue()
+        with tf.control_dependencies([woken]):
+            results = tf.numpy_function(take, [number], dtypes)
+        run_independently(number.op)
+        run_independently(results[0].op)
+        for result, shape in zip(results, shapes, strict=True):
+            result.set_shape(shape)
+        return list(results)
+
+
+def _waker(woken: tf.queue.FIFOQueue) -> Callable[[], None]:
+    handle, word = woken.queue_ref, [tf.constant(True)]
+    return lambda: tf.raw_ops.QueueEnqueueV2(handle=handle, components=word)
+
+
+def _add(own: np.ndarray[Any, Any], total: np.ndarray[Any, Any]) -> None:
+    np.add(own, total, out=total)
+
+
+def _add_half(own: np.ndarray[Any, Any], total: np.ndarray[Any, Any]) -> None:
+    """Add with TensorFlow, copies included: NumPy takes eight times as long for float16 as for float32."""
+    total[:] = tf.add(own, total)

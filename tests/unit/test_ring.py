@@ -1,0 +1,178 @@
+"""The ring between workers, each in a thread of one process."""
+
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from kparallel.collective.courier import Courier, gather, summing
+from kparallel.collective.ring import PIECE, LostError, Ring
+
+SECONDS = 30
+
+
+@pytest.fixture
+def connected():
+    """Give what returns one ring for each worker."""
+    made = []
+
+    def connect(workers, frozen=lambda: None):
+        pairs = [socket.socketpair() for _ in range(workers)]
+        rings = [Ring(index, workers, pairs[index][0], pairs[index - 1][1], frozen) for index in range(workers)]
+        made.extend(rings)
+        return rings
+
+    yield connect
+    for ring in made:
+        ring.leave()
+    for ring in made:
+        ring._before.close()
+        ring._after.close()
+
+
+@pytest.fixture
+def couriers(connected):
+    """Give what returns for each worker its courier, and for each replica what is set when it is woken."""
+    made = []
+
+    def couriers(workers, replicas):
+        woken = [[threading.Semaphore(0) for _ in range(replicas)] for _ in range(workers)]
+        rings = connected(workers)
+        some = [Courier(ring, [w.release for w in mine]) for ring, mine in zip(rings, woken, strict=True)]
+        made.extend(some)
+        return some, woken
+
+    yield couriers
+    for courier in made:
+        courier.stop()
+
+
+def at_once(calls):
+    """Return what each call returns or raises, all running at the same time; one that hangs fails."""
+
+    def caught(call):
+        try:
+            return call()
+        except (LostError, ValueError) as error:
+            return error
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [answer.result(SECONDS) for answer in [pool.submit(caught, call) for call in calls]]
+
+
+def add(own, total):
+    np.add(own, total, out=total)
+
+
+@pytest.mark.parametrize("workers", [2, 3, 5])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", ml_dtypes.bfloat16, "complex64"])
+def test_sums_are_right_and_equal_to_the_bit(connected, workers, dtype):
+    rng = np.random.default_rng(0)
+    rings = connected(workers)
+    for size in (0, 1, workers, 1000, PIECE // 2 + 3):
+        given = [rng.integers(-8, 8, size).astype(dtype) for _ in range(workers)]
+        sums = at_once([lambda r=ring, own=own: r.sum(own) for ring, own in zip(rings, given, strict=True)])
+        for total in sums:
+            np.testing.assert_array_equal(total, np.sum(given, 0).astype(dtype))
+    given = [rng.normal(size=4099).astype(dtype) for _ in range(workers)]
+    first, *others = at_once([lambda r=ring, own=own: r.sum(own) for ring, own in zip(rings, given, strict=True)])
+    assert all(first.tobytes() == other.tobytes() for other in others)
+
+
+def test_more_than_sockets_hold_travels_both_ways(connected):
+    given = [np.full(2**24, index + 1.0, "float32") for index in range(2)]
+    for total in at_once([lambda r=ring, own=own: r.sum(own) for ring, own in zip(connected(2), given, strict=True)]):
+        assert total.min() == total.max() == 3.0 and total.ctypes.data % 64 == 0
+
+
+def test_gathered_bytes_come_in_the_order_of_the_workers(connected):
+    words = [b"", b"one", b"x" * 2**20]
+    for answer in at_once([lambda r=ring, w=word: r.gather(w) for ring, word in zip(connected(3), words, strict=True)]):
+        assert answer == words
+
+
+def test_workers_that_do_different_things_raise_and_say_which(connected):
+    one, other = connected(2)
+    found = at_once([lambda: one.sum(np.zeros(3)), lambda: other.sum(np.zeros(4))])
+    assert "Expected worker 1 to exchange number 1, 24 bytes of float64, received number 1, 32 bytes" in str(found[0])
+    assert isinstance(found[1], ValueError | LostError)
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_all_name_the_worker_that_was_lost(connected, workers):
+    rings = connected(workers)
+    lost = workers - 1
+
+    def die():
+        for end in (rings[lost]._before, rings[lost]._after):  # As the kernel does for a process that is killed.
+            end.shutdown(socket.SHUT_RDWR)
+
+    calls = [lambda r=ring: r.sum(np.zeros(3)) for ring in rings[:lost]]
+    assert [error.worker for error in at_once([*calls, die])[:-1]] == [lost] * lost
+    assert [error.worker for error in at_once(calls)] == [lost] * lost, "and again, without waiting"
+
+
+def test_a_worker_that_leaves_is_named_while_others_wait(connected):
+    rings = connected(4)
+    calls = [lambda r=ring: r.gather(b"") for ring in rings[:3]]
+    assert [error.worker for error in at_once([*calls, rings[3].leave])[:-1]] == [3, 3, 3]
+
+
+def test_a_frozen_worker_is_named(connected):
+    one, _ = connected(2, frozen=lambda: 1)
+    with pytest.raises(LostError, match="task:1: it sends no heartbeat") as caught:
+        one.sum(np.zeros(3))
+    assert caught.value.silent
+
+
+def test_couriers_sum_the_replicas_of_every_worker_in_memory_of_their_own(couriers):
+    made, woken = couriers(2, replicas=2)
+    shapes = [(2, 3), (), (5,)]
+    work = summing(add)
+    numbers = [
+        [courier.give(r, work, [np.full(shape, 10.0 * w + r) for shape in shapes]) for r in range(2)]
+        for w, courier in enumerate(made)
+    ]
+    taken = []
+    for w, courier in enumerate(made):
+        for r in range(2):
+            assert woken[w][r].acquire(timeout=SECONDS)
+            taken.append(courier.take(r, numbers[w][r]))
+    for arrays in taken:
+        assert [array.shape for array in arrays] == shapes
+        assert all((array == 22.0).all() for array in arrays)
+    taken[0][0][:] = 0
+    assert (taken[1][0] == 22.0).all()
+
+
+def test_couriers_gather_rows_of_different_numbers(couriers):
+    made, woken = couriers(2, replicas=2)
+    rows = [[1, 0], [3, 2]]
+    given = [
+        [[np.full((rows[w][r], 2), 10 * w + r, "int16"), np.ones(rows[w][r], bool)] for r in (0, 1)] for w in (0, 1)
+    ]
+    for w, courier in enumerate(made):
+        for r in (0, 1):
+            assert courier.give(r, gather, given[w][r]) == 1
+    for w, courier in enumerate(made):
+        for r in (0, 1):
+            assert woken[w][r].acquire(timeout=SECONDS)
+            whole = courier.take(r, 1)
+            for index, (sent, got) in enumerate(
+                zip([part[0] for two in given for part in two], whole[:4], strict=True)
+            ):
+                np.testing.assert_array_equal(got, sent, err_msg=str(index))
+                assert got.dtype == "int16"
+            assert [part.tolist() for part in whole[4:]] == [[True], [], [True] * 3, [True] * 2]
+
+
+def test_a_courier_hands_the_error_to_every_replica(couriers):
+    (one, _), woken = couriers(2, replicas=1)
+    one.leave()
+    number = one.give(0, summing(add), [np.zeros(2)])
+    assert woken[0][0].acquire(timeout=SECONDS)
+    with pytest.raises(LostError):
+        one.take(0, number)
