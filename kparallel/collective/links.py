@@ -73,11 +73,6 @@ class Links:
             self._connect(missing, talk)
         return None if self._refused else self._rings[:number]
 
-    def leave(self) -> None:
-        """Hang up on all rings."""
-        for ring in self._rings:
-            ring.leave()
-
     def _connect(self, number: int, talk: Talk) -> None:
         """Make rings that all workers are part of, or none."""
         pairs: list[Pair] = []

@@ -54,6 +54,16 @@ def test_three_hosts_equal_one_device(folder, tmp_path):
         compare(tmp_path, folder, name, workers=3)
 
 
+def test_tensorflows_collectives_equal_one_device(folder, tmp_path):
+    names = ("accumulation", "mask", "compressed")
+    choice = {"KPARALLEL_COLLECTIVES": "tensorflow", "CARRIER": "BetweenWorkers"}
+    gang = [sys.executable, "-m", "kparallel", "run", "-n", "2", "--timeout", "60", HERE / "work.py", tmp_path, *names]
+    done = subprocess.run(gang, env=ENVIRONMENT | choice, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    for name in names:
+        compare(tmp_path, folder, name, workers=2)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_two_workers_equal_one_device(folder, name):
     compare(folder, folder, name, workers=2)

@@ -103,6 +103,45 @@ def test_survivors_of_a_killed_worker_name_it():
     assert float(out.split()[-1]) - float(killed.split()[-1]) < 30
 
 
+# A step that fails on worker 1 alone, which then lives on.
+FAILS = """
+import json, os, signal
+import keras, numpy as np, tensorflow as tf, kparallel
+kparallel.init()
+index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+
+class Faulty(keras.layers.Layer):
+    def call(self, x):
+        with tf.control_dependencies([tf.debugging.assert_less(tf.reduce_sum(x), 100.0 - 90.0 * index)]):
+            return tf.identity(x)
+
+model = kparallel.wrap(keras.Sequential([keras.Input((3,)), Faulty(), keras.layers.Dense(1)]))
+model.compile("sgd", "mse")
+try:
+    model.fit(np.ones((8, 3)), np.ones((8, 1)), batch_size=8, verbose=0)
+except Exception as error:
+    print(type(error).__name__, flush=True)
+    if index == 0:
+        raise
+    signal.pause()
+"""
+
+
+def test_a_step_that_fails_on_one_worker_does_not_keep_the_others_waiting(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(FAILS)
+    done = run(script, options=["--grace", "2"], timeout=90)
+    assert done.returncode == 1 and "[1] InvalidArgumentError" in done.stdout, done.stderr
+    assert "WorkerError: Lost worker 1" in done.stderr, done.stderr
+
+
+def test_kinds_of_collectives_are_checked_first():
+    surroundings = environment(Cluster(free_addresses(2), 0), KPARALLEL_COLLECTIVES="gloo")
+    command = [sys.executable, "-c", "import kparallel; kparallel.init()"]
+    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=60)
+    assert "Expected KPARALLEL_COLLECTIVES to be one of auto, tensorflow, received 'gloo'." in done.stderr
+
+
 def test_a_frozen_worker_is_named_within_the_heartbeat(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(TRAIN)

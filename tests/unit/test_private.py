@@ -5,8 +5,10 @@ import operator
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow.python.eager import context
 
-from kparallel.private import KERAS_ATTRIBUTES, PRIVATE_NAMES, XSpace, mirrored, read_profile
+from kparallel.private import KERAS_ATTRIBUTES, PRIVATE_NAMES, XSpace, mirrored, read_profile, run_independently
 
 
 @pytest.mark.parametrize(("owner", "name"), PRIVATE_NAMES)
@@ -51,6 +53,23 @@ def test_private_attribute_exists(trained, path):
 
 def test_every_public_attribute_that_keras_keeps_is_known(trained):
     assert {name for name in vars(trained) if not name.startswith("_")} <= KERAS_ATTRIBUTES
+
+
+def test_functions_have_what_orders_stateful_operations():
+    @tf.function(autograph=False)
+    def two(value):
+        one = tf.numpy_function(lambda v: v, [value], tf.float32)
+        run_independently(one.op)
+        tf.numpy_function(lambda v: v, [value], tf.float32)
+        return one
+
+    operations = two.get_concrete_function(tf.ones(2)).graph.get_operations()
+    first, second = [operation for operation in operations if operation.type == "PyFunc"]
+    assert first not in second.control_inputs and second not in first.control_inputs
+
+
+def test_tensorflow_tells_which_workers_are_silent():
+    assert callable(context.context().get_task_states)
 
 
 def test_strategies_number_their_collectives_apart():
