@@ -229,7 +229,7 @@ class _Meeting:
         return ", ".join(texts)
 
     async def _tell(self, message: dict[str, Any]) -> None:
-        for line in self._lines.values():
+        for line in list(self._lines.values()):  # A peer that is reached meanwhile adds its own.
             with contextlib.suppress(OSError):
                 _send(line, message)
                 await asyncio.wait_for(line.drain(), 5)

@@ -71,10 +71,12 @@ def test_the_last_to_come_is_enough_for_none_to_start_without_it(addresses):
 
 
 def test_other_versions_are_named_on_every_worker(addresses):
-    errors, _ = meet(addresses, range(3), 20, {1: {"version": "2"}}.items())
-    for index, error in enumerate(errors):
-        assert isinstance(error, WorkerError) and "version" in str(error), (index, error)
-        assert "received worker 0: 1, worker 1: 2, worker 2: 1" in str(error)
+    """Ten times: a worker may be told that another gave up while it still reaches the third."""
+    for _ in range(10):
+        errors, _ = meet(addresses, range(3), 20, {1: {"version": "2"}}.items())
+        for index, error in enumerate(errors):
+            assert isinstance(error, WorkerError) and "version" in str(error), (index, error)
+            assert "received worker 0: 1, worker 1: 2, worker 2: 1" in str(error)
 
 
 def test_a_port_in_use(addresses):
