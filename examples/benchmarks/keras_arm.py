@@ -12,12 +12,16 @@ def main() -> None:
     """Build the model as the options say, then serve.
 
     Options: `work`; `kind`: `"plain"`, `"mirrored"` or `"wrapped"`; `batch`, the global one; `devices`, the number
-    of virtual devices; `jit`, as `compile` takes it; `variants`: for each the arguments of `kparallel.wrap`.
+    of virtual devices; `jit`, as `compile` takes it; `variants`: for each the arguments of `kparallel.wrap`; of
+    `"mirrored"` also `untuned`, whether tf.data's autotuning is off where a data set's options do not reach, and
+    `one_device`, whether gradients are summed on one device rather than as the strategy decides.
     """
     options = begin()
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
+    if options.get("untuned"):
+        tf.data.experimental.enable_debug_mode()
     import kparallel
 
     kparallel.init()
@@ -39,7 +43,9 @@ def _model(options: dict[str, Any], wrap: dict[str, Any]) -> Any:
     from examples.benchmarks.keras_models import build, compile_model
 
     if options["kind"] == "mirrored":
-        with tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(options["devices"])]).scope():
+        devices = [f"CPU:{index}" for index in range(options["devices"])]
+        reduction = tf.distribute.ReductionToOneDevice() if options.get("one_device") else None
+        with tf.distribute.MirroredStrategy(devices, reduction).scope():
             model = build(options["work"])
             compile_model(model)
         return model

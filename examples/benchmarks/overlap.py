@@ -13,6 +13,7 @@ _CELLS: tuple[tuple[str, bool, dict[str, Any]], ...] = (
     ("devices", False, {"stages": 2, "microbatches": 4}),
     ("devices", True, {}),
     ("devices", True, {"stages": 2, "microbatches": 4}),
+    ("devices", True, {"stages": 4, "microbatches": 1, "devices": ["CPU:0", "CPU:1"]}),
     ("workers", False, {}),
 )
 
@@ -24,7 +25,7 @@ def rows(work: str, settings: Settings) -> list[Row]:
         shares = started["overlap"].facts["shares"]
     return [
         Row(
-            f"{WORK[work].title}, 2 {medium}, stages: {wrap.get('stages', 1)}, {'' if jit else 'no '}XLA: share of "
+            f"{WORK[work].title}, 2 {medium}, stages: {_stages(wrap)}, {'' if jit else 'no '}XLA: share of "
             "gradient bytes whose reduction can start before the last backward operation",
             share,
             at_least=0.8,
@@ -32,3 +33,7 @@ def rows(work: str, settings: Settings) -> list[Row]:
         )
         for (medium, jit, wrap), share in zip(_CELLS, shares, strict=True)
     ]
+
+
+def _stages(wrap: dict[str, Any]) -> str:
+    return f"{wrap.get('stages', 1)}{' on each device' if 'devices' in wrap else ''}"

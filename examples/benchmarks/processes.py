@@ -40,14 +40,16 @@ def legacy_arm(work: str, cores: Sequence[int], python: str) -> list[Process]:
     return [Process("examples.benchmarks.legacy_arm", options, cores, python)]
 
 
-def torch_arm(work: str, kind: str, python: str, workers: int = 1, **options: Any) -> list[Process]:
-    """Return an arm that trains with PyTorch, worker i pinned to core i; options as in `torch_arm.main`."""
+def torch_arm(
+    work: str, kind: str, python: str, workers: int = 1, first_core: int = 0, **options: Any
+) -> list[Process]:
+    """Return an arm that trains with PyTorch, each worker on a core of its own; options as in `torch_arm.main`."""
     host, _, port = free_addresses(1)[0].rpartition(":")
     return [
         Process(
             _TORCH,
             {"work": work, "kind": kind, "batch": WORK[work].batch, "workers": workers, "index": index, **options},
-            [index],
+            [first_core + index],
             python,
             {"MASTER_ADDR": host, "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"},
         )

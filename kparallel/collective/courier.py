@@ -82,20 +82,17 @@ class Courier:
 
 
 def summing(add: Add) -> Work:
-    """Return the work of summing each replica's arrays, which are of one dtype and travel as one."""
+    """Return the work of summing one array of one dim from each replica."""
 
     def work(ring: Ring, parts: list[Arrays]) -> list[Arrays]:
-        flat = [_flat(arrays) for arrays in parts]
-        if len(flat) > 1:
-            own = aligned(flat[0].size, flat[0].dtype)
-            own[:] = flat[0]
-            for other in flat[1:]:
+        own, *others = (array for (array,) in parts)
+        if others:
+            own = _copy(own)
+            for other in others:
                 add(other, own)
-            flat = [own]
-        total = ring.sum(flat[0], add)
+        total = ring.sum(own, add)
         # A memory of its own for each replica, which may write into it.
-        totals = [total, *(_copy(total) for _ in parts[1:])]
-        return [_divided(total, arrays) for total, arrays in zip(totals, parts, strict=True)]
+        return [[total], *([_copy(total)] for _ in others)]
 
     return work
 
@@ -129,16 +126,7 @@ def _read(blob: bytes, like: list[Arrays]) -> list[Arrays]:
     return result
 
 
-def _flat(arrays: Arrays) -> np.ndarray[Any, Any]:
-    return np.concatenate([array.reshape(-1) for array in arrays]) if len(arrays) > 1 else arrays[0].reshape(-1)
-
-
 def _copy(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     result = aligned(array.size, array.dtype)
     result[:] = array
     return result
-
-
-def _divided(total: np.ndarray[Any, Any], like: Arrays) -> Arrays:
-    ends = np.cumsum([array.size for array in like])[:-1]
-    return [part.reshape(array.shape) for part, array in zip(np.split(total, ends), like, strict=True)]

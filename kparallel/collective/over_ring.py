@@ -73,12 +73,16 @@ class OverRing(Exchange):
         self._courier.leave()
 
     def _sum_packs(self, packs: list[list[tf.Tensor]]) -> list[tf.Tensor]:
-        work = summing(_add_half if packs[0][0].dtype == tf.float16 else _add)
-        sums = [
-            self._carried(work, pack, [tensor.shape for tensor in pack], [tensor.dtype for tensor in pack])
-            for pack in packs
-        ]
-        return [tensor for pack in sums for tensor in pack]
+        return [total for pack in packs for total in self._sum_pack(pack)]
+
+    def _sum_pack(self, pack: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Sum tensors of one dtype as one: a call of Python costs more for each tensor than TensorFlow's operations."""
+        dtype = pack[0].dtype
+        flat = [tf.reshape(tensor, [-1]) for tensor in pack]
+        own = tf.concat(flat, 0) if len(pack) > 1 else flat[0]
+        (total,) = self._carried(summing(_add_half if dtype == tf.float16 else _add), [own], [own.shape], [dtype])
+        parts = tf.split(total, [tf.size(part) for part in flat]) if len(pack) > 1 else [total]
+        return [tf.reshape(part, tf.shape(tensor)) for part, tensor in zip(parts, pack, strict=True)]
 
     def _carried(
         self, work: Work, tensors: list[tf.Tensor], shapes: list[tf.TensorShape], dtypes: list[tf.DType]
