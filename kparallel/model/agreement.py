@@ -15,6 +15,7 @@ from kparallel.collective.talk import Talk
 from kparallel.data.order import EpochOrder
 from kparallel.data.shards import Shards
 from kparallel.errors import WorkerError
+from kparallel.model.in_step import Read, check_in_step
 from kparallel.private import seed_states
 
 __all__: list[str] = []
@@ -38,16 +39,18 @@ class AgreedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         talk: How workers talk.
         order: The data whose epoch must be told, or None.
         model: The wrapped model.
+        read: What this worker has read.
         **params: As `keras.callbacks.CallbackList` takes them.
     """
 
     def __init__(
-        self, callbacks: Any, talk: Talk, order: EpochOrder | Shards | None, model: Any, **params: Any
+        self, callbacks: Any, talk: Talk, order: EpochOrder | Shards | None, model: Any, read: Read, **params: Any
     ) -> None:
         given = list(keras.tree.flatten(callbacks)) if callbacks else []
         kept = [callback for callback in given if talk.is_chief or not isinstance(callback, _WRITERS)]
         self._talk = talk
         self._order = order
+        self._read = read
         self._backup = next((c for c in given if isinstance(c, keras.callbacks.BackupAndRestore)), None)
         loud = [c for c in given if not isinstance(c, _QUIET) and _has_batch_hook(c)]
         self._each_batch = any(answer == "yes" for answer in talk.gather("yes" if loud else "no"))
@@ -66,13 +69,15 @@ class AgreedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
             self._follow_chief()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Begin an epoch, in its order of rows."""
+        """Begin an epoch, in its order of rows, if the callbacks have left the workers alike."""
         if self._order is not None:
             self._order.epoch = epoch
         self._together(lambda: super(AgreedCallbacks, self).on_epoch_begin(epoch, logs))
+        check_in_step(self._talk, self.model, self._read)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """End an epoch; the chief writes what goes beside a backup."""
+        """End an epoch; the chief writes what goes beside a backup, if the workers are still in step."""
+        check_in_step(self._talk, self.model, self._read)
 
         def end() -> None:
             if self._backup is not None and self._talk.is_chief:

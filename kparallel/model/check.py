@@ -6,12 +6,11 @@ import keras
 import tensorflow as tf
 
 from kparallel.errors import BackendError, ModelError
+from kparallel.model.hooks import check_hooks
 from kparallel.model.parallel_model import ParallelModel
 from kparallel.private import flatten_layers
 
 __all__: list[str] = []
-
-_HOOKS = ("train_step", "test_step", "predict_step", "make_train_function", "make_test_function")
 
 
 def check_surroundings() -> None:
@@ -41,12 +40,7 @@ def check_model(model: Any) -> None:
         kind = f"{type(model).__module__}.{type(model).__name__}"
         hint = " Legacy tf_keras models are not supported: build it with Keras 3." if "tf_keras" in kind else ""
         raise ModelError(f"Expected a keras.Model or a function that builds one, received {kind}.{hint}")
-    for hook in _HOOKS:
-        if getattr(type(model), hook) is not getattr(keras.Model, hook):
-            raise ModelError(
-                f"{type(model).__name__} overrides {hook}, which kparallel replaces. Move the loss into "
-                "compute_loss or add_loss and the metrics into compute_metrics, which are supported."
-            )
+    check_hooks(model)
     for layer in flatten_layers(model):
         if isinstance(layer, ParallelModel):
             raise ModelError(f"Model {model.name!r} holds the wrapped model {layer.name!r}. Unwrap that one first.")

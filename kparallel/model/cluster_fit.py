@@ -1,12 +1,11 @@
 """What `fit`, `evaluate` and `predict` need in a cluster before Keras's loops start."""
 
-import hashlib
 import inspect
+import json
 import random
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from kparallel.collective.talk import Talk
@@ -14,14 +13,16 @@ from kparallel.data.order import EpochOrder
 from kparallel.data.shards import Shards
 from kparallel.errors import DataError
 from kparallel.model.agreement import AgreedCallbacks
+from kparallel.model.in_step import Read, check_same_batches
 from kparallel.model.runtime import Runtime
 from kparallel.model.sameness import check_same, facts_of_fit
+from kparallel.model.size import steps_of, validation_steps_of
 from kparallel.private import are_arrays, split_for_validation
 
 __all__: list[str] = []
 
 
-def cluster_fit_arguments(model: Any, talk: Talk, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def cluster_fit_arguments(model: Any, talk: Talk, read: Read, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return `fit`'s arguments as every worker must use them.
 
     Arrays that are to be shuffled get an order that is a function of an agreed seed and the epoch. Callbacks
@@ -31,7 +32,7 @@ def cluster_fit_arguments(model: Any, talk: Talk, args: tuple[Any, ...], kwargs:
         DataError: Workers hold data of different sizes.
         WorkerError: Workers were asked for different epochs, validations, losses or optimizers.
     """
-    bound = inspect.signature(keras.Model.fit).bind(model, *args, **kwargs)
+    bound = inspect.signature(keras.Model.fit).bind(model, **kwargs)
     asked = bound.arguments.get("verbose", "auto")
     bound.apply_defaults()
     given = dict(bound.arguments)
@@ -41,10 +42,10 @@ def cluster_fit_arguments(model: Any, talk: Talk, args: tuple[Any, ...], kwargs:
     x = given["x"]
     order = _order_rows(given, talk)
     steps = steps_of(given)
-    _agree_on_size(talk, steps, x)
+    _agree_on_size(talk, given, x)
     if not isinstance(given["callbacks"], keras.callbacks.CallbackList):
         given["callbacks"] = AgreedCallbacks(
-            given["callbacks"], talk, order, model, verbose=given["verbose"], epochs=given["epochs"], steps=steps
+            given["callbacks"], talk, order, model, read, verbose=given["verbose"], epochs=given["epochs"], steps=steps
         )
     return given
 
@@ -53,7 +54,7 @@ class Fetch:
     """Fetches batches for the step; in a cluster it checks that all workers do the same.
 
     Args:
-        runtime: Tells whether there is a cluster and whether the data's size is known.
+        runtime: Tells whether there is a cluster and whether the data's size is known, and notes what is read.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -74,18 +75,35 @@ class Fetch:
                 # Shards need not be equal: a worker at its end goes on with no rows until all are.
                 return self._last if batch is None else batch
             if len(set(ended)) > 1:
-                going = next(index for index, end in enumerate(ended) if end)
-                raise DataError(
-                    f"Expected data of the same length on all workers, but worker {ended.index('')} is at its end and "
-                    f"worker {going} is not. Give all workers the same data, or pass steps_per_epoch."
-                )
+                raise _ends_apart(ended, "steps_per_epoch")
             if divided:
                 self._last = _without_rows(self._runtime.strategy, batch)
                 return batch
-        if iterator is not self._iterator and batch is not None:
-            self._iterator = iterator
-            check_same_batch(talk, batch)
+        if batch is not None:
+            self._runtime.read.add(batch)
+            if iterator is not self._iterator:
+                self._iterator = iterator
+                check_same_batches(talk, self._runtime.read)
         return batch
+
+
+def agree_on_end(talk: Talk, ended: bool) -> None:
+    """Make sure that all workers predict another batch, or all are at their data's end.
+
+    Raises:
+        DataError: Some are at their end, others not.
+    """
+    words = talk.gather("" if ended else "whole")
+    if len(set(words)) > 1:
+        raise _ends_apart(words, "steps")
+
+
+def _ends_apart(words: list[str], option: str) -> DataError:
+    going = next(index for index, word in enumerate(words) if word)
+    return DataError(
+        f"Expected data of the same length on all workers, but worker {words.index('')} is at its end and "
+        f"worker {going} is not. Give all workers the same data, or pass {option}."
+    )
 
 
 def _without_rows(strategy: tf.distribute.Strategy, batch: Any) -> Any:
@@ -96,31 +114,6 @@ def _without_rows(strategy: tf.distribute.Strategy, batch: Any) -> Any:
         return strategy.experimental_distribute_values_from_function(lambda _: empty)
 
     return keras.tree.map_structure(one, batch)
-
-
-def first_batch_digest(batch: Any) -> str:
-    """Return a short digest of a batch's targets, or of its inputs where there are none."""
-    x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-    digest = hashlib.sha256()
-    for leaf in keras.tree.flatten(x if y is None else y):
-        if isinstance(leaf, tf.Tensor | np.ndarray):
-            digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
-
-
-def check_same_batch(talk: Talk, batch: Any) -> None:
-    """Make sure that all workers read the same batches, of which each takes its share.
-
-    Raises:
-        DataError: They do not.
-    """
-    digests = talk.gather(first_batch_digest(batch))
-    if len(set(digests)) > 1:
-        raise DataError(
-            f"Expected all workers to read the same batches, received digests {digests}. Give every random step of the "
-            "dataset a seed, such as shuffle(1000, seed=0), random arrays too (np.random.default_rng(0)), or shard "
-            "the data yourself with model.distribute_strategy.distribute_datasets_from_function."
-        )
 
 
 def _order_rows(given: dict[str, Any], talk: Talk) -> EpochOrder | Shards | None:
@@ -142,28 +135,10 @@ def _order_rows(given: dict[str, Any], talk: Talk) -> EpochOrder | Shards | None
     return order
 
 
-def steps_of(given: dict[str, Any]) -> int | None:
-    """Return the steps of an epoch, or None where only the data's end will tell."""
-    if given["steps_per_epoch"] is not None:
-        return int(given["steps_per_epoch"])
-    x = given["x"]
-    if isinstance(x, Shards):
-        return None
-    if isinstance(x, tf.data.Dataset):
-        size = int(x.cardinality())
-        return size if size >= 0 else None
-    if isinstance(x, keras.utils.PyDataset):
-        return None if x.num_batches is None else int(x.num_batches)
-    leaf = next((leaf for leaf in keras.tree.flatten(x) if hasattr(leaf, "shape")), None)
-    if leaf is None or isinstance(x, tf.distribute.DistributedDataset):
-        return None
-    rows = int(leaf.shape[0] * (1 - (given["validation_split"] or 0)))
-    return -(-rows // (given["batch_size"] or 32))
-
-
-def _agree_on_size(talk: Talk, steps: int | None, x: Any) -> None:
+def _agree_on_size(talk: Talk, given: dict[str, Any], x: Any) -> None:
     rows = keras.tree.flatten(x)[0].shape[0] if are_arrays(x) else None
-    sizes, counts = zip(*(answer.split("/") for answer in talk.gather(f"{steps}/{rows}")), strict=True)
+    own = [steps_of(given), rows, validation_steps_of(given)]
+    sizes, counts, validations = zip(*map(json.loads, talk.gather(json.dumps(own))), strict=True)
     if len(set(sizes)) > 1:
         raise DataError(
             f"Expected the same number of steps for each epoch on all workers, received {list(sizes)}. Every worker "
@@ -173,4 +148,9 @@ def _agree_on_size(talk: Talk, steps: int | None, x: Any) -> None:
         raise DataError(
             f"Expected the same number of rows on all workers, received {list(counts)}. Every worker reads all rows "
             "and takes its share of each batch; give all the same data, or deal shards with kparallel.read_records."
+        )
+    if len(set(validations)) > 1:
+        raise DataError(
+            f"Expected the same number of validation steps on all workers, received {list(validations)}. Every worker "
+            "reads all of validation_data and takes its share of each batch: give all the same, or validation_steps."
         )

@@ -10,7 +10,7 @@ from kparallel.collective.lost import naming_lost_workers
 from kparallel.data.rows import Counts, row_count
 from kparallel.engine.step import Step
 from kparallel.errors import DataError
-from kparallel.model.cluster_fit import Fetch
+from kparallel.model.cluster_fit import Fetch, agree_on_end
 from kparallel.model.runtime import Runtime
 from kparallel.private import compiled_loss, compiled_metrics, loss_tracker, loss_weights, set_logits
 
@@ -59,6 +59,8 @@ def predict_function(model: Any, runtime: Runtime) -> Callable[[list[Any]], Any]
             compiled = _compiled(
                 model, runtime, _step(model, runtime).predict, lambda outputs: first_share(runtime, outputs)
             )
+        if runtime.layout.talk is not None and runtime.unsized:
+            agree_on_end(runtime.layout.talk, ended=False)
         outputs = [compiled(batch) for batch in batches]
         return outputs[0] if len(outputs) == 1 else keras.tree.map_structure(_concatenate, *outputs)
 

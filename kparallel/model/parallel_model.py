@@ -13,12 +13,14 @@ from kparallel.collective.lost import naming_lost_workers
 from kparallel.data.feed import Divided, Feed
 from kparallel.data.shards import LocalBatches, Shards
 from kparallel.errors import ModelError
-from kparallel.model.cluster_fit import cluster_fit_arguments, steps_of
+from kparallel.model.cluster_fit import agree_on_end, cluster_fit_arguments
 from kparallel.model.functions import first_share, predict_function, step_function, tensors
+from kparallel.model.hooks import check_hooks
 from kparallel.model.optimizer import adopt, copy_state, rebuild_optimizer
 from kparallel.model.recompile import recompile
 from kparallel.model.runtime import Runtime
 from kparallel.model.sameness import check_same, facts_of_call
+from kparallel.model.size import batches_of, steps_of, validation_steps_of
 from kparallel.planning.plan import Plan
 from kparallel.private import build_symbolically, epoch_batches, record_jit, unpickler
 from kparallel.stage.rebuild import build_with, rebuild, transfer
@@ -66,8 +68,8 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         arguments = _named(self.__class__.fit, args, kwargs)
         if runtime.layout.talk is not None:
             with naming_lost_workers():
-                arguments = cluster_fit_arguments(self, runtime.layout.talk, (), arguments)
-            runtime.unsized = steps_of(arguments) is None or arguments["validation_data"] is not None
+                arguments = cluster_fit_arguments(self, runtime.layout.talk, runtime.read, arguments)
+            runtime.unsized = None in (steps_of(arguments), validation_steps_of(arguments))
         with runtime.whole_batches():
             return super().fit(**self._adapted(arguments))
 
@@ -83,14 +85,20 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         arguments = _named(self.__class__.predict, args, kwargs)
         self._check_call("predict", arguments)
         with self._kparallel.whole_batches():
-            return super().predict(**self._adapted(arguments))
+            outputs = super().predict(**self._adapted(arguments))
+            if self._kparallel.layout.talk is not None and self._kparallel.unsized:
+                agree_on_end(self._kparallel.layout.talk, ended=True)
+        return outputs
 
     def _check_call(self, name: str, arguments: dict[str, Any]) -> None:
         """In a cluster, make sure that all workers call the same with the same data; `fit` has done so for its own."""
         runtime = self._kparallel
         if runtime.layout.talk is not None and not runtime.feeding:
+            x = arguments.get("x")
+            batches = batches_of(x, arguments.get("steps"), arguments.get("batch_size"))
+            runtime.unsized = batches is None
             with naming_lost_workers():
-                check_same(runtime.layout.talk, facts_of_call(name, arguments.get("x")))
+                check_same(runtime.layout.talk, facts_of_call(name, x, batches))
 
     def _adapted(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return a call's arguments with datasets that are distributed already as Keras's loops take them."""
@@ -166,18 +174,21 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
 
     def make_train_function(self, force: bool = False) -> Any:
         """Build the function that `fit` calls for every step."""
+        check_hooks(self)
         if self.train_function is None or force:
             self.train_function = step_function(self, self._kparallel, lambda step: step.train)
         return self.train_function
 
     def make_test_function(self, force: bool = False) -> Any:
         """Build the function that `evaluate` calls for every step."""
+        check_hooks(self)
         if self.test_function is None or force:
             self.test_function = step_function(self, self._kparallel, lambda step: step.test)
         return self.test_function
 
     def make_predict_function(self, force: bool = False) -> Any:
         """Build the function that `predict` calls for every step."""
+        check_hooks(self)
         if self.predict_function is None or force:
             self.predict_function = predict_function(self, self._kparallel)
         return self.predict_function

@@ -11,6 +11,7 @@ import tensorflow as tf
 from kparallel.collective.lost import naming_lost_workers
 from kparallel.engine.layout import Layout
 from kparallel.errors import PlanError
+from kparallel.model.in_step import Read
 from kparallel.planning.plan import Plan
 from kparallel.private import is_placed, move_variable, on_column
 from kparallel.stage.graph import open_graph
@@ -45,6 +46,7 @@ class Runtime:
         self.builder = builder
         self.feeding = False
         self.unsized = False
+        self.read = Read()
         self.jit: bool | None = None
 
     @property
@@ -63,6 +65,8 @@ class Runtime:
     def whole_batches(self) -> Iterator[None]:
         """Let Keras's loops read whole batches, which the step divides."""
         before, self.feeding = self.feeding, True
+        if not before:
+            self.read.begin()
         try:
             with naming_lost_workers():
                 yield

@@ -96,12 +96,13 @@ def facts_of_fit(model: keras.Model, given: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def facts_of_call(name: str, x: Any) -> dict[str, str]:
+def facts_of_call(name: str, x: Any, batches: int | None) -> dict[str, str]:
     """Return what of a call of `evaluate` or `predict` must be equal: each worker computes its share of every batch.
 
     Args:
         name: Of the method.
         x: What it was given.
+        batches: How many it has, or None where only the data's end will tell.
     """
     facts = {"call": name, "kind of data": "arrays" if are_arrays(x) else type(x).__name__}
     if are_arrays(x):
@@ -109,7 +110,7 @@ def facts_of_call(name: str, x: Any) -> dict[str, str]:
         facts["number of rows"] = str(leaves[0].shape[0])
         heads = [np.asarray(leaf[:_HEAD]) for leaf in leaves if not hasattr(leaf, "tocsr")]
         facts["first rows"] = str([zlib.crc32(head.tobytes()) for head in heads if head.dtype != object])
-    return facts
+    return facts | {"number of batches": str(batches)}
 
 
 def _described(value: Any) -> str:

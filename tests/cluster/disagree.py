@@ -43,6 +43,37 @@ class Fails(keras.callbacks.Callback):
             raise ArithmeticError("my own fault")
 
 
+class OnOne(keras.callbacks.Callback):
+    """Changes the model at one hook, on worker 1 only."""
+
+    def __init__(self, hook, change):
+        super().__init__()
+        self.changes = {hook: change} if INDEX else {}
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.changes.get("epoch_begin", id)(self.model)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.changes.get("batch_end", id)(self.model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.changes.get("epoch_end", id)(self.model)
+
+
+def late_rows():
+    """Rows of which the first batch's are equal."""
+    y = X[:, :1] + INDEX * (np.arange(16) == 15)[:, None]
+    return net().fit(X, y, batch_size=4, shuffle=False, verbose=0, epochs=2)
+
+
+def halve_rate(model):
+    model.optimizer.learning_rate = 0.005
+
+
+def zero_weights(model):
+    model.set_weights([0 * weight for weight in model.get_weights()])
+
+
 def dataset(rows, seed=0):
     data = tf.data.Dataset.from_tensor_slices((X[:rows], X[:rows, :1]))
     return data.shuffle(16, seed=seed).batch(4)
@@ -146,8 +177,16 @@ CASES = {
     "predicted_shards": lambda: net().predict(X[INDEX::2], verbose=0),
     "optimizer": lambda: fit(net(optimizer="adam" if INDEX else "sgd")),
     "validation": lambda: fit(net(), validation_data=(X, X[:, :1]) if INDEX else None),
+    "validation_steps": lambda: fit(net(), validation_data=(X[: 16 - 8 * INDEX], X[: 16 - 8 * INDEX, :1])),
     "order": lambda: fit(net(), dataset(16, seed=INDEX)),
+    "late_rows": late_rows,
+    "rate": lambda: fit(net(), callbacks=[OnOne("epoch_begin", halve_rate)]),
+    "rate_in_a_step": lambda: fit(net(), callbacks=[OnOne("batch_end", halve_rate)]),
+    "weights": lambda: fit(net(), callbacks=[OnOne("epoch_end", zero_weights)]),
     "ends_early": lambda: fit(net(), unsized(4 - 2 * INDEX)),
+    "evaluated_ends_early": lambda: net().evaluate(unsized(4 - 2 * INDEX), verbose=0),
+    "predicted_ends_early": lambda: net().predict(unsized(4 - 2 * INDEX), verbose=0),
+    "evaluated_batches": lambda: net().evaluate(dataset(16 - 8 * INDEX), verbose=0),
     "callback": lambda: fit(net(), callbacks=[Fails(1)]),
     "callback_of_chief": lambda: fit(net(), callbacks=[Fails(0)]),
     "checkpoint_nowhere": checkpoint_nowhere,

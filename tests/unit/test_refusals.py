@@ -20,6 +20,14 @@ class OwnStep(keras.Model):
         return {}
 
 
+def assigned(hook, *, wrapped=False):
+    """A model with a hook that was assigned to it, before or after it was wrapped."""
+    model = kparallel.wrap(line()) if wrapped else line()
+    model.compile("sgd", "mse")
+    setattr(model, hook, lambda *arguments, **named: {})
+    return model
+
+
 class Unconfigured(keras.Model):
     """Its constructor takes an argument that its config does not hold."""
 
@@ -71,6 +79,21 @@ REFUSED = {
     "builder of nothing": (lambda: kparallel.wrap(lambda: None), errors.ModelError, ["builder", "NoneType"]),
     "legacy": (lambda: kparallel.wrap(legacy()), errors.ModelError, ["tf_keras", "Keras 3"]),
     "own train_step": (lambda: kparallel.wrap(OwnStep()), errors.ModelError, ["train_step", "compute_loss"]),
+    "assigned train_step": (
+        lambda: kparallel.wrap(assigned("train_step")),
+        errors.ModelError,
+        ["overrides train_step"],
+    ),
+    "train_step assigned later": (
+        lambda: assigned("train_step", wrapped=True).fit(np.ones((4, 3)), np.ones((4, 1)), verbose=0),
+        errors.ModelError,
+        ["Sequential overrides train_step"],
+    ),
+    "compute_loss assigned later": (
+        lambda: assigned("compute_loss", wrapped=True).fit(np.ones((4, 3)), np.ones((4, 1)), verbose=0),
+        errors.ModelError,
+        ["compute_loss", "'line'", "Derive a class from Sequential"],
+    ),
     "no config": (lambda: kparallel.wrap(built(Unconfigured(2))), errors.ModelError, ["kparallel.wrap(build_model)"]),
     "other shapes": (lambda: kparallel.wrap(built(Shifting())), errors.ModelError, ["(3, 2)", "wrap(build_model)"]),
     "stateful": (lambda: kparallel.wrap(stateful()), errors.ModelError, ["stateful=True", "Set it False"]),

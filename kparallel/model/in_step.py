@@ -1,0 +1,107 @@
+"""Whether the workers are still in step: the same batches read, the same learning rate, the same weights.
+
+Gradients are summed over the workers, so that workers who differ go on without an error, each to weights of its own.
+"""
+
+import json
+import math
+import zlib
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kparallel.collective.talk import Talk
+from kparallel.errors import DataError, WorkerError
+from kparallel.private import own_optimizer
+
+__all__: list[str] = []
+
+_LIMIT = 2**16  # Bytes of each target that are compared in a step, so that reading stays fast.
+_DRIFT = 1e-4  # Relative; processors of different makes round differently.
+
+
+class Read:
+    """A digest of what a worker has read since `fit` or `evaluate` began.
+
+    Targets are compared, and inputs where there are none: inputs may differ by a random augmentation.
+    """
+
+    def __init__(self) -> None:
+        self._digest = 0
+
+    def begin(self) -> None:
+        """Forget what was read before."""
+        self._digest = 0
+
+    def add(self, batch: Any) -> None:
+        """Add a batch."""
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        for leaf in keras.tree.flatten(x if y is None else y):
+            if isinstance(leaf, tf.Tensor | np.ndarray):
+                self._digest = zlib.crc32(_head(np.asarray(leaf)), self._digest)
+
+    def __str__(self) -> str:
+        return f"{self._digest:08x}"
+
+
+def _head(array: np.ndarray[Any, Any]) -> bytes:
+    if array.dtype == object:
+        return str(array.tolist()).encode()
+    return np.ascontiguousarray(array).reshape(-1)[: _LIMIT // array.itemsize].tobytes()
+
+
+def check_same_batches(talk: Talk, read: Read) -> None:
+    """Make sure that all workers have read the same batches, of which each takes its share.
+
+    Raises:
+        DataError: They have not.
+    """
+    _compare_read(talk.gather(str(read)))
+
+
+def check_in_step(talk: Talk, model: keras.Model, read: Read) -> None:
+    """Make sure that the workers have read the same and are at the same weights and learning rate.
+
+    Raises:
+        DataError: They have read different batches.
+        WorkerError: Their weights or learning rates differ.
+    """
+    weights = [weight for weight in model.weights if tf.as_dtype(weight.dtype).is_floating]
+    own = {"read": str(read), "rate": _rate(model), "norms": [_norm(weight) for weight in weights]}
+    answers = [json.loads(answer) for answer in talk.gather(json.dumps(own))]
+    _compare_read([answer["read"] for answer in answers])
+    rates = [answer["rate"] for answer in answers]
+    if len({str(rate) for rate in rates}) > 1:
+        _refuse("learning rate", rates)
+    for weight, norms in zip(weights, zip(*(answer["norms"] for answer in answers), strict=True), strict=True):
+        if not np.allclose(norms[0], norms, rtol=_DRIFT, atol=1e-10, equal_nan=True):
+            _refuse(f"values of weight {weight.path!r}", [f"a norm of {norm:.6g}" for norm in norms])
+
+
+def _rate(model: keras.Model) -> float | None:
+    rate = getattr(own_optimizer(model.optimizer), "learning_rate", None)
+    return None if rate is None else float(keras.ops.convert_to_numpy(rate))
+
+
+def _norm(weight: keras.Variable) -> float:
+    return math.sqrt(2 * float(tf.nn.l2_loss(weight.value)))
+
+
+def _compare_read(digests: list[str]) -> None:
+    if len(set(digests)) > 1:
+        raise DataError(
+            f"Expected all workers to read the same batches, received digests {digests}. Give every random step of the "
+            "dataset a seed, such as shuffle(1000, seed=0), random arrays too (np.random.default_rng(0)), let parallel "
+            "steps keep their order (deterministic=True), or shard the data yourself with "
+            "model.distribute_strategy.distribute_datasets_from_function."
+        )
+
+
+def _refuse(what: str, values: list[Any]) -> None:
+    listed = "; ".join(f"worker {index}: {value}" for index, value in enumerate(values))
+    raise WorkerError(
+        f"Expected the same {what} on all workers, received {listed}. Whatever sets weights or the learning rate, such "
+        "as a callback, has to do so on every worker alike."
+    )
