@@ -593,16 +593,6 @@ def expect_cluster(workers: int, timeout: float, heartbeat: float) -> None:
     )
 
 
-def silent_workers(workers: int) -> list[int]:
-    """Return which workers of a cluster give no sign of life, as TensorFlow's coordination service tells.
-
-    Args:
-        workers: How many workers there are.
-    """
-    states = context.context().get_task_states([("worker", workers)])
-    return [index for index, state in enumerate(states) if state is not None]
-
-
 def run_independently(operation: tf.Operation) -> None:
     """Let a stateful operation of a function's graph run as soon as its inputs are there.
 

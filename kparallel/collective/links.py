@@ -59,7 +59,7 @@ class Links:
         self._cluster = cluster
         self._rings: list[Ring] = []
         self._refused = False
-        self._pulse = Pulse(len(cluster.workers), heartbeat)
+        self._pulse = Pulse(cluster, heartbeat)
 
     def rings(self, number: int, talk: Talk) -> list[Ring] | None:
         """Return so many rings, or None where workers cannot connect; all workers call it alike.

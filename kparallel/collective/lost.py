@@ -18,6 +18,8 @@ _SAYINGS = (
     r"unhealthy \(stopped sending heartbeats\):((?:\s*" + _TASK + ")+)",
     r"(?:remote target|[Tt]ask|from) " + _TASK,
 )
+_SERVICE = "RPC: /tensorflow.CoordinationService/"  # It runs on the chief, and did not answer.
+_CHIEF = 0
 
 
 def lost_workers(message: str, cluster: Cluster) -> tuple[int, ...]:
@@ -37,7 +39,7 @@ def lost_workers(message: str, cluster: Cluster) -> tuple[int, ...]:
         lost = tuple(sorted(number for number in numbers if number < len(cluster.workers)))
         if lost:
             return lost
-    return ()
+    return (_CHIEF,) if _SERVICE in message and cluster.index != _CHIEF else ()
 
 
 @contextlib.contextmanager
@@ -57,7 +59,7 @@ def naming_lost_workers() -> Iterator[None]:
         names = ", ".join(f"worker {index} ({cluster.workers[index]})" for index in lost)
         how = (
             "sends no sign of life: it has frozen, or its script has ended"
-            if "heartbeat" in str(error)
+            if "heartbeat" in str(error).lower()
             else "hung up: it failed, or was killed"
         )
         raise WorkerError(

@@ -1,48 +1,65 @@
-"""Whether the workers live, as TensorFlow's heartbeats tell."""
+"""Whether the next worker lives."""
 
+import socket
 import threading
 import time
 
-from kparallel.private import silent_workers
+from kparallel.cluster import Cluster
 
 __all__: list[str] = []
 
 _INTERVAL = 2.0  # Seconds between questions.
+# What an HTTP/2 client says first, and settings of which none differ from the usual (RFC 9113, 3.4 and 6.5).
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
 
 
 class Pulse:
-    """Tells which worker gives no sign of life; it asks only while somebody waits.
+    """Tells whether the next worker of the ring gives signs of life; it asks only while somebody waits.
+
+    It greets the server that TensorFlow runs in every worker, whose own threads answer whatever Python does there.
+    TensorFlow's coordination service knows the same, but lives on the chief: who asks a frozen chief waits for it,
+    and holds the interpreter's lock meanwhile.
 
     Args:
-        workers: How many workers there are.
+        cluster: The workers.
         heartbeat: Seconds without a sign of life after which a worker is lost.
     """
 
-    def __init__(self, workers: int, heartbeat: float) -> None:
-        self._workers = workers
+    def __init__(self, cluster: Cluster, heartbeat: float) -> None:
+        self._next = (cluster.index + 1) % len(cluster.workers)
+        self._address = cluster.workers[self._next]
         self._heartbeat = heartbeat
         self._asked = threading.Event()
-        self._since: float | None = None
-        self._silent: int | None = None
+        self._silent = False
         threading.Thread(target=self._watch, name="kparallel-pulse", daemon=True).start()
 
     def frozen(self) -> int | None:
-        """Return the index of a worker that gives no sign of life, or None; call it again while you wait.
-
-        The chief answers for the others. If no answer comes for as long as a heartbeat may take, it is the chief.
-        """
+        """Return the next worker's index if it gives no sign of life, or None; call it again while you wait."""
         self._asked.set()
-        since = self._since
-        if self._silent is None and since is not None and time.monotonic() - since > self._heartbeat + _INTERVAL:
-            return 0
-        return self._silent
+        return self._next if self._silent else None
 
     def _watch(self) -> None:
         while True:
             self._asked.wait()
             self._asked.clear()
-            self._since = time.monotonic()
-            silent = silent_workers(self._workers)
-            self._since = None
-            self._silent = min(silent, default=None)
+            until = time.monotonic() + self._heartbeat
+            while not (lives := answers(self._address, until - time.monotonic())) and time.monotonic() < until:
+                time.sleep(min(_INTERVAL, self._heartbeat / 4))
+            self._silent = not lives
             time.sleep(_INTERVAL)
+
+
+def answers(address: str, timeout: float) -> bool:
+    """Return whether the gRPC server at an address answers a greeting in time.
+
+    Args:
+        address: Host and port.
+        timeout: Seconds.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), max(timeout, 0.01)) as line:
+            line.sendall(_HELLO)
+            return bool(line.recv(1))
+    except OSError:
+        return False

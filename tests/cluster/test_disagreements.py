@@ -85,6 +85,12 @@ def test_an_error_on_one_worker_stops_all(told, name):
     assert other[0] == "WorkerError" and f"on worker {failing}: {kind}" in other[1] and part in other[1], other
 
 
+def test_no_step_takes_a_message_where_sizes_are_known(told):
+    for worker in (0, 1):
+        short, long = json.loads(told[worker]["messages"][1])
+        assert short == long < 20
+
+
 def test_the_chief_writes_and_both_restore(told):
     written, same = json.loads(told[0]["files"][1])
     assert written == [

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from kparallel.cluster import Cluster
 from kparallel.launch.local import free_addresses
 
@@ -34,16 +36,17 @@ kparallel.init()
 kparallel.wrap(model)
 """
 
-# Two workers that train until something happens to worker 1.
+# Two workers that train until something happens to one of them, by default worker 1.
 TRAIN = """
 import json, os, signal, sys, time
 import keras, numpy as np, kparallel
 kparallel.init()  # The launcher did it: nothing happens.
 index, fate = json.loads(os.environ["TF_CONFIG"])["task"]["index"], sys.argv[1]
+its = int((sys.argv[2:] or [1])[0])
 
 class Fate(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
-        if epoch == 1 and index == 1:
+        if epoch == 1 and index == its:
             print("NOW", time.time(), flush=True)
             if fate == "raises":
                 os._exit(5)
@@ -142,12 +145,43 @@ def test_kinds_of_collectives_are_checked_first():
     assert "Expected KPARALLEL_COLLECTIVES to be one of auto, tensorflow, received 'gloo'." in done.stderr
 
 
-def test_a_frozen_worker_is_named_within_the_heartbeat(tmp_path):
+@pytest.mark.parametrize("worker", [0, 1])
+def test_a_frozen_worker_is_named_within_the_heartbeat(tmp_path, worker):
     script = tmp_path / "script.py"
     script.write_text(TRAIN)
-    done = run(script, "SIGSTOP", options=["--heartbeat", "8", "--grace", "2"])
+    done = run(script, "SIGSTOP", str(worker), options=["--heartbeat", "8", "--grace", "2"])
     assert done.returncode == 1, done.stderr
-    last = done.stderr[done.stderr.index("kparallel: worker 0 failed") :]
-    assert "WorkerError: Lost worker 1 (127.0.0.1:" in last and "frozen" in last, last
+    last = done.stderr[done.stderr.index(f"kparallel: worker {1 - worker} failed") :]
+    assert f"WorkerError: Lost worker {worker} (127.0.0.1:" in last and "frozen" in last, last
     times = {line.split()[1]: float(line.split()[2]) for line in done.stdout.splitlines() if line.split()[1].isupper()}
     assert times["RAISED"] - times["NOW"] < 8 + 10, times
+
+
+# The chief freezes while it reads its third batch; the other one waits for it inside the step.
+FREEZES = """
+import json, os, signal, time
+import keras, numpy as np, tensorflow as tf, kparallel
+kparallel.init()
+index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+
+def read():
+    for number in range(6):
+        if number == 3 and index == 0:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        yield np.ones((8, 3)), np.ones((8, 1))
+
+shapes = tf.TensorSpec([8, 3]), tf.TensorSpec([8, 1])
+data = tf.data.Dataset.from_generator(read, output_signature=shapes).apply(tf.data.experimental.assert_cardinality(6))
+model = kparallel.wrap(keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]))
+model.compile("sgd", "mse")
+model.fit(data, verbose=0)
+"""
+
+
+def test_a_chief_that_freezes_in_a_step_is_named(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(FREEZES)
+    done = run(script, options=["--heartbeat", "8", "--grace", "2"])
+    assert done.returncode == 1, done.stderr
+    last = done.stderr[done.stderr.index("kparallel: worker 1 failed") :]
+    assert "WorkerError: Lost worker 0 (127.0.0.1:" in last and "frozen" in last, last

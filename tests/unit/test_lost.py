@@ -16,12 +16,23 @@ FROZEN = (
     "Collective ops is aborted by: Error reported from /job:worker/task:2: The following tasks are unhealthy (stopped "
     "sending heartbeats):\n/job:worker/replica:0/task:1\n/job:worker/replica:0/task:2\nThe tasks have crashed."
 )
+SILENT_CHIEF = (
+    "Collective ops is aborted by: Deadline Exceeded\n\nRPC: /tensorflow.CoordinationService/Heartbeat\nThe error"
+)
 THREE = ("a:1", "b:1", "c:1")
 
 
 @pytest.mark.parametrize(
     ("message", "index", "lost"),
-    [(KILLED, 0, (1,)), (FROZEN, 0, (1, 2)), (FROZEN, 1, (2,)), ("Matrix size-incompatible", 0, ()), (KILLED, 1, ())],
+    [
+        (KILLED, 0, (1,)),
+        (FROZEN, 0, (1, 2)),
+        (FROZEN, 1, (2,)),
+        ("Matrix size-incompatible", 0, ()),
+        (SILENT_CHIEF, 2, (0,)),
+        (SILENT_CHIEF, 0, ()),
+        (KILLED, 1, ()),
+    ],
 )
 def test_the_lost_are_read_from_the_message(message, index, lost):
     assert lost_workers(message, Cluster(THREE, index)) == lost
