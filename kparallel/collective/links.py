@@ -123,8 +123,9 @@ def _open_door(cluster: Cluster) -> tuple[socket.socket, Door]:
         listener.bind("\0" + name)
         listener.listen(64)
         return listener, Door("", name, token)
-    family, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
-    listener = socket.create_server(address, family=family, backlog=64)
+    family, *_ = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+    # On all of the machine's addresses, as TensorFlow does: its own name may mean loopback to the machine itself.
+    listener = socket.create_server(("", 0), family=family, backlog=64)
     return listener, Door(host, str(listener.getsockname()[1]), token)
 
 

@@ -27,7 +27,7 @@ PIECE = 2**20  # Bytes that are received, added and passed on together, while th
 _ALIGNED = 64  # Bytes; TensorFlow takes aligned memory as it is, and copies other.
 _PATIENCE = 0.25  # Seconds of waiting after which a worker looks whether the others live.
 _HEAD = struct.Struct("!QQ16s")
-_WORKER = struct.Struct("!I")
+_WORD = struct.Struct("!I?")  # Which worker is lost, and whether it is silent.
 
 Add = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], None]
 
@@ -134,7 +134,7 @@ class Ring:
                 return
             self._lost = lost or LostError(self._index, False)
         with contextlib.suppress(OSError):
-            self._before.send(_WORKER.pack(self._lost.worker), socket.MSG_DONTWAIT)
+            self._before.send(_WORD.pack(self._lost.worker, self._lost.silent), socket.MSG_DONTWAIT)
         for end in (self._before, self._after):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -219,17 +219,17 @@ class Ring:
             self._lose(frozen, silent=True)
         told = self._rumour()
         if told is not None:
-            self._lose(told)
+            self._lose(*told)
 
-    def _rumour(self) -> int | None:
+    def _rumour(self) -> tuple[int, bool] | None:
         """Return which worker is lost as the next one tells; one that hangs up without a word is lost itself."""
         try:
-            word = self._after.recv(_WORKER.size, socket.MSG_DONTWAIT)
+            word = self._after.recv(_WORD.size, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
         except OSError:
             word = b""
-        return int(_WORKER.unpack(word)[0]) if word else (self._index + 1) % self._workers
+        return _WORD.unpack(word) if word else ((self._index + 1) % self._workers, False)
 
     def _deaf(self) -> NoReturn:
         """Raise after the previous worker hung up: maybe because of another, of which word comes through the ring."""
@@ -238,7 +238,7 @@ class Ring:
         while told is None and self._lost is None and time.monotonic() < until:
             time.sleep(0.01)
             told = self._rumour()
-        self._lose((self._index - 1) % self._workers if told is None else told)
+        self._lose(*(told or ((self._index - 1) % self._workers, False)))
 
     def _lose(self, worker: int, silent: bool = False) -> NoReturn:
         self.leave(LostError(worker, silent))

@@ -130,7 +130,17 @@ class Divided(DividedData):
         def change(batch: Any) -> Any:
             return self._strategy.run(weigh, args=tuple(batch))
 
-        return Batches(self._dataset, change)
+        return Batches(self._dataset, lambda batch: self._kept_apart(change(batch)))
+
+    def _kept_apart(self, batch: Any) -> Any:
+        """Return what the replicas gave as values of theirs: of one replica here, the strategy gives plain tensors."""
+
+        def one(leaf: Any) -> Any:
+            if leaf is None or isinstance(leaf, tf.distribute.DistributedValues):
+                return leaf
+            return self._strategy.experimental_distribute_values_from_function(lambda _: leaf)
+
+        return keras.tree.map_structure(one, batch)
 
     @property
     def num_batches(self) -> int | None:

@@ -54,8 +54,10 @@ class Step:
         # Synchronized BatchNorm counts rows itself, so an empty share must stay empty.
         self._pad = not any(getattr(layer, "synchronized", False) for layer in layers)
         metrics = compiled_metrics(model)
-        plain = type(model).compute_metrics is keras.Model.compute_metrics
-        self.add_metrics = plain and (metrics is None or all(is_additive(metric) for metric in metrics.metrics))
+        self._own_metrics = type(model).compute_metrics is not keras.Model.compute_metrics
+        self.add_metrics = not self._own_metrics and (
+            metrics is None or all(is_additive(metric) for metric in metrics.metrics)
+        )
         self._first = True
         self._coupled = couples_rows(model, loss_reduction)
         self._lanes = (0,) if pipeline.placed else plan.lanes
@@ -255,7 +257,8 @@ class Step:
         if not self.add_metrics:
             outputs = tail.joined()
             logits = keras.tree.map_structure(keras_logits, outputs)
-            report["batch"] = self._gathered((rows.x, rows.y, outputs, rows.sample_weight, logits), rows)
+            inputs = rows.x if self._own_metrics else None  # Keras's own metrics do not read them.
+            report["batch"] = self._gathered((inputs, rows.y, outputs, rows.sample_weight, logits), rows)
         return report
 
     def _gathered(self, structure: Any, rows: Rows) -> Any:

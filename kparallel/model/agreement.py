@@ -28,7 +28,7 @@ _WRITERS = (
     keras.callbacks.RemoteMonitor,
 )
 _QUIET = (keras.callbacks.ProgbarLogger, keras.callbacks.History, *_WRITERS[1:])
-_BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+_STEP_HOOKS = {"begin": ("on_train_batch_begin", "on_batch_begin"), "end": ("on_train_batch_end", "on_batch_end")}
 
 
 class AgreedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
@@ -52,8 +52,11 @@ class AgreedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         self._order = order
         self._read = read
         self._backup = next((c for c in given if isinstance(c, keras.callbacks.BackupAndRestore)), None)
-        loud = [c for c in given if not isinstance(c, _QUIET) and _has_batch_hook(c)]
-        self._each_batch = any(answer == "yes" for answer in talk.gather("yes" if loud else "no"))
+        answers = [
+            json.loads(answer) for answer in talk.gather(json.dumps([_hooks_of(given), self._backup is not None]))
+        ]
+        self._loud = {hook for hooks, _ in answers for hook in hooks}
+        self._follows = any(backup for _, backup in answers)
         super().__init__(kept, add_history=True, add_progbar=params.get("verbose", 0) != 0, model=model, **params)
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -65,7 +68,7 @@ class AgreedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
                 self._restore_rest(self._backup)
 
         self._together(begin)
-        if self._backup is not None:
+        if self._follows:
             self._follow_chief()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -88,11 +91,11 @@ class AgreedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Begin a step."""
-        self._perhaps_together(lambda: super(AgreedCallbacks, self).on_train_batch_begin(batch, logs))
+        self._perhaps_together("begin", lambda: super(AgreedCallbacks, self).on_train_batch_begin(batch, logs))
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """End a step; what the callbacks see is global already."""
-        self._perhaps_together(lambda: super(AgreedCallbacks, self).on_train_batch_end(batch, logs))
+        self._perhaps_together("end", lambda: super(AgreedCallbacks, self).on_train_batch_end(batch, logs))
 
     def on_train_end(self, logs: Any = None) -> None:
         """End; a backup that Keras deletes takes its companion along."""
@@ -104,8 +107,8 @@ class AgreedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
 
         self._together(end)
 
-    def _perhaps_together(self, hook: Callable[[], None]) -> None:
-        if self._each_batch:
+    def _perhaps_together(self, when: str, hook: Callable[[], None]) -> None:
+        if when in self._loud:
             self._together(hook)
         else:
             hook()
@@ -177,6 +180,20 @@ def _companion(backup: Any) -> Path:
     return Path(backup.backup_dir) / "kparallel.json"
 
 
-def _has_batch_hook(callback: keras.callbacks.Callback) -> bool:
-    plain = keras.callbacks.Callback
-    return any(getattr(type(callback), hook, None) is not getattr(plain, hook) for hook in _BATCH_HOOKS)
+def _hooks_of(callbacks: list[keras.callbacks.Callback]) -> list[str]:
+    """Return at which ends of a step some callback may stop training or fail."""
+    looking = [callback for callback in callbacks if not _is_quiet(callback)]
+    return [
+        when for when, names in _STEP_HOOKS.items() if any(_has_own(each, name) for each in looking for name in names)
+    ]
+
+
+def _is_quiet(callback: keras.callbacks.Callback) -> bool:
+    each_epoch = isinstance(callback, keras.callbacks.ModelCheckpoint) and callback.save_freq == "epoch"
+    return each_epoch or isinstance(callback, _QUIET)
+
+
+def _has_own(callback: keras.callbacks.Callback, hook: str) -> bool:
+    """Tell whether a callback has a hook of its own, by its class or, as `LambdaCallback`, by itself."""
+    plain = getattr(keras.callbacks.Callback, hook)
+    return getattr(getattr(callback, hook), "__func__", None) is not plain

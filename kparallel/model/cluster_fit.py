@@ -13,17 +13,17 @@ from kparallel.data.order import EpochOrder
 from kparallel.data.shards import Shards
 from kparallel.errors import DataError
 from kparallel.model.agreement import AgreedCallbacks
-from kparallel.model.in_step import Read, check_same_batches
+from kparallel.model.in_step import check_same_read
 from kparallel.model.runtime import Runtime
 from kparallel.model.sameness import check_same, facts_of_fit
-from kparallel.model.size import steps_of, validation_steps_of
+from kparallel.model.size import steps_of, training_length, validation_length
 from kparallel.private import are_arrays, split_for_validation
 
 __all__: list[str] = []
 
 
-def cluster_fit_arguments(model: Any, talk: Talk, read: Read, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return `fit`'s arguments as every worker must use them.
+def cluster_fit_arguments(model: Any, talk: Talk, runtime: Runtime, asked: dict[str, Any]) -> dict[str, Any]:
+    """Return `fit`'s arguments as every worker must use them, defaults left out.
 
     Arrays that are to be shuffled get an order that is a function of an agreed seed and the epoch. Callbacks
     become a list that acts as one over all workers. Only the chief shows progress, unless `verbose` is given.
@@ -32,22 +32,27 @@ def cluster_fit_arguments(model: Any, talk: Talk, read: Read, kwargs: dict[str, 
         DataError: Workers hold data of different sizes.
         WorkerError: Workers were asked for different epochs, validations, losses or optimizers.
     """
-    bound = inspect.signature(keras.Model.fit).bind(model, **kwargs)
-    asked = bound.arguments.get("verbose", "auto")
-    bound.apply_defaults()
-    given = dict(bound.arguments)
-    given.pop("self")
+    defaults = _defaults(keras.Model.fit) | _defaults(model.__class__.fit)
+    given = defaults | asked
     check_same(talk, facts_of_fit(model, given))
-    given["verbose"] = (1 if talk.is_chief else 0) if asked == "auto" else asked
+    if given["verbose"] == "auto":
+        given["verbose"] = 1 if talk.is_chief else 0
     x = given["x"]
     order = _order_rows(given, talk)
-    steps = steps_of(given)
+    if isinstance(x, keras.utils.PyDataset) and given["shuffle"]:
+        _share_random_state(talk)
     _agree_on_size(talk, given, x)
-    if not isinstance(given["callbacks"], keras.callbacks.CallbackList):
-        given["callbacks"] = AgreedCallbacks(
-            given["callbacks"], talk, order, model, read, verbose=given["verbose"], epochs=given["epochs"], steps=steps
-        )
-    return given
+    runtime.unsized = None in (training_length(given), validation_length(given))
+    callbacks = given["callbacks"]
+    callbacks = callbacks.callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else callbacks
+    options = {"verbose": given["verbose"], "epochs": given["epochs"], "steps": steps_of(given)}
+    given["callbacks"] = AgreedCallbacks(callbacks, talk, order, model, runtime.read, **options)
+    return {name: value for name, value in given.items() if name in asked or value is not defaults[name]}
+
+
+def _defaults(method: Any) -> dict[str, Any]:
+    parameters = inspect.signature(method).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not each.empty}
 
 
 class Fetch:
@@ -64,46 +69,64 @@ class Fetch:
 
     def __call__(self, iterator: Any) -> Any:
         """Return the next batch, or None at the data's end."""
-        batch = next(iterator, None)
-        talk = self._runtime.layout.talk
+        talk, begins = self._runtime.layout.talk, iterator is not self._iterator
         if talk is None:
-            return batch
-        if self._runtime.unsized:
-            divided = any(isinstance(leaf, tf.distribute.DistributedValues) for leaf in keras.tree.flatten(batch))
-            ended = talk.gather("" if batch is None else "divided" if divided else "whole")
-            if set(ended) == {"", "divided"} and self._last is not None:
-                # Shards need not be equal: a worker at its end goes on with no rows until all are.
-                return self._last if batch is None else batch
-            if len(set(ended)) > 1:
-                raise _ends_apart(ended, "steps_per_epoch")
-            if divided:
-                self._last = _without_rows(self._runtime.strategy, batch)
-                return batch
-        if batch is not None:
+            return next(iterator, None)
+        self._iterator = iterator
+        try:
+            batch = next(iterator, None)
+        except Exception as error:
+            if begins or self._runtime.unsized:
+                talk.gather(json.dumps(["failed", f"{type(error).__name__}: {error}"]))
+            else:
+                self._runtime.layout.leave()  # The others wait for this worker inside the step.
+            raise
+        divided = any(isinstance(leaf, tf.distribute.DistributedValues) for leaf in keras.tree.flatten(batch))
+        state = "end" if batch is None else "divided" if divided else "whole"
+        if state == "whole":
             self._runtime.read.add(batch)
-            if iterator is not self._iterator:
-                self._iterator = iterator
-                check_same_batches(talk, self._runtime.read)
+        return self._agreed(talk, state, batch) if begins or self._runtime.unsized else batch
+
+    def _agreed(self, talk: Talk, state: str, batch: Any) -> Any:
+        """Return the batch to go on with, after the workers have told one another what they have."""
+        answers = [json.loads(answer) for answer in talk.gather(json.dumps([state, str(self._runtime.read)]))]
+        states = [told for told, _ in answers]
+        if "failed" in states:
+            index = states.index("failed")
+            raise DataError(f"Reading data failed on worker {index}: {answers[index][1]}. Its log has the traceback.")
+        if set(states) == {"end", "divided"} and self._last is not None:
+            # Shards need not be equal: a worker at its end goes on with no rows until all are.
+            return self._last if batch is None else batch
+        if len(set(states)) > 1:
+            raise _ends_apart(states)
+        if state == "whole":
+            check_same_read(self._runtime.read, [digest for _, digest in answers])
+        elif state == "divided" and self._runtime.unsized:
+            self._last = _without_rows(self._runtime.strategy, batch)
         return batch
 
 
-def agree_on_end(talk: Talk, ended: bool) -> None:
-    """Make sure that all workers predict another batch, or all are at their data's end.
+def agree_on_end(talk: Talk, batches: int) -> None:
+    """Make sure that all workers predict as many batches next, or all are at their data's end.
 
     Raises:
         DataError: Some are at their end, others not.
     """
-    words = talk.gather("" if ended else "whole")
-    if len(set(words)) > 1:
-        raise _ends_apart(words, "steps")
+    told = talk.gather(str(batches) if batches else "end")
+    if len(set(told)) > 1:
+        raise _ends_apart(told)
 
 
-def _ends_apart(words: list[str], option: str) -> DataError:
-    going = next(index for index, word in enumerate(words) if word)
+def _ends_apart(states: list[str]) -> DataError:
     return DataError(
-        f"Expected data of the same length on all workers, but worker {words.index('')} is at its end and "
-        f"worker {going} is not. Give all workers the same data, or pass {option}."
+        f"Expected data of the same length on all workers, received in one step: {_listed(states)}. Every worker reads "
+        "all of the data and takes its share of each batch: give all workers the same data."
     )
+
+
+def _listed(states: list[str]) -> str:
+    words = {"end": "no more batches"}
+    return ", ".join(f"worker {index}: {words.get(state, 'another batch')}" for index, state in enumerate(states))
 
 
 def _without_rows(strategy: tf.distribute.Strategy, batch: Any) -> Any:
@@ -135,22 +158,25 @@ def _order_rows(given: dict[str, Any], talk: Talk) -> EpochOrder | Shards | None
     return order
 
 
+def _share_random_state(talk: Talk) -> None:
+    """Take the chief's state of Python's generator, by which Keras shuffles the batches of a `PyDataset`."""
+    version, numbers, gauss = json.loads(talk.gather(json.dumps(random.getstate() if talk.is_chief else None))[0])
+    random.setstate((version, tuple(numbers), gauss))
+
+
 def _agree_on_size(talk: Talk, given: dict[str, Any], x: Any) -> None:
-    rows = keras.tree.flatten(x)[0].shape[0] if are_arrays(x) else None
-    own = [steps_of(given), rows, validation_steps_of(given)]
-    sizes, counts, validations = zip(*map(json.loads, talk.gather(json.dumps(own))), strict=True)
-    if len(set(sizes)) > 1:
-        raise DataError(
-            f"Expected the same number of steps for each epoch on all workers, received {list(sizes)}. Every worker "
-            "reads the whole dataset and takes its share of each batch: give all the same data, or steps_per_epoch."
-        )
-    if len(set(counts)) > 1:
-        raise DataError(
-            f"Expected the same number of rows on all workers, received {list(counts)}. Every worker reads all rows "
-            "and takes its share of each batch; give all the same data, or deal shards with kparallel.read_records."
-        )
-    if len(set(validations)) > 1:
-        raise DataError(
-            f"Expected the same number of validation steps on all workers, received {list(validations)}. Every worker "
-            "reads all of validation_data and takes its share of each batch: give all the same, or validation_steps."
-        )
+    sizes = {
+        "steps for each epoch": steps_of(given),
+        "rows": keras.tree.flatten(x)[0].shape[0] if are_arrays(x) else None,
+        "batches": training_length(given),
+        "validation steps": given["validation_steps"],
+        "validation batches": validation_length(given),
+    }
+    answers = [json.loads(answer) for answer in talk.gather(json.dumps(sizes))]
+    for what in sizes:
+        numbers = [answer[what] for answer in answers]
+        if len(set(numbers)) > 1:
+            raise DataError(
+                f"Expected the same number of {what} on all workers, received {numbers}. Every worker reads all of the "
+                "data and takes its share of each batch: give all the same, or deal shards with kparallel.read_records."
+            )

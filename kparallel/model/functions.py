@@ -60,7 +60,7 @@ def predict_function(model: Any, runtime: Runtime) -> Callable[[list[Any]], Any]
                 model, runtime, _step(model, runtime).predict, lambda outputs: first_share(runtime, outputs)
             )
         if runtime.layout.talk is not None and runtime.unsized:
-            agree_on_end(runtime.layout.talk, ended=False)
+            agree_on_end(runtime.layout.talk, len(batches))
         outputs = [compiled(batch) for batch in batches]
         return outputs[0] if len(outputs) == 1 else keras.tree.map_structure(_concatenate, *outputs)
 

@@ -6,6 +6,7 @@ Gradients are summed over the workers, so that workers who differ go on without 
 import json
 import math
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -52,15 +53,6 @@ def _head(array: np.ndarray[Any, Any]) -> bytes:
     return np.ascontiguousarray(array).reshape(-1)[: _LIMIT // array.itemsize].tobytes()
 
 
-def check_same_batches(talk: Talk, read: Read) -> None:
-    """Make sure that all workers have read the same batches, of which each takes its share.
-
-    Raises:
-        DataError: They have not.
-    """
-    _compare_read(talk.gather(str(read)))
-
-
 def check_in_step(talk: Talk, model: keras.Model, read: Read) -> None:
     """Make sure that the workers have read the same and are at the same weights and learning rate.
 
@@ -71,12 +63,12 @@ def check_in_step(talk: Talk, model: keras.Model, read: Read) -> None:
     weights = [weight for weight in model.weights if tf.as_dtype(weight.dtype).is_floating]
     own = {"read": str(read), "rate": _rate(model), "norms": [_norm(weight) for weight in weights]}
     answers = [json.loads(answer) for answer in talk.gather(json.dumps(own))]
-    _compare_read([answer["read"] for answer in answers])
+    check_same_read(read, [answer["read"] for answer in answers])
     rates = [answer["rate"] for answer in answers]
-    if len({str(rate) for rate in rates}) > 1:
+    if not _alike([np.nan if rate is None else rate for rate in rates]):
         _refuse("learning rate", rates)
     for weight, norms in zip(weights, zip(*(answer["norms"] for answer in answers), strict=True), strict=True):
-        if not np.allclose(norms[0], norms, rtol=_DRIFT, atol=1e-10, equal_nan=True):
+        if not _alike(norms):
             _refuse(f"values of weight {weight.path!r}", [f"a norm of {norm:.6g}" for norm in norms])
 
 
@@ -89,8 +81,22 @@ def _norm(weight: keras.Variable) -> float:
     return math.sqrt(2 * float(tf.nn.l2_loss(weight.value)))
 
 
-def _compare_read(digests: list[str]) -> None:
+def _alike(numbers: Sequence[float]) -> bool:
+    return np.allclose(numbers[0], numbers, rtol=_DRIFT, atol=1e-10, equal_nan=True)
+
+
+def check_same_read(read: Read, digests: list[str]) -> None:
+    """Make sure that all workers have read the same batches, of which each takes its share.
+
+    Args:
+        read: This worker's.
+        digests: All workers'.
+
+    Raises:
+        DataError: They have not.
+    """
     if len(set(digests)) > 1:
+        read.begin()
         raise DataError(
             f"Expected all workers to read the same batches, received digests {digests}. Give every random step of the "
             "dataset a seed, such as shuffle(1000, seed=0), random arrays too (np.random.default_rng(0)), let parallel "

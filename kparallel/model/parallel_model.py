@@ -20,7 +20,7 @@ from kparallel.model.optimizer import adopt, copy_state, rebuild_optimizer
 from kparallel.model.recompile import recompile
 from kparallel.model.runtime import Runtime
 from kparallel.model.sameness import check_same, facts_of_call
-from kparallel.model.size import batches_of, steps_of, validation_steps_of
+from kparallel.model.size import length_of
 from kparallel.planning.plan import Plan
 from kparallel.private import build_symbolically, epoch_batches, record_jit, unpickler
 from kparallel.stage.rebuild import build_with, rebuild, transfer
@@ -68,8 +68,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         arguments = _named(self.__class__.fit, args, kwargs)
         if runtime.layout.talk is not None:
             with naming_lost_workers():
-                arguments = cluster_fit_arguments(self, runtime.layout.talk, runtime.read, arguments)
-            runtime.unsized = None in (steps_of(arguments), validation_steps_of(arguments))
+                arguments = cluster_fit_arguments(self, runtime.layout.talk, runtime, arguments)
         with runtime.whole_batches():
             return super().fit(**self._adapted(arguments))
 
@@ -87,7 +86,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         with self._kparallel.whole_batches():
             outputs = super().predict(**self._adapted(arguments))
             if self._kparallel.layout.talk is not None and self._kparallel.unsized:
-                agree_on_end(self._kparallel.layout.talk, ended=True)
+                agree_on_end(self._kparallel.layout.talk, 0)
         return outputs
 
     def _check_call(self, name: str, arguments: dict[str, Any]) -> None:
@@ -95,10 +94,10 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         runtime = self._kparallel
         if runtime.layout.talk is not None and not runtime.feeding:
             x = arguments.get("x")
-            batches = batches_of(x, arguments.get("steps"), arguments.get("batch_size"))
-            runtime.unsized = batches is None
+            length = length_of(x, arguments.get("batch_size"))
+            runtime.unsized = length is None
             with naming_lost_workers():
-                check_same(runtime.layout.talk, facts_of_call(name, x, batches))
+                check_same(runtime.layout.talk, facts_of_call(name, x, arguments.get("steps"), length))
 
     def _adapted(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return a call's arguments with datasets that are distributed already as Keras's loops take them."""

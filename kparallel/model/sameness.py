@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from kparallel.barrier import to_stderr
 from kparallel.collective.talk import Talk
@@ -96,21 +97,26 @@ def facts_of_fit(model: keras.Model, given: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def facts_of_call(name: str, x: Any, batches: int | None) -> dict[str, str]:
+def facts_of_call(name: str, x: Any, steps: int | None, length: float | None) -> dict[str, str]:
     """Return what of a call of `evaluate` or `predict` must be equal: each worker computes its share of every batch.
 
     Args:
         name: Of the method.
         x: What it was given.
-        batches: How many it has, or None where only the data's end will tell.
+        steps: How many were asked for.
+        length: How many batches it has, or None where only the data's end will tell.
     """
     facts = {"call": name, "kind of data": "arrays" if are_arrays(x) else type(x).__name__}
     if are_arrays(x):
         leaves = keras.tree.flatten(x)
         facts["number of rows"] = str(leaves[0].shape[0])
-        heads = [np.asarray(leaf[:_HEAD]) for leaf in leaves if not hasattr(leaf, "tocsr")]
+        heads = [np.asarray(leaf[:_HEAD]) for leaf in leaves if not _is_sparse(leaf)]
         facts["first rows"] = str([zlib.crc32(head.tobytes()) for head in heads if head.dtype != object])
-    return facts | {"number of batches": str(batches)}
+    return facts | {"steps": str(steps), "number of batches": str(length)}
+
+
+def _is_sparse(leaf: Any) -> bool:
+    return hasattr(leaf, "tocsr") or isinstance(leaf, tf.SparseTensor | tf.RaggedTensor)
 
 
 def _described(value: Any) -> str:

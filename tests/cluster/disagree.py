@@ -154,6 +154,89 @@ def files():
     return json.dumps([written, same])
 
 
+class Batches(keras.utils.PyDataset):
+    """Which Keras shuffles by default, by Python's own generator."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        rows = X[4 * index : 4 * index + 4]
+        return rows, rows[:, :1]
+
+
+class Fitting(keras.Model):
+    """A class with a `fit` of its own."""
+
+    def fit(self, x, y, epochs=3, **options):
+        return super().fit(x, y, epochs=epochs, **options)
+
+
+def own_fit():
+    inputs = keras.Input((4,))
+    model = kparallel.wrap(Fitting(inputs, keras.layers.Dense(1)(inputs)))
+    model.compile("sgd", "mse")
+    losses = model.fit(X, X[:, :1], batch_size=4, verbose=0).history["loss"]
+    assert len(losses) == 3
+    return losses
+
+
+def divided_and_weighed():
+    model = net()
+    model.compile("sgd", keras.losses.MeanSquaredError())
+    y = np.arange(16) % 2
+
+    def own_rows(context):
+        rows = tf.data.Dataset.from_tensor_slices((X, y[:, None].astype("int32")))
+        return rows.shard(context.num_input_pipelines, context.input_pipeline_id).batch(4)
+
+    data = model.distribute_strategy.distribute_datasets_from_function(own_rows)
+    return model.fit(data, class_weight={0: 1.0, 1: 3.0}, verbose=0, epochs=2).history["loss"]
+
+
+def corrupt():
+    def read():
+        for number in range(3):
+            if INDEX and number == 1:
+                raise ValueError("a corrupt record")
+            yield X[:4], X[:4, :1]
+
+    return tf.data.Dataset.from_generator(read, output_signature=(tf.TensorSpec([None, 4]), tf.TensorSpec([None, 1])))
+
+
+def backup_of_chief():
+    kept = keras.callbacks.BackupAndRestore(FOLDER / "backup_of_chief")
+    return fit(net(), callbacks=[] if INDEX else [kept]).history["loss"]
+
+
+def stops():
+    """Worker 1 alone stops in the second step, by a function."""
+    model, steps = net(), []
+
+    def note(batch, logs):
+        steps.append(batch)
+        model.stop_training = INDEX == 1 and batch == 1
+
+    fit(model, callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=note)])
+    return steps
+
+
+def words():
+    """Strings as inputs, and a metric that has to see all rows."""
+    texts = np.array(["a b", "b c", "c d", "d a"] * 4)
+    inputs = keras.Input((), dtype="string")
+    tokens = keras.layers.TextVectorization(vocabulary=["a", "b", "c", "d"], output_sequence_length=2)(inputs)
+    hidden = keras.layers.Flatten()(keras.layers.Embedding(8, 3)(tokens))
+    model = kparallel.wrap(keras.Model(inputs, keras.layers.Dense(1)(hidden)))
+
+    def largest(y, outputs):
+        return keras.ops.max(outputs) + keras.ops.zeros_like(y[:, 0])
+
+    model.compile("sgd", "mse", metrics=[largest])
+    data = tf.data.Dataset.from_tensor_slices((texts, X[:, :1])).batch(4)
+    return model.fit(data, verbose=0).history["largest"]
+
+
 def messages():
     """How many messages `fit` takes for epochs of 4 and of 16 steps with a validation, whose sizes are known."""
     model, counts = net(), []
@@ -163,12 +246,25 @@ def messages():
     numbers = []
     for batch_size in (4, 1):
         counts.clear()
-        fit(model, batch_size=batch_size, validation_data=(X, X[:, :1]))
+        kept = keras.callbacks.ModelCheckpoint(FOLDER / "messages.keras")
+        fit(model, batch_size=batch_size, validation_data=(X, X[:, :1]), callbacks=[kept])
         numbers.append(len(counts))
     return numbers
 
 
+# What must work, and give the same on both workers.
+WORKS = {
+    "shuffled_batches": lambda: fit(net(), Batches()).history["loss"],
+    "own_fit": own_fit,
+    "own_list": lambda: fit(net(), callbacks=keras.callbacks.CallbackList([], epochs=2)).history["loss"],
+    "divided_and_weighed": divided_and_weighed,
+    "backup_of_chief": backup_of_chief,
+    "stops": stops,
+    "words": words,
+    "sparse": lambda: net().predict(tf.sparse.from_dense(X), verbose=0).tolist(),
+}
 CASES = {
+    **{name: lambda job=job: json.dumps(job()) for name, job in WORKS.items()},
     "messages": messages,
     "files": files,
     "stall": stall,
@@ -199,9 +295,11 @@ CASES = {
     "rate_in_a_step": lambda: fit(net(), callbacks=[OnOne("batch_end", halve_rate)]),
     "weights": lambda: fit(net(), callbacks=[OnOne("epoch_end", zero_weights)]),
     "ends_early": lambda: fit(net(), unsized(4 - 2 * INDEX)),
+    "ends_early_within_steps": lambda: fit(net(), unsized(4 - 2 * INDEX), steps_per_epoch=4),
     "evaluated_ends_early": lambda: net().evaluate(unsized(4 - 2 * INDEX), verbose=0),
     "predicted_ends_early": lambda: net().predict(unsized(4 - 2 * INDEX), verbose=0),
     "evaluated_batches": lambda: net().evaluate(dataset(16 - 8 * INDEX), verbose=0),
+    "corrupt": lambda: fit(net(), corrupt()),
     "callback": lambda: fit(net(), callbacks=[Fails(1)]),
     "callback_of_chief": lambda: fit(net(), callbacks=[Fails(0)]),
     "checkpoint_nowhere": checkpoint_nowhere,

@@ -44,12 +44,23 @@ DIFFERENCES = {
     "rate": ("WorkerError", "same learning rate on all workers, received worker 0: 0.00999"),
     "rate_in_a_step": ("WorkerError", "; worker 1: 0.00499"),
     "weights": ("WorkerError", "same values of weight 'dense"),
-    "ends_early": ("DataError", "worker 1 is at its end and worker 0 is not"),
-    "evaluated_ends_early": ("DataError", "worker 1 is at its end and worker 0 is not"),
-    "predicted_ends_early": ("DataError", "worker 1 is at its end and worker 0 is not"),
+    "ends_early": ("DataError", "worker 0: another batch, worker 1: no more batches"),
+    "ends_early_within_steps": ("DataError", "worker 0: another batch, worker 1: no more batches"),
+    "evaluated_ends_early": ("DataError", "worker 0: another batch, worker 1: no more batches"),
+    "predicted_ends_early": ("DataError", "worker 0: another batch, worker 1: no more batches"),
     "evaluated_batches": ("WorkerError", "same number of batches on all workers, received worker 0: 4; worker 1: 2"),
-    "validation_steps": ("DataError", "same number of validation steps on all workers, received [4, 2]"),
+    "validation_steps": ("DataError", "same number of validation batches on all workers, received [4, 2]"),
 }
+WORKS = [
+    "shuffled_batches",
+    "own_fit",
+    "own_list",
+    "divided_and_weighed",
+    "backup_of_chief",
+    "stops",
+    "words",
+    "sparse",
+]
 FAILURES = {
     "callback": (1, "ArithmeticError", "my own fault"),
     "callback_of_chief": (0, "ArithmeticError", "my own fault"),
@@ -75,6 +86,16 @@ def test_a_difference_is_named_on_both_workers(told, name):
     kind, part = DIFFERENCES[name]
     for worker in (0, 1):
         assert told[worker][name][0] == kind and part in told[worker][name][1], told[worker][name]
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_what_one_worker_does_otherwise_may_differ(told, name):
+    assert told[0][name] == told[1][name] and told[0][name][0] == "", told[0][name]
+
+
+def test_an_error_while_reading_is_told(told):
+    assert told[1]["corrupt"][0] == "InvalidArgumentError" and "a corrupt record" in told[1]["corrupt"][1]
+    assert told[0]["corrupt"][0] == "DataError" and "failed on worker 1" in told[0]["corrupt"][1], told[0]["corrupt"]
 
 
 @pytest.mark.parametrize("name", FAILURES)

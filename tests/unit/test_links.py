@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from kparallel.cluster import Cluster
+from kparallel.collective import links as links_module
 from kparallel.collective.links import Links
 
 SECONDS = 30
@@ -61,11 +62,19 @@ def test_each_column_has_a_ring_of_its_own_which_later_models_share(hosts):
     assert on_every(hosts, work) == [[total, 2 * total, 3 * total]] * len(hosts)
 
 
-def test_workers_that_cannot_connect_say_so_and_use_tensorflow_together():
+def test_workers_that_cannot_connect_say_so_and_use_tensorflow_together(monkeypatch):
+    open_door = links_module._open_door
+
+    def fails(cluster):
+        if cluster.index == 1:
+            raise OSError("no port is free")
+        return open_door(cluster)
+
+    monkeypatch.setattr(links_module, "_open_door", fails)
+
     def work(links, talk, index):
         first = links.rings(1, talk)
         return first, links.rings(1, talk)  # Without another attempt.
 
-    # An address for documentation, which no host has: to listen there fails at once.
-    with pytest.warns(UserWarning, match=r"connect to one another \(worker 1: .*TensorFlow's own collectives"):
-        assert on_every(("127.0.0.1", "192.0.2.1"), work) == [(None, None)] * 2
+    with pytest.warns(UserWarning, match=r"connect to one another \(worker 1: no port.*TensorFlow's own collectives"):
+        assert on_every(("127.0.0.1", "127.0.0.2"), work) == [(None, None)] * 2

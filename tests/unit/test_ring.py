@@ -128,6 +128,13 @@ def test_a_frozen_worker_is_named(connected):
     assert caught.value.silent
 
 
+def test_all_hear_that_a_worker_is_frozen_from_the_one_before_it(connected):
+    rings = connected(4)
+    rings[2]._frozen = lambda: 3
+    found = at_once([lambda r=ring: r.gather(b"") for ring in rings[:3]])
+    assert [(error.worker, error.silent) for error in found] == [(3, True)] * 3
+
+
 def test_couriers_sum_the_replicas_of_every_worker_in_memory_of_their_own(couriers):
     made, woken = couriers(2, replicas=2)
     work = summing(add)
