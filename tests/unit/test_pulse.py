@@ -84,6 +84,7 @@ def test_tensorflows_server_answers_unless_its_process_is_stopped(address):
         assert server.stdout.readline() == "ready\n"
         assert answers(address, 20)
         server.send_signal(signal.SIGSTOP)
+        os.waitpid(server.pid, os.WUNTRACED)  # Until all of its threads stand still.
         assert not answers(address, 0.5)
         server.send_signal(signal.SIGCONT)
         assert answers(address, 20)
