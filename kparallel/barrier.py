@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kparallel.cluster import Cluster
+from kparallel.cluster import Cluster, host_and_port
 from kparallel.errors import ClusterError, WorkerError
 
 __all__: list[str] = []
@@ -119,7 +119,7 @@ class _Meeting:
                 await asyncio.wait_for(writer.wait_closed(), 1)
 
     async def _listen(self) -> asyncio.Server:
-        port = int(self._cluster.address.rpartition(":")[2])
+        _, port = host_and_port(self._cluster.address)
         try:
             # On all of the machine's addresses, as TensorFlow will: what would keep TensorFlow from it shows now.
             return await asyncio.start_server(self._answer, None, port, limit=_LINE)
@@ -132,10 +132,10 @@ class _Meeting:
 
     async def _call(self, peer: int) -> None:
         """Greet a peer, again and again until it answers."""
-        host, _, port = self._cluster.workers[peer].rpartition(":")
+        host, port = host_and_port(self._cluster.workers[peer])
         while True:
             with contextlib.suppress(OSError, asyncio.TimeoutError):
-                opening = asyncio.open_connection(host.strip("[]"), int(port), limit=_LINE)
+                opening = asyncio.open_connection(host, port, limit=_LINE)
                 reader, writer = await asyncio.wait_for(opening, 5)
                 self._opened.add(writer)
                 if await self._greet(peer, reader, writer):

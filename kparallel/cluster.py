@@ -20,6 +20,12 @@ _REFUSED = {
 }
 
 
+def host_and_port(address: str) -> tuple[str, int]:
+    """Return an address's parts, as sockets take them: an IPv6 host without its brackets."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 @dataclass(frozen=True)
 class Cluster:
     """The workers that train together, and which of them this process is.

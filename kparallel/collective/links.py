@@ -8,7 +8,7 @@ import time
 import warnings
 from dataclasses import asdict, dataclass
 
-from kparallel.cluster import Cluster
+from kparallel.cluster import Cluster, host_and_port
 from kparallel.collective.pulse import Pulse
 from kparallel.collective.ring import Ring
 from kparallel.collective.talk import Talk
@@ -115,7 +115,7 @@ def _everyones(talk: Talk, door: Door | None) -> list[Door]:
 def _open_door(cluster: Cluster) -> tuple[socket.socket, Door]:
     token = secrets.token_hex(_TOKEN)
     hosts = {address.rpartition(":")[0] for address in cluster.workers}
-    host = cluster.address.rpartition(":")[0].strip("[]")
+    host, _ = host_and_port(cluster.address)
     if len(hosts) == 1 and sys.platform == "linux":
         # Linux's abstract names belong to a host, need no file, and take a quarter less time than TCP on loopback.
         name = f"kparallel-{secrets.token_hex(_TOKEN)}"

@@ -4,7 +4,7 @@ import socket
 import threading
 import time
 
-from kparallel.cluster import Cluster
+from kparallel.cluster import Cluster, host_and_port
 
 __all__: list[str] = []
 
@@ -56,9 +56,8 @@ def answers(address: str, timeout: float) -> bool:
         address: Host and port.
         timeout: Seconds.
     """
-    host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), max(timeout, 0.01)) as line:
+        with socket.create_connection(host_and_port(address), max(timeout, 0.01)) as line:
             line.sendall(_HELLO)
             return bool(line.recv(1))
     except OSError:

@@ -222,7 +222,7 @@ class Ring:
             self._lose(*told)
 
     def _rumour(self) -> tuple[int, bool] | None:
-        """Return which worker is lost as the next one tells; one that hangs up without a word is lost itself."""
+        """Return which worker is lost and whether it is silent, as the next one tells; one without a word is lost."""
         try:
             word = self._after.recv(_WORD.size, socket.MSG_DONTWAIT)
         except BlockingIOError:

@@ -125,8 +125,10 @@ def _ends_apart(states: list[str]) -> DataError:
 
 
 def _listed(states: list[str]) -> str:
-    words = {"end": "no more batches"}
-    return ", ".join(f"worker {index}: {words.get(state, 'another batch')}" for index, state in enumerate(states))
+    words = {"end": "no more batches", **dict.fromkeys(("whole", "divided", "1"), "another batch")}
+    return ", ".join(
+        f"worker {index}: {words.get(state, f'{state} more batches')}" for index, state in enumerate(states)
+    )
 
 
 def _without_rows(strategy: tf.distribute.Strategy, batch: Any) -> Any:

@@ -28,18 +28,16 @@ def length_of(x: Any, batch_size: int | None) -> float | None:
     if isinstance(x, keras.utils.PyDataset):
         return None if x.num_batches is None else int(x.num_batches)
     rows = _rows(x)
-    return None if rows is None else -(-rows // (batch_size or 32))
+    return None if rows is None else _in_batches(rows, batch_size)
 
 
 def training_length(given: dict[str, Any]) -> float | None:
     """Return the length of the data that `fit` trains on, from its arguments."""
     x, split = given["x"], given["validation_split"]
     rows = _rows(x) if split else None
-    return (
-        length_of(x, given["batch_size"])
-        if rows is None
-        else -(-int(rows * (1 - split)) // (given["batch_size"] or 32))
-    )
+    if rows is None:
+        return length_of(x, given["batch_size"])
+    return _in_batches(int(rows * (1 - split)), given["batch_size"])
 
 
 def validation_length(given: dict[str, Any]) -> float | None:
@@ -62,3 +60,7 @@ def steps_of(given: dict[str, Any]) -> int | None:
 def _rows(x: Any) -> int | None:
     leaf = next((leaf for leaf in keras.tree.flatten(x) if hasattr(leaf, "shape")), None)
     return None if leaf is None else int(leaf.shape[0])
+
+
+def _in_batches(rows: int, batch_size: int | None) -> int:
+    return -(-rows // (batch_size or 32))

@@ -157,9 +157,9 @@ def test_a_frozen_worker_is_named_within_the_heartbeat(tmp_path, worker):
     assert times["RAISED"] - times["NOW"] < 8 + 10, times
 
 
-# The chief freezes while it reads its third batch; the other one waits for it inside the step.
+# The chief freezes while it reads its fourth batch; the other one waits for it inside the step.
 FREEZES = """
-import json, os, signal, time
+import json, os, signal
 import keras, numpy as np, tensorflow as tf, kparallel
 kparallel.init()
 index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
