@@ -1,5 +1,8 @@
 """Every private name of TensorFlow and Keras that kparallel uses; `tests/unit/test_private.py` names a moved one."""
 
+import copy
+import functools
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,12 +10,12 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend import compute_output_spec
 from keras.src.backend.common import global_state
 from keras.src.backend.common.masking import set_keras_mask
 from keras.src.layers.layer import CallContext
 from keras.src.models.functional import Functional, operation_fn
 from keras.src.ops.symbolic_arguments import SymbolicArguments
-from keras.src.saving.serialization_lib import SafeModeScope
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter, can_convert_arrays
 from keras.src.trainers.data_adapters.array_slicing import (
     ScipySparseSliceable,
@@ -24,6 +27,7 @@ from keras.src.trainers.data_adapters.data_adapter_utils import scipy_sparse_to_
 from keras.src.trainers.data_adapters.tf_dataset_adapter import make_class_weight_map_fn
 from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
 from tensorflow.python.distribute import cross_device_ops, distribute_lib
+from tensorflow.python.distribute.values import MirroredVariable, OnWritePolicy
 from tensorflow.python.eager import context
 from tensorflow.python.framework import ops
 from tensorflow.tsl.profiler.protobuf.xplane_pb2 import XSpace
@@ -33,11 +37,13 @@ from kparallel.trace.events import Event
 __all__: list[str] = []
 
 
-def mirrored(devices: Sequence[str]) -> tf.distribute.Strategy:
-    """Return a `MirroredStrategy` whose collectives, as a synchronized BatchNorm has, do not meet another's.
+@functools.cache
+def mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
+    """Return the `MirroredStrategy` of some devices, one in a process, so that models on the same devices share layers.
 
     TensorFlow numbers the groups of each strategy from the same key and the collectives of a group from another, and
-    refuses two of one number that differ in devices or dtype. So each strategy starts from a number of its own.
+    refuses two of one number that differ in devices or dtype, as a synchronized BatchNorm's would. So each strategy
+    starts from a number of its own.
 
     Args:
         devices: One for each replica.
@@ -103,23 +109,53 @@ def one_replica_view() -> Iterator[None]:
         distribute_lib._pop_per_thread_mode()
 
 
-def _already_summed(pairs: Any) -> Any:
-    return pairs
+def optimizers_in(optimizer: Any) -> list[Any]:
+    """Return an optimizer and all those that it holds, however nested; none for None."""
+    found: dict[int, Any] = {}
+
+    def visit(value: Any) -> None:
+        if isinstance(value, dict | list | tuple):
+            for part in value.values() if isinstance(value, dict) else value:
+                visit(part)
+        elif isinstance(value, keras.optimizers.Optimizer) and id(value) not in found:
+            found[id(value)] = value
+            visit(list(vars(value).values()))
+
+    visit(optimizer)
+    return list(found.values())
 
 
-def expect_summed_gradients(optimizer: Any) -> None:
-    """Tell an optimizer, and the one inside it, that gradients come summed over the replicas."""
-    for each in (optimizer, own_optimizer(optimizer)):
-        if each is not None:
-            each._all_reduce_sum_gradients = _already_summed
+@contextmanager
+def updating_copies(optimizers: Sequence[Any]) -> Iterator[None]:
+    """Let optimizers update this replica's copies, with gradients as they are: the step has summed them.
+
+    Enter it in a replica's context. Outside a step an optimizer is as the user made it.
+    """
+    strategies = [optimizer._distribution_strategy for optimizer in optimizers]
+    for optimizer in optimizers:
+        optimizer._all_reduce_sum_gradients = lambda pairs: pairs
+        optimizer._distribution_strategy = tf.distribute.get_strategy()
+    try:
+        yield
+    finally:
+        for optimizer, strategy in zip(optimizers, strategies, strict=True):
+            del optimizer._all_reduce_sum_gradients
+            optimizer._distribution_strategy = strategy
 
 
-def weight_decay_exclusions(source: Any, target: Any) -> None:
-    """Carry `exclude_from_weight_decay(var_names=...)`, which no optimizer's config holds."""
-    if hasattr(source, "_exclude_from_weight_decay_pattern"):
-        target._exclude_from_weight_decay_pattern = source._exclude_from_weight_decay_pattern
-        target._exclude_from_weight_decay = set()
-        target._exclude_from_weight_decay_cache = {}
+def slots_by_weight(optimizer: Any) -> dict[int, keras.Variable]:
+    """Return, by the id of an optimizer's slot, the weight that it belongs to.
+
+    Keras's convention: slots stand in lists that are indexed as the weights are. What is kept otherwise is left out;
+    it then lies on another device than its weight, and is right all the same.
+    """
+    weights = list(optimizer._trainable_variables)
+    own = {id(variable) for variable in optimizer._variables}
+    found: dict[int, keras.Variable] = {}
+    for value in vars(optimizer).values():
+        if isinstance(value, list | tuple) and len(value) == len(weights):
+            found |= {id(slot): weight for slot, weight in zip(value, weights, strict=True) if id(slot) in own}
+    return found
 
 
 def compile_arguments(model: keras.Model) -> dict[str, Any] | None:
@@ -133,88 +169,10 @@ def record_jit(model: keras.Model, asked: Any) -> None:
     model._compile_config.config["jit_compile"] = asked
 
 
-def optimized_variables(optimizer: Any) -> list[keras.Variable]:
-    """Return the variables that a built optimizer holds slots for; none where there is no optimizer."""
-    return list(getattr(own_optimizer(optimizer), "_trainable_variables", ()))
-
-
 def flatten_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """Return the model and every layer below it, parents first."""
     layers: list[keras.layers.Layer] = model._flatten_layers()
     return layers
-
-
-def child_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """Return the layers directly below a layer, in the order in which it was given them."""
-    layers: list[keras.layers.Layer] = list(layer._layers)
-    return layers
-
-
-def rename(source: Any, target: Any) -> None:
-    """Give a layer or a variable the name, and a variable the path, of another."""
-    if isinstance(source, keras.Variable):
-        target._path, target._name = source.path, source.name
-    else:
-        object.__setattr__(target, "name", source.name)
-
-
-def seed_generators(layer: keras.layers.Layer) -> list[keras.random.SeedGenerator]:
-    """Return the seed generators that a layer holds itself."""
-    return list(layer._seed_generators)
-
-
-def read_variable(variable: Any) -> Any:
-    """Return the NumPy value of a variable's first copy, whichever strategy holds it and whichever scope is entered."""
-    value = variable._value if isinstance(variable, keras.Variable) else variable
-    return (value.values[0] if isinstance(value, tf.distribute.DistributedValues) else value).numpy()
-
-
-class _Number(keras.Variable):  # type: ignore[misc]
-    """A scalar with several copies, which Python's `float` and `int` read as they read one with a single copy."""
-
-    def __float__(self) -> float:
-        return float(read_variable(self))
-
-    def __int__(self) -> int:
-        return int(read_variable(self))
-
-
-def read_as_number(variable: keras.Variable) -> None:
-    """Let `float(variable)` and `int(variable)` work: TensorFlow's variables with several copies refuse them."""
-    if not variable.shape.rank and type(variable) is keras.Variable:
-        variable.__class__ = _Number
-
-
-# What Keras itself keeps on a model in public attributes.
-KERAS_ATTRIBUTES = frozenset(
-    [
-        "activity_regularizer",
-        "autocast",
-        "build",
-        "built",
-        "call_signature_parameters",
-        "compiled",
-        "history",
-        "input_spec",
-        "inputs",
-        "loss",
-        "name",
-        "optimizer",
-        "output_names",
-        "outputs",
-        "predict_function",
-        "quantize",
-        "steps_per_execution",
-        "stop_evaluating",
-        "stop_predicting",
-        "stop_training",
-        "supports_jit",
-        "supports_masking",
-        "test_function",
-        "train_function",
-        "unrolled_steps_per_execution",
-    ]
-)
 
 
 def unpickler(plain: type[keras.Model]) -> Callable[..., keras.Model]:
@@ -226,17 +184,6 @@ def unpickler(plain: type[keras.Model]) -> Callable[..., keras.Model]:
 def own_metrics(layers: Sequence[keras.layers.Layer]) -> list[keras.metrics.Metric]:
     """Return the metrics that layers and models hold themselves, as attributes."""
     return [metric for layer in layers for metric in layer._metrics]
-
-
-def own_losses(model: keras.Model) -> list[tf.Tensor]:
-    """Return what `add_loss` collected in the present call."""
-    return [loss for layer in model._flatten_layers() for loss in layer._get_own_losses()]
-
-
-def regularization_losses(model: keras.Model) -> list[tf.Tensor]:
-    """Return the penalties on weights."""
-    losses: list[tf.Tensor] = model._get_regularization_losses()
-    return losses
 
 
 def compiled_loss(model: keras.Model) -> Any:
@@ -390,54 +337,195 @@ class CollectiveReducer:
         return self._reducer._launchers[local_index].all_gather(value, 0, self._options)
 
 
-class _Column:
-    """What TensorFlow reads of `colocate_with` when it creates a mirrored variable."""
+def _writing_all(name: str) -> Callable[..., Any]:
+    """Return a method of `PlacedVariable` that writes to all copies where no strategy is entered."""
+    inherited = getattr(MirroredVariable, name)
 
-    def __init__(self, devices: Sequence[str]) -> None:
-        self._devices = tuple(devices)
+    @functools.wraps(inherited)
+    def write(self: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if tf.distribute.has_strategy():
+            return inherited(self, value, *args, **kwargs)
+        if not isinstance(value, tf.IndexedSlices):
+            value = tf.convert_to_tensor(value, self.dtype)
+        return [getattr(each, name)(value, *args, **kwargs) for each in self.values][0]
+
+    return write
 
 
-@contextmanager
-def on_column(devices: Sequence[str]) -> Iterator[None]:
-    """Create variables as one local copy for each device, which nothing but the step keeps equal.
+class PlacedVariable(MirroredVariable):  # type: ignore[misc]
+    """A variable with one copy on each device of a column, which outside a step is an ordinary variable.
 
-    Enter it inside the strategy's scope.
+    In a step each replica reads and writes its own copy, and the step keeps them equal. Everywhere else all copies
+    are written and the first is read, so that plain models, tapes and optimizers train it as they train any other.
+
+    Args:
+        strategy: The strategy in whose steps it is used.
+        copies: One variable for each replica of this process, equal.
     """
 
-    def local(next_creator: Callable[..., Any], **kwargs: Any) -> Any:
-        if kwargs.get("colocate_with") is None:
-            kwargs["colocate_with"] = _Column(devices)
-        kwargs["aggregation"] = tf.VariableAggregation.NONE
-        kwargs["synchronization"] = tf.VariableSynchronization.AUTO
-        return next_creator(**kwargs)
+    def __init__(self, strategy: tf.distribute.Strategy, copies: Sequence[tf.Variable]) -> None:
+        aggregation = tf.VariableAggregation.NONE
+        super().__init__(strategy, tuple(copies), aggregation, var_policy=OnWritePolicy(aggregation))
+        self.owners: weakref.WeakSet[Any] = weakref.WeakSet()  # What placed it here: the runtimes of wrapped models.
 
-    with tf.variable_creator_scope(local):
-        yield
+    assign = _writing_all("assign")
+    assign_add = _writing_all("assign_add")
+    assign_sub = _writing_all("assign_sub")
+    scatter_add = _writing_all("scatter_add")
+    scatter_sub = _writing_all("scatter_sub")
+    scatter_mul = _writing_all("scatter_mul")
+    scatter_div = _writing_all("scatter_div")
+    scatter_min = _writing_all("scatter_min")
+    scatter_max = _writing_all("scatter_max")
+    scatter_update = _writing_all("scatter_update")
+
+    def _get(self) -> Any:
+        return super()._get() if tf.distribute.has_strategy() else self._primary
+
+    def _get_on_device_or_primary(self) -> Any:
+        return super()._get_on_device_or_primary() if tf.distribute.has_strategy() else self._primary
+
+    @property
+    def handle(self) -> Any:
+        """The resource that holds the value."""
+        return super().handle if tf.distribute.has_strategy() else self._primary.handle
+
+    def read_value(self) -> Any:
+        """Return the value as a tensor."""
+        return super().read_value() if tf.distribute.has_strategy() else self._primary.read_value()
+
+    def __array__(self, dtype: Any = None) -> Any:
+        return self._primary.__array__(dtype)
+
+    def __int__(self) -> int:
+        return int(self._primary)
+
+    def __float__(self) -> float:
+        return float(self._primary)
+
+    def __index__(self) -> int:
+        return int(self._primary.__index__())
+
+    def __complex__(self) -> complex:
+        return complex(self._primary)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self._primary, memo)
 
 
-def move_variable(variable: keras.Variable) -> None:
-    """Create a Keras variable's TensorFlow variable anew in the present scope, with the same value."""
+def own_device(device: str, name: str) -> bool:
+    """Tell whether a device is the one that a name means, which may leave out the worker."""
+    full = tf.DeviceSpec.from_string(device)
+    return bool(full.make_merged_spec(tf.DeviceSpec.from_string(name)) == full)
+
+
+def place_variable(variable: keras.Variable, strategy: tf.distribute.Strategy, devices: Sequence[str]) -> Any:
+    """Give a Keras variable one copy on each device of a column, with the same value.
+
+    The variable that it had stays the copy on its device, so that functions traced before read the present value.
+
+    Args:
+        variable: It must be initialized.
+        strategy: In whose steps it will be used.
+        devices: The column.
+
+    Returns:
+        What it was, for `restore_variable`; None if it lies there already.
+    """
     old = variable._value
-    if isinstance(old, tf.distribute.DistributedValues):
-        return  # Created in the scope already, by a model that is built at its first batch.
-    variable._value = tf.Variable(old.numpy(), dtype=old.dtype, trainable=variable.trainable, name=variable.name)
+    if is_placed(variable, strategy, devices):
+        return None
+    former = list(old.values) if isinstance(old, PlacedVariable) else [old]
+    value = _from_chief(strategy, former[0])
+    copies = []
+    for device in devices:
+        same = next((each for each in former if own_device(each.device, device)), None)
+        if same is None:
+            with tf.device(device), tf.init_scope():
+                same = tf.Variable(value, dtype=old.dtype, trainable=old.trainable, name=variable.name)
+        elif value is not former[0]:
+            same.assign(value)
+        copies.append(same)
+    copies[0]._unique_id = former[0]._unique_id  # By which optimizers know a weight.
+    variable._value = PlacedVariable(strategy, copies)
+    return old
 
 
-def is_placed(variable: keras.Variable) -> bool:
-    """Tell whether a strategy holds a variable."""
-    return isinstance(variable._value, tf.distribute.DistributedValues)
+def _from_chief(strategy: tf.distribute.Strategy, value: tf.Variable) -> Any:
+    """Return the chief's value of a variable in a cluster; on one machine the variable itself."""
+    if not hasattr(strategy, "cluster_resolver") or strategy.cluster_resolver is None:
+        return value
+    creator = strategy.extended._get_variable_creator_initial_value
+    device = strategy.extended.worker_devices[0]
+    return creator(replica_id=0, device=device, primary_var=None, initial_value=value.read_value(), dtype=value.dtype)()
 
 
-def built_by_keras(strategy_owner: keras.Model) -> tf.distribute.Strategy | None:
-    """Return the strategy that a model was built under, or None."""
-    return strategy_owner._distribute_strategy
+def restore_variable(variable: keras.Variable, old: Any) -> None:
+    """Undo `place_variable`."""
+    variable._value = old
+    for each in old.values if isinstance(old, PlacedVariable) else [old]:
+        _set_container(each, old if isinstance(old, PlacedVariable) else None)
 
 
-def set_strategy(model: keras.Model, strategy: tf.distribute.Strategy) -> None:
-    """Tell a model and the models inside it which strategy holds its variables."""
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.Model):
-            layer._distribute_strategy = strategy
+def gather_variable(variable: keras.Variable, device: str) -> None:
+    """Give a placed Keras variable a single TensorFlow variable on a device, its copy there if it has one."""
+    placed = variable._value
+    single = next((each for each in placed.values if own_device(each.device, device)), None)
+    if single is None:
+        with tf.device(device), tf.init_scope():
+            first = placed.values[0]
+            single = tf.Variable(first, dtype=first.dtype, trainable=first.trainable, name=variable.name)
+    single._unique_id = placed._unique_id
+    _set_container(single, None)
+    variable._value = single
+
+
+def _set_container(single: tf.Variable, container: Any) -> None:
+    """Say of which variable with copies a single variable is one; of none for None."""
+    if container is not None:
+        single.handle._distributed_container = weakref.ref(container)
+    elif hasattr(single.handle, "_distributed_container"):
+        del single.handle._distributed_container
+
+
+def placed_value(variable: keras.Variable) -> PlacedVariable | None:
+    """Return the copies of a placed variable, or None."""
+    return variable._value if isinstance(variable._value, PlacedVariable) else None
+
+
+def is_initialized(variable: keras.Variable) -> bool:
+    """Tell whether a Keras variable has its TensorFlow variable yet."""
+    return variable._value is not None
+
+
+def is_placed(variable: keras.Variable, strategy: tf.distribute.Strategy, devices: Sequence[str] | None) -> bool:
+    """Tell whether a variable has its copies on the devices of a column, or on any column of the strategy for None."""
+    placed = variable._value
+    if not isinstance(placed, PlacedVariable) or placed.distribute_strategy is not strategy:
+        return False
+    return devices is None or (
+        len(devices) == len(placed.values)
+        and all(own_device(each.device, name) for each, name in zip(placed.values, devices, strict=True))
+    )
+
+
+def foreign_strategy(variable: keras.Variable) -> tf.distribute.Strategy | None:
+    """Return the strategy of the user's own that holds a variable, or None."""
+    value = variable._value
+    held = isinstance(value, tf.distribute.DistributedValues) and not isinstance(value, PlacedVariable)
+    return value.distribute_strategy if held else None
+
+
+def trainer_metrics(model: keras.Model) -> list[keras.metrics.Metric]:
+    """Return the metrics that a model's `compile` made and was given."""
+    loss = model._compile_loss
+    made = [getattr(model, "_loss_tracker", None), model._compile_metrics]
+    return [metric for metric in [*made, *(loss.metrics if loss is not None else [])] if metric is not None]
+
+
+def forget_functions(model: keras.Model) -> None:
+    """Let a Keras model trace its functions anew when they are next called."""
+    model.train_function = model.test_function = model.predict_function = None
 
 
 def split_for_validation(arrays: Any, share: float) -> Any:
@@ -475,11 +563,6 @@ def chosen_rows(sliceable: Any, indices: Any) -> Any:
         return scipy_sparse_to_tf_sparse(sliceable[indices])
     rows = sliceable[indices]
     return rows if isinstance(rows, tf.Tensor | tf.RaggedTensor | tf.SparseTensor) else sliceable.convert_to_numpy(rows)
-
-
-def trust_own_code() -> Any:
-    """Allow Python lambdas in configs: the code rebuilt is the caller's own, in this process."""
-    return SafeModeScope(False)
 
 
 def seed_states(model: keras.Model) -> set[int]:
@@ -520,15 +603,28 @@ def build_symbolically(model: keras.Model, batch: Any) -> None:
     model._symbolic_build(data_batch=batch)
 
 
+def build_layers(model: keras.Model, batch: Any) -> None:
+    """Create the weights that are still missing from the shapes of one batch's inputs.
+
+    Args:
+        model: Compiled or not.
+        batch: Tensors or specs: inputs, or a tuple that starts with them.
+    """
+    if all(layer.built for layer in flatten_layers(model)):
+        return
+    inputs = keras.utils.unpack_x_y_sample_weight(batch)[0]
+
+    def symbolic(leaf: Any) -> Any:
+        return None if leaf is None else keras.KerasTensor(leaf.shape, leaf.dtype.name)
+
+    compute_output_spec(model, keras.tree.map_structure(symbolic, inputs))
+
+
 PRIVATE_NAMES: Sequence[tuple[str, str]] = (
     ("keras.Model", "_unpickle_model"),
-    ("keras.Model", "_get_metrics_result_or_logs"),
     ("keras.Model", "_flatten_layers"),
-    ("keras.Model", "_get_own_losses"),
-    ("keras.Model", "_get_regularization_losses"),
     ("keras.Model", "_symbolic_build"),
     ("keras.Model", "_maybe_symbolic_build"),
-    ("keras.Model", "_get_own_metrics"),
     ("keras.optimizers.Optimizer", "_all_reduce_sum_gradients"),
     ("keras.optimizers.Optimizer", "_distributed_tf_update_step"),
 )

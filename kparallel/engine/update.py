@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kparallel.private import own_optimizer, updates_through
+from kparallel.private import optimizers_in, own_optimizer, updates_through, updating_copies
 
 __all__: list[str] = []
 
@@ -42,11 +42,12 @@ class Updater:
 
     def apply(self, gradients: list[Any], variables: list[keras.Variable]) -> None:
         """Apply summed gradients to this replica's copies of the variables; call it in the replica's context."""
-        if self._least is None:
-            self._optimizer.apply(gradients, variables)
-            return
-        with updates_through(self._optimizer, self._run):
-            self._optimizer.apply(gradients, variables)
+        with updating_copies(optimizers_in(self._optimizer)):
+            if self._least is None:
+                self._optimizer.apply(gradients, variables)
+                return
+            with updates_through(self._optimizer, self._run):
+                self._optimizer.apply(gradients, variables)
 
     def _run(self, update: Update, pairs: list[tuple[Any, Any]], rate: Any) -> None:
         """Update each device's variables in programs, or as Keras does it where they are few."""

@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from kparallel.errors import BackendError, ModelError
 from kparallel.model.hooks import check_hooks
-from kparallel.model.parallel_model import ParallelModel
 from kparallel.private import flatten_layers
 
 __all__: list[str] = []
@@ -34,16 +33,12 @@ def check_model(model: Any) -> None:
     Raises:
         ModelError: It cannot; the message says why and the way out.
     """
-    if isinstance(model, ParallelModel):
-        raise ModelError("Expected a plain model, received one that is wrapped already. Use it as it is, or unwrap it.")
     if not isinstance(model, keras.Model):
         kind = f"{type(model).__module__}.{type(model).__name__}"
         hint = " Legacy tf_keras models are not supported: build it with Keras 3." if "tf_keras" in kind else ""
         raise ModelError(f"Expected a keras.Model or a function that builds one, received {kind}.{hint}")
     check_hooks(model)
     for layer in flatten_layers(model):
-        if isinstance(layer, ParallelModel):
-            raise ModelError(f"Model {model.name!r} holds the wrapped model {layer.name!r}. Unwrap that one first.")
         if getattr(layer, "stateful", False):
             raise ModelError(
                 f"Layer {layer.name!r} is stateful=True, so its state belongs to one batch's rows. Set it False."

@@ -23,12 +23,11 @@ def step_function(
     """Return the function that `fit` or `evaluate` calls with an iterator over batches.
 
     Args:
-        model: The compiled and built wrapped model.
+        model: The compiled wrapped model.
         runtime: Its plan and what carries it out.
         choose: Picks the step's `train` or `test`.
     """
-    step = _step(model, runtime)
-    compiled = _compiled(model, runtime, choose(step), lambda report: _log(model, runtime, report, step.add_metrics))
+    compiled = _Compiled(model, runtime, choose, lambda step, report: _log(model, runtime, report, step.add_metrics))
     fetch = Fetch(runtime)
 
     def run(iterator: Any) -> Any:
@@ -48,17 +47,12 @@ def step_function(
 
 
 def predict_function(model: Any, runtime: Runtime) -> Callable[[list[Any]], Any]:
-    """Return the function that `predict` calls with a list of batches; a model is built with the first one."""
-    compiled: Callable[[Any], Any] | None = None
+    """Return the function that `predict` calls with a list of batches."""
+    compiled = _Compiled(
+        model, runtime, lambda step: step.predict, lambda _, outputs: first_share(runtime, outputs), predicts=True
+    )
 
     def run(batches: list[Any]) -> Any:
-        nonlocal compiled
-        if compiled is None:
-            if not model.built:
-                model._maybe_symbolic_build(data_batch=batches[0])
-            compiled = _compiled(
-                model, runtime, _step(model, runtime).predict, lambda outputs: first_share(runtime, outputs)
-            )
         if runtime.layout.talk is not None and runtime.unsized:
             agree_on_end(runtime.layout.talk, len(batches))
         outputs = [compiled(batch) for batch in batches]
@@ -77,38 +71,69 @@ def tensors(batch: Any) -> Any:
     return keras.tree.map_structure(_tensor, batch)
 
 
-def _step(model: Any, runtime: Runtime) -> Step:
-    return Step(model, runtime.pipeline(model), runtime.plan, runtime.layout, runtime.loss_reduction, jit=runtime.jit)
-
-
-def _compiled(
-    model: Any, runtime: Runtime, replica_step: Callable[..., Any], finish: Callable[[Any], Any]
-) -> Callable[[Any], Any]:
-    """Return a function of one batch: the replicas' step on it, then `finish` on what they return.
+class _Compiled:
+    """A function of one batch: the replicas' step on it, then `finish` on what they return.
 
     One graph is kept for each number of rows, so that every share and microbatch has a known size.
+
+    Args:
+        model: The wrapped model; what it has not built is built from the batch, as plain Keras does.
+        runtime: Its plan and what carries it out.
+        choose: Picks the method of the step that each replica runs.
+        finish: Takes the step and what the replicas returned.
+        predicts: Whether the batch has inputs alone, so that neither loss nor optimizer can be built from it.
     """
-    graphs: dict[Counts, Callable[[Any], Any]] = {}
 
-    def graph(counts: Counts) -> Callable[[Any], Any]:
-        def one(data: Any) -> Any:
-            return finish(runtime.strategy.run(replica_step, args=(data, counts)))
+    def __init__(
+        self,
+        model: Any,
+        runtime: Runtime,
+        choose: Callable[[Step], Callable[..., Any]],
+        finish: Callable[[Step, Any], Any],
+        predicts: bool = False,
+    ) -> None:
+        self._model = model
+        self._runtime = runtime
+        self._choose = choose
+        self._finish = finish
+        self._predicts = predicts
+        self._step: Step | None = None
+        self._moves = runtime.moves
+        self._graphs: dict[Counts, Callable[[Any], Any]] = {}
 
-        return one if model.run_eagerly else tf.function(one, reduce_retracing=True, autograph=False)
-
-    def run(batch: Any) -> Any:
-        batch = tensors(batch)
-        counts = _counts(runtime, batch)
-        if counts not in graphs:
-            graphs[counts] = graph(counts)
+    def __call__(self, batch: Any) -> Any:
+        batch, runtime = tensors(batch), self._runtime
+        graph = self._graph(batch, _counts(runtime, batch))
         with naming_lost_workers():
             try:
-                return graphs[counts](batch)
+                return graph(batch)
             except tf.errors.OpError:
                 runtime.layout.leave()
                 raise
 
-    return run
+    def _graph(self, batch: Any, counts: Counts) -> Callable[[Any], Any]:
+        if counts not in self._graphs or self._moves != self._runtime.moves:
+            self._model._build_missing(first_share(self._runtime, batch), inputs_only=self._predicts)
+        if self._moves != self._runtime.moves:
+            self._step, self._moves = None, self._runtime.moves
+            self._graphs.clear()
+        if counts not in self._graphs:
+            self._graphs[counts] = self._trace(counts)
+        return self._graphs[counts]
+
+    def _trace(self, counts: Counts) -> Callable[[Any], Any]:
+        runtime = self._runtime
+        if self._step is None:
+            pipeline = runtime.pipeline(self._model)
+            self._step = Step(
+                self._model, pipeline, runtime.plan, runtime.layout, runtime.loss_reduction, jit=runtime.jit
+            )
+        step = self._step
+
+        def one(data: Any) -> Any:
+            return self._finish(step, runtime.strategy.run(self._choose(step), args=(data, counts)))
+
+        return one if self._model.run_eagerly else tf.function(one, reduce_retracing=True, autograph=False)
 
 
 def _counts(runtime: Runtime, batch: Any) -> Counts:

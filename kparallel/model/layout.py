@@ -32,7 +32,7 @@ def lay_out(
         PlanError: The mesh has another number of replicas than the cluster's strategy.
     """
     if cluster is None:
-        strategy = mirrored([row[0] for row in mesh.rows])
+        strategy = mirrored(tuple(row[0] for row in mesh.rows))
         columns = [mesh.column(index) for index in range(mesh.stages)]
         alone: list[Exchange] = [Alone() if mesh.replicas == 1 else InProcess(column) for column in columns]
         return strategy, Layout(mesh.rows, 0, mesh.replicas, tuple(alone), None, compression)

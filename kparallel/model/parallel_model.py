@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import wraps
 from typing import Any
 
@@ -16,15 +15,20 @@ from kparallel.errors import ModelError
 from kparallel.model.cluster_fit import agree_on_end, cluster_fit_arguments
 from kparallel.model.functions import first_share, predict_function, step_function, tensors
 from kparallel.model.hooks import check_hooks
-from kparallel.model.optimizer import adopt, copy_state, rebuild_optimizer
-from kparallel.model.recompile import recompile
 from kparallel.model.runtime import Runtime
 from kparallel.model.sameness import check_same, facts_of_call
 from kparallel.model.size import length_of
+from kparallel.model.takeover import give_back, take_over
 from kparallel.planning.plan import Plan
-from kparallel.private import build_symbolically, epoch_batches, record_jit, unpickler
-from kparallel.stage.rebuild import build_with, rebuild, transfer
-from kparallel.stage.twin import build_like
+from kparallel.private import (
+    build_layers,
+    build_symbolically,
+    compile_arguments,
+    epoch_batches,
+    forget_functions,
+    record_jit,
+    unpickler,
+)
 
 __all__: list[str] = []
 
@@ -136,7 +140,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         return super().export(*args, **kwargs) if self._kparallel.writes else None
 
     def unwrap(self) -> keras.Model:
-        """Return a plain single-device model with the present weights and optimizer state."""
+        """Turn this model back into a plain one, in place, and return it."""
         return unwrap(self)
 
     @wraps(keras.Model.compile)
@@ -148,32 +152,37 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
                 "Expected run_eagerly=False in a cluster, received True: TensorFlow's collectives run in graphs only. "
                 "Look into the step on one machine, where run_eagerly=True works."
             )
-        if self.built:
-            self._kparallel.place_new(self)
-        given = arguments.get("optimizer")
-        if given is not None and given is not getattr(self, "optimizer", None):
-            arguments["optimizer"] = self._at_home(given)
         jit = arguments.pop("jit_compile", "auto")
         if _takes(method, "jit_compile"):
             arguments["jit_compile"] = False
-        with self._kparallel.scope():
-            self._kparallel.jit = jit if isinstance(jit, bool) else None
-            super().compile(**arguments)
-            adopt(self.optimizer)
+        self._kparallel.jit = jit if isinstance(jit, bool) else None
+        super().compile(**arguments)
         if jit is True:
             record_jit(self, True)
 
-    def _at_home(self, optimizer: Any) -> Any:
-        """Return an optimizer rebuilt on this model's devices, with the state that it has."""
-        own = rebuild_optimizer(optimizer, self._kparallel.scope())
-        if self.built and getattr(optimizer, "built", False):
-            with self._kparallel.scope():
-                copy_state(optimizer, own, self.trainable_variables)
-        return own
+    def _place_new(self) -> None:
+        """Place what was made since: weights of a layer built later, an optimizer's slots, metrics."""
+        if take_over(self, self._kparallel):
+            self._kparallel.moves += 1
+            self._kparallel.redirect_calls(self)
+
+    def _build_missing(self, data_batch: Any, inputs_only: bool = False) -> None:
+        """Build what is not built yet (layers, losses, metrics, the optimizer) from one batch's shapes, and place it.
+
+        Args:
+            data_batch: Tensors or specs.
+            inputs_only: Whether to build layers alone: neither loss nor optimizer can be built without targets.
+        """
+        if inputs_only:
+            build_layers(self, data_batch)
+        else:
+            build_symbolically(self, data_batch)
+        self._place_new()
 
     def make_train_function(self, force: bool = False) -> Any:
         """Build the function that `fit` calls for every step."""
         check_hooks(self)
+        self._place_new()
         if self.train_function is None or force:
             self.train_function = step_function(self, self._kparallel, lambda step: step.train)
         return self.train_function
@@ -181,6 +190,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
     def make_test_function(self, force: bool = False) -> Any:
         """Build the function that `evaluate` calls for every step."""
         check_hooks(self)
+        self._place_new()
         if self.test_function is None or force:
             self.test_function = step_function(self, self._kparallel, lambda step: step.test)
         return self.test_function
@@ -188,6 +198,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
     def make_predict_function(self, force: bool = False) -> Any:
         """Build the function that `predict` calls for every step."""
         check_hooks(self)
+        self._place_new()
         if self.predict_function is None or force:
             self.predict_function = predict_function(self, self._kparallel)
         return self.predict_function
@@ -201,9 +212,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
                 data_batch = first_share(self._kparallel, next(iter(batches)))
         else:
             data_batch = first_share(self._kparallel, tensors(data_batch))
-        with self._kparallel.scope():
-            build_symbolically(self, data_batch)
-            adopt(self.optimizer)
+        self._build_missing(data_batch)
 
 
 def _named(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -227,19 +236,44 @@ def _takes(method: Callable[..., Any], name: str) -> bool:
     return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
-def parallel_class(plain: type[keras.Model]) -> type[ParallelModel]:
-    """Return the class of a wrapped model whose plain class is given."""
-    return type(f"Parallel{plain.__name__}", (ParallelModel, plain), {})
+def make_parallel(model: keras.Model, runtime: Runtime) -> ParallelModel:
+    """Turn a model, plain or wrapped, into one that follows a plan, in place.
+
+    Args:
+        model: Checked.
+        runtime: Has the plan and what carries it out.
+
+    Raises:
+        ModelError: Its variables cannot be moved; the model is as it was.
+    """
+    former: Runtime | None = vars(model).get("_kparallel")
+    take_over(model, runtime)
+    if former is None:
+        plain = type(model)
+        _set_class(model, type(f"Parallel{plain.__name__}", (ParallelModel, plain), {}))
+        arguments = compile_arguments(model)
+        runtime.jit = True if arguments is not None and arguments.get("jit_compile") is True else None
+    else:
+        former.restore_calls()
+        runtime.jit = former.jit
+    object.__setattr__(model, "_kparallel", runtime)
+    runtime.redirect_calls(model)
+    forget_functions(model)
+    if model.compiled:
+        model.jit_compile = False  # The step compiles its parts by itself.
+    wrapped: ParallelModel = model
+    return wrapped
 
 
 def unwrap(model: keras.Model) -> keras.Model:
-    """Return a plain single-device Keras model with a wrapped model's weights and optimizer state.
+    """Turn a wrapped model back into a plain one, in place, its variables on one device.
 
     Args:
         model: A model that `kparallel.wrap` returned.
 
     Returns:
-        A plain model, compiled as the wrapped one is.
+        The same model, compiled as before. What another wrapped model holds as well stays where it is, and trains all
+        the same.
 
     Raises:
         ModelError: The model is not wrapped.
@@ -247,12 +281,18 @@ def unwrap(model: keras.Model) -> keras.Model:
     if not isinstance(model, ParallelModel):
         raise ModelError(f"Expected a model that kparallel.wrap returned, received {type(model).__name__}.")
     runtime = model._kparallel
-    if runtime.builder is not None:
-        plain = build_with(runtime.builder)
-        if model.built:
-            build_like(model, plain)
-            transfer(model, plain)
-    else:
-        plain = rebuild(model, model.__class__)
-    recompile(model, plain, nullcontext())
-    return plain
+    runtime.restore_calls()
+    give_back(model, runtime)
+    plain = model.__class__
+    object.__delattr__(model, "_kparallel")
+    _set_class(model, plain)
+    forget_functions(model)
+    arguments = compile_arguments(model)
+    if arguments is not None:
+        model.jit_compile = arguments.get("jit_compile")
+    return model
+
+
+def _set_class(model: keras.Model, kind: type[keras.Model]) -> None:
+    """Set the class of a model, past the property by which a wrapped one shows its plain class."""
+    object.__dict__["__class__"].__set__(model, kind)

@@ -13,7 +13,6 @@ from kparallel.engine.layout import Layout
 from kparallel.errors import PlanError
 from kparallel.model.in_step import Read
 from kparallel.planning.plan import Plan
-from kparallel.private import is_placed, move_variable, on_column
 from kparallel.stage.graph import open_graph
 from kparallel.stage.pipeline import Pipeline, cut, whole
 
@@ -28,7 +27,6 @@ class Runtime:
         strategy: The strategy that holds the variables.
         layout: Where replicas run.
         loss_reduction: What a loss means that returns a scalar.
-        builder: The function that built the model, if one did.
     """
 
     def __init__(
@@ -37,29 +35,26 @@ class Runtime:
         strategy: tf.distribute.Strategy,
         layout: Layout,
         loss_reduction: str,
-        builder: Callable[[], Any] | None,
     ) -> None:
         self.plan = plan
         self.strategy = strategy
         self.layout = layout
         self.loss_reduction = loss_reduction
-        self.builder = builder
         self.feeding = False
         self.unsized = False
         self.read = Read()
         self.jit: bool | None = None
+        self.moves = 0  # How often variables have moved; a function traced before a move is traced anew.
+        self._redirected: list[keras.layers.Layer] = []
 
     @property
     def writes(self) -> bool:
         """Whether this process writes files."""
         return self.layout.talk is None or self.layout.talk.is_chief
 
-    @contextmanager
-    def scope(self, stage_index: int = -1) -> Iterator[None]:
-        """Create variables as one local copy on each device of a column; metrics live with the last stage."""
-        column = [row[stage_index] for row in self.layout.rows]
-        with self.strategy.scope(), on_column(column):
-            yield
+    def column(self, stage_index: int) -> tuple[str, ...]:
+        """Return the devices of this process on which a stage's variables have their copies, in replica order."""
+        return tuple(row[stage_index] for row in self.layout.rows)
 
     @contextmanager
     def whole_batches(self) -> Iterator[None]:
@@ -85,28 +80,39 @@ class Runtime:
             )
         return whole(model, placed=len(groups) > 1) if graph is None else cut(model, graph, groups)
 
-    def place(self, model: keras.Model) -> None:
-        """Move every variable of a built model to its stage's column."""
-        placed: set[int] = set()
+    def stages_of(self, model: keras.Model) -> dict[int, int]:
+        """Return, by the id of a built model's variable, the stage on whose column it lies; the last one if none."""
         pipeline = self.pipeline(model)
+        found: dict[int, int] = {}
         if pipeline.placed:
             for index, group in enumerate(self.plan.groups):
                 for layer in model.layers:
                     if layer.name in group.layers:
-                        self._move(layer.variables, index, placed)
-                        layer.call = self._at_stage(layer.call, index)
-        else:
-            for index, stage in enumerate(pipeline.stages):
-                self._move([*stage.weights, *stage.state], index, placed)
-        self._move(model.variables, -1, placed)
+                        found |= {id(variable): index for variable in layer.variables if id(variable) not in found}
+            return found
+        for index, stage in enumerate(pipeline.stages):
+            for variable in [*stage.weights, *stage.state]:
+                found.setdefault(id(variable), index)
+        return found
 
-    def place_new(self, model: keras.Model) -> None:
-        """Move the variables that a built model's layers made since, as `enable_lora` does."""
-        if not all(map(is_placed, model.variables)):
-            self.place(model)
+    def redirect_calls(self, model: keras.Model) -> None:
+        """Let each layer that has a device of its own run there; there is one row where layers have devices."""
+        if not model.built or not self.pipeline(model).placed:
+            return
+        for index, group in enumerate(self.plan.groups):
+            for layer in model.layers:
+                if layer.name in group.layers and layer not in self._redirected:
+                    layer.call = self._at_stage(layer.call, index)
+                    self._redirected.append(layer)
+
+    def restore_calls(self) -> None:
+        """Let layers run where their caller runs."""
+        for layer in self._redirected:
+            del layer.call
+        self._redirected.clear()
 
     def _at_stage(self, call: Callable[..., Any], stage_index: int) -> Callable[..., Any]:
-        """Run a layer's call on its stage's device; there is one row where layers are placed one by one."""
+        """Run a layer's call on its stage's device."""
 
         @wraps(call)
         def placed(*args: Any, **kwargs: Any) -> Any:
@@ -114,10 +120,3 @@ class Runtime:
                 return call(*args, **kwargs)
 
         return placed
-
-    def _move(self, variables: list[keras.Variable], stage_index: int, placed: set[int]) -> None:
-        with self.scope(stage_index):
-            for variable in variables:
-                if id(variable) not in placed:
-                    move_variable(variable)
-                    placed.add(id(variable))

@@ -1,6 +1,6 @@
 """`wrap` and `plan`: what a user calls."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -11,18 +11,15 @@ from kparallel.collective.cluster import cluster_strategy
 from kparallel.collective.compression import check_compression
 from kparallel.collective.lost import naming_lost_workers
 from kparallel.devices import check_devices
-from kparallel.errors import PlanError
+from kparallel.errors import ModelError, PlanError
 from kparallel.model.check import check_model, check_surroundings
 from kparallel.model.decide import check_microbatches, check_plan, decide
 from kparallel.model.layout import lay_out
 from kparallel.model.options import Options
-from kparallel.model.parallel_model import ParallelModel, parallel_class
-from kparallel.model.recompile import recompile
+from kparallel.model.parallel_model import ParallelModel, make_parallel
 from kparallel.model.runtime import Runtime
 from kparallel.model.sameness import check_same, facts_of
 from kparallel.planning.plan import Plan
-from kparallel.private import set_strategy
-from kparallel.stage.rebuild import build_with, rebuild
 
 __all__: list[str] = []
 
@@ -88,9 +85,7 @@ def plan(
     options = Options(
         replicas, stages, microbatches, schedule, recompute, balance, sample, devices, memory_per_device, batch_size
     )
-    if not isinstance(model, keras.layers.Layer) and callable(model):
-        with tf.device("CPU:0"):
-            model = build_with(model)
+    model = _built(model)
     check_model(model)
     return decide(model, options, size())
 
@@ -115,11 +110,16 @@ def wrap(
     """Make a Keras model train over several devices and compute what plain Keras computes on one.
 
     Each replica takes a share of every batch; the stages of a replica hold its layers and pass microbatches
-    on. The batch size stays the global one. The model passed in is left as it is.
+    on. The batch size stays the global one.
+
+    The model is taken over in place, and returned: `wrap(model) is model`. Its variables move to the devices of the
+    plan, its optimizer, metrics and compiled arguments stay the same objects, and so do its layers: another model that
+    shares them sees what is trained. A model that is wrapped already is laid out anew. `unwrap()` turns it back;
+    `keras.models.clone_model`, called first, makes a copy to keep.
 
     Args:
-        model: A Keras model (Functional, Sequential or subclassed with a config), or a zero-argument
-            function that builds one.
+        model: A Keras model, built or not, compiled or not, or a zero-argument function that builds one in host
+            memory, for a model that fits no single device.
         plan: A plan made by `kparallel.plan`; then none of the options that make a plan may be given.
         replicas, stages, microbatches, schedule, recompute, balance, sample, devices, memory_per_device, batch_size:
             As in `kparallel.plan`.
@@ -132,14 +132,14 @@ def wrap(
             65504 infinite). Default None, the gradients' own dtype.
 
     Returns:
-        A `keras.Model`: compile and fit it as always.
+        The model that was given or built: compile and fit it as always.
 
     Raises:
         BackendError: Keras does not run on TensorFlow.
         ClusterError: `TF_CONFIG` is malformed, or names a cluster that `kparallel.init` has not joined.
         DeviceError: A device is unknown, repeated or of mixed type.
         PlanError: The plan was made for another model, or the options do not fit the model or the machine.
-        ModelError: The model cannot be wrapped; the message says why and what to do.
+        ModelError: The model cannot be wrapped; the message says why and what to do, and the model is as it was.
         WorkerError: In a cluster, another worker wraps another model or follows another plan.
 
     Example:
@@ -162,32 +162,30 @@ def wrap(
         )
     if plan is not None and options != Options():
         raise PlanError("Expected either a plan or the options that make one, received both.")
-    builder: Callable[[], Any] | None = None
-    if not isinstance(model, keras.layers.Layer) and callable(model):
-        builder = model
-    else:
-        check_model(model)
-    # On the host first, so that no accelerator ever holds more than its own stage.
-    with tf.device("CPU:0"):
-        fresh = build_with(builder) if builder is not None else rebuild(model, type(model))
-    if builder is not None:
-        check_model(fresh)
+    model = _built(model)
+    check_model(model)
     if plan is None:
-        plan = decide(fresh, options, size())
+        plan = decide(model, options, size())
     else:
         check_devices([name for row in plan.mesh.rows for name in row])
-        check_plan(plan, fresh)
-    check_microbatches(fresh, plan)
-    facts = facts_of(fresh, plan, loss_reduction, gradient_compression)
+        check_plan(plan, model)
+    check_microbatches(model, plan)
+    facts = facts_of(model, plan, loss_reduction, gradient_compression)
     with naming_lost_workers():
         strategy, layout = lay_out(plan.mesh, cluster, gradient_compression, lambda talk: check_same(talk, facts))
-    runtime = Runtime(plan, strategy, layout, loss_reduction, builder)
-    set_strategy(fresh, strategy)
-    if fresh.built:
-        runtime.place(fresh)
-    plain = type(fresh)
-    object.__setattr__(fresh, "_kparallel", runtime)
-    object.__setattr__(fresh, "__class__", parallel_class(plain))
-    recompile(model if builder is None else fresh, fresh, runtime.scope())
-    wrapped: ParallelModel = fresh
-    return wrapped
+        return make_parallel(model, Runtime(plan, strategy, layout, loss_reduction))
+
+
+def _built(model: Any) -> Any:
+    """Return a model, or what a user's builder makes in host memory: no accelerator holds more than its own stage.
+
+    Raises:
+        ModelError: A builder returned no Keras model.
+    """
+    if isinstance(model, keras.layers.Layer) or not callable(model):
+        return model
+    with tf.device("CPU:0"):
+        made = model()
+    if not isinstance(made, keras.Model):
+        raise ModelError(f"Expected a builder that returns a keras.Model, received {type(made).__name__}.")
+    return made
