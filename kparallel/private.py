@@ -435,7 +435,7 @@ def place_variable(variable: keras.Variable, strategy: tf.distribute.Strategy, d
     old = variable._value
     if is_placed(variable, strategy, devices):
         return None
-    former = list(old.values) if isinstance(old, PlacedVariable) else [old]
+    former = list(old.values) if isinstance(old, tf.distribute.DistributedValues) else [old]
     value = _from_chief(strategy, former[0])
     copies = []
     for device in devices:
@@ -463,8 +463,9 @@ def _from_chief(strategy: tf.distribute.Strategy, value: tf.Variable) -> Any:
 def restore_variable(variable: keras.Variable, old: Any) -> None:
     """Undo `place_variable`."""
     variable._value = old
-    for each in old.values if isinstance(old, PlacedVariable) else [old]:
-        _set_container(each, old if isinstance(old, PlacedVariable) else None)
+    held = isinstance(old, tf.distribute.DistributedValues)
+    for each in old.values if held else [old]:
+        _set_container(each, old if held else None)
 
 
 def gather_variable(variable: keras.Variable, device: str) -> None:
@@ -697,3 +698,17 @@ def run_independently(operation: tf.Operation) -> None:
     manager = operation.graph.experimental_acd_manager
     if manager is not None:
         manager.run_independently(operation)
+
+
+def traced(function: Callable[..., Any], **options: Any) -> Any:
+    """Return a function as a `tf.function`, one trace for each set of shapes, without a warning of many traces.
+
+    A step is traced once for each number of rows, and its parts once for each replica, on purpose.
+
+    Args:
+        function: Python that autograph leaves as it is.
+        **options: As `tf.function` takes them.
+    """
+    made = tf.function(function, autograph=False, **options)
+    made._omit_frequent_tracing_warning = True
+    return made

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from kparallel.collective.packs import sum_by_dtype
-from kparallel.private import CollectiveReducer
+from kparallel.private import CollectiveReducer, traced
 
 __all__: list[str] = []
 
@@ -44,8 +44,8 @@ class Talk:
                 return sum_by_dtype(lambda packs: reducer.sum(packs, 0), values)
 
         signature = [tf.TensorSpec([1, None], tf.int32)]
-        self._gather = tf.function(gather, input_signature=signature, autograph=False)
-        self._sum = tf.function(total, autograph=False)
+        self._gather = traced(gather, input_signature=signature)
+        self._sum = traced(total)
 
     @property
     def is_chief(self) -> bool:

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from kparallel.errors import DataError
-from kparallel.private import DataAdapter, class_weight_function, dataset_strategy, replica_spec
+from kparallel.private import DataAdapter, class_weight_function, dataset_strategy, replica_spec, traced
 
 __all__: list[str] = []
 
@@ -126,9 +126,7 @@ class Divided(DividedData):
             return Batches(self._dataset)
         weigh = class_weight_function(self._class_weight)
 
-        @tf.function(autograph=False, reduce_retracing=True)  # type: ignore[untyped-decorator]
-        def change(batch: Any) -> Any:
-            return self._strategy.run(weigh, args=tuple(batch))
+        change = traced(lambda batch: self._strategy.run(weigh, args=tuple(batch)), reduce_retracing=True)
 
         return Batches(self._dataset, lambda batch: self._kept_apart(change(batch)))
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from kparallel.engine.executor import StageCall
 from kparallel.errors import PlanError
+from kparallel.private import traced
 from kparallel.stage.stage import Forward, Stage
 
 __all__: list[str] = []
@@ -43,7 +44,7 @@ def stage_call(stage: Stage, training: bool, *, jit: bool, inline: bool) -> Stag
         forward = run(weights, state, inputs, masks)
         return forward.outputs, forward.masks, forward.logits, forward.added, forward.state
 
-    function = tf.function(flat, jit_compile=xla or None, autograph=False)
+    function = traced(flat, jit_compile=xla or None)
 
     def call(weights: list[Any], state: list[Any], inputs: list[Any], masks: list[Any]) -> Forward:
         if not tf.executing_eagerly():

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kparallel.private import optimizers_in, own_optimizer, updates_through, updating_copies
+from kparallel.private import optimizers_in, own_optimizer, traced, updates_through, updating_copies
 
 __all__: list[str] = []
 
@@ -83,7 +83,7 @@ class Updater:
                 with keras.StatelessScope(state_mapping=list(zip(scalars, values, strict=True))):
                     update(list(zip(gradients, variables, strict=True)), rate)
 
-            self._programs[key] = tf.function(program, jit_compile=True, autograph=False)
+            self._programs[key] = traced(program, jit_compile=True)
         return self._programs[key]
 
 

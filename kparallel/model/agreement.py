@@ -20,14 +20,15 @@ from kparallel.private import seed_states
 
 __all__: list[str] = []
 
+_CHECKPOINTS = (keras.callbacks.ModelCheckpoint, keras.callbacks.OrbaxCheckpoint)
 _WRITERS = (
-    keras.callbacks.ModelCheckpoint,
+    *_CHECKPOINTS,
     keras.callbacks.BackupAndRestore,
     keras.callbacks.TensorBoard,
     keras.callbacks.CSVLogger,
     keras.callbacks.RemoteMonitor,
 )
-_QUIET = (keras.callbacks.ProgbarLogger, keras.callbacks.History, *_WRITERS[1:])
+_QUIET = (keras.callbacks.ProgbarLogger, keras.callbacks.History, *_WRITERS[len(_CHECKPOINTS) :])
 _STEP_HOOKS = {"begin": ("on_train_batch_begin", "on_batch_begin"), "end": ("on_train_batch_end", "on_batch_end")}
 
 
@@ -189,7 +190,7 @@ def _hooks_of(callbacks: list[keras.callbacks.Callback]) -> list[str]:
 
 
 def _is_quiet(callback: keras.callbacks.Callback) -> bool:
-    each_epoch = isinstance(callback, keras.callbacks.ModelCheckpoint) and callback.save_freq == "epoch"
+    each_epoch = isinstance(callback, _CHECKPOINTS) and callback.save_freq == "epoch"
     return each_epoch or isinstance(callback, _QUIET)
 
 

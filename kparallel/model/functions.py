@@ -12,7 +12,7 @@ from kparallel.engine.step import Step
 from kparallel.errors import DataError
 from kparallel.model.cluster_fit import Fetch, agree_on_end
 from kparallel.model.runtime import Runtime
-from kparallel.private import compiled_loss, compiled_metrics, loss_tracker, loss_weights, set_logits
+from kparallel.private import compiled_loss, compiled_metrics, loss_tracker, loss_weights, set_logits, traced
 
 __all__: list[str] = []
 
@@ -133,7 +133,7 @@ class _Compiled:
         def one(data: Any) -> Any:
             return self._finish(step, runtime.strategy.run(self._choose(step), args=(data, counts)))
 
-        return one if self._model.run_eagerly else tf.function(one, reduce_retracing=True, autograph=False)
+        return one if self._model.run_eagerly else traced(one, reduce_retracing=True)
 
 
 def _counts(runtime: Runtime, batch: Any) -> Counts:

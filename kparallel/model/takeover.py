@@ -53,7 +53,7 @@ def check_variables(model: keras.Model, runtime: Runtime, former: Runtime | None
     """
     for variable, column in _columns(model, runtime):
         strategy = foreign_strategy(variable)
-        if strategy is not None:
+        if strategy is not None and strategy is not runtime.strategy:
             raise ModelError(
                 f"Expected variables that no strategy holds, received {variable.path!r} of {model.name!r}, which was "
                 f"made under {type(strategy).__name__}. Build the model outside `strategy.scope()`: kparallel makes a "

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from kparallel.planning.profile import Unit
-from kparallel.private import call_operation, flatten_layers, seed_states
+from kparallel.private import call_operation, flatten_layers, seed_states, traced
 from kparallel.stage.graph import Call, Graph
 from kparallel.stage.stage import averaged_states
 
@@ -104,7 +104,7 @@ def _with_gradients(call: Call) -> Callable[[dict[int, Any]], list[Any]]:
                 outputs = [tf.identity(output) for output in outputs]
         return outputs
 
-    function: Callable[[dict[int, Any]], list[Any]] = tf.function(run, autograph=False)
+    function: Callable[[dict[int, Any]], list[Any]] = traced(run)
     return function
 
 
