@@ -601,3 +601,19 @@ def run_independently(operation: tf.Operation) -> None:
     manager = operation.graph.experimental_acd_manager
     if manager is not None:
         manager.run_independently(operation)
+
+
+_CALLED = {"PartitionedCall": ("f",), "If": ("then_branch", "else_branch"), "While": ("body", "cond")}
+
+
+def called_graphs(operation: tf.Operation) -> dict[str, Any]:
+    """Return the graphs of the functions that an operation calls, by the attribute that names the function.
+
+    Args:
+        operation: Of the types PartitionedCall (attribute `f`), If (`then_branch`, `else_branch`) or While (`body`,
+            `cond`), stateful or not; any other calls nothing that is known here.
+    """
+    return {
+        name: operation.graph._get_function(operation.get_attr(name).name).graph
+        for name in _CALLED.get(operation.type.removeprefix("Stateless").removeprefix("Stateful"), ())
+    }
