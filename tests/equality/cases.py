@@ -253,7 +253,7 @@ _LOOKUPS = [
     ),
     Case(
         "positions_eagerly",
-        ("lookup", "eager"),
+        ("lookup",),
         of_optimizer(lambda: O.Adam(0.01), run_eagerly=True),
         m.one_table,
         m.labelled_tokens,
