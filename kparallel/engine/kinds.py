@@ -37,7 +37,7 @@ class Kinds:
         self._calls = calls
         self._microbatches = microbatches
         self._undivided = microbatches * replicas == 1
-        self._decided: dict[tuple[int, int], list[Kind]] = {}
+        self._decided: dict[tuple[int, int, bool], list[Kind]] = {}
 
     def sorter(self, executor: Executor, rows: Rows, linear: bool) -> Sort:
         """Return what sorts the slices of a weight, by its stage and index.
@@ -63,9 +63,10 @@ class Kinds:
         """
         slices: MicrobatchSlices = executor.gradients[s][index]
         traced = self._traced(executor, rows, s, index)
-        if (s, index) not in self._decided:
-            self._decided[s, index] = self._decide(executor, rows, s, index, traced[0])
-        kinds = self._decided[s, index]
+        divided = rows.whole is None
+        if (s, index, divided) not in self._decided:
+            self._decided[s, index, divided] = self._decide(executor, rows, s, index, traced[0])
+        kinds = self._decided[s, index, divided]
         if all(kind is Kind.ROWS for kind in kinds):
             return unsorted(slices)
         sizes = [[_size(source) for source in each] for each in traced]
@@ -86,8 +87,11 @@ class Kinds:
         few = more = traced
         if not all(source.varies for source in traced):
             probe = self._probe(executor)
-            few, more = (probe.sources(rows.x, number)[s, index] for number in (_FEW, _MORE))
-        kinds = [_kind(one, other) for one, other in zip(few, more, strict=True)]
+            try:
+                few, more = (probe.sources(rows.x, number)[s, index] for number in (_FEW, _MORE))
+            except Exception as error:
+                raise self._undecided(s, index, "since the model takes no 2 or 3 rows, which of them it is") from error
+        kinds = [_kind(one, other, rows.whole is None) for one, other in zip(few, more, strict=True)]
         decided = [kind for kind in kinds if kind is not None]
         if len(decided) < len(kinds):
             raise self._undecided(s, index, "whether more rows give more slices")
@@ -118,8 +122,13 @@ class Kinds:
         )
 
 
-def _kind(few: Source, more: Source) -> Kind | None:
-    """Return the kind of a gather that was traced with few and with more rows, or None where it cannot be told."""
+def _kind(few: Source, more: Source, divided: bool) -> Kind | None:
+    """Return the kind of a gather that was traced with few and with more rows, or None where it cannot be told.
+
+    Args:
+        few, more: Its source in either trace.
+        divided: Whether the batch came in shares, which may be padded to lengths of their own.
+    """
     if few.varies:
         if few.distinct:
             return Kind.DISTINCT
@@ -127,7 +136,9 @@ def _kind(few: Source, more: Source) -> Kind | None:
         return None if few.merged and few.count is None else Kind.ROWS
     if few.count is None or more.count is None:
         return Kind.DISTINCT if few.distinct else None
-    return Kind.SHARED if few.count == more.count else Kind.ROWS
+    if few.count != more.count:
+        return Kind.ROWS
+    return Kind.DISTINCT if divided and few.distinct else Kind.SHARED
 
 
 def _unknown(sizes: list[Any]) -> int:

@@ -1,6 +1,6 @@
 """Where the indices of slices come from: the graph behind them, walked backwards through calls of functions."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ class Source:
         size: The same as a tensor of the present graph, where it can be had.
         varies: Whether their values come from the data, or from anything else in which parts of a batch differ.
         distinct: Whether no index occurs twice, whatever the data.
-        merged: Whether such distinct values are somewhere behind them.
+        merged: Whether they are computed from such distinct values.
     """
 
     count: int | None
@@ -93,13 +93,13 @@ def _along_first_dim(concat: tf.Operation) -> bool:
 def _source(place: _Place, varying: set[str]) -> Source:
     made = _made(place)
     counts = [each.tensor.shape.num_elements() for each in (place, made) if each.tensor.shape.rank is not None]
-    behind = list(_behind(place, varying))
     return Source(
         count=next((count for count in counts if count is not None), None),
         size=None if place.calls else tf.size(place.tensor),
-        varies=any(_differs(each, varying) for each in behind),
+        varies=any(_differs(each, varying) for each in _behind(place, lambda each: _differs(each, varying))),
         distinct=made.tensor.op.type in _DISTINCT,
-        merged=any(each.tensor.op.type in _DISTINCT for each in behind),
+        # A mask only chooses among other values.
+        merged=any(each.tensor.op.type in _DISTINCT for each in _behind(place, lambda each: each.tensor.dtype.is_bool)),
     )
 
 
@@ -123,20 +123,32 @@ def _handed_on(place: _Place) -> _Place | None:
         return _before(place)[0]
     if operation.type == "IdentityN":
         return _before(place)[int(place.tensor.value_index)]
+    if _counts_from_end(operation):
+        return _before(place)[2]
     # A cast of fractions may make two indices of one number.
     exact = operation.type == "Cast" and operation.inputs[0].dtype.is_integer
     return _before(place)[0] if exact or operation.type in _HANDING_ON else None
 
 
-def _behind(place: _Place, varying: set[str]) -> Iterator[_Place]:
-    """Yield a tensor and all that its values depend on, up to what varies."""
+def _counts_from_end(operation: tf.Operation) -> bool:
+    """Tell whether this is `where(i < 0, i + n, i)`, as every lookup of Keras has."""
+    if operation.type != "SelectV2":
+        return False
+    negative, shifted, indices = operation.inputs
+    return (
+        (negative.op.type, shifted.op.type) == ("Less", "AddV2")
+        and negative.op.inputs[0].name == shifted.op.inputs[0].name == indices.name
+        and tf.get_static_value(negative.op.inputs[1]) == 0
+    )
+
+
+def _behind(place: _Place, ends: Callable[[_Place], bool]) -> Iterator[_Place]:
+    """Yield a tensor and all that its values depend on, up to where that ends."""
     seen, waiting = {place.key}, [place]
     while waiting:
         here = waiting.pop()
         yield here
-        if _differs(here, varying):
-            continue
-        for before in _before(here):
+        for before in [] if ends(here) else _before(here):
             if before.key not in seen:
                 seen.add(before.key)
                 waiting.append(before)

@@ -76,10 +76,10 @@ def gradients_of(pipeline: Pipeline, row: tuple[str, ...], executor: Executor, s
                 parts.setdefault(id(variable), []).append((s, index, gradient))
 
     def one(s: int, index: int, gradient: Any, sliced: bool) -> Any:
-        with _place(pipeline, row, s):
-            if sliced:
-                return sort(s, index)
-            return gradient.dense() if isinstance(gradient, MicrobatchSlices) else gradient
+        if not isinstance(gradient, MicrobatchSlices):
+            return gradient
+        with tf.name_scope(f"reduce{s}"), _place(pipeline, row, s):
+            return sort(s, index) if sliced else gradient.dense()
 
     result = {}
     for variable, found in parts.items():

@@ -99,6 +99,14 @@ class MadeEarly(Table):
         return ops.mean(ops.take(self.table, self.ids, axis=0), axis=(0, 1))
 
 
+class Joined(Table):
+    """Looks up the same indices for all rows and one token of each row at once."""
+
+    def find(self, x):
+        found = ops.take(self.table, ops.concatenate([tf.constant([1, 1, 2]), x[:, 0]]), axis=0)
+        return ops.sum(found[:3], axis=0) + found[3:]
+
+
 class InFunctions(Table):
     def find(self, x):
         table = tf.convert_to_tensor(self.table)
@@ -132,7 +140,7 @@ class Once(Table):
 
     def call(self, x):
         ids, places = tf.unique(tf.reshape(x, [-1]))
-        return ops.mean(tf.reshape(tf.gather(tf.gather(self.table, ids), places), [-1, 5, 3]), axis=1)
+        return ops.mean(tf.reshape(tf.gather(ops.take(self.table, ids, axis=0), places), [-1, 5, 3]), axis=1)
 
 
 class OnceElsewhere(Once):
@@ -140,7 +148,7 @@ class OnceElsewhere(Once):
 
     def call(self, x):
         ids, places = tf.unique(tf.reshape(x, [-1]))
-        return ops.mean(tf.reshape(tf.gather(tf.gather(self.table, ids // 2), places), [-1, 5, 3]), axis=1)
+        return ops.mean(tf.reshape(tf.gather(ops.take(self.table, ids // 2, axis=0), places), [-1, 5, 3]), axis=1)
 
 
 class Chosen(Table):
@@ -151,13 +159,30 @@ class Chosen(Table):
         return tf.math.unsorted_segment_sum(large, tf.where(x > 2)[:, 0], tf.shape(x)[0])
 
 
+class Valid(Table):
+    """Looks up the tokens before each row's first zero."""
+
+    def find(self, x):
+        valid = tf.sequence_mask(tf.argmin(x, axis=1), x.shape[1])
+        found = tf.gather(self.table, tf.boolean_mask(x, valid))
+        return tf.math.unsorted_segment_sum(found, tf.where(valid)[:, 0], tf.shape(x)[0])
+
+
+class Shortened(Table):
+    """Looks up as many positions as the longest row has tokens."""
+
+    def find(self, x):
+        longest = tf.reduce_max(tf.argmin(x, axis=1))
+        return tf.reduce_sum(tf.gather(self.table, tf.range(5)[:longest]), axis=0)
+
+
 class OneOfTwo(Table):
     def find(self, x):
         first = lambda: tf.reduce_mean(tf.gather(self.table, tf.range(4)), axis=0)  # noqa: E731
         return tf.cond(tf.reduce_sum(self.table) > 0, first, lambda: 2 * first())
 
 
-LAYERS = [OfLength, MadeEarly, InFunctions, Once, Chosen, OneOfTwo]
+LAYERS = [OfLength, MadeEarly, Joined, InFunctions, Once, Chosen, Valid, OneOfTwo]
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -173,6 +198,37 @@ def test_batches_of_different_lengths():
     assert_equal_to_plain(lambda: in_one_layer(TwoTables, None), lengths, MICROBATCHES)
 
 
+class Summed(Table):
+    """Adds up what it finds by token and by position, but for padding."""
+
+    def call(self, x):
+        found = ops.take(self.table, x, axis=0) + ops.take(self.table, ops.arange(ops.shape(x)[1]), axis=0)
+        return ops.sum(found * ops.cast(x > 0, found.dtype)[..., None], axis=1)
+
+
+def test_shares_padded_to_different_lengths_equal_a_batch_padded_to_one():
+    x, y = tokens(8)
+    x = x % 6 + 1
+    x[2:4, 3:] = x[6:, 3:] = 0  # The second share of each batch is shorter.
+    shares = [(x[i : i + 2, : 5 if i % 4 == 0 else 3], y[i : i + 2]) for i in range(0, 8, 2)]
+    signature = tf.TensorSpec((2, None), "int32"), tf.TensorSpec((2, 1), "float64")
+
+    def shares_of(wrapped):
+        make = tf.data.Dataset.from_generator(lambda: iter(shares), output_signature=signature)
+        return wrapped.distribute_strategy.distribute_datasets_from_function(lambda _: make.repeat())
+
+    found = []
+    for wrap in (lambda model: model, lambda model: kparallel.wrap(model, **DATA_PARALLEL)):
+        keras.utils.set_random_seed(0)
+        model = wrap(in_one_layer(Summed, None))
+        model.compile(adam(), "mse")
+        batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
+        model.fit(shares_of(model) if found else batches, epochs=2, steps_per_epoch=2 if found else None, verbose=0)
+        found.append(model.get_weights())
+    for got, want in zip(found[1], found[0], strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=FLOAT64)
+
+
 def test_one_table_and_batches_of_different_lengths():
     """A function keeps to itself how many slices each lookup gave: a stage with microbatches is one."""
     assert_equal_to_plain(lambda: in_one_layer(OfLength, None), lengths, DATA_PARALLEL)
@@ -181,18 +237,32 @@ def test_one_table_and_batches_of_different_lengths():
         fitted(wrapped, lengths())
 
 
-def test_what_cannot_be_told_is_refused_by_name():
-    wrapped = kparallel.wrap(in_one_layer(OnceElsewhere), **DATA_PARALLEL)
-    with pytest.raises(errors.ModelError, match=r"once_elsewhere.*whether more rows give more slices"):
+@pytest.mark.parametrize("layer", [OnceElsewhere, Shortened])
+def test_what_cannot_be_told_is_refused_by_name(layer):
+    wrapped = kparallel.wrap(in_one_layer(layer), **DATA_PARALLEL)
+    with pytest.raises(errors.ModelError, match=rf"{layer.__name__.lower()[:4]}.*whether more rows"):
         fitted(wrapped, batches())
-    assert_equal_to_plain(lambda: in_one_layer(OnceElsewhere), batches, DATA_PARALLEL, keras.optimizers.SGD)
+
+
+class Pairs(Table):
+    """Takes an even number of rows."""
+
+    def find(self, x):
+        pairs = tf.reduce_sum(tf.reshape(x, [x.shape[0] // 2, 2, 5]) * 0, axis=1) if x.shape[0] else x
+        return tf.reduce_mean(tf.gather(self.table, tf.range(4)), axis=0) + tf.reduce_sum(tf.cast(pairs, "float64"))
+
+
+def test_a_model_that_takes_even_rows_only_is_refused_by_name():
+    wrapped = kparallel.wrap(in_one_layer(Pairs), **DATA_PARALLEL)
+    with pytest.raises(errors.ModelError, match="pairs.*since the model takes no 2 or 3 rows"):
+        fitted(wrapped, batches())
 
 
 def test_lookups_of_tokens_need_no_other_trace(monkeypatch):
     monkeypatch.delattr(Probe, "sources")
     assert_equal_to_plain(lambda: in_one_layer(Table), batches, DATA_PARALLEL)
     assert_equal_to_plain(lambda: in_one_layer(MadeEarly), batches, DATA_PARALLEL, keras.optimizers.SGD)
-    with pytest.raises(AttributeError, match="sources"):
+    with pytest.raises(errors.ModelError, match="made_early"):
         fitted(kparallel.wrap(in_one_layer(MadeEarly), **DATA_PARALLEL), batches())
 
 
