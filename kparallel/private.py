@@ -712,3 +712,19 @@ def traced(function: Callable[..., Any], **options: Any) -> Any:
     made = tf.function(function, autograph=False, **options)
     made._omit_frequent_tracing_warning = True
     return made
+
+
+_CALLED = {"PartitionedCall": ("f",), "If": ("then_branch", "else_branch"), "While": ("body", "cond")}
+
+
+def called_graphs(operation: tf.Operation) -> dict[str, Any]:
+    """Return the graphs of the functions that an operation calls, by the attribute that names the function.
+
+    Args:
+        operation: Of the types PartitionedCall (attribute `f`), If (`then_branch`, `else_branch`) or While (`body`,
+            `cond`), stateful or not; any other calls nothing that is known here.
+    """
+    return {
+        name: operation.graph._get_function(operation.get_attr(name).name).graph
+        for name in _CALLED.get(operation.type.removeprefix("Stateless").removeprefix("Stateful"), ())
+    }

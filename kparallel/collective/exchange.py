@@ -87,11 +87,12 @@ def add(values: list[Any]) -> Any:
     if not any(isinstance(value, tf.IndexedSlices) for value in values):
         return tf.add_n(values)
     if all(isinstance(value, tf.IndexedSlices) for value in values):
-        # Kept apart, in row order: an optimizer that looks at single slices sees what one device would show it.
+        # Kept apart: an optimizer that looks at single slices sees what one device would show it.
+        indices = [value.indices for value in values]
+        if len({each.dtype for each in indices}) > 1:
+            indices = [tf.cast(each, tf.int64) for each in indices]
         return tf.IndexedSlices(
-            tf.concat([value.values for value in values], 0),
-            tf.concat([value.indices for value in values], 0),
-            values[0].dense_shape,
+            tf.concat([value.values for value in values], 0), tf.concat(indices, 0), values[0].dense_shape
         )
     return tf.add_n([tf.convert_to_tensor(value) for value in values])
 

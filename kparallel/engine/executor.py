@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from kparallel.collective.exchange import add
 from kparallel.engine.beside import beside_forward
+from kparallel.engine.slices import MicrobatchSlices, accumulated
 from kparallel.engine.tail import Tail
 from kparallel.loss.term import Term, added_term
 from kparallel.schedule.action import Action
@@ -85,6 +86,7 @@ class Executor:
         self._state = [list(state) for state in self.start]
         self.ends: list[list[list[tf.Tensor | None]]] = [[] for _ in stages]
         self.gradients: list[list[Any]] = [[None] * len(stage.weights) for stage in stages]
+        self.used: list[list[bool]] = [[] for _ in stages]
         self.added: list[list[list[Term]]] = [[[] for _ in counts] for _ in stages]
         self._values: list[dict[int, Any]] = [{} for _ in counts]
         self._masks: list[dict[int, Any]] = [{} for _ in counts]
@@ -168,7 +170,8 @@ class Executor:
                     inputs, weights = kept.tape.gradient(targets, sources, output_gradients=upstream)
             else:
                 inputs, weights = [None] * len(sources[0]), [None] * len(sources[1])
-            self.gradients[s] = [_plus(a, b) for a, b in zip(self.gradients[s], weights, strict=True)]
+            parts = [_part(gradient, self._counts[m]) for gradient in weights]
+            self.gradients[s] = [accumulated(a, b) for a, b in zip(self.gradients[s], parts, strict=True)]
             self._done(s, [g for g in [*inputs, *weights] if g is not None])
         flat = iter(inputs)
         for number, value in zip(stage.reads, kept.inputs, strict=True):
@@ -179,19 +182,21 @@ class Executor:
     def _received(self, s: int, kept: _Kept) -> list[Any]:
         """Return what a stage differentiates with respect to beside its weights: all it reads but the data."""
         reads = zip(self._pipeline.stages[s].reads, kept.inputs, strict=True)
-        return _differentiable([value for number, value in reads if number not in self._pipeline.inputs])
+        return differentiable([value for number, value in reads if number not in self._pipeline.inputs])
 
     def _upstream(self, s: int, m: int, kept: _Kept) -> tuple[list[Any], list[Any]]:
         """Pair what a stage gave with the cotangents that came for it."""
         assert kept.outputs is not None and kept.added is not None and self._tail is not None
-        targets, upstream = [], []
+        targets, upstream, used = [], [], list[bool]()
         for values, cotangents in ((kept.outputs, self._cotangents[m]), (kept.logits, self._behind[m])):
             for number, value in zip(self._pipeline.stages[s].writes, values or [], strict=True):
                 leaves = keras.tree.flatten(value)
                 for leaf, cotangent in zip(leaves, cotangents.pop(number, [None] * len(leaves)), strict=True):
+                    used.append(cotangent is not None)
                     if cotangent is not None:
                         targets.append(leaf)
                         upstream.append(_copied(cotangent))
+        self.used[s] = used
         for term, factor in zip(kept.added, self._tail.added_factors(s), strict=True):
             targets.append(term.numerator)
             upstream.append(tf.cast(factor, term.numerator.dtype))
@@ -220,7 +225,13 @@ def _is_differentiable(leaf: Any) -> bool:
     return leaf is not None and hasattr(leaf, "dtype") and tf.as_dtype(leaf.dtype).is_floating
 
 
-def _differentiable(structure: Any) -> list[Any]:
+def _part(gradient: Any, rows: int) -> Any:
+    """Return a weight's gradient in one microbatch, slices with the number of their rows."""
+    return MicrobatchSlices((gradient,), (rows,)) if isinstance(gradient, tf.IndexedSlices) else gradient
+
+
+def differentiable(structure: Any) -> list[Any]:
+    """Return the floating leaves of a structure."""
     return [leaf for leaf in keras.tree.flatten(structure) if _is_differentiable(leaf)]
 
 

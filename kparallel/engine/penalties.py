@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from kparallel.collective.exchange import add
 from kparallel.engine.executor import Executor
+from kparallel.engine.slices import accumulated
 from kparallel.stage.pipeline import Pipeline
 
 __all__: list[str] = []
@@ -48,7 +48,6 @@ def penalties(
                 value = variable.regularizer(weight)
             factor = tf.cast(scaled(share), value.dtype)
             gradient = tape.gradient(value, weight, output_gradients=factor)
-            old = executor.gradients[s][index]
-            executor.gradients[s][index] = gradient if old is None else add([old, gradient])
+            executor.gradients[s][index] = accumulated(executor.gradients[s][index], gradient)
             values.append(tf.cast(value, tf.float64) * share)
     return values

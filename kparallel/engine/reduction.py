@@ -1,6 +1,7 @@
 """The sums over the replicas behind the backward pass: gradients and state of each stage, then what is reported."""
 
 import math
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,12 @@ from kparallel.data.rows import Rows
 from kparallel.engine.beside import beside_inputs
 from kparallel.engine.executor import Executor
 from kparallel.engine.layout import Layout
+from kparallel.engine.slices import MicrobatchSlices, SlicedGradient, joined
 from kparallel.stage.pipeline import Pipeline
 
 __all__: list[str] = []
+
+Sort = Callable[[int, int], SlicedGradient]
 
 _SMALL = 2**22  # Bytes of a variable whose gradient is rather summed whole than gathered in slices.
 
@@ -53,14 +57,35 @@ class Sums:
     report: Report
 
 
-def gradients_of(pipeline: Pipeline, executor: Executor) -> dict[int, list[Any]]:
-    """Return this replica's gradients of each variable by its id; tied weights have one from each stage that reads."""
-    parts: dict[int, list[Any]] = {}
-    for stage, gradients in zip(pipeline.stages, executor.gradients, strict=True):
-        for variable, gradient in zip(stage.weights, gradients, strict=True):
+def gradients_of(pipeline: Pipeline, row: tuple[str, ...], executor: Executor, sort: Sort) -> dict[int, list[Any]]:
+    """Return this replica's gradients of each variable by its id: tensors, or else `SlicedGradient`s.
+
+    Tied weights have one from each stage that reads them. Slices and tensors of one variable add up to a tensor, as
+    they do on one device.
+
+    Args:
+        pipeline: The stages.
+        row: This replica's devices.
+        executor: Has carried out the batch.
+        sort: Sorts the slices of a weight, by its stage and index.
+    """
+    parts: dict[int, list[tuple[int, int, Any]]] = {}
+    for s, (stage, gradients) in enumerate(zip(pipeline.stages, executor.gradients, strict=True)):
+        for index, (variable, gradient) in enumerate(zip(stage.weights, gradients, strict=True)):
             if gradient is not None:
-                parts.setdefault(id(variable), []).append(gradient)
-    return parts
+                parts.setdefault(id(variable), []).append((s, index, gradient))
+
+    def one(s: int, index: int, gradient: Any, sliced: bool) -> Any:
+        if not isinstance(gradient, MicrobatchSlices):
+            return gradient
+        with tf.name_scope(f"reduce{s}"), _place(pipeline, row, s):
+            return sort(s, index) if sliced else gradient.dense()
+
+    result = {}
+    for variable, found in parts.items():
+        sliced = all(isinstance(gradient, MicrobatchSlices) for _, _, gradient in found)
+        result[variable] = [one(*each, sliced) for each in found]
+    return result
 
 
 def reduced(
@@ -94,19 +119,20 @@ def reduced(
     numbers: list[tf.Tensor] = []
     for s, stage in reversed(list(enumerate(pipeline.stages))):
         known = [variable for variable in stage.owned if id(variable) in gradients]
-        place: AbstractContextManager[Any] = beside_inputs() if pipeline.placed else tf.device(row[s])
-        with tf.name_scope(f"reduce{s}"), place:
-            local = [zeroed(add(gradients[id(v)]), rows) for v in known]
+        with tf.name_scope(f"reduce{s}"), _place(pipeline, row, s):
+            local = [zeroed(_total(gradients[id(v)]), rows) for v in known]
             if dense and not alone:
                 local = [_dense(gradient, v) for gradient, v in zip(local, known, strict=True)]
-            sent = compressed(local, way)
+            pieces = [piece for gradient in local for piece in _travelling(gradient)]
+            sent = compressed(pieces, way)
             changes = stage.changes(executor.start[s], executor.ends[s], rows.count > 0)
             along = [] if numbers or alone else [_flat(report, sent)]
             sums = layout.exchanges[s].sum([*sent, *changes, *along])
-            total = restored([local_copy(value) for value in sums[: len(local)]], local)
+            arrived = iter(restored([local_copy(value) for value in sums[: len(sent)]], pieces))
+            total = [_arrived(gradient, arrived) for gradient in local]
         result.update(zip(map(id, known), total, strict=True))
-        states.insert(0, sums[len(local) : len(local) + len(changes)])
-        numbers = numbers or sums[len(local) + len(changes) :]
+        states.insert(0, sums[len(sent) : len(sent) + len(changes)])
+        numbers = numbers or sums[len(sent) + len(changes) :]
     with tf.device(row[-1]):
         return Sums(result, states, report if alone else _unflat(numbers[0], report))
 
@@ -129,19 +155,38 @@ def _unflat(numbers: tf.Tensor, like: Report) -> Report:
     return Report(whole[0], whole[1], whole[2:end], whole[end:])
 
 
+def _place(pipeline: Pipeline, row: tuple[str, ...], s: int) -> AbstractContextManager[Any]:
+    return beside_inputs() if pipeline.placed else tf.device(row[s])
+
+
+def _total(gradients: list[Any]) -> Any:
+    """Add what the stages give of one variable: all tensors, or all slices."""
+    return joined(gradients) if isinstance(gradients[0], SlicedGradient) else add(gradients)
+
+
+def _travelling(gradient: Any) -> list[Any]:
+    return gradient.travelling() if isinstance(gradient, SlicedGradient) else [gradient]
+
+
+def _arrived(gradient: Any, sums: Iterator[Any]) -> Any:
+    """Return the sum of a gradient as the optimizer takes it."""
+    return gradient.arrived(sums).whole() if isinstance(gradient, SlicedGradient) else next(sums)
+
+
 def _dense(gradient: Any, variable: keras.Variable) -> Any:
     """Return slices of a small variable as a tensor: one sum in place of several gathered tensors.
 
     The variable alone decides, because every replica has to decide alike.
     """
-    small = math.prod(variable.shape) * gradient.dtype.size <= _SMALL
-    return tf.convert_to_tensor(gradient) if isinstance(gradient, tf.IndexedSlices) and small else gradient
+    if not isinstance(gradient, SlicedGradient):
+        return gradient
+    whole = gradient.whole()
+    small = math.prod(variable.shape) * whole.dtype.size <= _SMALL
+    return tf.convert_to_tensor(whole) if small else gradient
 
 
 def zeroed(value: Any, rows: Rows) -> Any:
     """Zero what an empty share gave: its row of zeros may have made NaN."""
     if rows.count:
         return value
-    if isinstance(value, tf.IndexedSlices):
-        return tf.IndexedSlices(tf.zeros_like(value.values), value.indices, value.dense_shape)
-    return tf.zeros_like(value)
+    return value.zeroed() if isinstance(value, SlicedGradient) else tf.zeros_like(value)

@@ -11,10 +11,11 @@ from kparallel.engine.beside import beside_inputs
 from kparallel.engine.compiled import stage_call
 from kparallel.engine.executor import Executor, StageCall
 from kparallel.engine.head import couples_rows, loss_head
+from kparallel.engine.kinds import Kinds
 from kparallel.engine.layout import Layout
 from kparallel.engine.penalties import penalties
 from kparallel.engine.reduction import Report, Sums, gradients_of, reduced, zeroed
-from kparallel.engine.slices import refuse_slices, scales_and_adds
+from kparallel.engine.slices import scales_and_adds
 from kparallel.engine.tail import Tail, join
 from kparallel.engine.update import Updater
 from kparallel.errors import PlanError
@@ -66,6 +67,7 @@ class Step:
         self._train_calls = [
             stage_call(stage, True, jit=bool(jit) and not pipeline.placed, inline=inline) for stage in pipeline.stages
         ]
+        self._kinds = Kinds(pipeline, self._train_calls, plan.microbatches, layout.replicas)
         self._test_calls = [
             stage_call(stage, False, jit=bool(jit) and not pipeline.placed, inline=inline) for stage in pipeline.stages
         ]
@@ -82,9 +84,7 @@ class Step:
         charged = self._penalties(executor, rows)
         if not tail.pairs(executor.added) and not charged:
             raise ValueError("No loss to compute. Pass `loss=` to compile(), or call add_loss() in a layer.")
-        parts = self._layout.replicas * self._plan.microbatches
-        refuse_slices(rows.x, [g for stage in executor.gradients for g in stage], self._model.optimizer, parts)
-        sums = self._reduced(executor, tail, rows, charged, gradients_of(self._pipeline, executor))
+        sums = self._reduced(executor, tail, rows, charged, self._gradients(executor, rows))
         if self._model.trainable_variables:
             self._update(sums.gradients)
         else:
@@ -234,6 +234,10 @@ class Step:
         local = self._to_report(executor, tail, rows, charged)
         dense = bool(gradients) and scales_and_adds(self._model.optimizer)
         return reduced(self._pipeline, self._layout, self._row(), executor, rows, gradients, local, dense)
+
+    def _gradients(self, executor: Executor, rows: Rows) -> dict[int, list[Any]]:
+        sort = self._kinds.sorter(executor, rows, scales_and_adds(self._model.optimizer))
+        return gradients_of(self._pipeline, self._row(), executor, sort)
 
     def _to_report(self, executor: Executor, tail: Tail, rows: Rows, charged: list[tf.Tensor]) -> Report:
         """Return this replica's part of the losses and of the metrics' changes."""

@@ -144,6 +144,8 @@ def arrays():
 EXTRA = [arrays, totals, datasets, stopping_and_plateau, stop_on_any_worker, every_row_once]
 # What an optimizer does with the sums is each worker's own affair: the table on one machine has these.
 LOCAL = ("nesterov", "amsgrad", "adafactor", "lion", "muon", "rmsprop", "decay_without_biases", "clipvalue")
+LOCAL += ("positions_clipped", "positions_accumulated", "one_table_clipped", "sparse_inputs_clipped")
+LOCAL += ("positions_eagerly",)  # A cluster's step runs in graphs only.
 RUNS = {
     **{name: (of_the_table, name) for name in CASES if name not in LOCAL},
     **{run.__name__: (run,) for run in EXTRA},

@@ -228,6 +228,71 @@ _TRAINING = [
     Case("mixed_bfloat16", ("mixed",), of_optimizer(lambda: O.SGD(0.1)), policy="mixed_bfloat16"),
 ]
 
+_LOOKUPS = [
+    Case("positions", ("lookup",), of_optimizer(lambda: O.Adam(0.01)), m.positions, m.labelled_tokens),
+    Case(
+        "positions_clipped",
+        ("lookup", "clip"),
+        of_optimizer(lambda: O.SGD(0.5, global_clipnorm=0.05)),
+        m.positions,
+        m.labelled_tokens,
+    ),
+    Case(
+        "positions_accumulated",
+        ("lookup", "accumulation"),
+        of_optimizer(lambda: O.RMSprop(0.01, gradient_accumulation_steps=2)),
+        m.positions,
+        m.labelled_tokens,
+    ),
+    Case(
+        "positions_xla",
+        ("lookup", "xla"),
+        of_optimizer(lambda: O.Adam(0.01), jit_compile=True),
+        m.positions,
+        m.labelled_tokens,
+    ),
+    Case(
+        "positions_eagerly",
+        ("lookup",),
+        of_optimizer(lambda: O.Adam(0.01), run_eagerly=True),
+        m.one_table,
+        m.labelled_tokens,
+    ),
+    Case(
+        "positions_mixed_float16",
+        ("lookup", "mixed"),
+        of_optimizer(lambda: O.Adagrad(0.1)),
+        m.positions,
+        m.labelled_tokens,
+        policy="mixed_float16",
+    ),
+    Case("held_positions", ("lookup",), of_optimizer(lambda: O.AdamW(0.01)), m.held_positions, m.labelled_tokens),
+    Case("tiled_positions", ("lookup",), of_optimizer(lambda: O.Adam(0.01)), m.tiled_positions, m.labelled_tokens),
+    Case("one_table", ("lookup",), of_optimizer(lambda: O.Adagrad(0.1)), m.one_table, m.labelled_tokens),
+    Case(
+        "one_table_clipped",
+        ("lookup", "clip"),
+        of_optimizer(lambda: O.SGD(0.5, clipnorm=0.05)),
+        m.one_table,
+        m.labelled_tokens,
+    ),
+    Case(
+        "positions_from_another_stage",
+        ("lookup",),
+        of_optimizer(lambda: O.Adam(0.01)),
+        m.positions_from_another_stage,
+        m.labelled_tokens,
+    ),
+    Case("sparse_inputs", ("sparse",), of_optimizer(lambda: O.Adam(0.01)), m.sparse_mlp, m.sparse_numbers),
+    Case(
+        "sparse_inputs_clipped",
+        ("sparse", "clip"),
+        of_optimizer(lambda: O.SGD(0.5, clipvalue=0.01)),
+        m.sparse_mlp,
+        m.sparse_numbers,
+    ),
+]
+
 # Two rules at once, where each alone may hold.
 _COMBINATIONS = [
     Case("scalar_loss_and_weights", ("loss", "weights"), of_loss(lambda: scalar_loss), data=m.weighted_one_hot),
@@ -289,4 +354,4 @@ _COMBINATIONS = [
     ),
 ]
 
-CASES = {case.name: case for case in (*_OPTIMIZERS, *_LOSSES, *_TRAINING, *_COMBINATIONS)}
+CASES = {case.name: case for case in (*_OPTIMIZERS, *_LOSSES, *_TRAINING, *_LOOKUPS, *_COMBINATIONS)}

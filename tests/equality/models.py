@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import scipy.sparse
 
 L = keras.layers
 # Four full batches and one of two rows, fewer than three replicas.
@@ -152,6 +153,100 @@ def synchronized():
     return keras.Model(inputs, L.Dense(3, activation="softmax")(hidden))
 
 
+@keras.saving.register_keras_serializable("kparallel_tests")
+class Positions(L.Layer):
+    """Looks tokens up, and adds what it looks up by ids that are the same for every row."""
+
+    def __init__(self, tables=2, **kwargs):
+        super().__init__(**kwargs)
+        self.number = tables
+        self.tables = [L.Embedding(7, 4) for _ in range(tables)]
+
+    def build(self, shape):
+        for table in self.tables:
+            table.build(shape)
+        self.built = True
+
+    def call(self, tokens):
+        return self.tables[0](tokens) + self.tables[-1](self.ids(tokens))
+
+    def ids(self, tokens):
+        return keras.ops.arange(tokens.shape[-1])
+
+    def get_config(self):
+        return {**super().get_config(), "tables": self.number}
+
+
+@keras.saving.register_keras_serializable("kparallel_tests")
+class HeldPositions(Positions):
+    """Holds the ids as a weight, as models from other libraries do."""
+
+    def build(self, shape):
+        super().build(shape)
+        self.held = self.add_weight(shape=shape[-1:], dtype="int32", trainable=False, initializer="zeros")
+        self.held.assign(keras.ops.arange(shape[-1]))
+
+    def ids(self, tokens):
+        return self.held
+
+
+@keras.saving.register_keras_serializable("kparallel_tests")
+class TiledPositions(Positions):
+    """Looks the ids up for each row anew: as many slices as there are tokens."""
+
+    def ids(self, tokens):
+        return keras.ops.zeros_like(tokens) + keras.ops.cast(super().ids(tokens), tokens.dtype)
+
+
+@keras.saving.register_keras_serializable("kparallel_tests")
+class Counting(L.Layer):
+    """Gives the ids alone, without rows."""
+
+    def call(self, tokens):
+        return keras.ops.arange(tokens.shape[-1])[None]
+
+    def compute_output_spec(self, tokens):
+        return keras.KerasTensor((1, tokens.shape[-1]), "int32")
+
+
+def positions():
+    return _of_tokens(Positions())
+
+
+def held_positions():
+    return _of_tokens(HeldPositions())
+
+
+def tiled_positions():
+    return _of_tokens(TiledPositions())
+
+
+def one_table():
+    """Looks tokens and positions up in one table."""
+    return _of_tokens(Positions(1))
+
+
+def positions_from_another_stage():
+    tokens = keras.Input((5,), dtype="int32")
+    positions = Counting()(tokens)
+    hidden = L.Dense(4, activation="tanh")(L.Embedding(7, 4)(tokens))
+    hidden = L.Dense(4, activation="tanh")(L.Dense(6, activation="tanh")(hidden))
+    hidden = L.Add()([hidden, L.Embedding(5, 4)(positions)])
+    return keras.Model(tokens, L.Dense(3, activation="softmax")(L.Flatten()(hidden)))
+
+
+def _of_tokens(layer):
+    tokens = keras.Input((5,), dtype="int32")
+    hidden = L.Dense(5, activation="tanh")(L.Flatten()(layer(tokens)))
+    return keras.Model(tokens, L.Dense(3, activation="softmax")(hidden))
+
+
+def sparse_mlp():
+    inputs = keras.Input((4,), sparse=True)
+    hidden = L.Dense(5, activation="tanh")(L.Dense(6, activation="tanh")(inputs))
+    return keras.Model(inputs, L.Dense(3, activation="softmax")(hidden))
+
+
 def _random():
     return np.random.default_rng(0)
 
@@ -159,6 +254,13 @@ def _random():
 def numbers():
     rng = _random()
     return rng.normal(size=(ROWS, 4)), rng.integers(0, 3, ROWS)
+
+
+def sparse_numbers():
+    """Every row has a number: Keras 3.14 fails where the last one of a batch has none."""
+    x, y = numbers()
+    kept = (_random().uniform(size=x.shape) < 0.3) | (np.arange(4) == y[:, None])
+    return scipy.sparse.csr_matrix(x * kept), y
 
 
 def weighted():

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kparallel.private import KERAS_ATTRIBUTES, PRIVATE_NAMES, XSpace, mirrored, read_profile, run_independently
+from kparallel.private import (
+    KERAS_ATTRIBUTES,
+    PRIVATE_NAMES,
+    XSpace,
+    called_graphs,
+    mirrored,
+    read_profile,
+    run_independently,
+)
 
 
 @pytest.mark.parametrize(("owner", "name"), PRIVATE_NAMES)
@@ -65,6 +73,23 @@ def test_functions_have_what_orders_stateful_operations():
     operations = two.get_concrete_function(tf.ones(2)).graph.get_operations()
     first, second = [operation for operation in operations if operation.type == "PyFunc"]
     assert first not in second.control_inputs and second not in first.control_inputs
+
+
+def test_graphs_of_called_functions_are_found():
+    inner = tf.function(lambda value: value + 1.0, autograph=False)
+
+    @tf.function(autograph=False)
+    def outer(value):
+        value = tf.cond(value > 0, lambda: value + 2.0, lambda: value)
+        return inner(tf.while_loop(lambda v: v < 3.0, lambda v: (v + 1.0,), (value,))[0])
+
+    operations = outer.get_concrete_function(tf.TensorSpec(())).graph.get_operations()
+    found = [graphs for graphs in map(called_graphs, operations) if graphs]
+    assert [set(graphs) for graphs in found] == [{"then_branch", "else_branch"}, {"body", "cond"}, {"f"}]
+    for operation, graphs in zip([o for o in operations if called_graphs(o)], found, strict=True):
+        for name, graph in graphs.items():
+            assert len(graph.inputs) == len(operation.inputs) - name.endswith("_branch"), name
+            assert name == "cond" or len(graph.outputs) == len(operation.outputs), name
 
 
 def test_strategies_number_their_collectives_apart():
