@@ -140,9 +140,11 @@ def reduced(
 def _flat(report: Report, beside: list[Any]) -> tf.Tensor:
     """Return a report as one vector, of a dtype in which it can travel together with gradients.
 
-    float64 holds sums as exactly as can be; float32 as exactly as the losses and metrics of a float32 model are.
+    float64 holds sums as exactly as can be; float32 as exactly as the losses and metrics of a float32 model are. A model
+    of both, as Keras's LoRA makes of a float64 one, reports in float64.
     """
-    dtype = tf.float32 if any(gradient.dtype == tf.float32 for gradient in beside) else tf.float64
+    dtypes = {gradient.dtype for gradient in beside}
+    dtype = tf.float32 if tf.float32 in dtypes and tf.float64 not in dtypes else tf.float64
     values = [report.rows, report.replicas, *report.terms, *report.metrics]
     return tf.concat([tf.reshape(tf.cast(value, dtype), [-1]) for value in values], 0)
 
