@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from kparallel.errors import PlanError
 from kparallel.private import keras_mask, set_logits, set_mask, standardized_inputs
+from kparallel.stage.body import Segment, Whole
 from kparallel.stage.graph import Graph
-from kparallel.stage.stage import Segment, Stage, Whole
+from kparallel.stage.stage import Stage
 
 __all__: list[str] = []
 
@@ -85,7 +86,7 @@ def whole(model: keras.Model, placed: bool = False) -> Pipeline:
         model: The built model.
         placed: Whether its layers have devices of their own.
     """
-    return Pipeline(model, [Stage(Whole(model), (0,), (1,))], (0,), (1,), None, placed)
+    return Pipeline(model, [Stage(Whole(model), (0,), (1,), frozen=not model.trainable)], (0,), (1,), None, placed)
 
 
 def cut(model: keras.Model, graph: Graph, groups: Sequence[Sequence[int]]) -> Pipeline:
@@ -113,7 +114,7 @@ def cut(model: keras.Model, graph: Graph, groups: Sequence[Sequence[int]]) -> Pi
         outside |= set(graph.outputs)
         writes = tuple(number for call in calls for number in call.writes if number in outside)
         borrowed = frozenset(key for key, at in owner.items() if at != index)
-        stage = Stage(Segment(calls, reads, writes), reads, writes, borrowed)
+        stage = Stage(Segment(calls, reads, writes), reads, writes, borrowed, not model.trainable)
         _check_state(stage, owner, index)
         for variable in [*stage.weights, *stage.state]:
             owner.setdefault(id(variable), index)

@@ -4,8 +4,7 @@ Weights go in as tensors. A stage that captured variables would be a stateful ca
 run all stateful calls of a step one after another.
 """
 
-import abc
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,79 +15,19 @@ import tensorflow as tf
 from kparallel.errors import ModelError
 from kparallel.metric.additive import refuse_updates
 from kparallel.private import (
-    call_operation,
     flatten_layers,
     keras_logits,
     keras_mask,
-    one_model_call,
     own_metrics,
     seed_states,
     set_mask,
 )
-from kparallel.stage.graph import Call
+from kparallel.stage.body import Body, trained
 
 __all__: list[str] = []
 
 # Odd and far apart modulo 2**32, so that the replicas' seeds do not meet.
 _SEED_STRIDE = 0x9E3779B9
-
-
-class Body(abc.ABC):
-    """What a stage computes. Law: the same inputs, weights and state give the same outputs and new state."""
-
-    @abc.abstractmethod
-    def __call__(self, inputs: list[Any], training: bool) -> list[Any]:
-        """Return the outputs, in the order of the stage's `writes`."""
-
-    @abc.abstractmethod
-    def layers(self) -> list[keras.layers.Layer]:
-        """Return the layers called, those inside others left out."""
-
-
-class Whole(Body):
-    """A whole model, called as its class says.
-
-    Args:
-        model: The built model.
-    """
-
-    def __init__(self, model: keras.Model) -> None:
-        self._model = model
-
-    def __call__(self, inputs: list[Any], training: bool) -> list[Any]:
-        call = {"training": training} if self._model._call_has_training_arg else {}
-        return [self._model(inputs[0], **call)]
-
-    def layers(self) -> list[keras.layers.Layer]:
-        return [self._model]
-
-
-class Segment(Body):
-    """Some calls of an opened graph.
-
-    Args:
-        calls: In topological order.
-        reads: Numbers of the values that come in.
-        writes: Numbers of the values that go out.
-    """
-
-    def __init__(self, calls: Sequence[Call], reads: tuple[int, ...], writes: tuple[int, ...]) -> None:
-        self._calls = tuple(calls)
-        self._reads = reads
-        self._writes = writes
-
-    def __call__(self, inputs: list[Any], training: bool) -> list[Any]:
-        values = dict(zip(self._reads, inputs, strict=True))
-        with one_model_call():
-            for call in self._calls:
-                arguments = {key: values[number] for key, number in call.reads}
-                outputs = call_operation(call.operation, call.arguments, arguments, training)
-                values.update(zip(call.writes, outputs, strict=True))
-        return [values[number] for number in self._writes]
-
-    def layers(self) -> list[keras.layers.Layer]:
-        operations = dict.fromkeys(call.operation for call in self._calls)
-        return [operation for operation in operations if isinstance(operation, keras.layers.Layer)]
 
 
 @dataclass(frozen=True)
@@ -124,20 +63,26 @@ class Stage:
         reads: Numbers of the values that come in.
         writes: Numbers of the values that go out.
         borrowed: Ids of variables that another stage owns (tied weights).
+        frozen: Whether the model is frozen as a whole, so that nothing trains.
     """
 
     def __init__(
-        self, body: Body, reads: tuple[int, ...], writes: tuple[int, ...], borrowed: frozenset[int] = frozenset()
+        self,
+        body: Body,
+        reads: tuple[int, ...],
+        writes: tuple[int, ...],
+        borrowed: frozenset[int] = frozenset(),
+        frozen: bool = False,
     ) -> None:
         self._body = body
         self.reads = reads
         self.writes = writes
         self.layers = [layer for top in body.layers() for layer in flatten_layers(top)]
         self._metrics = own_metrics(self.layers)
-        variables = {id(v): v for top in body.layers() for v in top.trainable_variables}
-        self.weights: list[keras.Variable] = list(variables.values())
+        self.weights = [] if frozen else trained(body.layers())
         self.owned = [variable for variable in self.weights if id(variable) not in borrowed]
-        rest = {id(v): v for top in body.layers() for v in top.non_trainable_variables}
+        weights = {id(variable) for variable in self.weights}
+        rest = {id(v): v for top in body.layers() for v in top.variables if id(v) not in weights}
         self.state: list[keras.Variable] = list(rest.values())
         seeds = {key for top in body.layers() for key in seed_states(top)}
         self.is_seed = [id(variable) in seeds for variable in self.state]

@@ -185,6 +185,7 @@ _LOSSES = [
 _TRAINING = [
     Case("sequential", ("model",), of_loss(lambda: SCCE), m.sequential),
     Case("subclassed", ("model",), of_loss(lambda: SCCE), m.subclassed, cut=False),
+    Case("frozen_in_part", ("model", "frozen"), of_optimizer(lambda: O.Adam(0.01)), m.frozen_in_part),
     Case("convolution", ("model",), of_optimizer(lambda: O.Adam(0.01)), m.convolution, m.images),
     Case("synchronized", ("norm",), of_loss(lambda: SCCE), m.synchronized, microbatches=False),
     Case(

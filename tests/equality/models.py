@@ -152,6 +152,39 @@ def synchronized():
     return keras.Model(inputs, L.Dense(3, activation="softmax")(hidden))
 
 
+@keras.saving.register_keras_serializable("kparallel_tests")
+class Block(L.Layer):
+    """Two layers in one."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner, self.outer = L.Dense(4, activation="tanh"), L.Dense(4, activation="tanh")
+
+    def build(self, input_shape):
+        self.inner.build(input_shape)
+        self.outer.build((None, 4))
+        self.built = True
+
+    def call(self, inputs):
+        return self.outer(self.inner(inputs))
+
+
+def frozen_in_part(*, frozen=True):
+    """Blocks frozen as a whole, of which one has a layer that was unfrozen again, as LoRA leaves it."""
+    blocks = [Block(name="one"), Block(name="other"), Block(name="free")]
+    model = keras.Sequential([keras.Input((4,)), *blocks, L.Dense(3, activation="softmax")])
+    if frozen:
+        freeze_in_part(model)
+    return model
+
+
+def freeze_in_part(model):
+    for name in ("one", "other"):
+        block = model.get_layer(name)
+        block.trainable = False
+        block.outer.trainable = name == "one"
+
+
 def _random():
     return np.random.default_rng(0)
 

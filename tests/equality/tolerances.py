@@ -61,6 +61,7 @@ CONTROLS = {
     "metrics": 6.0e-08,
     "sequential": 1.2e-07,
     "subclassed": 1.1e-07,
+    "frozen_in_part": 1.1e-07,
     "convolution": 6.0e-08,
     "synchronized": 1.2e-07,
     "synchronized_adam": 2.5e-07,

@@ -1,5 +1,7 @@
 """Every kind of model that `wrap` takes trains as the plain one does, and keeps what its class gives it."""
 
+from contextlib import nullcontext
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import tensorflow as tf
 from likeness import assert_alike, assert_fit_alike, doubles
 
 import kparallel
+from tests.equality import models as m
 
 L = keras.layers
 ROWS = 7
@@ -414,6 +417,33 @@ def test_frozen_layers_do_not_move_and_slots_fit():
     frozen = functional()
     frozen.get_layer("hidden").trainable = False
     assert kparallel.wrap(frozen).get_layer("hidden").trainable is False
+
+
+@pytest.mark.parametrize("options", [{"replicas": 2}, {"stages": 2, "microbatches": 2}])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_layer_inside_a_block_frozen_after_wrapping_trains(options, whole):
+    """But nothing does where the model itself is frozen, as in plain Keras."""
+    doubles()
+    x, y = m.numbers()
+    weights, trained = [], []
+    for wrap in (False, True):
+        keras.utils.set_random_seed(0)
+        model = m.frozen_in_part(frozen=False)
+        model = kparallel.wrap(model, **options) if wrap else model
+        model.compile(keras.optimizers.Adam(0.1), "sparse_categorical_crossentropy")
+        model.fit(x, y, batch_size=5, verbose=0)
+        if whole:
+            model.trainable = False
+        m.freeze_in_part(model)
+        before = model.get_weights()
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        with pytest.warns(UserWarning, match="trainable weights") if whole else nullcontext():
+            model.fit(x, y, batch_size=5, shuffle=False, verbose=0)
+        weights.append(model.get_weights())
+        trained.append([bool((old != new).any()) for old, new in zip(before, model.get_weights(), strict=True)])
+    assert_alike(weights[1], weights[0])
+    moves = [False] * 14 if whole else [False, False, True, True] + [False] * 4 + [True] * 6
+    assert trained[0] == trained[1] == moves
 
 
 def test_a_model_built_inside_another_strategy_is_wrapped():
