@@ -23,7 +23,8 @@ from kparallel.engine.tail import Tail
 from kparallel.loss.term import Term, added_term
 from kparallel.schedule.action import Action
 from kparallel.stage.pipeline import Pipeline
-from kparallel.stage.stage import Forward
+from kparallel.stage.stage import Forward, Laws
+from kparallel.stage.state import End
 
 __all__: list[str] = []
 
@@ -72,7 +73,7 @@ class Executor:
         self._devices = devices
         self._calls = calls
         self._lanes = lanes
-        self._counts = counts
+        self.counts = tuple(counts)
         self._tail = tail
         self._keeps = keeps
         stages = pipeline.stages
@@ -81,9 +82,11 @@ class Executor:
         for stage, device in zip(stages, devices, strict=True):
             with tf.device(device):
                 self.weights.append(stage.read(in_place=pipeline.placed))
-                self.start.append(stage.read_state(replica_index))
+                self.start.append(stage.state.read(replica_index))
         self._state = [list(state) for state in self.start]
-        self.ends: list[list[list[tf.Tensor | None]]] = [[] for _ in stages]
+        self.ends: list[list[End]] = [[] for _ in stages]
+        self.assigned: list[End] = [[None] * len(stage.weights) for stage in stages]
+        self.laws: dict[int, Laws] = {}
         self.gradients: list[list[Any]] = [[None] * len(stage.weights) for stage in stages]
         self.added: list[list[list[Term]]] = [[[] for _ in counts] for _ in stages]
         self._values: list[dict[int, Any]] = [{} for _ in counts]
@@ -101,7 +104,7 @@ class Executor:
     def run(self, order: Sequence[Action]) -> None:
         """Carry out actions in an order that respects their dependencies."""
         for action in order:
-            if action.microbatch >= len(self._counts):
+            if action.microbatch >= len(self.counts):
                 continue  # An empty microbatch.
             with tf.name_scope(str(action)):  # Profiles tell actions apart by it.
                 if action.kind == "F":
@@ -115,6 +118,11 @@ class Executor:
             values, masks, logits = (each[microbatch] for each in (self._values, self._masks, self._logits))
             return self._pipeline.fetch(values, masks, logits)
 
+    def weight(self, s: int, index: int) -> tf.Tensor:
+        """Return a weight as it is after the forward passes, in which layers may have assigned it."""
+        assigned = self.assigned[s][index]
+        return self.weights[s][index] if assigned is None else assigned
+
     def _forward(self, s: int, m: int) -> None:
         stage = self._pipeline.stages[s]
         with tf.device(self._devices[s]), self._after(s):
@@ -125,8 +133,11 @@ class Executor:
             forward = self._compute(s, m, kept, taped and self._keeps(s, m))
         if taped:
             self._kept[s, m] = kept
+        if m == 0:
+            self.assigned[s] = forward.assigned  # As any other microbatch assigns, and other replicas do.
+        self.laws[s] = forward.laws
         self.ends[s].append(forward.state)
-        self._state[s] = stage.chain(self._state[s], forward.state)
+        self._state[s] = stage.state.chain(self._state[s], forward.state, forward.laws.rules)
         self._values[m].update(zip(stage.writes, forward.outputs, strict=True))
         self._masks[m].update(zip(stage.writes, forward.masks, strict=True))
         self._logits[m].update(zip(stage.writes, forward.logits, strict=True))
@@ -137,12 +148,12 @@ class Executor:
     def _compute(self, s: int, m: int, kept: _Kept, taped: bool) -> Forward:
         if not taped:
             forward = self._calls[s](self.weights[s], kept.state, kept.inputs, kept.masks)
-            self.added[s][m] = [added_term(value, self._counts[m]) for value in forward.added]
+            self.added[s][m] = [added_term(value, self.counts[m]) for value in forward.added]
             return forward
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([self.weights[s], self._received(s, kept)])
             forward = self._calls[s](self.weights[s], kept.state, kept.inputs, kept.masks)
-            self.added[s][m] = [added_term(value, self._counts[m]) for value in forward.added]
+            self.added[s][m] = [added_term(value, self.counts[m]) for value in forward.added]
         kept.tape, kept.outputs, kept.logits, kept.added = tape, forward.outputs, forward.logits, self.added[s][m]
         return forward
 

@@ -15,6 +15,7 @@ from kparallel.engine.beside import beside_inputs
 from kparallel.engine.executor import Executor
 from kparallel.engine.layout import Layout
 from kparallel.stage.pipeline import Pipeline
+from kparallel.stage.stage import Stage
 
 __all__: list[str] = []
 
@@ -100,7 +101,7 @@ def reduced(
             if dense and not alone:
                 local = [_dense(gradient, v) for gradient, v in zip(local, known, strict=True)]
             sent = compressed(local, way)
-            changes = stage.changes(executor.start[s], executor.ends[s], rows.count > 0)
+            changes = _changes(stage, s, executor, rows)
             along = [] if numbers or alone else [_flat(report, sent)]
             sums = layout.exchanges[s].sum([*sent, *changes, *along])
             total = restored([local_copy(value) for value in sums[: len(local)]], local)
@@ -109,6 +110,20 @@ def reduced(
         numbers = numbers or sums[len(local) + len(changes) :]
     with tf.device(row[-1]):
         return Sums(result, states, report if alone else _unflat(numbers[0], report))
+
+
+def reduced_state(
+    pipeline: Pipeline, layout: Layout, row: tuple[str, ...], executor: Executor, rows: Rows, report: Report
+) -> Sums:
+    """Sum the changes of state alone, as `predict` leaves them; seldom are there any, and then nothing is exchanged."""
+    if any(_changes(stage, s, executor, rows) for s, stage in enumerate(pipeline.stages)):
+        return reduced(pipeline, layout, row, executor, rows, {}, report)
+    return Sums({}, [[] for _ in pipeline.stages], report)
+
+
+def _changes(stage: Stage, s: int, executor: Executor, rows: Rows) -> list[tf.Tensor]:
+    """Return by how much this replica's rows change what the replicas have to add up of a stage's state."""
+    return stage.state.changes(executor.start[s], executor.ends[s], executor.laws[s].rules, executor.counts, rows.count)
 
 
 def _flat(report: Report, beside: list[Any]) -> tf.Tensor:

@@ -8,12 +8,13 @@ import tensorflow as tf
 
 from kparallel.data.rows import Counts, Rows, deal, microbatches, take_rows
 from kparallel.engine.beside import beside_inputs
+from kparallel.engine.committed import check_assigned, commit
 from kparallel.engine.compiled import stage_call
 from kparallel.engine.executor import Executor, StageCall
 from kparallel.engine.head import couples_rows, loss_head
 from kparallel.engine.layout import Layout
 from kparallel.engine.penalties import penalties
-from kparallel.engine.reduction import Report, Sums, gradients_of, reduced, zeroed
+from kparallel.engine.reduction import Report, Sums, gradients_of, reduced, reduced_state, zeroed
 from kparallel.engine.slices import refuse_slices, scales_and_adds
 from kparallel.engine.tail import Tail, join
 from kparallel.engine.update import Updater
@@ -85,19 +86,21 @@ class Step:
         parts = self._layout.replicas * self._plan.microbatches
         refuse_slices(rows.x, [g for stage in executor.gradients for g in stage], self._model.optimizer, parts)
         sums = self._reduced(executor, tail, rows, charged, gradients_of(self._pipeline, executor))
+        self._commit(executor, sums)
         if self._model.trainable_variables:
             self._update(sums.gradients)
         else:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
         with tf.name_scope("report"):
-            return self._report(executor, tail, rows, sums)
+            return self._report(tail, rows, sums)
 
     def test(self, data: Any, counts: Counts) -> dict[str, Any]:
         """Run an evaluation step and return what to report."""
         rows = self._take(data, counts)
         executor, tail = self._run(rows, training=False)
         sums = self._reduced(executor, tail, rows, self._penalties(executor, rows), {})
-        return self._report(executor, tail, rows, sums)
+        self._commit(executor, sums)
+        return self._report(tail, rows, sums)
 
     def predict(self, data: Any, counts: Counts) -> Any:
         """Return the outputs of this replica's rows."""
@@ -106,6 +109,8 @@ class Step:
         executor = self._executor(parts, None, self._test_calls)
         executor.run(self._order(training=False))
         outputs = [executor.outputs(m) for m in range(len(parts))]
+        report = Report(*_counted(rows), [], [])
+        self._commit(executor, reduced_state(self._pipeline, self._layout, self._row(), executor, rows, report))
         return self._gathered(join(outputs), rows)
 
     def _take(self, data: Any, counts: Counts) -> Rows:
@@ -241,17 +246,17 @@ class Step:
         with tf.name_scope("report"), tf.device(self._row()[-1]):
             numerators = tail.numerators(executor.added)
             terms = [n * factor for n, factor in zip(numerators, factors, strict=True)] + charged
-            counts = [tf.constant(float(count), tf.float64) for count in (rows.count, rows.count > 0)]
             terms, metrics = ([zeroed(v, rows) for v in some] for some in (terms, self._metric_changes(tail, rows)))
-            return Report(counts[0], counts[1], terms, metrics)
+            return Report(*_counted(rows), terms, metrics)
 
-    def _report(self, executor: Executor, tail: Tail, rows: Rows, sums: Sums) -> dict[str, Any]:
-        """Write the state, and return what to report of all replicas."""
+    def _commit(self, executor: Executor, sums: Sums) -> None:
+        """Write what the forward passes leave: before the optimizer's update, which starts from assigned weights."""
+        check_assigned(self._pipeline, executor, self._layout.replicas * self._plan.microbatches)
+        commit(self._pipeline, self._row(), executor, sums, self._last.replica_index)
+
+    def _report(self, tail: Tail, rows: Rows, sums: Sums) -> dict[str, Any]:
+        """Return what to report of all replicas."""
         whole = sums.report
-        for s, stage in enumerate(self._pipeline.stages):
-            with tf.device(self._row()[s]):
-                replica_index = self._last.replica_index
-                stage.commit(executor.start[s], executor.ends[s], sums.states[s], whole.replicas, replica_index)
         with tf.device(self._row()[-1]):
             report: dict[str, Any] = {"rows": whole.rows, "terms": tf.stack(whole.terms), "metrics": whole.metrics}
         if not self.add_metrics:
@@ -280,6 +285,11 @@ class Step:
             self.add_metrics = False
             return []
         return state_change(metrics, rows.y, outputs, sample_weight=rows.sample_weight)
+
+
+def _counted(rows: Rows) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return a replica's number of rows, and whether there are any."""
+    return tf.constant(float(rows.count), tf.float64), tf.constant(float(rows.count > 0), tf.float64)
 
 
 def _keeper(recompute: str, number: int) -> Any:

@@ -97,7 +97,7 @@ class Runtime:
                         layer.call = self._at_stage(layer.call, index)
         else:
             for index, stage in enumerate(pipeline.stages):
-                self._move([*stage.weights, *stage.state], index, placed)
+                self._move([*stage.weights, *stage.state.variables], index, placed)
         self._move(model.variables, -1, placed)
 
     def place_new(self, model: keras.Model) -> None:

@@ -116,19 +116,24 @@ def cut(model: keras.Model, graph: Graph, groups: Sequence[Sequence[int]]) -> Pi
         borrowed = frozenset(key for key, at in owner.items() if at != index)
         stage = Stage(Segment(calls, reads, writes), reads, writes, borrowed, not model.trainable)
         _check_state(stage, owner, index)
-        for variable in [*stage.weights, *stage.state]:
+        for variable in [*stage.weights, *stage.state.variables]:
             owner.setdefault(id(variable), index)
         stages.append(stage)
     return Pipeline(model, stages, graph.inputs, graph.outputs, graph.structure)
 
 
 def _check_state(stage: Stage, owner: dict[int, int], index: int) -> None:
-    for variable, seed, averaged in zip(stage.state, stage.is_seed, stage.is_averaged, strict=True):
-        if (seed or averaged) and owner.get(id(variable), index) != index:
-            raise PlanError(
-                f"Expected a layer with state to be called in one stage, received {variable.path!r} in stages "
-                f"{owner[id(variable)]} and {index}. Move the cut so that all calls of this layer lie on one side."
-            )
+    for variable, rule in zip(stage.state.variables, stage.state.known, strict=True):
+        if rule is not None and owner.get(id(variable), index) != index:
+            raise called_in_two_stages(variable, owner[id(variable)], index)
+
+
+def called_in_two_stages(variable: keras.Variable, one: int, other: int) -> PlanError:
+    """Return the error about a variable that changes in a call, of which another stage would see the old value."""
+    return PlanError(
+        f"Expected a layer with state to be called in one stage, received {variable.path!r} in stages "
+        f"{one} and {other}. Move the cut so that all calls of this layer lie on one side."
+    )
 
 
 def _copied(value: Any) -> Any:

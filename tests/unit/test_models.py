@@ -284,15 +284,6 @@ class TracksInLoss(Net):
         return loss
 
 
-class TracksInCall(TracksInLoss):
-    compute_loss = keras.Model.compute_loss
-
-    def call(self, inputs, training=False):
-        outputs = super().call(inputs)
-        self.tracker.update_state(outputs)
-        return outputs
-
-
 class ReadsWeights(Net):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         return keras.ops.mean((y - y_pred) ** 2) + 0.1 * keras.ops.sum(self.top.kernel**2)
@@ -313,15 +304,6 @@ class AddsLosses(Scored):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.top.activity_regularizer = keras.regularizers.L2()
-
-
-class Spectral(keras.Model):
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.top = L.SpectralNormalization(L.Dense(2))
-
-    def call(self, inputs, training=False):
-        return self.top(inputs, training=training)
 
 
 class Compiles(Net):
@@ -379,12 +361,10 @@ def test_a_subclass_keeps_its_own_trainer_methods(kind, reduction, arguments):
     ("kind", "words"),
     [
         (TracksInLoss, ["'tracked'", "compute_metrics", 'loss_reduction="global"']),
-        (TracksInCall, ["'tracked'", "layer's call", "compute_metrics"]),
         (ReadsWeights, ["kernel", "outputs alone"]),
         (CallsItself, ["kernel", "one more output"]),
         (Regularized, ["kernel", "super().compute_loss"]),
         (AddsLosses, ["add_loss", "Pass the loss to compile"]),
-        (Spectral, ["kernel", "SpectralNormalization"]),
     ],
 )
 def test_what_a_subclass_may_not_do_is_refused_by_name(kind, words):
