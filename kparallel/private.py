@@ -259,7 +259,7 @@ def loss_tracker(model: keras.Model) -> keras.metrics.Mean:
     return model._loss_tracker
 
 
-def route_losses(compile_loss: Any, y: Any, y_pred: Any, sample_weight: Any) -> list[tuple[Any, float | None, Any]]:
+def route_losses(compile_loss: Any, y: Any, y_pred: Any, sample_weight: Any) -> list[tuple[Any, Any, Any]]:
     """Let Keras match targets, outputs and weights to losses.
 
     Returns:
@@ -534,7 +534,7 @@ PRIVATE_NAMES: Sequence[tuple[str, str]] = (
 )
 
 
-def loss_weights(model: keras.Model) -> list[float | None]:
+def loss_weights(model: keras.Model) -> list[Any]:
     """Return the weight of each compiled loss, in Keras's order."""
     losses = model._compile_loss
     return [entry.loss_weights for entry in losses._flat_losses] if losses is not None and losses.built else []

@@ -9,7 +9,7 @@ from kparallel.collective.exchange import Exchange
 from kparallel.data.rows import Rows
 from kparallel.engine.tail import Head
 from kparallel.loss.own import overrides_compute_loss, own_loss
-from kparallel.loss.term import Term, is_batch_coupled, is_rowwise, loss_term, row_mean, summed
+from kparallel.loss.term import LossWeight, Term, is_batch_coupled, is_rowwise, loss_term, row_mean, summed
 from kparallel.private import compiled_loss, flat_losses, keras_logits, one_replica_view, route_losses, set_logits
 
 __all__: list[str] = []
@@ -41,10 +41,10 @@ def loss_head(model: keras.Model, exchange: Exchange, replicas: int, reduction: 
         value = own_loss(model, arguments, training, whole_batch=False)
         return row_mean(value, rows.count) if scalar == "mean" else summed(value)
 
-    def terms(outputs: Any, rows: Rows) -> list[tuple[float | None, Term]]:
+    def terms(outputs: Any, rows: Rows) -> list[tuple[LossWeight, Term]]:
         if overrides_compute_loss(model):
             return [(None, own_term(outputs, rows))]
-        result: list[tuple[float | None, Term]] = []
+        result: list[tuple[LossWeight, Term]] = []
         losses = compiled_loss(model)
         if losses is None:
             return result

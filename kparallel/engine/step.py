@@ -20,7 +20,7 @@ from kparallel.engine.tail import Tail, join
 from kparallel.engine.update import Updater
 from kparallel.errors import PlanError
 from kparallel.loss.own import overrides_compute_loss, refuse_added
-from kparallel.loss.term import Term
+from kparallel.loss.term import LossWeight, Term, as_scalar
 from kparallel.metric.additive import is_additive, state_change
 from kparallel.planning.plan import Plan
 from kparallel.private import compiled_metrics, keras_logits, local_updates
@@ -184,13 +184,13 @@ class Step:
         """Return what sums local statistics over the replicas and turns them into factors."""
 
         def factors(
-            pairs: list[tuple[float | None, Term]], statistics: list[tf.Tensor]
+            pairs: list[tuple[LossWeight, Term]], statistics: list[tf.Tensor]
         ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
             total = iter(self._totals(statistics, rows, all(term.by_rows for _, term in pairs)))
             gradient, report = [], []
             for weight, term in pairs:
                 own, reported = term.factors([next(total) for _ in term.statistics])
-                scale = tf.constant(1.0 if weight is None else weight, tf.float64)
+                scale = as_scalar(weight, tf.float64)
                 gradient.append(self._scaled(own * scale))
                 report.append(reported)
             return gradient, report

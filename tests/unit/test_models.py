@@ -380,6 +380,55 @@ def test_what_a_subclass_may_not_do_is_refused_by_name(kind, words):
     assert_alike(wrapped.get_weights(), before)
 
 
+def targets():
+    inputs = keras.Input((3,))
+    hidden = L.Dense(4, activation="tanh")(inputs)
+    return keras.Model(inputs, {"a": L.Dense(2, name="a")(hidden), "b": L.Dense(2, name="b")(hidden)})
+
+
+@pytest.mark.parametrize("options", [{"replicas": 3}, {"stages": 2, "microbatches": 2}])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda value: keras.Variable(value, dtype="float64"),
+        lambda value: keras.Variable(value, dtype="float32"),
+        lambda value: tf.Variable(value, dtype="float64"),
+        lambda value: tf.constant(value, "float64"),
+        np.float32,
+    ],
+)
+def test_loss_weights_are_read_in_each_step(make, options):
+    doubles()
+    results = []
+    for wrap in (False, True):
+        keras.utils.set_random_seed(0)
+        weights = {"a": make(0.5), "b": make(2.0)}
+
+        class Change(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None, weights=weights):
+                for weight in weights.values():
+                    if hasattr(weight, "assign"):
+                        weight.assign(weight * 0.5)
+
+        model = kparallel.wrap(targets(), **options) if wrap else targets()
+        model.compile("sgd", {"a": "mse", "b": "mae"}, loss_weights=weights)
+        y = {"a": Y, "b": 2 * Y}
+        history = model.fit(X, y, batch_size=3, epochs=2, shuffle=False, verbose=0, callbacks=[Change()]).history
+        results.append([*model.get_weights(), *(history[key] for key in sorted(history))])
+    assert_alike(results[1], results[0])
+
+
+@pytest.mark.parametrize("function", [lambda y, p: keras.ops.mean((y - p) ** 2), lambda y, p: (y - p) ** 2])
+def test_an_unknown_loss_reduction_is_refused(function):
+    """As in plain Keras, whose check lies in a loss's call."""
+    loss = keras.losses.MeanSquaredError()
+    loss.call, loss.reduction = function, "median"
+    for model in (functional(), kparallel.wrap(functional(), replicas=2)):
+        model.compile("sgd", loss)
+        with pytest.raises(ValueError, match="median"):
+            model.fit(X, Y, verbose=0)
+
+
 def test_frozen_layers_do_not_move_and_slots_fit():
     doubles()
     plain = functional()
