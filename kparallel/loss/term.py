@@ -152,7 +152,7 @@ def _vector_term(
         return Term(total, [mass], _same(lambda s: tf.math.divide_no_nan(one, s[0])))
     if valid is None or reduction == "mean_with_sample_weight":
         return Term(total, [size], _same(lambda s: tf.math.divide_no_nan(one, s[0])), known)
-    # What is left is the mean. Keras weighs valid entries by total/valid of the mask, then divides by the size of the values.
+    # What is left is the mean. Keras weighs valid entries by total/valid of the mask, then divides by the size.
     statistics = [size, *(tf.cast(v, tf.float64) for v in valid)]
     return Term(total, statistics, _same(lambda s: tf.math.divide_no_nan(tf.math.divide_no_nan(s[2], s[1]), s[0])))
 
