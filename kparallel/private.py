@@ -601,3 +601,9 @@ def run_independently(operation: tf.Operation) -> None:
     manager = operation.graph.experimental_acd_manager
     if manager is not None:
         manager.run_independently(operation)
+
+
+def float8_variables(layers: Sequence[keras.layers.Layer]) -> set[int]:
+    """Return the ids of the variables of Keras's float8 layers that are overwritten with their gradient."""
+    variables = [v for layer in layers if hasattr(layer, "_float8_call") for v in layer._trainable_variables]
+    return {id(v) for v in variables if v.overwrite_with_gradient and v.name.endswith(("_scale", "_amax_history"))}

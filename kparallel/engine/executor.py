@@ -88,6 +88,7 @@ class Executor:
         self.assigned: list[End] = [[None] * len(stage.weights) for stage in stages]
         self.laws: dict[int, Laws] = {}
         self.gradients: list[list[Any]] = [[None] * len(stage.weights) for stage in stages]
+        self.overwritten: list[dict[int, tf.Tensor]] = [{} for _ in stages]
         self.added: list[list[list[Term]]] = [[[] for _ in counts] for _ in stages]
         self._values: list[dict[int, Any]] = [{} for _ in counts]
         self._masks: list[dict[int, Any]] = [{} for _ in counts]
@@ -179,6 +180,7 @@ class Executor:
                     inputs, weights = kept.tape.gradient(targets, sources, output_gradients=upstream)
             else:
                 inputs, weights = [None] * len(sources[0]), [None] * len(sources[1])
+            weights = self._without_overwritten(s, weights)
             self.gradients[s] = [_plus(a, b) for a, b in zip(self.gradients[s], weights, strict=True)]
             self._done(s, [g for g in [*inputs, *weights] if g is not None])
         flat = iter(inputs)
@@ -186,6 +188,15 @@ class Executor:
             if number not in self._pipeline.inputs:
                 leaves = [next(flat) if _is_differentiable(leaf) else None for leaf in keras.tree.flatten(value)]
                 self._add_cotangents(m, number, leaves)
+
+    def _without_overwritten(self, s: int, gradients: list[Any]) -> list[Any]:
+        """Take out the gradients of the variables that are overwritten with them; the largest microbatch's is kept."""
+        known = self.overwritten[s]
+        for index in self._pipeline.stages[s].overwritten:
+            value = gradients[index]
+            if value is not None:
+                known[index] = tf.maximum(known[index], value) if index in known else value
+        return [None if index in known else gradient for index, gradient in enumerate(gradients)]
 
     def _received(self, s: int, kept: _Kept) -> list[Any]:
         """Return what a stage differentiates with respect to beside its weights: all it reads but the data."""

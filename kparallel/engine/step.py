@@ -13,6 +13,8 @@ from kparallel.engine.compiled import stage_call
 from kparallel.engine.executor import Executor, StageCall
 from kparallel.engine.head import couples_rows, loss_head
 from kparallel.engine.layout import Layout
+from kparallel.engine.overwritten import overwritten
+from kparallel.engine.passes import forward_first, keeper
 from kparallel.engine.penalties import penalties
 from kparallel.engine.reduction import Report, Sums, gradients_of, reduced, reduced_state, zeroed
 from kparallel.engine.slices import refuse_slices, scales_and_adds
@@ -88,7 +90,7 @@ class Step:
         sums = self._reduced(executor, tail, rows, charged, gradients_of(self._pipeline, executor))
         self._commit(executor, sums)
         if self._model.trainable_variables:
-            self._update(sums.gradients)
+            self._update(sums.gradients | self._overwritten(executor, rows))
         else:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
         with tf.name_scope("report"):
@@ -141,7 +143,7 @@ class Step:
             return Tail(self._pipeline, device, head, parts, self._factors(rows), training, whole, counted)
 
         counted = None
-        if training and len(parts) > 1 and not _forward_first(order, len(self._pipeline.stages) - 1, len(parts)):
+        if training and len(parts) > 1 and not forward_first(order, len(self._pipeline.stages) - 1, len(parts)):
             # One forward pass in the step's own graph, where TensorFlow drops all that no count depends on.
             counting = tail_of([rows], None, False)
             inline = [stage_call(stage, True, jit=False, inline=True) for stage in self._pipeline.stages]
@@ -157,7 +159,7 @@ class Step:
 
     def _executor(self, parts: list[Rows], tail: Tail | None, calls: list[StageCall]) -> Executor:
         counts = [part.count for part in parts]
-        keeps = _keeper(self._plan.recompute, len(parts))
+        keeps = keeper(self._plan.recompute, len(parts))
         executor = Executor(
             self._pipeline, self._devices(), calls, self._lanes, counts, tail, keeps, self._last.replica_index
         )
@@ -233,6 +235,10 @@ class Step:
         with tf.name_scope("update"), local_updates(tf.distribute.get_strategy()), beside_inputs():
             self._updater.apply([gradients.get(id(variable)) for variable in variables], variables)
 
+    def _overwritten(self, executor: Executor, rows: Rows) -> dict[int, tf.Tensor]:
+        parts = self._layout.replicas * self._plan.microbatches
+        return overwritten(self._pipeline, self._layout, self._row(), executor, rows, parts)
+
     def _reduced(
         self, executor: Executor, tail: Tail, rows: Rows, charged: list[tf.Tensor], gradients: dict[int, list[Any]]
     ) -> Sums:
@@ -290,16 +296,3 @@ class Step:
 def _counted(rows: Rows) -> tuple[tf.Tensor, tf.Tensor]:
     """Return a replica's number of rows, and whether there are any."""
     return tf.constant(float(rows.count), tf.float64), tf.constant(float(rows.count > 0), tf.float64)
-
-
-def _keeper(recompute: str, number: int) -> Any:
-    """Return what tells whether (stage, microbatch) keeps its tape."""
-    if recompute == "never":
-        return lambda s, m: True
-    return lambda s, m: recompute == "except_last" and m == number - 1
-
-
-def _forward_first(order: Any, last: int, number: int) -> bool:
-    """Tell whether the last stage has run forward on every microbatch before it first runs backward."""
-    kinds = [action.kind for action in order if action.stage == last and action.microbatch < number]
-    return kinds.index("B") == number

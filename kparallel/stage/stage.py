@@ -14,7 +14,15 @@ import tensorflow as tf
 
 from kparallel.errors import ModelError
 from kparallel.metric.additive import noting_sums
-from kparallel.private import flatten_layers, keras_logits, keras_mask, own_metrics, seed_states, set_mask
+from kparallel.private import (
+    flatten_layers,
+    float8_variables,
+    keras_logits,
+    keras_mask,
+    own_metrics,
+    seed_states,
+    set_mask,
+)
 from kparallel.stage.assigning import Assigning
 from kparallel.stage.body import Body, trained
 from kparallel.stage.dependence import Dependence, dependences
@@ -90,6 +98,8 @@ class Stage:
         self.layers = [layer for top in body.layers() for layer in flatten_layers(top)]
         self.weights = [] if frozen else trained(body.layers())
         self.owned = [variable for variable in self.weights if id(variable) not in borrowed]
+        self.overwritten = [index for index, variable in enumerate(self.weights) if variable.overwrite_with_gradient]
+        self.float8 = float8_variables(self.layers)
         self.metrics = own_metrics(self.layers)
         metrics = [v for metric in self.metrics for v in metric.variables]
         weights = {id(variable) for variable in self.weights}

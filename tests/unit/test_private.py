@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kparallel.private import KERAS_ATTRIBUTES, PRIVATE_NAMES, XSpace, mirrored, read_profile, run_independently
+from kparallel.private import (
+    KERAS_ATTRIBUTES,
+    PRIVATE_NAMES,
+    XSpace,
+    float8_variables,
+    mirrored,
+    read_profile,
+    run_independently,
+)
 
 
 @pytest.mark.parametrize(("owner", "name"), PRIVATE_NAMES)
@@ -65,6 +73,13 @@ def test_functions_have_what_orders_stateful_operations():
     operations = two.get_concrete_function(tf.ones(2)).graph.get_operations()
     first, second = [operation for operation in operations if operation.type == "PyFunc"]
     assert first not in second.control_inputs and second not in first.control_inputs
+
+
+@pytest.mark.parametrize("layer", [keras.layers.Dense(2), keras.layers.EinsumDense("ab,bc->ac", 2)])
+def test_the_variables_of_float8_are_found(layer):
+    layer.build((None, 3))
+    layer.quantize("float8")
+    assert len(float8_variables([layer])) == 6
 
 
 def test_strategies_number_their_collectives_apart():
