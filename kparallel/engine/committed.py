@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from kparallel.engine.executor import Executor
+from kparallel.engine.layout import Layout
 from kparallel.engine.reduction import Sums
 from kparallel.errors import ModelError
 from kparallel.metric.additive import refuse_divided
@@ -39,6 +40,24 @@ def commit(
             rules = executor.laws[s].rules
             whole = (sums.report.rows, sums.report.replicas)
             stage.state.commit(executor.start[s], executor.ends[s], rules, sums.states[s], whole, replica_index)
+
+
+def commit_rows(pipeline: Pipeline, layout: Layout, row: Sequence[str], executor: Executor, rows: int) -> None:
+    """Write the state that belongs to rows, gathered from all replicas, so that each copy is whole.
+
+    Args:
+        pipeline: The stages.
+        layout: Has each stage's exchange.
+        row: This replica's devices.
+        executor: Has carried out the batch.
+        rows: How many this replica has.
+    """
+    for s, stage in enumerate(pipeline.stages):
+        left = stage.state.left_by_rows(executor.ends[s], rows)
+        with tf.device(row[s]):
+            parts = layout.exchanges[s].gather([value for _, value in left]) if left else []
+            for (variable, _), values in zip(left, parts, strict=True):
+                variable.assign(tf.concat(values, 0))
 
 
 def check_assigned(pipeline: Pipeline, executor: Executor, parts: int) -> None:

@@ -24,7 +24,7 @@ from kparallel.loss.term import Term, added_term
 from kparallel.schedule.action import Action
 from kparallel.stage.pipeline import Pipeline
 from kparallel.stage.stage import Forward, Laws
-from kparallel.stage.state import End
+from kparallel.stage.state import End, Place
 
 __all__: list[str] = []
 
@@ -52,7 +52,7 @@ class Executor:
         devices: The row: one device name for each stage.
         calls: One callable for each stage: (weights, state, inputs, masks) to `Forward`.
         lanes: The lane of each stage; actions of one lane run one after another.
-        counts: Rows of each microbatch.
+        places: Which rows each microbatch has.
         tail: Losses of the outputs, or None to predict.
         keeps: Tells for (stage, microbatch) whether the forward pass keeps its tape, else it is run again.
         replica_index: Shifts the seeds.
@@ -64,7 +64,7 @@ class Executor:
         devices: Sequence[str],
         calls: Sequence[StageCall],
         lanes: Sequence[int],
-        counts: Sequence[int],
+        places: Sequence[Place],
         tail: Tail | None,
         keeps: Callable[[int, int], bool],
         replica_index: int,
@@ -73,7 +73,8 @@ class Executor:
         self._devices = devices
         self._calls = calls
         self._lanes = lanes
-        self.counts = tuple(counts)
+        self._places = tuple(places)
+        self.counts = counts = tuple(place.count for place in places)
         self._tail = tail
         self._keeps = keeps
         stages = pipeline.stages
@@ -129,7 +130,7 @@ class Executor:
         with tf.device(self._devices[s]), self._after(s):
             inputs = [_copied(self._values[m][number]) for number in stage.reads]
             masks = [_copied(self._masks[m].get(number)) for number in stage.reads]
-            kept = _Kept(inputs, masks, self._state[s])
+            kept = _Kept(inputs, masks, stage.state.of_rows(self._state[s], self._places[m]))
             taped = self._tail is not None and self._tail.training
             forward = self._compute(s, m, kept, taped and self._keeps(s, m))
         if taped:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from kparallel.data.rows import Counts, Rows, deal, microbatches, take_rows
 from kparallel.engine.beside import beside_inputs
-from kparallel.engine.committed import check_assigned, commit
+from kparallel.engine.committed import check_assigned, commit, commit_rows
 from kparallel.engine.compiled import stage_call
 from kparallel.engine.executor import Executor, StageCall
 from kparallel.engine.head import couples_rows, loss_head
@@ -28,6 +28,7 @@ from kparallel.planning.plan import Plan
 from kparallel.private import compiled_metrics, keras_logits, local_updates
 from kparallel.schedule import forward_only, gpipe, linear_order
 from kparallel.stage.pipeline import Pipeline
+from kparallel.stage.state import Place
 
 __all__: list[str] = []
 
@@ -88,7 +89,7 @@ class Step:
         parts = self._layout.replicas * self._plan.microbatches
         refuse_slices(rows.x, [g for stage in executor.gradients for g in stage], self._model.optimizer, parts)
         sums = self._reduced(executor, tail, rows, charged, gradients_of(self._pipeline, executor))
-        self._commit(executor, sums)
+        self._commit(executor, rows, sums)
         if self._model.trainable_variables:
             self._update(sums.gradients | self._overwritten(executor, rows))
         else:
@@ -101,7 +102,7 @@ class Step:
         rows = self._take(data, counts)
         executor, tail = self._run(rows, training=False)
         sums = self._reduced(executor, tail, rows, self._penalties(executor, rows), {})
-        self._commit(executor, sums)
+        self._commit(executor, rows, sums)
         return self._report(tail, rows, sums)
 
     def predict(self, data: Any, counts: Counts) -> Any:
@@ -112,7 +113,7 @@ class Step:
         executor.run(self._order(training=False))
         outputs = [executor.outputs(m) for m in range(len(parts))]
         report = Report(*_counted(rows), [], [])
-        self._commit(executor, reduced_state(self._pipeline, self._layout, self._row(), executor, rows, report))
+        self._commit(executor, rows, reduced_state(self._pipeline, self._layout, self._row(), executor, rows, report))
         return self._gathered(join(outputs), rows)
 
     def _take(self, data: Any, counts: Counts) -> Rows:
@@ -158,10 +159,10 @@ class Step:
         return executor, tail
 
     def _executor(self, parts: list[Rows], tail: Tail | None, calls: list[StageCall]) -> Executor:
-        counts = [part.count for part in parts]
+        places = [Place(part.first, part.count, part.whole) for part in parts]
         keeps = keeper(self._plan.recompute, len(parts))
         executor = Executor(
-            self._pipeline, self._devices(), calls, self._lanes, counts, tail, keeps, self._last.replica_index
+            self._pipeline, self._devices(), calls, self._lanes, places, tail, keeps, self._last.replica_index
         )
         for m, part in enumerate(parts):
             executor.feed(m, part.x)
@@ -255,10 +256,11 @@ class Step:
             terms, metrics = ([zeroed(v, rows) for v in some] for some in (terms, self._metric_changes(tail, rows)))
             return Report(*_counted(rows), terms, metrics)
 
-    def _commit(self, executor: Executor, sums: Sums) -> None:
+    def _commit(self, executor: Executor, rows: Rows, sums: Sums) -> None:
         """Write what the forward passes leave: before the optimizer's update, which starts from assigned weights."""
         check_assigned(self._pipeline, executor, self._layout.replicas * self._plan.microbatches)
         commit(self._pipeline, self._row(), executor, sums, self._last.replica_index)
+        commit_rows(self._pipeline, self._layout, self._row(), executor, rows.count)
 
     def _report(self, tail: Tail, rows: Rows, sums: Sums) -> dict[str, Any]:
         """Return what to report of all replicas."""

@@ -44,7 +44,8 @@ def check_model(model: Any) -> None:
     for layer in flatten_layers(model):
         if isinstance(layer, ParallelModel):
             raise ModelError(f"Model {model.name!r} holds the wrapped model {layer.name!r}. Unwrap that one first.")
-        if getattr(layer, "stateful", False):
+        if getattr(layer, "stateful", False) and not isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional):
             raise ModelError(
-                f"Layer {layer.name!r} is stateful=True, so its state belongs to one batch's rows. Set it False."
+                f"Layer {layer.name!r} is stateful=True, so its state belongs to one batch's rows. Only Keras's "
+                "recurrent layers say which variables that are. Set it False."
             )

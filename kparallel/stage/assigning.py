@@ -19,12 +19,13 @@ class Assigning(keras.StatelessScope):  # type: ignore[misc]
 
     Args:
         weights: Trainable variables and their values.
-        state: The other variables and their values.
+        state: The other variables and their values; those of other shapes, which Keras's class refuses, hold some rows.
     """
 
     def __init__(self, weights: Values, state: Values) -> None:
         weights = list(weights)
-        super().__init__(state_mapping=[*weights, *state], collect_losses=True)
+        super().__init__(state_mapping=weights, collect_losses=True)
+        self.state_mapping |= {id(variable): value for variable, value in state}
         self._weights = {id(variable): value for variable, value in weights}
 
     def add_update(self, update: tuple[keras.Variable, Any]) -> None:

@@ -49,33 +49,35 @@ _SHAPED = {"Fill", "BroadcastTo"}  # Have as many rows as a shape says, each the
 _SOME_ROWS = {"Where", "Unique", "UniqueV2", "DynamicPartition"}  # Give as many as the values of rows tell.
 
 
-def dependences(updates: Updates, arguments: tuple[Any, ...]) -> list[Dependence]:
+def dependences(updates: Updates, arguments: tuple[Any, ...], held: Sequence[bool]) -> list[Dependence]:
     """Return how a call's updates depend on the rows.
 
     Args:
         updates: Takes (weights, state, inputs, masks); returns old values, new ones or None where nothing changes, and
             the old ones that are random.
         arguments: Of one call.
+        held: Which state holds rows, as inputs do.
 
     Returns:
         One for each old value, `NONE` where nothing changes. A call that does not stand an unknown number of rows is
         asked with the one it has. State is then anything else, since it may be made of that number; weights are not.
     """
     try:
-        return _traced(updates, _specs(arguments, unknown=True))
+        return _traced(updates, _specs(arguments, held), held)
     except Exception:  # Whatever a layer raises that needs to know the number of rows.
-        found = _traced(updates, _specs(arguments, unknown=False))
+        found = _traced(updates, tf.nest.map_structure(_spec, arguments), held)
         weights = len(arguments[0])
         return found[:weights] + [Dependence.OTHER] * len(found[weights:])
 
 
-def _traced(updates: Updates, specs: tuple[Any, ...]) -> list[Dependence]:
+def _traced(updates: Updates, specs: tuple[Any, ...], held: Sequence[bool]) -> list[Dependence]:
     found: list[Dependence] = []
 
     def call(weights: Any, state: Any, inputs: Any, masks: Any) -> None:
         olds, news, random = updates(weights, state, inputs, masks)
-        held = tf.nest.flatten([inputs, masks], expand_composites=True)
-        rows = Rows([tensor for tensor in held if tf.is_tensor(tensor)], random)
+        carried = [value for value, holds in zip(state, held, strict=True) if holds]
+        data = tf.nest.flatten([inputs, masks, carried], expand_composites=True)
+        rows = Rows([tensor for tensor in data if tf.is_tensor(tensor)], random)
         for old, new in zip(olds, news, strict=True):
             found.append(Dependence.NONE if new is None else rows.of_update(new, old))
 
@@ -84,10 +86,11 @@ def _traced(updates: Updates, specs: tuple[Any, ...]) -> list[Dependence]:
     return found
 
 
-def _specs(arguments: tuple[Any, ...], unknown: bool) -> tuple[Any, ...]:
-    """Return what tensors the arguments are; the inputs' and masks' rows perhaps of an unknown number."""
-    weights, state, *data = (tf.nest.map_structure(_spec, each) for each in arguments)
-    return (weights, state, *(tf.nest.map_structure(_without_rows, each) if unknown else each for each in data))
+def _specs(arguments: tuple[Any, ...], held: Sequence[bool]) -> tuple[Any, ...]:
+    """Return what tensors the arguments are, of an unknown number of rows."""
+    weights, state, *data = tf.nest.map_structure(_spec, arguments)
+    state = [_without_rows(spec) if holds else spec for spec, holds in zip(state, held, strict=True)]
+    return (weights, state, *(tf.nest.map_structure(_without_rows, each) for each in data))
 
 
 def _spec(value: Any) -> Any:

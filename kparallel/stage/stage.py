@@ -19,7 +19,9 @@ from kparallel.private import (
     float8_variables,
     keras_logits,
     keras_mask,
+    of_other_rows,
     own_metrics,
+    recurrent_states,
     seed_states,
     set_mask,
 )
@@ -103,9 +105,10 @@ class Stage:
         self.metrics = own_metrics(self.layers)
         metrics = [v for metric in self.metrics for v in metric.variables]
         weights = {id(variable) for variable in self.weights}
-        rest = {id(v): v for v in (*_variables(body), *metrics) if id(v) not in weights}
+        carried = recurrent_states(self.layers)
+        rest = {id(v): v for v in (*_variables(body), *metrics, *carried) if id(v) not in weights}
         seeds = {key for top in body.layers() for key in seed_states(top)}
-        self.state = State(rest.values(), seeds, averaged_states(self.layers))
+        self.state = State(rest.values(), seeds, averaged_states(self.layers), {id(v) for v in carried})
         number = len(self.weights) + len(self.state.variables)
         self._default = self._laws_from([Dependence.OTHER] * number)
         self._laws: dict[Any, Laws] = {}
@@ -155,8 +158,10 @@ class Stage:
         for value, mask in zip(inputs, masks, strict=True):
             if mask is not None:
                 set_mask(value, mask)
-        own = Assigning(zip(self.weights, weights, strict=True), zip(self.state.variables, state, strict=True))
-        with _refusing_new_variables(), own as scope:
+        values = list(zip(self.state.variables, state, strict=True))
+        own = Assigning(zip(self.weights, weights, strict=True), values)
+        rows = [pair for pair, rule in zip(values, self.state.known, strict=True) if rule is Rule.ROWS]
+        with _refusing_new_variables(), of_other_rows(rows, self.layers), own as scope:
             outputs = self._body(inputs, training)
         assigned = scope.changed(self.weights, weights)
         end = scope.changed(self.state.variables, state)
@@ -190,7 +195,8 @@ class Stage:
             random = [value for value, rule in zip(state, self.state.known, strict=True) if rule is Rule.SEED]
             return [*weights, *state], [*again.assigned, *again.state], random
 
-        found = dependences(updates, arguments)
+        held = [rule is Rule.ROWS for rule in self.state.known]
+        found = dependences(updates, arguments, held)
         known = [id(variable) in added for variable in (*self.weights, *self.state.variables)]
         return [Dependence.SUM if sums else way for way, sums in zip(found, known, strict=True)]
 

@@ -2,10 +2,12 @@
 
 import enum
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import keras
 import tensorflow as tf
 
+from kparallel.errors import DataError
 from kparallel.stage.dependence import Dependence
 
 __all__: list[str] = []
@@ -20,6 +22,7 @@ class Rule(enum.Enum):
     """How the parts of a batch, its microbatches on its replicas, change a variable together."""
 
     SEED = "passes on from microbatch to microbatch, and each replica draws its own"
+    ROWS = "belongs to the rows: each part takes and leaves its own, as a stateful recurrent layer does"
     MOMENTS = "starts from the batch's first value, and is averaged over the parts: BatchNorm's"
     COMMON = "starts from the batch's first value, and ends alike in each part"
     SUM = "starts from the batch's first value, and its changes add up"
@@ -36,6 +39,21 @@ RULES = {
 }
 
 
+@dataclass(frozen=True)
+class Place:
+    """Which rows of the whole batch some rows are.
+
+    Args:
+        first: The index of the first, or None where this replica cannot know.
+        count: How many there are.
+        whole: How many the whole batch has, or None where this replica cannot know.
+    """
+
+    first: int | None
+    count: int
+    whole: int | None
+
+
 class State:
     """The variables that a stage's call may change, other than its weights.
 
@@ -43,11 +61,12 @@ class State:
         variables: In the order of `read`.
         seeds: Ids of those that hold seeds.
         moments: Ids of BatchNorm's moving statistics.
+        rows: Ids of those that hold a value for each row of the batch.
     """
 
-    def __init__(self, variables: Iterable[keras.Variable], seeds: set[int], moments: set[int]) -> None:
+    def __init__(self, variables: Iterable[keras.Variable], seeds: set[int], moments: set[int], rows: set[int]) -> None:
         self.variables = list(variables)
-        known = {key: Rule.SEED for key in seeds} | {key: Rule.MOMENTS for key in moments}
+        known = dict.fromkeys(seeds, Rule.SEED) | dict.fromkeys(moments, Rule.MOMENTS) | dict.fromkeys(rows, Rule.ROWS)
         self.known: list[Rule | None] = [known.get(id(variable)) for variable in self.variables]
 
     def read(self, replica_index: int) -> list[tf.Tensor]:
@@ -58,6 +77,25 @@ class State:
             if rule is Rule.SEED and replica_index
             else tf.identity(variable.value)
             for variable, rule in zip(self.variables, self.known, strict=True)
+        ]
+
+    def of_rows(self, state: list[tf.Tensor], place: Place) -> list[tf.Tensor]:
+        """Return the state with which some rows are called.
+
+        Raises:
+            DataError: A variable holds another number of rows than the batch has, or this replica does not know which.
+        """
+        return [
+            _cut(variable, value, place) if rule is Rule.ROWS else value
+            for variable, value, rule in zip(self.variables, state, self.known, strict=True)
+        ]
+
+    def left_by_rows(self, ends: Sequence[End], rows: int) -> list[tuple[keras.Variable, tf.Tensor]]:
+        """Return the variables that hold rows, with what this replica's leave in them."""
+        return [
+            (variable, tf.concat([end[index] for end in ends], 0)[:rows])
+            for index, variable in enumerate(self.variables)
+            if self.known[index] is Rule.ROWS and ends[-1][index] is not None
         ]
 
     def chain(self, state: list[tf.Tensor], end: End, rules: Sequence[Rule]) -> list[tf.Tensor]:
@@ -131,8 +169,24 @@ class State:
 def _added(ends: Sequence[End], rules: Sequence[Rule]) -> Iterator[int]:
     """Yield the indices of the changed state that the replicas have to add up."""
     for index, (last, rule) in enumerate(zip(ends[-1], rules, strict=True)):
-        if last is not None and rule not in (Rule.SEED, Rule.COMMON):
+        if last is not None and rule not in (Rule.SEED, Rule.COMMON, Rule.ROWS):
             yield index
+
+
+def _cut(variable: keras.Variable, value: tf.Tensor, place: Place) -> tf.Tensor:
+    """Return the rows of a place; zeros for the one row that an empty share is given."""
+    size = int(variable.shape[0])
+    if place.whole is None or place.first is None:
+        raise DataError(
+            "Expected batches that every replica sees whole, as arrays and datasets on one machine are, for a stateful "
+            "recurrent layer: its state belongs to the rows, and here a replica does not know which of them it has."
+        )
+    if place.whole != size:
+        raise DataError(
+            f"If an RNN is stateful, the batch size of the input sequences must be the same as the batch size of the "
+            f"initial state. Expected batches of {size} rows, received {place.whole}."
+        )
+    return value[place.first : place.first + place.count] if place.count else tf.zeros_like(value[:1])
 
 
 def _wide(value: tf.Tensor) -> tf.Tensor:
