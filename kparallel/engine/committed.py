@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import keras
 import tensorflow as tf
 
 from kparallel.engine.executor import Executor
@@ -40,6 +41,12 @@ def commit(
             rules = executor.laws[s].rules
             whole = (sums.report.rows, sums.report.replicas)
             stage.state.commit(executor.start[s], executor.ends[s], rules, sums.states[s], whole, replica_index)
+
+
+def changed_in(pipeline: Pipeline, executor: Executor) -> list[keras.Variable]:
+    """Return the variables of the state that the calls of layers have changed."""
+    stages = enumerate(pipeline.stages)
+    return [variable for s, stage in stages for variable in stage.state.changed(executor.ends[s])]
 
 
 def commit_rows(pipeline: Pipeline, layout: Layout, row: Sequence[str], executor: Executor, rows: int) -> None:

@@ -31,12 +31,14 @@ class Report:
         replicas: How many replicas had rows.
         terms: Each loss term's part of its value.
         metrics: By how much each variable of the metrics changes.
+        tracked: By how much each variable of the metrics changes that a model's own `compute_loss` updates.
     """
 
     rows: tf.Tensor
     replicas: tf.Tensor
     terms: list[tf.Tensor]
     metrics: list[tf.Tensor]
+    tracked: list[tf.Tensor]
 
 
 @dataclass(frozen=True)
@@ -132,16 +134,17 @@ def _flat(report: Report, beside: list[Any]) -> tf.Tensor:
     float64 holds sums as exactly as can be; float32 as exactly as the losses and metrics of a float32 model are.
     """
     dtype = tf.float32 if any(gradient.dtype == tf.float32 for gradient in beside) else tf.float64
-    values = [report.rows, report.replicas, *report.terms, *report.metrics]
+    values = [report.rows, report.replicas, *report.terms, *report.metrics, *report.tracked]
     return tf.concat([tf.reshape(tf.cast(value, dtype), [-1]) for value in values], 0)
 
 
 def _unflat(numbers: tf.Tensor, like: Report) -> Report:
-    values = [like.rows, like.replicas, *like.terms, *like.metrics]
+    values = [like.rows, like.replicas, *like.terms, *like.metrics, *like.tracked]
     parts = tf.split(numbers, [value.shape.num_elements() for value in values])
     whole = [tf.cast(tf.reshape(part, value.shape), value.dtype) for part, value in zip(parts, values, strict=True)]
     end = 2 + len(like.terms)
-    return Report(whole[0], whole[1], whole[2:end], whole[end:])
+    last = end + len(like.metrics)
+    return Report(whole[0], whole[1], whole[2:end], whole[end:last], whole[last:])
 
 
 def _dense(gradient: Any, variable: keras.Variable) -> Any:
@@ -151,6 +154,11 @@ def _dense(gradient: Any, variable: keras.Variable) -> Any:
     """
     small = math.prod(variable.shape) * gradient.dtype.size <= _SMALL
     return tf.convert_to_tensor(gradient) if isinstance(gradient, tf.IndexedSlices) and small else gradient
+
+
+def counted(rows: Rows) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return a replica's number of rows, and whether there are any."""
+    return tf.constant(float(rows.count), tf.float64), tf.constant(float(rows.count > 0), tf.float64)
 
 
 def zeroed(value: Any, rows: Rows) -> Any:

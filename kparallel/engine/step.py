@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from kparallel.data.rows import Counts, Rows, deal, microbatches, take_rows
 from kparallel.engine.beside import beside_inputs
-from kparallel.engine.committed import check_assigned, commit, commit_rows
+from kparallel.engine.committed import changed_in, check_assigned, commit, commit_rows
 from kparallel.engine.compiled import stage_call
 from kparallel.engine.executor import Executor, StageCall
 from kparallel.engine.head import couples_rows, loss_head
@@ -16,9 +16,10 @@ from kparallel.engine.layout import Layout
 from kparallel.engine.overwritten import overwritten
 from kparallel.engine.passes import forward_first, keeper
 from kparallel.engine.penalties import penalties
-from kparallel.engine.reduction import Report, Sums, gradients_of, reduced, reduced_state, zeroed
+from kparallel.engine.reduction import Report, Sums, counted, gradients_of, reduced, reduced_state, zeroed
 from kparallel.engine.slices import refuse_slices, scales_and_adds
 from kparallel.engine.tail import Tail, join
+from kparallel.engine.tracked import Tracked
 from kparallel.engine.update import Updater
 from kparallel.errors import PlanError
 from kparallel.loss.own import overrides_compute_loss, refuse_added
@@ -54,6 +55,7 @@ class Step:
         self._layout = layout
         self._loss_reduction = loss_reduction
         self._last = layout.exchanges[-1]
+        self._parts = layout.replicas * plan.microbatches
         layers = [layer for stage in pipeline.stages for layer in stage.layers]
         # Synchronized BatchNorm counts rows itself, so an empty share must stay empty.
         self._pad = not any(getattr(layer, "synchronized", False) for layer in layers)
@@ -86,10 +88,9 @@ class Step:
         charged = self._penalties(executor, rows)
         if not tail.pairs(executor.added) and not charged:
             raise ValueError("No loss to compute. Pass `loss=` to compile(), or call add_loss() in a layer.")
-        parts = self._layout.replicas * self._plan.microbatches
-        refuse_slices(rows.x, [g for stage in executor.gradients for g in stage], self._model.optimizer, parts)
+        refuse_slices(rows.x, [g for stage in executor.gradients for g in stage], self._model.optimizer, self._parts)
         sums = self._reduced(executor, tail, rows, charged, gradients_of(self._pipeline, executor))
-        self._commit(executor, rows, sums)
+        self._commit(executor, rows, sums, tail.tracked)
         if self._model.trainable_variables:
             self._update(sums.gradients | self._overwritten(executor, rows))
         else:
@@ -102,7 +103,7 @@ class Step:
         rows = self._take(data, counts)
         executor, tail = self._run(rows, training=False)
         sums = self._reduced(executor, tail, rows, self._penalties(executor, rows), {})
-        self._commit(executor, rows, sums)
+        self._commit(executor, rows, sums, tail.tracked)
         return self._report(tail, rows, sums)
 
     def predict(self, data: Any, counts: Counts) -> Any:
@@ -112,7 +113,7 @@ class Step:
         executor = self._executor(parts, None, self._test_calls)
         executor.run(self._order(training=False))
         outputs = [executor.outputs(m) for m in range(len(parts))]
-        report = Report(*_counted(rows), [], [])
+        report = Report(*counted(rows), [], [], [])
         self._commit(executor, rows, reduced_state(self._pipeline, self._layout, self._row(), executor, rows, report))
         return self._gathered(join(outputs), rows)
 
@@ -136,12 +137,13 @@ class Step:
     def _run(self, rows: Rows, training: bool) -> tuple[Executor, Tail]:
         parts = microbatches(rows, self._plan.microbatches)
         order = self._order(training)
-        head = loss_head(self._model, self._last, self._layout.replicas, self._loss_reduction, training)
 
         def tail_of(parts: list[Rows], counted: list[tf.Tensor] | None, training: bool) -> Tail:
+            tracked = Tracked(self._model, training)
+            head = loss_head(self._model, self._last, self._layout.replicas, self._loss_reduction, training, tracked)
             whole = rows if self._coupled and len(parts) > 1 else None
             device = self._row()[-1]
-            return Tail(self._pipeline, device, head, parts, self._factors(rows), training, whole, counted)
+            return Tail(self._pipeline, device, head, parts, self._factors(rows), training, whole, counted, tracked)
 
         counted = None
         if training and len(parts) > 1 and not forward_first(order, len(self._pipeline.stages) - 1, len(parts)):
@@ -237,8 +239,7 @@ class Step:
             self._updater.apply([gradients.get(id(variable)) for variable in variables], variables)
 
     def _overwritten(self, executor: Executor, rows: Rows) -> dict[int, tf.Tensor]:
-        parts = self._layout.replicas * self._plan.microbatches
-        return overwritten(self._pipeline, self._layout, self._row(), executor, rows, parts)
+        return overwritten(self._pipeline, self._layout, self._row(), executor, rows, self._parts)
 
     def _reduced(
         self, executor: Executor, tail: Tail, rows: Rows, charged: list[tf.Tensor], gradients: dict[int, list[Any]]
@@ -254,13 +255,17 @@ class Step:
             numerators = tail.numerators(executor.added)
             terms = [n * factor for n, factor in zip(numerators, factors, strict=True)] + charged
             terms, metrics = ([zeroed(v, rows) for v in some] for some in (terms, self._metric_changes(tail, rows)))
-            return Report(*_counted(rows), terms, metrics)
+            return Report(*counted(rows), terms, metrics, tail.tracked.changes(rows.count))
 
-    def _commit(self, executor: Executor, rows: Rows, sums: Sums) -> None:
+    def _commit(self, executor: Executor, rows: Rows, sums: Sums, tracked: Tracked | None = None) -> None:
         """Write what the forward passes leave: before the optimizer's update, which starts from assigned weights."""
-        check_assigned(self._pipeline, executor, self._layout.replicas * self._plan.microbatches)
+        check_assigned(self._pipeline, executor, self._parts)
         commit(self._pipeline, self._row(), executor, sums, self._last.replica_index)
         commit_rows(self._pipeline, self._layout, self._row(), executor, rows.count)
+        if tracked is not None:
+            with tf.device(self._row()[-1]):
+                whole = (sums.report.rows, sums.report.replicas)
+                tracked.commit(sums.report.tracked, whole, self._parts, changed_in(self._pipeline, executor))
 
     def _report(self, tail: Tail, rows: Rows, sums: Sums) -> dict[str, Any]:
         """Return what to report of all replicas."""
@@ -293,8 +298,3 @@ class Step:
             self.add_metrics = False
             return []
         return state_change(metrics, rows.y, outputs, sample_weight=rows.sample_weight)
-
-
-def _counted(rows: Rows) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return a replica's number of rows, and whether there are any."""
-    return tf.constant(float(rows.count), tf.float64), tf.constant(float(rows.count > 0), tf.float64)

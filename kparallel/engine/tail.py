@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from kparallel.data.rows import Rows
+from kparallel.engine.tracked import Tracked
 from kparallel.loss.term import LossWeight, Term
 from kparallel.private import keras_logits, keras_mask, set_logits, set_mask
 from kparallel.stage.pipeline import Pipeline
@@ -35,6 +36,7 @@ class Tail:
         training: Whether gradients will be asked for.
         whole: The share's rows if the head must see all of them at once, else None.
         counted: The local statistics, if they were counted beforehand.
+        tracked: What the head does to metrics.
     """
 
     def __init__(
@@ -47,7 +49,9 @@ class Tail:
         training: bool,
         whole: Rows | None,
         counted: list[tf.Tensor] | None,
+        tracked: Tracked,
     ) -> None:
+        self.tracked = tracked
         self.training = training
         self._pipeline = pipeline
         self._device = device

@@ -75,25 +75,6 @@ def refuse_divided(metric: keras.metrics.Metric, where: str, way_out: str) -> Mo
     )
 
 
-def refuse_updates(metrics: Sequence[keras.metrics.Metric], scope: Any, where: str, way_out: str) -> None:
-    """Make sure that a call has updated no metric: it saw the rows of one replica, or of one microbatch, alone.
-
-    Args:
-        metrics: Those that it might have updated.
-        scope: The `keras.StatelessScope` around the call.
-        where: What was called.
-        way_out: What the user may do.
-
-    Raises:
-        ModelError: It has.
-    """
-    for metric in metrics:
-        if any(scope.get_current_value(variable) is not None for variable in metric.variables):
-            raise ModelError(
-                f"Metric {metric.name!r} is updated in {where}, which sees one replica's rows alone. {way_out}"
-            )
-
-
 def state_change(metric: keras.metrics.Metric, *args: Any, **kwargs: Any) -> list[Any]:
     """Return by how much one update changes a metric's variables, starting from its reset state."""
     start = metric.stateless_reset_state()

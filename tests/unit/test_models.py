@@ -284,6 +284,30 @@ class TracksInLoss(Net):
         return loss
 
 
+class TracksMore(TracksInLoss):
+    """Tracks rows, a batch's mean and errors; and where it is asked to what parts of a batch do not tell."""
+
+    more = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.of_rows = keras.metrics.Mean(name="rows")
+        self.errors = keras.metrics.RootMeanSquaredError(name="errors")
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        squares = keras.ops.mean((y - y_pred) ** 2, axis=-1)
+        self.of_rows.update_state(squares, sample_weight)
+        self.errors.update_state(y, y_pred)
+        self.tracker.update_state(0.5 * keras.ops.mean(squares))
+        if self.more:
+            self.tracker.update_state(keras.ops.max(squares))
+        return keras.ops.mean(squares)
+
+
+class TracksTheLargest(TracksMore):
+    more = True
+
+
 class ReadsWeights(Net):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         return keras.ops.mean((y - y_pred) ** 2) + 0.1 * keras.ops.sum(self.top.kernel**2)
@@ -344,6 +368,9 @@ def test_a_subclass_may_pass_positional_arguments_on():
         (Scored, "mean", {"optimizer": "sgd", "loss": "mse", "metrics": ["mae"]}),
         (TracksInMetrics, "mean", {"optimizer": "adam", "loss": "mse"}),
         (TracksInLoss, "global", {"optimizer": "adam"}),
+        (TracksInLoss, "mean", {"optimizer": "adam"}),
+        (TracksMore, "mean", {"optimizer": "adam"}),
+        (TracksTheLargest, "global", {"optimizer": "adam"}),
         (Compiles, "mean", {"scale": 2.0}),
     ],
 )
@@ -351,8 +378,8 @@ def test_a_subclass_keeps_its_own_trainer_methods(kind, reduction, arguments):
     doubles()
     plain = kind()
     plain(X[:1])
-    wrapped = kparallel.wrap(plain, replicas=2, loss_reduction=reduction)
-    fit = {"x": X, "y": Y, "batch_size": 3}
+    wrapped = kparallel.wrap(plain, replicas=2, stages=1, microbatches=2, loss_reduction=reduction)
+    fit = {"x": X, "y": Y, "batch_size": 4}
     assert_fit_alike(wrapped, plain, lambda model: fit, lambda: arguments)
     assert_alike(*[model.train_on_batch(X[:5], Y[:5], return_dict=True) for model in (wrapped, plain)])
 
@@ -360,7 +387,7 @@ def test_a_subclass_keeps_its_own_trainer_methods(kind, reduction, arguments):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (TracksInLoss, ["'tracked'", "compute_metrics", 'loss_reduction="global"']),
+        (TracksTheLargest, ["'tracked'", "compute_metrics", 'loss_reduction="global"']),
         (ReadsWeights, ["kernel", "outputs alone"]),
         (CallsItself, ["kernel", "one more output"]),
         (Regularized, ["kernel", "super().compute_loss"]),
