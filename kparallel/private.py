@@ -206,7 +206,7 @@ def loss_tracker(model: keras.Model) -> keras.metrics.Mean:
     return model._loss_tracker
 
 
-def route_losses(compile_loss: Any, y: Any, y_pred: Any, sample_weight: Any) -> list[tuple[Any, float | None, Any]]:
+def route_losses(compile_loss: Any, y: Any, y_pred: Any, sample_weight: Any) -> list[tuple[Any, Any, Any]]:
     """Let Keras match targets, outputs and weights to losses.
 
     Returns:
@@ -631,7 +631,7 @@ PRIVATE_NAMES: Sequence[tuple[str, str]] = (
 )
 
 
-def loss_weights(model: keras.Model) -> list[float | None]:
+def loss_weights(model: keras.Model) -> list[Any]:
     """Return the weight of each compiled loss, in Keras's order."""
     losses = model._compile_loss
     return [entry.loss_weights for entry in losses._flat_losses] if losses is not None and losses.built else []
@@ -728,3 +728,41 @@ def called_graphs(operation: tf.Operation) -> dict[str, Any]:
         name: operation.graph._get_function(operation.get_attr(name).name).graph
         for name in _CALLED.get(operation.type.removeprefix("Stateless").removeprefix("Stateful"), ())
     }
+
+
+def float8_variables(layers: Sequence[keras.layers.Layer]) -> set[int]:
+    """Return the ids of the variables of Keras's float8 layers that are overwritten with their gradient."""
+    variables = [v for layer in layers if hasattr(layer, "_float8_call") for v in layer._trainable_variables]
+    return {id(v) for v in variables if v.overwrite_with_gradient and v.name.endswith(("_scale", "_amax_history"))}
+
+
+def recurrent_states(layers: Sequence[keras.layers.Layer]) -> list[keras.Variable]:
+    """Return what stateful recurrent layers carry from batch to batch; no layer counts it among its variables."""
+    known = [layer for layer in layers if isinstance(layer, keras.layers.RNN) and layer.stateful]
+    found = [variable for layer in known for variable in keras.tree.flatten(layer.states)]
+    return [variable for variable in found if variable is not None]
+
+
+@contextmanager
+def of_other_rows(
+    variables: Sequence[tuple[keras.Variable, tf.Tensor]], layers: Sequence[keras.layers.Layer]
+) -> Iterator[None]:
+    """Let recurrent layers, and the variables of their states, take as many rows as some values have.
+
+    Args:
+        variables: With values of other rows.
+        layers: The layers that may check the number of rows.
+    """
+    shapes = [variable._shape for variable, _ in variables]
+    expected = {layer: layer._expected_batch_size for layer in layers if hasattr(layer, "_expected_batch_size")}
+    for variable, value in variables:
+        variable._shape = tuple(value.shape)
+    for layer in expected:
+        layer._expected_batch_size = None
+    try:
+        yield
+    finally:
+        for (variable, _), shape in zip(variables, shapes, strict=True):
+            variable._shape = shape
+        for layer, size in expected.items():
+            layer._expected_batch_size = size

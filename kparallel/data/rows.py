@@ -19,6 +19,7 @@ class Rows:
         x, y, sample_weight: As Keras unpacks them; one row that counts nowhere where there is none.
         count: The true number of rows, perhaps 0.
         whole: Rows of the whole batch on all replicas, or None where this replica cannot know.
+        first: Index of the first row in the whole batch, or None where this replica cannot know.
     """
 
     x: Any
@@ -26,6 +27,7 @@ class Rows:
     sample_weight: Any
     count: int
     whole: int | None
+    first: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,19 +67,20 @@ def take_rows(data: Any, counts: Counts, local_index: int, replica_index: int, r
     Returns:
         The rows.
     """
+    first = None
     if isinstance(counts.rows, tuple):
         count = counts.rows[local_index]
         if count == 0 and pad:
             data = keras.tree.map_structure(_row_of_zeros, data)
     else:
         sizes = deal(counts.rows, replicas)
-        count = sizes[replica_index]
+        count, first = sizes[replica_index], sum(sizes[:replica_index])
         if count == 0 and pad:
             data = _slice(data, 0, 1)
         elif replicas > 1:
-            data = _slice(data, sum(sizes[:replica_index]), count)
+            data = _slice(data, first, count)
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    return Rows(x, y, sample_weight, count, counts.rows if isinstance(counts.rows, int) else None)
+    return Rows(x, y, sample_weight, count, counts.rows if isinstance(counts.rows, int) else None, first)
 
 
 def deal(count: int, parts: int) -> list[int]:
@@ -100,7 +103,8 @@ def microbatches(rows: Rows, number: int) -> list[Rows]:
     for size in deal(rows.count, number):
         if size:
             cut = [_slice(part, start, size) for part in (rows.x, rows.y, rows.sample_weight)]
-            parts.append(Rows(cut[0], cut[1], cut[2], size, rows.whole))
+            first = None if rows.first is None else rows.first + start
+            parts.append(Rows(cut[0], cut[1], cut[2], size, rows.whole, first))
         start += size
     return parts
 

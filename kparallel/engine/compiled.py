@@ -42,14 +42,15 @@ def stage_call(stage: Stage, training: bool, *, jit: bool, inline: bool) -> Stag
 
     def flat(weights: list[Any], state: list[Any], inputs: list[Any], masks: list[Any]) -> tuple[Any, ...]:
         forward = run(weights, state, inputs, masks)
-        return forward.outputs, forward.masks, forward.logits, forward.added, forward.state
+        return forward.outputs, forward.masks, forward.logits, forward.added, forward.assigned, forward.state
 
     function = traced(flat, jit_compile=xla or None)
 
     def call(weights: list[Any], state: list[Any], inputs: list[Any], masks: list[Any]) -> Forward:
         if not tf.executing_eagerly():
             _refuse_foreign(function.get_concrete_function(weights, state, inputs, masks).graph.variables, stage)
-        return Forward(*function(weights, state, inputs, masks))
+        outputs, output_masks, logits, added, assigned, end = function(weights, state, inputs, masks)
+        return Forward(outputs, output_masks, logits, added, assigned, end, stage.laws(training))
 
     return call
 

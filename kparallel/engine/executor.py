@@ -24,7 +24,8 @@ from kparallel.engine.tail import Tail
 from kparallel.loss.term import Term, added_term
 from kparallel.schedule.action import Action
 from kparallel.stage.pipeline import Pipeline
-from kparallel.stage.stage import Forward
+from kparallel.stage.stage import Forward, Laws
+from kparallel.stage.state import End, Place
 
 __all__: list[str] = []
 
@@ -52,7 +53,7 @@ class Executor:
         devices: The row: one device name for each stage.
         calls: One callable for each stage: (weights, state, inputs, masks) to `Forward`.
         lanes: The lane of each stage; actions of one lane run one after another.
-        counts: Rows of each microbatch.
+        places: Which rows each microbatch has.
         tail: Losses of the outputs, or None to predict.
         keeps: Tells for (stage, microbatch) whether the forward pass keeps its tape, else it is run again.
         replica_index: Shifts the seeds.
@@ -64,7 +65,7 @@ class Executor:
         devices: Sequence[str],
         calls: Sequence[StageCall],
         lanes: Sequence[int],
-        counts: Sequence[int],
+        places: Sequence[Place],
         tail: Tail | None,
         keeps: Callable[[int, int], bool],
         replica_index: int,
@@ -73,7 +74,8 @@ class Executor:
         self._devices = devices
         self._calls = calls
         self._lanes = lanes
-        self._counts = counts
+        self._places = tuple(places)
+        self.counts = counts = tuple(place.count for place in places)
         self._tail = tail
         self._keeps = keeps
         stages = pipeline.stages
@@ -82,11 +84,14 @@ class Executor:
         for stage, device in zip(stages, devices, strict=True):
             with tf.device(device):
                 self.weights.append(stage.read(in_place=pipeline.placed))
-                self.start.append(stage.read_state(replica_index))
+                self.start.append(stage.state.read(replica_index))
         self._state = [list(state) for state in self.start]
-        self.ends: list[list[list[tf.Tensor | None]]] = [[] for _ in stages]
+        self.ends: list[list[End]] = [[] for _ in stages]
+        self.assigned: list[End] = [[None] * len(stage.weights) for stage in stages]
+        self.laws: dict[int, Laws] = {}
         self.gradients: list[list[Any]] = [[None] * len(stage.weights) for stage in stages]
         self.used: list[list[bool]] = [[] for _ in stages]
+        self.overwritten: list[dict[int, tf.Tensor]] = [{} for _ in stages]
         self.added: list[list[list[Term]]] = [[[] for _ in counts] for _ in stages]
         self._values: list[dict[int, Any]] = [{} for _ in counts]
         self._masks: list[dict[int, Any]] = [{} for _ in counts]
@@ -103,7 +108,7 @@ class Executor:
     def run(self, order: Sequence[Action]) -> None:
         """Carry out actions in an order that respects their dependencies."""
         for action in order:
-            if action.microbatch >= len(self._counts):
+            if action.microbatch >= len(self.counts):
                 continue  # An empty microbatch.
             with tf.name_scope(str(action)):  # Profiles tell actions apart by it.
                 if action.kind == "F":
@@ -117,18 +122,26 @@ class Executor:
             values, masks, logits = (each[microbatch] for each in (self._values, self._masks, self._logits))
             return self._pipeline.fetch(values, masks, logits)
 
+    def weight(self, s: int, index: int) -> tf.Tensor:
+        """Return a weight as it is after the forward passes, in which layers may have assigned it."""
+        assigned = self.assigned[s][index]
+        return self.weights[s][index] if assigned is None else assigned
+
     def _forward(self, s: int, m: int) -> None:
         stage = self._pipeline.stages[s]
         with tf.device(self._devices[s]), self._after(s):
             inputs = [_copied(self._values[m][number]) for number in stage.reads]
             masks = [_copied(self._masks[m].get(number)) for number in stage.reads]
-            kept = _Kept(inputs, masks, self._state[s])
+            kept = _Kept(inputs, masks, stage.state.of_rows(self._state[s], self._places[m]))
             taped = self._tail is not None and self._tail.training
             forward = self._compute(s, m, kept, taped and self._keeps(s, m))
         if taped:
             self._kept[s, m] = kept
+        if m == 0:
+            self.assigned[s] = forward.assigned  # As any other microbatch assigns, and other replicas do.
+        self.laws[s] = forward.laws
         self.ends[s].append(forward.state)
-        self._state[s] = stage.chain(self._state[s], forward.state)
+        self._state[s] = stage.state.chain(self._state[s], forward.state, forward.laws.rules)
         self._values[m].update(zip(stage.writes, forward.outputs, strict=True))
         self._masks[m].update(zip(stage.writes, forward.masks, strict=True))
         self._logits[m].update(zip(stage.writes, forward.logits, strict=True))
@@ -139,12 +152,12 @@ class Executor:
     def _compute(self, s: int, m: int, kept: _Kept, taped: bool) -> Forward:
         if not taped:
             forward = self._calls[s](self.weights[s], kept.state, kept.inputs, kept.masks)
-            self.added[s][m] = [added_term(value, self._counts[m]) for value in forward.added]
+            self.added[s][m] = [added_term(value, self.counts[m]) for value in forward.added]
             return forward
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([self.weights[s], self._received(s, kept)])
             forward = self._calls[s](self.weights[s], kept.state, kept.inputs, kept.masks)
-            self.added[s][m] = [added_term(value, self._counts[m]) for value in forward.added]
+            self.added[s][m] = [added_term(value, self.counts[m]) for value in forward.added]
         kept.tape, kept.outputs, kept.logits, kept.added = tape, forward.outputs, forward.logits, self.added[s][m]
         return forward
 
@@ -170,7 +183,8 @@ class Executor:
                     inputs, weights = kept.tape.gradient(targets, sources, output_gradients=upstream)
             else:
                 inputs, weights = [None] * len(sources[0]), [None] * len(sources[1])
-            parts = [_part(gradient, self._counts[m]) for gradient in weights]
+            weights = self._without_overwritten(s, weights)
+            parts = [_part(gradient, self.counts[m]) for gradient in weights]
             self.gradients[s] = [accumulated(a, b) for a, b in zip(self.gradients[s], parts, strict=True)]
             self._done(s, [g for g in [*inputs, *weights] if g is not None])
         flat = iter(inputs)
@@ -178,6 +192,15 @@ class Executor:
             if number not in self._pipeline.inputs:
                 leaves = [next(flat) if _is_differentiable(leaf) else None for leaf in keras.tree.flatten(value)]
                 self._add_cotangents(m, number, leaves)
+
+    def _without_overwritten(self, s: int, gradients: list[Any]) -> list[Any]:
+        """Take out the gradients of the variables that are overwritten with them; the largest microbatch's is kept."""
+        known = self.overwritten[s]
+        for index in self._pipeline.stages[s].overwritten:
+            value = gradients[index]
+            if value is not None:
+                known[index] = tf.maximum(known[index], value) if index in known else value
+        return [None if index in known else gradient for index, gradient in enumerate(gradients)]
 
     def _received(self, s: int, kept: _Kept) -> list[Any]:
         """Return what a stage differentiates with respect to beside its weights: all it reads but the data."""

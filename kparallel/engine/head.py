@@ -8,8 +8,9 @@ import tensorflow as tf
 from kparallel.collective.exchange import Exchange
 from kparallel.data.rows import Rows
 from kparallel.engine.tail import Head
-from kparallel.loss.own import overrides_compute_loss, own_loss
-from kparallel.loss.term import Term, is_batch_coupled, is_rowwise, loss_term, row_mean, summed
+from kparallel.engine.tracked import Tracked
+from kparallel.loss.own import overrides_compute_loss, own_loss, own_state
+from kparallel.loss.term import LossWeight, Term, is_batch_coupled, is_rowwise, loss_term, row_mean, summed
 from kparallel.private import compiled_loss, flat_losses, keras_logits, one_replica_view, route_losses, set_logits
 
 __all__: list[str] = []
@@ -21,7 +22,9 @@ def couples_rows(model: keras.Model, reduction: str) -> bool:
     return reduction == "global" or (losses is not None and any(is_batch_coupled(loss) for loss in flat_losses(losses)))
 
 
-def loss_head(model: keras.Model, exchange: Exchange, replicas: int, reduction: str, training: bool) -> Head:
+def loss_head(
+    model: keras.Model, exchange: Exchange, replicas: int, reduction: str, training: bool, tracked: Tracked
+) -> Head:
     """Return the head that turns outputs and rows into (loss weight, term) pairs, in Keras's order.
 
     Args:
@@ -30,6 +33,7 @@ def loss_head(model: keras.Model, exchange: Exchange, replicas: int, reduction: 
         replicas: How many replicas there are.
         reduction: `"mean"`, `"sum"` or `"global"`: what a loss means that returns a scalar.
         training: As Keras means it.
+        tracked: Takes what the model's own `compute_loss` does to metrics.
     """
     scalar = "mean" if reduction == "global" else reduction
 
@@ -37,14 +41,19 @@ def loss_head(model: keras.Model, exchange: Exchange, replicas: int, reduction: 
         arguments = [rows.x, rows.y, outputs, rows.sample_weight]
         if reduction == "global":
             arguments = [_gathered(argument, rows, exchange, replicas) for argument in arguments]
-            return _whole(own_loss(model, arguments, training, whole_batch=True), rows)
-        value = own_loss(model, arguments, training, whole_batch=False)
+            state = own_state(model)
+            value, news = own_loss(model, arguments, training, state)
+            for (variable, _), new in zip(state, news, strict=True):
+                if new is not None:
+                    variable.assign(new)
+            return _whole(value, rows)
+        value = tracked.loss(arguments, rows.count)
         return row_mean(value, rows.count) if scalar == "mean" else summed(value)
 
-    def terms(outputs: Any, rows: Rows) -> list[tuple[float | None, Term]]:
+    def terms(outputs: Any, rows: Rows) -> list[tuple[LossWeight, Term]]:
         if overrides_compute_loss(model):
             return [(None, own_term(outputs, rows))]
-        result: list[tuple[float | None, Term]] = []
+        result: list[tuple[LossWeight, Term]] = []
         losses = compiled_loss(model)
         if losses is None:
             return result

@@ -13,6 +13,7 @@ from kparallel.engine.reduction import Sort
 from kparallel.engine.slices import Kind, MicrobatchSlices, SlicedGradient, by_kind, unsorted
 from kparallel.errors import ModelError
 from kparallel.stage.pipeline import Pipeline
+from kparallel.stage.state import Rule
 
 __all__: list[str] = []
 
@@ -103,14 +104,14 @@ class Kinds:
     def _varying(self, executor: Executor) -> list[list[bool]]:
         """Tell for each stage and state variable whether parts of a batch may read different values.
 
-        Seeds differ between replicas; what a stage changes differs between microbatches.
+        Seeds and states of rows differ between replicas; what is passed on differs between microbatches.
         """
         return [
             [
-                seed or (self._microbatches > 1 and last is not None)
-                for seed, last in zip(stage.is_seed, ends[-1], strict=True)
+                rule in (Rule.SEED, Rule.ROWS) or (self._microbatches > 1 and last is not None and rule is Rule.CHAIN)
+                for rule, last in zip(executor.laws[s].rules, ends[-1], strict=True)
             ]
-            for stage, ends in zip(self._pipeline.stages, executor.ends, strict=True)
+            for s, ends in enumerate(executor.ends)
         ]
 
     def _undecided(self, s: int, index: int, what: str) -> ModelError:

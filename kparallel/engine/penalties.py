@@ -42,7 +42,7 @@ def penalties(
     values = []
     for s, index, variable in places:
         with tf.device(row[s]):
-            weight = executor.weights[s][index]
+            weight = executor.weight(s, index)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(weight)
                 value = variable.regularizer(weight)

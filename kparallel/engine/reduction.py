@@ -17,6 +17,7 @@ from kparallel.engine.executor import Executor
 from kparallel.engine.layout import Layout
 from kparallel.engine.slices import MicrobatchSlices, SlicedGradient, joined
 from kparallel.stage.pipeline import Pipeline
+from kparallel.stage.stage import Stage
 
 __all__: list[str] = []
 
@@ -34,12 +35,14 @@ class Report:
         replicas: How many replicas had rows.
         terms: Each loss term's part of its value.
         metrics: By how much each variable of the metrics changes.
+        tracked: By how much each variable of the metrics changes that a model's own `compute_loss` updates.
     """
 
     rows: tf.Tensor
     replicas: tf.Tensor
     terms: list[tf.Tensor]
     metrics: list[tf.Tensor]
+    tracked: list[tf.Tensor]
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def reduced(
                 local = [_dense(gradient, v) for gradient, v in zip(local, known, strict=True)]
             pieces = [piece for gradient in local for piece in _travelling(gradient)]
             sent = compressed(pieces, way)
-            changes = stage.changes(executor.start[s], executor.ends[s], rows.count > 0)
+            changes = _changes(stage, s, executor, rows)
             along = [] if numbers or alone else [_flat(report, sent)]
             sums = layout.exchanges[s].sum([*sent, *changes, *along])
             arrived = iter(restored([local_copy(value) for value in sums[: len(sent)]], pieces))
@@ -137,24 +140,39 @@ def reduced(
         return Sums(result, states, report if alone else _unflat(numbers[0], report))
 
 
+def reduced_state(
+    pipeline: Pipeline, layout: Layout, row: tuple[str, ...], executor: Executor, rows: Rows, report: Report
+) -> Sums:
+    """Sum the changes of state alone, as `predict` leaves them; seldom are there any, and then nothing is exchanged."""
+    if any(_changes(stage, s, executor, rows) for s, stage in enumerate(pipeline.stages)):
+        return reduced(pipeline, layout, row, executor, rows, {}, report)
+    return Sums({}, [[] for _ in pipeline.stages], report)
+
+
+def _changes(stage: Stage, s: int, executor: Executor, rows: Rows) -> list[tf.Tensor]:
+    """Return by how much this replica's rows change what the replicas have to add up of a stage's state."""
+    return stage.state.changes(executor.start[s], executor.ends[s], executor.laws[s].rules, executor.counts, rows.count)
+
+
 def _flat(report: Report, beside: list[Any]) -> tf.Tensor:
     """Return a report as one vector, of a dtype in which it can travel together with gradients.
 
-    float64 holds sums as exactly as can be; float32 as exactly as the losses and metrics of a float32 model are. A model
-    of both, as Keras's LoRA makes of a float64 one, reports in float64.
+    float64 holds sums as exactly as can be; float32 as exactly as the losses and metrics of a float32 model are. A
+    model of both, as Keras's LoRA makes of a float64 one, reports in float64.
     """
     dtypes = {gradient.dtype for gradient in beside}
     dtype = tf.float32 if tf.float32 in dtypes and tf.float64 not in dtypes else tf.float64
-    values = [report.rows, report.replicas, *report.terms, *report.metrics]
+    values = [report.rows, report.replicas, *report.terms, *report.metrics, *report.tracked]
     return tf.concat([tf.reshape(tf.cast(value, dtype), [-1]) for value in values], 0)
 
 
 def _unflat(numbers: tf.Tensor, like: Report) -> Report:
-    values = [like.rows, like.replicas, *like.terms, *like.metrics]
+    values = [like.rows, like.replicas, *like.terms, *like.metrics, *like.tracked]
     parts = tf.split(numbers, [value.shape.num_elements() for value in values])
     whole = [tf.cast(tf.reshape(part, value.shape), value.dtype) for part, value in zip(parts, values, strict=True)]
     end = 2 + len(like.terms)
-    return Report(whole[0], whole[1], whole[2:end], whole[end:])
+    last = end + len(like.metrics)
+    return Report(whole[0], whole[1], whole[2:end], whole[end:last], whole[last:])
 
 
 def _place(pipeline: Pipeline, row: tuple[str, ...], s: int) -> AbstractContextManager[Any]:
@@ -185,6 +203,11 @@ def _dense(gradient: Any, variable: keras.Variable) -> Any:
     whole = gradient.whole()
     small = math.prod(variable.shape) * whole.dtype.size <= _SMALL
     return tf.convert_to_tensor(whole) if small else gradient
+
+
+def counted(rows: Rows) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return a replica's number of rows, and whether there are any."""
+    return tf.constant(float(rows.count), tf.float64), tf.constant(float(rows.count > 0), tf.float64)
 
 
 def zeroed(value: Any, rows: Rows) -> Any:

@@ -8,24 +8,29 @@ import tensorflow as tf
 
 from kparallel.data.rows import Counts, Rows, deal, microbatches, take_rows
 from kparallel.engine.beside import beside_inputs
+from kparallel.engine.committed import changed_in, check_assigned, commit, commit_rows
 from kparallel.engine.compiled import stage_call
 from kparallel.engine.executor import Executor, StageCall
 from kparallel.engine.head import couples_rows, loss_head
 from kparallel.engine.kinds import Kinds
 from kparallel.engine.layout import Layout
+from kparallel.engine.overwritten import overwritten
+from kparallel.engine.passes import forward_first, keeper
 from kparallel.engine.penalties import penalties
-from kparallel.engine.reduction import Report, Sums, gradients_of, reduced, zeroed
+from kparallel.engine.reduction import Report, Sums, counted, gradients_of, reduced, reduced_state, zeroed
 from kparallel.engine.slices import scales_and_adds
 from kparallel.engine.tail import Tail, join
+from kparallel.engine.tracked import Tracked
 from kparallel.engine.update import Updater
 from kparallel.errors import PlanError
 from kparallel.loss.own import overrides_compute_loss, refuse_added
-from kparallel.loss.term import Term
+from kparallel.loss.term import LossWeight, Term, as_scalar
 from kparallel.metric.additive import is_additive, state_change
 from kparallel.planning.plan import Plan
 from kparallel.private import compiled_metrics, keras_logits, local_updates
 from kparallel.schedule import forward_only, gpipe, linear_order
 from kparallel.stage.pipeline import Pipeline
+from kparallel.stage.state import Place
 
 __all__: list[str] = []
 
@@ -51,6 +56,7 @@ class Step:
         self._layout = layout
         self._loss_reduction = loss_reduction
         self._last = layout.exchanges[-1]
+        self._parts = layout.replicas * plan.microbatches
         layers = [layer for stage in pipeline.stages for layer in stage.layers]
         # Synchronized BatchNorm counts rows itself, so an empty share must stay empty.
         self._pad = not any(getattr(layer, "synchronized", False) for layer in layers)
@@ -85,19 +91,21 @@ class Step:
         if not tail.pairs(executor.added) and not charged:
             raise ValueError("No loss to compute. Pass `loss=` to compile(), or call add_loss() in a layer.")
         sums = self._reduced(executor, tail, rows, charged, self._gradients(executor, rows))
+        self._commit(executor, rows, sums, tail.tracked)
         if self._model.trainable_variables:
-            self._update(sums.gradients)
+            self._update(sums.gradients | self._overwritten(executor, rows))
         else:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
         with tf.name_scope("report"):
-            return self._report(executor, tail, rows, sums)
+            return self._report(tail, rows, sums)
 
     def test(self, data: Any, counts: Counts) -> dict[str, Any]:
         """Run an evaluation step and return what to report."""
         rows = self._take(data, counts)
         executor, tail = self._run(rows, training=False)
         sums = self._reduced(executor, tail, rows, self._penalties(executor, rows), {})
-        return self._report(executor, tail, rows, sums)
+        self._commit(executor, rows, sums, tail.tracked)
+        return self._report(tail, rows, sums)
 
     def predict(self, data: Any, counts: Counts) -> Any:
         """Return the outputs of this replica's rows."""
@@ -106,6 +114,8 @@ class Step:
         executor = self._executor(parts, None, self._test_calls)
         executor.run(self._order(training=False))
         outputs = [executor.outputs(m) for m in range(len(parts))]
+        report = Report(*counted(rows), [], [], [])
+        self._commit(executor, rows, reduced_state(self._pipeline, self._layout, self._row(), executor, rows, report))
         return self._gathered(join(outputs), rows)
 
     def _take(self, data: Any, counts: Counts) -> Rows:
@@ -128,15 +138,16 @@ class Step:
     def _run(self, rows: Rows, training: bool) -> tuple[Executor, Tail]:
         parts = microbatches(rows, self._plan.microbatches)
         order = self._order(training)
-        head = loss_head(self._model, self._last, self._layout.replicas, self._loss_reduction, training)
 
         def tail_of(parts: list[Rows], counted: list[tf.Tensor] | None, training: bool) -> Tail:
+            tracked = Tracked(self._model, training)
+            head = loss_head(self._model, self._last, self._layout.replicas, self._loss_reduction, training, tracked)
             whole = rows if self._coupled and len(parts) > 1 else None
             device = self._row()[-1]
-            return Tail(self._pipeline, device, head, parts, self._factors(rows), training, whole, counted)
+            return Tail(self._pipeline, device, head, parts, self._factors(rows), training, whole, counted, tracked)
 
         counted = None
-        if training and len(parts) > 1 and not _forward_first(order, len(self._pipeline.stages) - 1, len(parts)):
+        if training and len(parts) > 1 and not forward_first(order, len(self._pipeline.stages) - 1, len(parts)):
             # One forward pass in the step's own graph, where TensorFlow drops all that no count depends on.
             counting = tail_of([rows], None, False)
             inline = [stage_call(stage, True, jit=False, inline=True) for stage in self._pipeline.stages]
@@ -151,10 +162,10 @@ class Step:
         return executor, tail
 
     def _executor(self, parts: list[Rows], tail: Tail | None, calls: list[StageCall]) -> Executor:
-        counts = [part.count for part in parts]
-        keeps = _keeper(self._plan.recompute, len(parts))
+        places = [Place(part.first, part.count, part.whole) for part in parts]
+        keeps = keeper(self._plan.recompute, len(parts))
         executor = Executor(
-            self._pipeline, self._devices(), calls, self._lanes, counts, tail, keeps, self._last.replica_index
+            self._pipeline, self._devices(), calls, self._lanes, places, tail, keeps, self._last.replica_index
         )
         for m, part in enumerate(parts):
             executor.feed(m, part.x)
@@ -179,13 +190,13 @@ class Step:
         """Return what sums local statistics over the replicas and turns them into factors."""
 
         def factors(
-            pairs: list[tuple[float | None, Term]], statistics: list[tf.Tensor]
+            pairs: list[tuple[LossWeight, Term]], statistics: list[tf.Tensor]
         ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
             total = iter(self._totals(statistics, rows, all(term.by_rows for _, term in pairs)))
             gradient, report = [], []
             for weight, term in pairs:
                 own, reported = term.factors([next(total) for _ in term.statistics])
-                scale = tf.constant(1.0 if weight is None else weight, tf.float64)
+                scale = as_scalar(weight, tf.float64)
                 gradient.append(self._scaled(own * scale))
                 report.append(reported)
             return gradient, report
@@ -228,6 +239,9 @@ class Step:
         with tf.name_scope("update"), local_updates(tf.distribute.get_strategy()), beside_inputs():
             self._updater.apply([gradients.get(id(variable)) for variable in variables], variables)
 
+    def _overwritten(self, executor: Executor, rows: Rows) -> dict[int, tf.Tensor]:
+        return overwritten(self._pipeline, self._layout, self._row(), executor, rows, self._parts)
+
     def _reduced(
         self, executor: Executor, tail: Tail, rows: Rows, charged: list[tf.Tensor], gradients: dict[int, list[Any]]
     ) -> Sums:
@@ -245,17 +259,22 @@ class Step:
         with tf.name_scope("report"), tf.device(self._row()[-1]):
             numerators = tail.numerators(executor.added)
             terms = [n * factor for n, factor in zip(numerators, factors, strict=True)] + charged
-            counts = [tf.constant(float(count), tf.float64) for count in (rows.count, rows.count > 0)]
             terms, metrics = ([zeroed(v, rows) for v in some] for some in (terms, self._metric_changes(tail, rows)))
-            return Report(counts[0], counts[1], terms, metrics)
+            return Report(*counted(rows), terms, metrics, tail.tracked.changes(rows.count))
 
-    def _report(self, executor: Executor, tail: Tail, rows: Rows, sums: Sums) -> dict[str, Any]:
-        """Write the state, and return what to report of all replicas."""
+    def _commit(self, executor: Executor, rows: Rows, sums: Sums, tracked: Tracked | None = None) -> None:
+        """Write what the forward passes leave: before the optimizer's update, which starts from assigned weights."""
+        check_assigned(self._pipeline, executor, self._parts)
+        commit(self._pipeline, self._row(), executor, sums, self._last.replica_index)
+        commit_rows(self._pipeline, self._layout, self._row(), executor, rows.count)
+        if tracked is not None:
+            with tf.device(self._row()[-1]):
+                whole = (sums.report.rows, sums.report.replicas)
+                tracked.commit(sums.report.tracked, whole, self._parts, changed_in(self._pipeline, executor))
+
+    def _report(self, tail: Tail, rows: Rows, sums: Sums) -> dict[str, Any]:
+        """Return what to report of all replicas."""
         whole = sums.report
-        for s, stage in enumerate(self._pipeline.stages):
-            with tf.device(self._row()[s]):
-                replica_index = self._last.replica_index
-                stage.commit(executor.start[s], executor.ends[s], sums.states[s], whole.replicas, replica_index)
         with tf.device(self._row()[-1]):
             report: dict[str, Any] = {"rows": whole.rows, "terms": tf.stack(whole.terms), "metrics": whole.metrics}
         if not self.add_metrics:
@@ -284,16 +303,3 @@ class Step:
             self.add_metrics = False
             return []
         return state_change(metrics, rows.y, outputs, sample_weight=rows.sample_weight)
-
-
-def _keeper(recompute: str, number: int) -> Any:
-    """Return what tells whether (stage, microbatch) keeps its tape."""
-    if recompute == "never":
-        return lambda s, m: True
-    return lambda s, m: recompute == "except_last" and m == number - 1
-
-
-def _forward_first(order: Any, last: int, number: int) -> bool:
-    """Tell whether the last stage has run forward on every microbatch before it first runs backward."""
-    kinds = [action.kind for action in order if action.stage == last and action.microbatch < number]
-    return kinds.index("B") == number

@@ -12,14 +12,15 @@ import keras
 import tensorflow as tf
 
 from kparallel.data.rows import Rows
-from kparallel.loss.term import Term
+from kparallel.engine.tracked import Tracked
+from kparallel.loss.term import LossWeight, Term
 from kparallel.private import keras_logits, keras_mask, set_logits, set_mask
 from kparallel.stage.pipeline import Pipeline
 
 __all__: list[str] = []
 
-Head = Callable[[Any, Rows], list[tuple[float | None, Term]]]
-Factors = Callable[[list[tuple[float | None, Term]], list[tf.Tensor]], tuple[list[tf.Tensor], list[tf.Tensor]]]
+Head = Callable[[Any, Rows], list[tuple[LossWeight, Term]]]
+Factors = Callable[[list[tuple[LossWeight, Term]], list[tf.Tensor]], tuple[list[tf.Tensor], list[tf.Tensor]]]
 Cotangents = tuple[dict[int, list[Any]], dict[int, list[Any]]]
 
 
@@ -35,6 +36,7 @@ class Tail:
         training: Whether gradients will be asked for.
         whole: The share's rows if the head must see all of them at once, else None.
         counted: The local statistics, if they were counted beforehand.
+        tracked: What the head does to metrics.
     """
 
     def __init__(
@@ -47,7 +49,9 @@ class Tail:
         training: bool,
         whole: Rows | None,
         counted: list[tf.Tensor] | None,
+        tracked: Tracked,
     ) -> None:
+        self.tracked = tracked
         self.training = training
         self._pipeline = pipeline
         self._device = device
@@ -57,7 +61,7 @@ class Tail:
         self._whole = whole
         self._counted = counted
         self.taken: dict[int, Any] = {}
-        self._terms: dict[int, list[tuple[float | None, Term]]] = {}
+        self._terms: dict[int, list[tuple[LossWeight, Term]]] = {}
         self._tapes: dict[int, tf.GradientTape] = {}
         self._resolved: tuple[list[tf.Tensor], list[tf.Tensor]] | None = None
         self._added_counts: list[int] = []
@@ -109,7 +113,7 @@ class Tail:
                 self._resolved = self._factors(pairs, statistics)
         return self._resolved
 
-    def pairs(self, added: list[list[list[Term]]]) -> list[tuple[float | None, Term]]:
+    def pairs(self, added: list[list[list[Term]]]) -> list[tuple[LossWeight, Term]]:
         """Return (loss weight, term) of every loss, from one microbatch."""
         return [*self._any_terms(), *((None, term) for stage in added for term in stage[0])]
 
@@ -131,7 +135,7 @@ class Tail:
             totals += [tf.add_n(list(each)) if len(each) > 1 else each[0] for each in zip(*flat, strict=True)]
         return totals
 
-    def _any_terms(self) -> list[tuple[float | None, Term]]:
+    def _any_terms(self) -> list[tuple[LossWeight, Term]]:
         return self._terms[min(self._terms)]
 
     def _compute(self, key: int, outputs: Any, rows: Rows) -> None:

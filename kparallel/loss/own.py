@@ -1,4 +1,4 @@
-"""A subclass's own `compute_loss`, called so that what cannot be differentiated or added up is refused by name."""
+"""A subclass's own `compute_loss`, called so that what cannot be differentiated is refused by name."""
 
 from typing import Any
 
@@ -6,7 +6,6 @@ import keras
 import tensorflow as tf
 
 from kparallel.errors import ModelError
-from kparallel.metric.additive import refuse_updates
 from kparallel.private import one_replica_view, own_metrics
 
 __all__: list[str] = []
@@ -29,25 +28,24 @@ class _Recorder(keras.StatelessScope):  # type: ignore[misc]
         return super().get_current_value(variable)
 
 
-def own_loss(model: Any, arguments: list[Any], training: bool, whole_batch: bool) -> Any:
+def own_loss(
+    model: Any, arguments: list[Any], training: bool, state: list[tuple[keras.Variable, Any]]
+) -> tuple[Any, list[Any]]:
     """Call a model's own `compute_loss`.
 
     Args:
         model: The model.
         arguments: x, y, outputs and sample weights.
         training: As Keras means it.
-        whole_batch: Whether the arguments hold all replicas' rows; metrics may then be updated.
+        state: The variables of the model's own metrics, with their values on this replica.
 
     Returns:
-        The loss, a function of the outputs alone.
+        The loss, a function of the outputs alone, and the new value of each variable of `state`, None where it stays.
 
     Raises:
-        ModelError: It reads weights, whose gradient would be lost, or updates a metric with some rows of the batch.
+        ModelError: It reads weights, whose gradient would be lost.
     """
     extra = {"training": training} if model._compute_loss_has_training_arg else {}
-    metrics = own_metrics([model])
-    # This replica's copies, read here: in the view of one replica there is only the first.
-    state = [(v, tf.identity(v.value)) for metric in metrics for v in metric.variables] if whole_batch else []
     weights = [(variable, variable.value) for variable in model.trainable_variables]
     with _Recorder([*weights, *state]) as scope, one_replica_view():
         value = model.compute_loss(*arguments, **extra)
@@ -59,14 +57,16 @@ def own_loss(model: Any, arguments: list[Any], training: bool, whole_batch: bool
             "to compile instead and leave compute_loss alone: regularizers and add_loss are then counted; or return "
             "what it needs as one more output."
         )
-    if not whole_batch:
-        way_out = 'Update it in compute_metrics, or pass loss_reduction="global" to kparallel.wrap.'
-        refuse_updates(metrics, scope, "compute_loss", way_out)
-    for variable, old in state:
-        new = scope.state_mapping[id(variable)]
-        if new is not old:
-            variable.assign(new)
-    return value
+    news = [(scope.state_mapping[id(variable)], old) for variable, old in state]
+    return value, [None if new is old else new for new, old in news]
+
+
+def own_state(model: keras.Model) -> list[tuple[keras.Variable, tf.Tensor]]:
+    """Return the variables of a model's own metrics with their values on this replica.
+
+    Call it outside the view of one replica, in which there is only the first one's copy.
+    """
+    return [(v, tf.identity(v.value)) for metric in own_metrics([model]) for v in metric.variables]
 
 
 def refuse_added(model: Any, added: list[Any]) -> None:

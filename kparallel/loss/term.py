@@ -11,11 +11,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.errors import ModelError
 from kparallel.private import keras_mask, reduced_dims, wrapped_function
 
 __all__: list[str] = []
 
+LossWeight = Any  # None, a number, a tensor or a variable, as `compile` takes them.
 Factors = Callable[[list[tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]
+_REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none", None)
 _SUM_ALL_DIMS = (keras.losses.Dice, keras.losses.Tversky)  # Where no axis is given.
 
 
@@ -42,6 +45,13 @@ def _same(factor: Callable[[list[tf.Tensor]], tf.Tensor]) -> Factors:
         return value, value
 
     return factors
+
+
+def as_scalar(weight: LossWeight, dtype: Any) -> tf.Tensor:
+    """Return a loss weight as a tensor: 1 for None; a variable's present value, which may change while training."""
+    if weight is None or isinstance(weight, int | float):
+        return tf.constant(1.0 if weight is None else weight, dtype)
+    return tf.cast(keras.ops.convert_to_tensor(weight), dtype)
 
 
 def summed(value: tf.Tensor) -> Term:
@@ -85,7 +95,11 @@ def loss_term(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any, count: in
 
     Returns:
         The term, equal to `loss(y_true, y_pred, sample_weight)` once summed over replicas.
+
+    Raises:
+        ModelError: The loss has a reduction that Keras does not know.
     """
+    _check_reduction(loss)
     dtype = loss.dtype
     y_pred_cast = keras.tree.map_structure(lambda t: keras.ops.convert_to_tensor(t, dtype=dtype), y_pred)
     y_true = keras.tree.map_structure(lambda t: keras.ops.convert_to_tensor(t, dtype=dtype), y_true)
@@ -103,6 +117,15 @@ def loss_term(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any, count: in
         values, weight = _same_rank(values, tf.cast(weight, values.dtype))
         values = values * weight
     return _vector_term(values, weight, valid, loss.reduction, count if is_rowwise(loss) else None)
+
+
+def _check_reduction(loss: Any) -> None:
+    """Make sure that a loss reduces as Keras knows it: an attribute may have been set, or a class of one's own made."""
+    if loss.reduction not in _REDUCTIONS:
+        raise ModelError(
+            f"Expected a loss with one of the reductions {_REDUCTIONS}, received {type(loss).__name__} with "
+            f"{loss.reduction!r}. Reduce in a function of your own that returns a scalar, and pass that to compile."
+        )
 
 
 def is_rowwise(loss: Any) -> bool:
@@ -129,7 +152,7 @@ def _vector_term(
         return Term(total, [mass], _same(lambda s: tf.math.divide_no_nan(one, s[0])))
     if valid is None or reduction == "mean_with_sample_weight":
         return Term(total, [size], _same(lambda s: tf.math.divide_no_nan(one, s[0])), known)
-    # Keras weighs valid entries by total/valid of the mask, then divides by the size of the values.
+    # What is left is the mean. Keras weighs valid entries by total/valid of the mask, then divides by the size.
     statistics = [size, *(tf.cast(v, tf.float64) for v in valid)]
     return Term(total, statistics, _same(lambda s: tf.math.divide_no_nan(tf.math.divide_no_nan(s[2], s[1]), s[0])))
 

@@ -1,9 +1,11 @@
 """Which metrics may be updated on each replica and added up."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from kparallel.errors import ModelError
 from kparallel.private import reduced_dims, wrapped_function
@@ -23,23 +25,54 @@ def is_additive(metric: Any) -> bool:
     return function is None or getattr(function, "__module__", "").startswith("keras.")
 
 
-def refuse_updates(metrics: Sequence[keras.metrics.Metric], scope: Any, where: str, way_out: str) -> None:
-    """Make sure that a call has updated no metric: it saw the rows of one replica, or of one microbatch, alone.
+@contextmanager
+def noting_sums(metrics: Sequence[keras.metrics.Metric], added: set[int]) -> Iterator[None]:
+    """Note which metrics are updated with rows alone, so that their states add up over the parts of a batch.
 
     Args:
-        metrics: Those that it might have updated.
-        scope: The `keras.StatelessScope` around the call.
-        where: What was called.
-        way_out: What the user may do.
-
-    Raises:
-        ModelError: It has.
+        metrics: Those that may be updated.
+        added: Takes the ids of the variables of those that are. A metric of Keras's that is given numbers of one dim
+            takes their mean, and counts it as one: its graph tells how the parts of such a mean go together.
     """
-    for metric in metrics:
-        if any(scope.get_current_value(variable) is not None for variable in metric.variables):
-            raise ModelError(
-                f"Metric {metric.name!r} is updated in {where}, which sees one replica's rows alone. {way_out}"
-            )
+    updates = {id(metric): metric.update_state for metric in metrics if is_additive(metric)}
+    seen: dict[int, bool] = {}
+
+    def noted(metric: Any) -> Any:
+        def update(*args: Any, **kwargs: Any) -> Any:
+            floats = [leaf for leaf in keras.tree.flatten((args, kwargs)) if _is_float(leaf)]
+            of_rows = bool(floats) and all(len(leaf.shape) > 1 and leaf.shape[0] is None for leaf in floats)
+            seen[id(metric)] = of_rows and seen.get(id(metric), True)
+            return updates[id(metric)](*args, **kwargs)
+
+        return update
+
+    watched = [metric for metric in metrics if id(metric) in updates]
+    for metric in watched:
+        metric.__dict__["update_state"] = noted(metric)
+    try:
+        yield
+    finally:
+        for metric in watched:
+            del metric.__dict__["update_state"]
+    added.update(id(v) for metric in watched if seen.get(id(metric)) for v in metric.variables)
+
+
+def _is_float(leaf: Any) -> bool:
+    return bool(tf.is_tensor(leaf) and leaf.dtype.is_floating)
+
+
+def refuse_divided(metric: keras.metrics.Metric, where: str, way_out: str) -> ModelError:
+    """Return the error about a metric whose state after a batch is not had from those after the batch's parts.
+
+    Args:
+        metric: It.
+        where: What updates it.
+        way_out: What the user may do.
+    """
+    return ModelError(
+        f"Metric {metric.name!r} is updated in {where}, which sees a part of a batch alone, with what is neither a sum "
+        f"nor a mean over the rows. {way_out}"
+    )
 
 
 def state_change(metric: keras.metrics.Metric, *args: Any, **kwargs: Any) -> list[Any]:

@@ -39,7 +39,8 @@ def check_model(model: Any) -> None:
         raise ModelError(f"Expected a keras.Model or a function that builds one, received {kind}.{hint}")
     check_hooks(model)
     for layer in flatten_layers(model):
-        if getattr(layer, "stateful", False):
+        if getattr(layer, "stateful", False) and not isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional):
             raise ModelError(
-                f"Layer {layer.name!r} is stateful=True, so its state belongs to one batch's rows. Set it False."
+                f"Layer {layer.name!r} is stateful=True, so its state belongs to one batch's rows. Only Keras's "
+                "recurrent layers say which variables that are. Set it False."
             )

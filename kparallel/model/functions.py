@@ -10,6 +10,7 @@ from kparallel.collective.lost import naming_lost_workers
 from kparallel.data.rows import Counts, row_count
 from kparallel.engine.step import Step
 from kparallel.errors import DataError
+from kparallel.loss.term import as_scalar
 from kparallel.model.cluster_fit import Fetch, agree_on_end
 from kparallel.model.runtime import Runtime
 from kparallel.private import compiled_loss, compiled_metrics, loss_tracker, loss_weights, set_logits, traced
@@ -156,9 +157,9 @@ def _log(model: Any, runtime: Runtime, report: dict[str, Any], add_metrics: bool
     dtype = loss_tracker(model).dtype
     values = tf.cast(first["terms"], dtype)
     losses = compiled_loss(model)
-    scales = [1.0 if w is None else w for w in loss_weights(model)][: values.shape[0]]
-    scales += [1.0] * (int(values.shape[0]) - len(scales))
-    loss = tf.reduce_sum(values * tf.constant(scales, dtype))
+    scales = [as_scalar(weight, dtype) for weight in loss_weights(model)][: values.shape[0]]
+    scales += [as_scalar(None, dtype)] * (int(values.shape[0]) - len(scales))
+    loss = tf.reduce_sum(values * tf.stack(scales)) if scales else tf.zeros((), dtype)
     loss_tracker(model).update_state(loss, sample_weight=tf.cast(first["rows"], dtype))
     if losses is not None:
         for tracker, value in zip(losses.metrics, tf.unstack(values), strict=False):

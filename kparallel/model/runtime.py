@@ -91,7 +91,7 @@ class Runtime:
                         found |= {id(variable): index for variable in layer.variables if id(variable) not in found}
             return found
         for index, stage in enumerate(pipeline.stages):
-            for variable in [*stage.weights, *stage.state]:
+            for variable in [*stage.weights, *stage.state.variables]:
                 found.setdefault(id(variable), index)
         return found
 

@@ -30,6 +30,7 @@ from kparallel.private import (
     own_metrics,
     place_variable,
     placed_value,
+    recurrent_states,
     restore_variable,
     slots_by_weight,
     trainer_metrics,
@@ -136,9 +137,10 @@ def _columns(model: keras.Model, runtime: Runtime) -> Iterator[tuple[keras.Varia
 
 def _variables(model: keras.Model) -> Iterator[keras.Variable]:
     """Yield each variable that a model's steps may write, once: weights, state, metrics, the optimizer's."""
-    metrics = [*trainer_metrics(model), *own_metrics(flatten_layers(model))]
+    layers = flatten_layers(model)
+    metrics = [*trainer_metrics(model), *own_metrics(layers)]
     optimizers = optimizers_in(getattr(model, "optimizer", None))
-    everything = [*model.variables, *_in(metrics), *_in(optimizers)]
+    everything = [*model.variables, *recurrent_states(layers), *_in(metrics), *_in(optimizers)]
     yield from {id(variable): variable for variable in everything if is_initialized(variable)}.values()
 
 

@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from kparallel.errors import PlanError
 from kparallel.private import keras_mask, set_logits, set_mask, standardized_inputs
+from kparallel.stage.body import Segment, Whole
 from kparallel.stage.graph import Graph
-from kparallel.stage.stage import Segment, Stage, Whole
+from kparallel.stage.stage import Stage
 
 __all__: list[str] = []
 
@@ -85,7 +86,7 @@ def whole(model: keras.Model, placed: bool = False) -> Pipeline:
         model: The built model.
         placed: Whether its layers have devices of their own.
     """
-    return Pipeline(model, [Stage(Whole(model), (0,), (1,))], (0,), (1,), None, placed)
+    return Pipeline(model, [Stage(Whole(model), (0,), (1,), frozen=not model.trainable)], (0,), (1,), None, placed)
 
 
 def cut(model: keras.Model, graph: Graph, groups: Sequence[Sequence[int]]) -> Pipeline:
@@ -113,21 +114,26 @@ def cut(model: keras.Model, graph: Graph, groups: Sequence[Sequence[int]]) -> Pi
         outside |= set(graph.outputs)
         writes = tuple(number for call in calls for number in call.writes if number in outside)
         borrowed = frozenset(key for key, at in owner.items() if at != index)
-        stage = Stage(Segment(calls, reads, writes), reads, writes, borrowed)
+        stage = Stage(Segment(calls, reads, writes), reads, writes, borrowed, not model.trainable)
         _check_state(stage, owner, index)
-        for variable in [*stage.weights, *stage.state]:
+        for variable in [*stage.weights, *stage.state.variables]:
             owner.setdefault(id(variable), index)
         stages.append(stage)
     return Pipeline(model, stages, graph.inputs, graph.outputs, graph.structure)
 
 
 def _check_state(stage: Stage, owner: dict[int, int], index: int) -> None:
-    for variable, seed, averaged in zip(stage.state, stage.is_seed, stage.is_averaged, strict=True):
-        if (seed or averaged) and owner.get(id(variable), index) != index:
-            raise PlanError(
-                f"Expected a layer with state to be called in one stage, received {variable.path!r} in stages "
-                f"{owner[id(variable)]} and {index}. Move the cut so that all calls of this layer lie on one side."
-            )
+    for variable, rule in zip(stage.state.variables, stage.state.known, strict=True):
+        if rule is not None and owner.get(id(variable), index) != index:
+            raise called_in_two_stages(variable, owner[id(variable)], index)
+
+
+def called_in_two_stages(variable: keras.Variable, one: int, other: int) -> PlanError:
+    """Return the error about a variable that changes in a call, of which another stage would see the old value."""
+    return PlanError(
+        f"Expected a layer with state to be called in one stage, received {variable.path!r} in stages "
+        f"{one} and {other}. Move the cut so that all calls of this layer lie on one side."
+    )
 
 
 def _copied(value: Any) -> Any:

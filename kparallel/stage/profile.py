@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from kparallel.planning.profile import Unit
 from kparallel.private import call_operation, flatten_layers, seed_states, traced
+from kparallel.stage.body import trained
 from kparallel.stage.graph import Call, Graph
 from kparallel.stage.stage import averaged_states
 
@@ -34,7 +35,7 @@ def profile(graph: Graph) -> tuple[Unit, ...]:
         layer = call.operation if isinstance(call.operation, keras.layers.Layer) else None
         variables = [] if layer is None else [v for v in layer.variables if id(v) not in seen]
         seen.update(id(v) for v in variables)
-        trained = set() if layer is None else {id(v) for v in layer.trainable_variables}
+        trains = set() if layer is None else {id(v) for v in trained([layer])}
         output = sum(_bytes(graph.specs[number]) for number in call.writes)
         units.append(
             Unit(
@@ -42,7 +43,7 @@ def profile(graph: Graph) -> tuple[Unit, ...]:
                 flops_per_row=_flops(call, graph),
                 parameters=sum(_count(v.shape) for v in variables),
                 weight_bytes=sum(_bytes_of(v.shape, v.dtype) for v in variables),
-                frozen_bytes=sum(_bytes_of(v.shape, v.dtype) for v in variables if id(v) not in trained),
+                frozen_bytes=sum(_bytes_of(v.shape, v.dtype) for v in variables if id(v) not in trains),
                 activation_bytes_per_row=output + _inner_bytes(call, graph),
                 output_bytes_per_row=output,
                 reads=tuple(dict.fromkeys(writer[number] for _, number in call.reads if number in writer)),
@@ -89,7 +90,7 @@ def measured(graph: Graph, x: list[Any], repeats: int = 3) -> list[float]:
 
 def _with_gradients(call: Call) -> Callable[[dict[int, Any]], list[Any]]:
     layer = call.operation if isinstance(call.operation, keras.layers.Layer) else None
-    weights = [] if layer is None else [v.value for v in layer.trainable_variables]
+    weights = [] if layer is None else [v.value for v in trained([layer])]
 
     def run(arguments: dict[int, Any]) -> list[Any]:
         floats = [value for value in arguments.values() if value.dtype.is_floating]
@@ -114,7 +115,7 @@ def _flops(call: Call, graph: Graph) -> float:
     layer = call.operation
     if not isinstance(layer, keras.layers.Layer) or isinstance(layer, keras.layers.Embedding):
         return float(numbers)
-    weights = sum(_count(v.shape) for v in layer.trainable_variables if len(v.shape) > 1)
+    weights = sum(_count(v.shape) for v in trained([layer]) if len(v.shape) > 1)
     inputs = [tensor for tensor in call.arguments.keras_tensors]
     if isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional):
         places = _count(inputs[0].shape[1:2])

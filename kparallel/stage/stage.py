@@ -4,91 +4,46 @@ Weights go in as tensors. A stage that captured variables would be a stateful ca
 run all stateful calls of a step one after another.
 """
 
-import abc
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from kparallel.errors import ModelError
-from kparallel.metric.additive import refuse_updates
+from kparallel.metric.additive import noting_sums
 from kparallel.private import (
-    call_operation,
     flatten_layers,
+    float8_variables,
     keras_logits,
     keras_mask,
-    one_model_call,
+    of_other_rows,
     own_metrics,
+    recurrent_states,
     seed_states,
     set_mask,
 )
-from kparallel.stage.graph import Call
+from kparallel.stage.assigning import Assigning
+from kparallel.stage.body import Body, trained
+from kparallel.stage.dependence import Dependence, dependences
+from kparallel.stage.state import RULES, End, Rule, State
 
 __all__: list[str] = []
 
-# Odd and far apart modulo 2**32, so that the replicas' seeds do not meet.
-_SEED_STRIDE = 0x9E3779B9
 
-
-class Body(abc.ABC):
-    """What a stage computes. Law: the same inputs, weights and state give the same outputs and new state."""
-
-    @abc.abstractmethod
-    def __call__(self, inputs: list[Any], training: bool) -> list[Any]:
-        """Return the outputs, in the order of the stage's `writes`."""
-
-    @abc.abstractmethod
-    def layers(self) -> list[keras.layers.Layer]:
-        """Return the layers called, those inside others left out."""
-
-
-class Whole(Body):
-    """A whole model, called as its class says.
+@dataclass(frozen=True)
+class Laws:
+    """How parts of a batch go together in what a stage's call changes.
 
     Args:
-        model: The built model.
+        rules: One for each variable of the state.
+        divided: Whether what the call assigns to each weight is another with other rows, or drawn at random.
     """
 
-    def __init__(self, model: keras.Model) -> None:
-        self._model = model
-
-    def __call__(self, inputs: list[Any], training: bool) -> list[Any]:
-        call = {"training": training} if self._model._call_has_training_arg else {}
-        return [self._model(inputs[0], **call)]
-
-    def layers(self) -> list[keras.layers.Layer]:
-        return [self._model]
-
-
-class Segment(Body):
-    """Some calls of an opened graph.
-
-    Args:
-        calls: In topological order.
-        reads: Numbers of the values that come in.
-        writes: Numbers of the values that go out.
-    """
-
-    def __init__(self, calls: Sequence[Call], reads: tuple[int, ...], writes: tuple[int, ...]) -> None:
-        self._calls = tuple(calls)
-        self._reads = reads
-        self._writes = writes
-
-    def __call__(self, inputs: list[Any], training: bool) -> list[Any]:
-        values = dict(zip(self._reads, inputs, strict=True))
-        with one_model_call():
-            for call in self._calls:
-                arguments = {key: values[number] for key, number in call.reads}
-                outputs = call_operation(call.operation, call.arguments, arguments, training)
-                values.update(zip(call.writes, outputs, strict=True))
-        return [values[number] for number in self._writes]
-
-    def layers(self) -> list[keras.layers.Layer]:
-        operations = dict.fromkeys(call.operation for call in self._calls)
-        return [operation for operation in operations if isinstance(operation, keras.layers.Layer)]
+    rules: tuple[Rule, ...]
+    divided: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -100,14 +55,18 @@ class Forward:
         masks: Keras's mask of each output, or None.
         logits: The logits behind each output, or None.
         added: What `add_loss` and activity regularizers gave.
+        assigned: What the call assigned to the weights, in the order of `Stage.weights`; None to most.
         state: The state after the call, in the order of `Stage.state`; None where it does not change.
+        laws: How parts of a batch go together in the state and in what is assigned.
     """
 
     outputs: list[Any]
     masks: list[Any]
     logits: list[Any]
     added: list[tf.Tensor]
-    state: list[tf.Tensor | None]
+    assigned: list[tf.Tensor | None]
+    state: End
+    laws: Laws
 
 
 def averaged_states(layers: Iterable[keras.layers.Layer]) -> set[int]:
@@ -124,25 +83,35 @@ class Stage:
         reads: Numbers of the values that come in.
         writes: Numbers of the values that go out.
         borrowed: Ids of variables that another stage owns (tied weights).
+        frozen: Whether the model is frozen as a whole, so that nothing trains.
     """
 
     def __init__(
-        self, body: Body, reads: tuple[int, ...], writes: tuple[int, ...], borrowed: frozenset[int] = frozenset()
+        self,
+        body: Body,
+        reads: tuple[int, ...],
+        writes: tuple[int, ...],
+        borrowed: frozenset[int] = frozenset(),
+        frozen: bool = False,
     ) -> None:
         self._body = body
         self.reads = reads
         self.writes = writes
         self.layers = [layer for top in body.layers() for layer in flatten_layers(top)]
-        self._metrics = own_metrics(self.layers)
-        variables = {id(v): v for top in body.layers() for v in top.trainable_variables}
-        self.weights: list[keras.Variable] = list(variables.values())
+        self.weights = [] if frozen else trained(body.layers())
         self.owned = [variable for variable in self.weights if id(variable) not in borrowed]
-        rest = {id(v): v for top in body.layers() for v in top.non_trainable_variables}
-        self.state: list[keras.Variable] = list(rest.values())
+        self.overwritten = [index for index, variable in enumerate(self.weights) if variable.overwrite_with_gradient]
+        self.float8 = float8_variables(self.layers)
+        self.metrics = own_metrics(self.layers)
+        metrics = [v for metric in self.metrics for v in metric.variables]
+        weights = {id(variable) for variable in self.weights}
+        carried = recurrent_states(self.layers)
+        rest = {id(v): v for v in (*_variables(body), *metrics, *carried) if id(v) not in weights}
         seeds = {key for top in body.layers() for key in seed_states(top)}
-        self.is_seed = [id(variable) in seeds for variable in self.state]
-        averaged = averaged_states(self.layers)
-        self.is_averaged = [id(variable) in averaged for variable in self.state]
+        self.state = State(rest.values(), seeds, averaged_states(self.layers), {id(v) for v in carried})
+        number = len(self.weights) + len(self.state.variables)
+        self._default = self._laws_from([Dependence.OTHER] * number)
+        self._laws: dict[Any, Laws] = {}
 
     def read(self, in_place: bool = False) -> list[tf.Tensor]:
         """Return this replica's trainable weights as tensors.
@@ -158,20 +127,6 @@ class Stage:
                 weights.append(tf.identity(variable.value))
         return weights
 
-    def read_state(self, replica_index: int) -> list[tf.Tensor]:
-        """Return this replica's state as tensors.
-
-        Args:
-            replica_index: Shifts the seeds, so that replicas draw different masks; 0 draws plain Keras's.
-        """
-        shift = self._shift(replica_index)
-        return [
-            tf.identity(variable.value) + tf.cast(shift, variable.value.dtype)
-            if seed and replica_index
-            else tf.identity(variable.value)
-            for variable, seed in zip(self.state, self.is_seed, strict=True)
-        ]
-
     def forward(
         self, weights: list[tf.Tensor], state: list[tf.Tensor], inputs: list[Any], masks: list[Any], training: bool
     ) -> Forward:
@@ -185,96 +140,65 @@ class Stage:
             training: As Keras means it.
 
         Returns:
-            Outputs, masks, logits, added losses and the new state.
+            Outputs, masks, logits, added losses, and what was assigned to weights and state.
 
         Raises:
-            ModelError: A layer makes a variable, or assigns a trainable weight or a metric.
+            ModelError: A layer makes a variable.
         """
+        forward = self._called(weights, state, inputs, masks, training)
+        return replace(forward, laws=self._laws_of(forward, (weights, state, inputs, masks), training))
+
+    def laws(self, training: bool) -> Laws:
+        """Return what the last call in this mode found out, for calls that run it again."""
+        return self._laws[training]
+
+    def _called(
+        self, weights: list[tf.Tensor], state: list[tf.Tensor], inputs: list[Any], masks: list[Any], training: bool
+    ) -> Forward:
         for value, mask in zip(inputs, masks, strict=True):
             if mask is not None:
                 set_mask(value, mask)
-        mapping = [*zip(self.weights, weights, strict=True), *zip(self.state, state, strict=True)]
-        own = _Assigning(state_mapping=mapping, collect_losses=True)
-        with _refusing_new_variables(), own as scope:
+        values = list(zip(self.state.variables, state, strict=True))
+        own = Assigning(zip(self.weights, weights, strict=True), values)
+        rows = [pair for pair, rule in zip(values, self.state.known, strict=True) if rule is Rule.ROWS]
+        with _refusing_new_variables(), of_other_rows(rows, self.layers), own as scope:
             outputs = self._body(inputs, training)
-        _refuse_assigned(zip(self.weights, weights, strict=True), scope)
-        refuse_updates(self._metrics, scope, "a layer's call", "Update it in the model's compute_metrics.")
-        new: list[tf.Tensor | None] = []
-        for variable, (_, first) in zip(self.state, mapping[len(self.weights) :], strict=True):
-            last = scope.get_current_value(variable)
-            new.append(last if tf.is_tensor(last) and last is not first else None)
+        assigned = scope.changed(self.weights, weights)
+        end = scope.changed(self.state.variables, state)
         output_masks, logits = (keras.tree.map_structure(read, outputs) for read in (keras_mask, keras_logits))
-        return Forward(outputs, output_masks, logits, [tf.convert_to_tensor(loss) for loss in scope.losses], new)
+        added = [tf.convert_to_tensor(loss) for loss in scope.losses]
+        return Forward(outputs, output_masks, logits, added, assigned, end, self._default)
 
-    def changes(self, start: list[tf.Tensor], ends: list[list[tf.Tensor | None]], present: bool) -> list[tf.Tensor]:
-        """Return by how much this replica's rows change the state that the replicas share: floats and int64.
+    def _laws_of(self, forward: Forward, arguments: tuple[Any, ...], training: bool) -> Laws:
+        """Find out how parts of a batch go together in what a call changes, once for each set of changed variables."""
+        open_ = [last if rule is None else None for last, rule in zip(forward.state, self.state.known, strict=True)]
+        changed = [value is not None for value in (*forward.assigned, *open_)]
+        key = (training, *changed)
+        if key not in self._laws:
+            known = self._default if not any(changed) else self._laws_from(self._dependences(arguments, training))
+            self._laws[key] = known
+        self._laws[training] = self._laws[key]
+        return self._laws[key]
 
-        BatchNorm's moving statistics start every microbatch from the same value, so that the average over
-        the microbatches, then over the replicas that had rows, is one momentum step with the averaged
-        moments. Other floats take the average change over these replicas, integers the common change.
+    def _laws_from(self, found: Sequence[Dependence]) -> Laws:
+        number = len(self.weights)
+        rules = [rule or RULES[way] for rule, way in zip(self.state.known, found[number:], strict=True)]
+        return Laws(tuple(rules), tuple(way is not Dependence.NONE for way in found[:number]))
 
-        Args:
-            start: The state before the batch, as `read_state` gave it.
-            ends: The state after each microbatch, in order.
-            present: Whether this replica had rows; without them nothing changes.
-        """
-        changes = []
-        for index in self._shared(ends):
-            first, last = start[index], ends[-1][index]
-            if self.is_averaged[index]:
-                last = tf.add_n([end[index] for end in ends]) / float(len(ends))
-            change = last - first if first.dtype.is_floating else tf.cast(last, tf.int64) - tf.cast(first, tf.int64)
-            changes.append(change if present else tf.zeros_like(change))
-        return changes
+    def _dependences(self, arguments: tuple[Any, ...], training: bool) -> list[Dependence]:
+        """Return how what a call assigns to each weight and each variable of the state depends on the rows."""
+        added: set[int] = set()
 
-    def commit(
-        self,
-        start: list[tf.Tensor],
-        ends: list[list[tf.Tensor | None]],
-        sums: list[tf.Tensor],
-        replicas: tf.Tensor,
-        replica_index: int,
-    ) -> None:
-        """Write the state after a batch, equal on every replica but for the seeds' own chains.
+        def updates(weights: Any, state: Any, inputs: Any, masks: Any) -> tuple[list[Any], list[Any], list[Any]]:
+            with noting_sums(self.metrics, added):
+                again = self._called(weights, state, inputs, masks, training)
+            random = [value for value, rule in zip(state, self.state.known, strict=True) if rule is Rule.SEED]
+            return [*weights, *state], [*again.assigned, *again.state], random
 
-        Args:
-            start, ends: As `changes` takes them.
-            sums: What `changes` returned, summed over the replicas.
-            replicas: How many replicas had rows, a float64 scalar.
-            replica_index: As in `read_state`.
-        """
-        for index, change in zip(self._shared(ends), sums, strict=True):
-            first = start[index]
-            if change.dtype.is_floating:
-                self.state[index].assign(first + change / tf.cast(replicas, change.dtype))
-            else:
-                self.state[index].assign(first + tf.cast(change // tf.cast(replicas, tf.int64), first.dtype))
-        shift = self._shift(replica_index)
-        for index, last in enumerate(ends[-1]):
-            if self.is_seed[index] and last is not None:
-                self.state[index].assign(last - tf.cast(shift, last.dtype) if replica_index else last)
-
-    def _shared(self, ends: list[list[tf.Tensor | None]]) -> list[int]:
-        """Return the indices of the changed state that is no seed's."""
-        return [i for i, last in enumerate(ends[-1]) if last is not None and not self.is_seed[i]]
-
-    def chain(self, state: list[tf.Tensor], end: list[tf.Tensor | None]) -> list[tf.Tensor]:
-        """Return the state from which the next microbatch starts: BatchNorm's from the batch's, all else on."""
-        return [
-            first if averaged or last is None else last
-            for first, last, averaged in zip(state, end, self.is_averaged, strict=True)
-        ]
-
-    def _shift(self, replica_index: int) -> tf.Tensor:
-        return tf.constant([replica_index * _SEED_STRIDE % 2**32, 0], tf.uint32)
-
-
-class _Assigning(keras.StatelessScope):  # type: ignore[misc]
-    """Holds assignments back. What is read after one has no gradient, as nothing flows back through a variable."""
-
-    def add_update(self, update: tuple[keras.Variable, Any]) -> None:
-        variable, value = update
-        super().add_update((variable, tf.stop_gradient(value)))
+        held = [rule is Rule.ROWS for rule in self.state.known]
+        found = dependences(updates, arguments, held)
+        known = [id(variable) in added for variable in (*self.weights, *self.state.variables)]
+        return [Dependence.SUM if sums else way for way, sums in zip(found, known, strict=True)]
 
 
 @contextmanager
@@ -292,11 +216,5 @@ def _refusing_new_variables() -> Iterator[None]:
         ) from error
 
 
-def _refuse_assigned(weights: Iterable[tuple[keras.Variable, tf.Tensor]], scope: Any) -> None:
-    """Make sure that a call has assigned no trainable weight: its optimizer's step starts from the value before."""
-    for variable, before in weights:
-        if scope.get_current_value(variable) is not before:
-            raise ModelError(
-                f"Weight {variable.path!r} is trainable and is assigned while its layer is called, as "
-                "SpectralNormalization does. That is not supported: leave such a layer out, or freeze it."
-            )
+def _variables(body: Body) -> list[keras.Variable]:
+    return [variable for top in body.layers() for variable in top.variables]

@@ -185,6 +185,11 @@ _LOSSES = [
 _TRAINING = [
     Case("sequential", ("model",), of_loss(lambda: SCCE), m.sequential),
     Case("subclassed", ("model",), of_loss(lambda: SCCE), m.subclassed, cut=False),
+    Case("frozen_in_part", ("model", "frozen"), of_optimizer(lambda: O.Adam(0.01)), m.frozen_in_part),
+    Case("masked_kernels", ("assigned", "penalties"), of_optimizer(lambda: O.Adam(0.01)), m.masked_kernels),
+    Case("spectral", ("assigned", "state"), of_optimizer(lambda: O.Adam(0.01)), m.spectral),
+    Case("spectral_lookup", ("assigned",), of_optimizer(lambda: O.SGD(0.1)), m.spectral_lookup, m.tokens),
+    Case("observed", ("state",), of_optimizer(lambda: O.SGD(0.1)), m.observed),
     Case("convolution", ("model",), of_optimizer(lambda: O.Adam(0.01)), m.convolution, m.images),
     Case("synchronized", ("norm",), of_loss(lambda: SCCE), m.synchronized, microbatches=False),
     Case(

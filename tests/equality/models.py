@@ -247,6 +247,101 @@ def sparse_mlp():
     return keras.Model(inputs, L.Dense(3, activation="softmax")(hidden))
 
 
+@keras.saving.register_keras_serializable("kparallel_tests")
+class Block(L.Layer):
+    """Two layers in one."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner, self.outer = L.Dense(4, activation="tanh"), L.Dense(4, activation="tanh")
+
+    def build(self, input_shape):
+        self.inner.build(input_shape)
+        self.outer.build((None, 4))
+        self.built = True
+
+    def call(self, inputs):
+        return self.outer(self.inner(inputs))
+
+
+def frozen_in_part(*, frozen=True):
+    """Blocks frozen as a whole, of which one has a layer that was unfrozen again, as LoRA leaves it."""
+    blocks = [Block(name="one"), Block(name="other"), Block(name="free")]
+    model = keras.Sequential([keras.Input((4,)), *blocks, L.Dense(3, activation="softmax")])
+    if frozen:
+        freeze_in_part(model)
+    return model
+
+
+def freeze_in_part(model):
+    for name in ("one", "other"):
+        block = model.get_layer(name)
+        block.trainable = False
+        block.outer.trainable = name == "one"
+
+
+@keras.saving.register_keras_serializable("kparallel_tests")
+class Masked(L.Dense):
+    """Sets entries of its kernel to zero before it uses it, as PixelCNN's convolutions do."""
+
+    def call(self, inputs, training=None):
+        mask = np.triu(np.ones(self.kernel.shape))
+        self.kernel.assign(self.kernel * keras.ops.cast(mask, self.kernel.dtype))
+        return super().call(inputs)
+
+
+def masked_kernels():
+    """Penalized as well: a penalty is of the kernel that was assigned."""
+    inputs = keras.Input((4,))
+    hidden = Masked(6, activation="tanh", kernel_regularizer="l2")(inputs)
+    return keras.Model(inputs, L.Dense(3, activation="softmax")(Masked(5, activation="tanh")(hidden)))
+
+
+def spectral():
+    """One kernel is used twice, so that its second use begins where the first one left it."""
+    inputs = keras.Input((4,))
+    twice = L.SpectralNormalization(L.Dense(4, activation="tanh"), power_iterations=2)
+    hidden = L.SpectralNormalization(L.Dense(6, activation="tanh"))(twice(twice(inputs)))
+    return keras.Model(inputs, L.Dense(3, activation="softmax")(hidden))
+
+
+def spectral_lookup():
+    tokens = keras.Input((5,), dtype="int32")
+    hidden = L.SpectralNormalization(L.Embedding(7, 4))(tokens)
+    return keras.Model(tokens, L.Dense(3, activation="softmax")(L.Dense(4, activation="tanh")(hidden)))
+
+
+@keras.saving.register_keras_serializable("kparallel_tests")
+class Observer(L.Layer):
+    """Counts batches and rows, adds rows up, and follows their mean, which it subtracts."""
+
+    def build(self, input_shape):
+        options = {"initializer": "zeros", "trainable": False}
+        self.batches = self.add_weight(shape=(), dtype="int32", **options)
+        self.rows = self.add_weight(shape=(), **options)
+        self.sums = self.add_weight(shape=(input_shape[-1],), **options)
+        self.average = self.add_weight(shape=(input_shape[-1],), **options)
+        self.corrected = self.add_weight(shape=(input_shape[-1],), **options)
+
+    def call(self, inputs, training=False):
+        rows = keras.ops.shape(inputs)[0]
+        outputs = inputs - self.corrected
+        self.batches.assign_add(1)
+        self.rows.assign_add(keras.ops.cast(rows, self.rows.dtype))
+        self.sums.assign(self.sums + keras.ops.sum(inputs, axis=0))
+        if training:
+            self.average.assign(0.9 * self.average + 0.1 * keras.ops.mean(inputs, axis=0))
+            correction = 1.0 - 0.9 ** keras.ops.cast(self.batches, self.average.dtype)
+            self.corrected.assign(self.average / correction)
+        return outputs
+
+
+def observed():
+    inputs = keras.Input((4,))
+    hidden = L.Dense(5, activation="tanh")(Observer()(inputs))
+    return keras.Model(inputs, L.Dense(3, activation="softmax")(Observer()(hidden)))
+
+
 def _random():
     return np.random.default_rng(0)
 

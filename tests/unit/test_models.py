@@ -1,5 +1,7 @@
 """Every kind of model that `wrap` takes trains as the plain one does, and keeps what its class gives it."""
 
+from contextlib import nullcontext
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import tensorflow as tf
 from likeness import assert_alike, assert_fit_alike, doubles
 
 import kparallel
+from tests.equality import models as m
 
 L = keras.layers
 ROWS = 7
@@ -281,13 +284,28 @@ class TracksInLoss(Net):
         return loss
 
 
-class TracksInCall(TracksInLoss):
-    compute_loss = keras.Model.compute_loss
+class TracksMore(TracksInLoss):
+    """Tracks rows, a batch's mean and errors; and where it is asked to what parts of a batch do not tell."""
 
-    def call(self, inputs, training=False):
-        outputs = super().call(inputs)
-        self.tracker.update_state(outputs)
-        return outputs
+    more = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.of_rows = keras.metrics.Mean(name="rows")
+        self.errors = keras.metrics.RootMeanSquaredError(name="errors")
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        squares = keras.ops.mean((y - y_pred) ** 2, axis=-1)
+        self.of_rows.update_state(squares, sample_weight)
+        self.errors.update_state(y, y_pred)
+        self.tracker.update_state(0.5 * keras.ops.mean(squares))
+        if self.more:
+            self.tracker.update_state(keras.ops.max(squares))
+        return keras.ops.mean(squares)
+
+
+class TracksTheLargest(TracksMore):
+    more = True
 
 
 class ReadsWeights(Net):
@@ -310,15 +328,6 @@ class AddsLosses(Scored):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.top.activity_regularizer = keras.regularizers.L2()
-
-
-class Spectral(keras.Model):
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.top = L.SpectralNormalization(L.Dense(2))
-
-    def call(self, inputs, training=False):
-        return self.top(inputs, training=training)
 
 
 class Compiles(Net):
@@ -359,6 +368,9 @@ def test_a_subclass_may_pass_positional_arguments_on():
         (Scored, "mean", {"optimizer": "sgd", "loss": "mse", "metrics": ["mae"]}),
         (TracksInMetrics, "mean", {"optimizer": "adam", "loss": "mse"}),
         (TracksInLoss, "global", {"optimizer": "adam"}),
+        (TracksInLoss, "mean", {"optimizer": "adam"}),
+        (TracksMore, "mean", {"optimizer": "adam"}),
+        (TracksTheLargest, "global", {"optimizer": "adam"}),
         (Compiles, "mean", {"scale": 2.0}),
     ],
 )
@@ -366,8 +378,8 @@ def test_a_subclass_keeps_its_own_trainer_methods(kind, reduction, arguments):
     doubles()
     plain = kind()
     plain(X[:1])
-    wrapped = kparallel.wrap(plain, replicas=2, loss_reduction=reduction)
-    fit = {"x": X, "y": Y, "batch_size": 3}
+    wrapped = kparallel.wrap(plain, replicas=2, stages=1, microbatches=2, loss_reduction=reduction)
+    fit = {"x": X, "y": Y, "batch_size": 4}
     assert_fit_alike(wrapped, plain, lambda model: fit, lambda: arguments)
     assert_alike(*[model.train_on_batch(X[:5], Y[:5], return_dict=True) for model in (wrapped, plain)])
 
@@ -375,13 +387,11 @@ def test_a_subclass_keeps_its_own_trainer_methods(kind, reduction, arguments):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (TracksInLoss, ["'tracked'", "compute_metrics", 'loss_reduction="global"']),
-        (TracksInCall, ["'tracked'", "layer's call", "compute_metrics"]),
+        (TracksTheLargest, ["'tracked'", "compute_metrics", 'loss_reduction="global"']),
         (ReadsWeights, ["kernel", "outputs alone"]),
         (CallsItself, ["kernel", "one more output"]),
         (Regularized, ["kernel", "super().compute_loss"]),
         (AddsLosses, ["add_loss", "Pass the loss to compile"]),
-        (Spectral, ["kernel", "SpectralNormalization"]),
     ],
 )
 def test_what_a_subclass_may_not_do_is_refused_by_name(kind, words):
@@ -395,6 +405,55 @@ def test_what_a_subclass_may_not_do_is_refused_by_name(kind, words):
     for word in words:
         assert word in str(caught.value)
     assert_alike(wrapped.get_weights(), before)
+
+
+def targets():
+    inputs = keras.Input((3,))
+    hidden = L.Dense(4, activation="tanh")(inputs)
+    return keras.Model(inputs, {"a": L.Dense(2, name="a")(hidden), "b": L.Dense(2, name="b")(hidden)})
+
+
+@pytest.mark.parametrize("options", [{"replicas": 3}, {"stages": 2, "microbatches": 2}])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda value: keras.Variable(value, dtype="float64"),
+        lambda value: keras.Variable(value, dtype="float32"),
+        lambda value: tf.Variable(value, dtype="float64"),
+        lambda value: tf.constant(value, "float64"),
+        np.float32,
+    ],
+)
+def test_loss_weights_are_read_in_each_step(make, options):
+    doubles()
+    results = []
+    for wrap in (False, True):
+        keras.utils.set_random_seed(0)
+        weights = {"a": make(0.5), "b": make(2.0)}
+
+        class Change(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None, weights=weights):
+                for weight in weights.values():
+                    if hasattr(weight, "assign"):
+                        weight.assign(weight * 0.5)
+
+        model = kparallel.wrap(targets(), **options) if wrap else targets()
+        model.compile("sgd", {"a": "mse", "b": "mae"}, loss_weights=weights)
+        y = {"a": Y, "b": 2 * Y}
+        history = model.fit(X, y, batch_size=3, epochs=2, shuffle=False, verbose=0, callbacks=[Change()]).history
+        results.append([*model.get_weights(), *(history[key] for key in sorted(history))])
+    assert_alike(results[1], results[0])
+
+
+@pytest.mark.parametrize("function", [lambda y, p: keras.ops.mean((y - p) ** 2), lambda y, p: (y - p) ** 2])
+def test_an_unknown_loss_reduction_is_refused(function):
+    """As in plain Keras, whose check lies in a loss's call."""
+    loss = keras.losses.MeanSquaredError()
+    loss.call, loss.reduction = function, "median"
+    for model in (functional(), kparallel.wrap(functional(), replicas=2)):
+        model.compile("sgd", loss)
+        with pytest.raises(ValueError, match="median"):
+            model.fit(X, Y, verbose=0)
 
 
 def test_frozen_layers_do_not_move_and_slots_fit():
@@ -414,6 +473,33 @@ def test_frozen_layers_do_not_move_and_slots_fit():
     frozen = functional()
     frozen.get_layer("hidden").trainable = False
     assert kparallel.wrap(frozen).get_layer("hidden").trainable is False
+
+
+@pytest.mark.parametrize("options", [{"replicas": 2}, {"stages": 2, "microbatches": 2}])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_layer_inside_a_block_frozen_after_wrapping_trains(options, whole):
+    """But nothing does where the model itself is frozen, as in plain Keras."""
+    doubles()
+    x, y = m.numbers()
+    weights, trained = [], []
+    for wrap in (False, True):
+        keras.utils.set_random_seed(0)
+        model = m.frozen_in_part(frozen=False)
+        model = kparallel.wrap(model, **options) if wrap else model
+        model.compile(keras.optimizers.Adam(0.1), "sparse_categorical_crossentropy")
+        model.fit(x, y, batch_size=5, verbose=0)
+        if whole:
+            model.trainable = False
+        m.freeze_in_part(model)
+        before = model.get_weights()
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        with pytest.warns(UserWarning, match="trainable weights") if whole else nullcontext():
+            model.fit(x, y, batch_size=5, shuffle=False, verbose=0)
+        weights.append(model.get_weights())
+        trained.append([bool((old != new).any()) for old, new in zip(before, model.get_weights(), strict=True)])
+    assert_alike(weights[1], weights[0])
+    moves = [False] * 14 if whole else [False, False, True, True] + [False] * 4 + [True] * 6
+    assert trained[0] == trained[1] == moves
 
 
 def test_a_model_built_inside_another_strategy_is_wrapped():

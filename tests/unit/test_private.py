@@ -12,6 +12,7 @@ from kparallel.private import (
     PRIVATE_NAMES,
     XSpace,
     called_graphs,
+    float8_variables,
     mirrored,
     read_profile,
     run_independently,
@@ -90,6 +91,13 @@ def test_graphs_of_called_functions_are_found():
         for name, graph in graphs.items():
             assert len(graph.inputs) == len(operation.inputs) - name.endswith("_branch"), name
             assert name == "cond" or len(graph.outputs) == len(operation.outputs), name
+
+
+@pytest.mark.parametrize("layer", [keras.layers.Dense(2), keras.layers.EinsumDense("ab,bc->ac", 2)])
+def test_the_variables_of_float8_are_found(layer):
+    layer.build((None, 3))
+    layer.quantize("float8")
+    assert len(float8_variables([layer])) == 6
 
 
 def test_strategies_number_their_collectives_apart():

@@ -63,7 +63,9 @@ def built(model):
 
 
 def stateful():
-    return keras.Sequential([keras.Input((4, 3), batch_size=2), L.LSTM(2, stateful=True)])
+    layer = L.Dense(2)
+    layer.stateful = True
+    return keras.Sequential([keras.Input((3,), batch_size=2), layer])
 
 
 # what is refused: (call, error, words that the message holds)
@@ -96,7 +98,7 @@ REFUSED = {
     ),
     "no config": (lambda: kparallel.wrap(built(Unconfigured(2))), errors.ModelError, ["kparallel.wrap(build_model)"]),
     "other shapes": (lambda: kparallel.wrap(built(Shifting())), errors.ModelError, ["(3, 2)", "wrap(build_model)"]),
-    "stateful": (lambda: kparallel.wrap(stateful()), errors.ModelError, ["stateful=True", "Set it False"]),
+    "stateful": (lambda: kparallel.wrap(stateful()), errors.ModelError, ["stateful=True", "recurrent", "Set it False"]),
     "unknown device": (
         lambda: kparallel.wrap(line(), devices=["GPU:7"]),
         errors.DeviceError,

@@ -1,0 +1,49 @@
+"""Calls layers without side effects: holds back what they assign."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+__all__: list[str] = []
+
+Values = Iterable[tuple[keras.Variable, tf.Tensor]]
+
+
+class Assigning(keras.StatelessScope):  # type: ignore[misc]
+    """Holds assignments back; what is read after one is what was assigned.
+
+    Nothing flows back through an assignment, as on one device. A weight's gradient is that of all that was read of it,
+    before and after.
+
+    Args:
+        weights: Trainable variables and their values.
+        state: The other variables and their values; those of other shapes, which Keras's class refuses, hold some rows.
+    """
+
+    def __init__(self, weights: Values, state: Values) -> None:
+        weights = list(weights)
+        super().__init__(state_mapping=weights, collect_losses=True)
+        self.state_mapping |= {id(variable): value for variable, value in state}
+        self._weights = {id(variable): value for variable, value in weights}
+
+    def add_update(self, update: tuple[keras.Variable, Any]) -> None:
+        variable, value = update
+        before = self._weights.get(id(variable))
+        value = tf.stop_gradient(value)
+        super().add_update((variable, value if before is None else _replaced(before, value)))
+
+    def changed(self, variables: Sequence[keras.Variable], before: Sequence[tf.Tensor]) -> list[tf.Tensor | None]:
+        """Return what was assigned to each variable, None where it has its value from before."""
+        values = [self.get_current_value(variable) for variable in variables]
+        return [
+            last if tf.is_tensor(last) and last is not first else None
+            for last, first in zip(values, before, strict=True)
+        ]
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def _replaced(before: tf.Tensor, value: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    """Return a weight's new value, of which gradients are the weight's."""
+    return tf.identity(value), lambda upstream: (upstream, None)
