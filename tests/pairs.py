@@ -1,4 +1,4 @@
-"""Builds a model twice from one seed: `wrap` works in place, so that a test compares two models, never one with itself."""
+"""Builds a model twice from one seed: `wrap` works in place, so a test compares two models, not one with itself."""
 
 import keras
 
