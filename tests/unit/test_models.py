@@ -377,6 +377,29 @@ def test_a_subclass_keeps_its_own_trainer_methods(kind, reduction, arguments):
     assert_alike(*[model.train_on_batch(X[:5], Y[:5], return_dict=True) for model in (wrapped, plain)])
 
 
+@pytest.mark.parametrize("later", [False, True])
+def test_hooks_that_are_assigned_to_a_model_are_called(later):
+    def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return keras.ops.mean((y - y_pred) ** 4)
+
+    def hooked(model):
+        base = model.compute_metrics
+        model.compute_loss = compute_loss
+        model.compute_metrics = lambda x, y, y_pred, sample_weight=None: {
+            **base(x, y, y_pred, sample_weight),
+            "largest": keras.ops.max(y_pred),
+        }
+        return model
+
+    doubles()
+    plain, wrapped = pair(sequential if later else lambda: hooked(sequential()), replicas=2)
+    if later:
+        hooked(plain), hooked(wrapped)
+    fit = {"x": X, "y": Y, "batch_size": 3, "epochs": 2}
+    assert_fit_alike(wrapped, plain, lambda model: fit, lambda: {"optimizer": "adam", "metrics": ["mae"]})
+    assert sorted(wrapped.history.history) == ["largest", "loss", "mae"]
+
+
 @pytest.mark.parametrize(
     ("kind", "words"),
     [

@@ -70,11 +70,6 @@ REFUSED = {
         errors.ModelError,
         ["Sequential overrides train_step"],
     ),
-    "compute_loss assigned later": (
-        lambda: assigned("compute_loss", wrapped=True).fit(np.ones((4, 3)), np.ones((4, 1)), verbose=0),
-        errors.ModelError,
-        ["compute_loss", "'line'", "Derive a class from Sequential"],
-    ),
     "stateful": (lambda: kparallel.wrap(stateful()), errors.ModelError, ["stateful=True", "Set it False"]),
     "unknown device": (
         lambda: kparallel.wrap(line(), devices=["GPU:7"]),
