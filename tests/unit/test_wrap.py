@@ -84,6 +84,35 @@ def test_an_unwrapped_model_goes_on_and_is_wrapped_again(build):
         assert_alike(model.predict(X, verbose=0), plain.predict(X, verbose=0))
 
 
+def two_layers():
+    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(1)])
+
+
+@pytest.mark.parametrize("eagerly", [False, True])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_optimizer_that_the_user_builds_is_kept(when, eagerly):
+    """Its slots move with their weights, built before `wrap` or after, and its handles stay."""
+    doubles()
+    models = [seeded(two_layers), seeded(two_layers)]
+    optimizers = [keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9) for _ in models]
+    for model, optimizer in zip(models, optimizers, strict=True):
+        if when == "after" and model is models[1]:
+            kparallel.wrap(model, replicas=2, stages=2, microbatches=2)
+        optimizer.build(model.trainable_variables)
+        if when == "before" and model is models[1]:
+            kparallel.wrap(model, replicas=2, stages=2, microbatches=2)
+        model.compile(optimizer, "mse", run_eagerly=eagerly)
+        model.fit(X, Y, batch_size=4, shuffle=False, verbose=0)
+        optimizer.learning_rate = 0.05
+        model.fit(X, Y, batch_size=4, shuffle=False, verbose=0)
+        assert model.optimizer is optimizer
+    assert_alike(state(models[1]), state(models[0]))
+    column = [v.device[-5:] for v in models[1].layers[0].kernel.value.values]
+    assert column == ["CPU:0", "CPU:2"]
+    slots = [v for v in optimizers[1].variables if "dense_kernel" in v.path]
+    assert len(slots) == 3 and all([v.device[-5:] for v in slot.value.values] == column for slot in slots)
+
+
 def test_a_builder_may_return_a_wrapped_model():
     doubles()
     plain, wrapped = pair(line, replicas=2)
