@@ -115,6 +115,18 @@ def test_the_old_variable_is_the_first_copy_of_a_placed_one():
     assert variable.value is old and not hasattr(old.handle, "_distributed_container")
 
 
+def test_optimizers_know_a_variable_that_lies_on_other_devices_now():
+    variable = keras.Variable(np.ones(2, "float32"))
+    old, column = variable.value, ("CPU:2", "CPU:3")
+    place_variable(variable, mirrored(column), column)
+    assert all(copy is not old for copy in variable.value.values)
+    assert variable.value._unique_id == old._unique_id
+    variable.assign([2.0, 3.0])
+    gather_variable(variable, "CPU:1")
+    assert variable.value.device.endswith("CPU:1") and variable.value._unique_id == old._unique_id
+    assert variable.numpy().tolist() == [2.0, 3.0]
+
+
 def test_a_variable_is_restored():
     variable = keras.Variable(np.ones(2, "float32"))
     old = variable.value
