@@ -139,8 +139,8 @@ def test_all_copies_are_written_outside_a_step():
     variable = keras.Variable(np.ones(2, "float32"))
     value = placed(variable)
     variable.assign([2.0, 3.0])
-    variable.assign_add([1.0, 1.0])
-    variable.assign_sub([2.0, 1.0])
+    value.assign_add([1.0, 1.0])
+    value.assign_sub([2.0, 1.0])
     value.scatter_add(tf.IndexedSlices(tf.constant([5.0]), tf.constant([1])))
     assert copies(variable) == [[1.0, 8.0]] * 2
     assert variable.numpy().tolist() == [1.0, 8.0] and tf.convert_to_tensor(value).numpy().tolist() == [1.0, 8.0]
