@@ -403,8 +403,8 @@ class PlacedVariable(MirroredVariable):  # type: ignore[misc]
     def __float__(self) -> float:
         return float(self._primary)
 
-    def __index__(self) -> int:
-        return int(self._primary.__index__())
+    def __bool__(self) -> bool:
+        return bool(self._primary)
 
     def __complex__(self) -> complex:
         return complex(self._primary)

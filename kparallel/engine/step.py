@@ -61,7 +61,7 @@ class Step:
         # Synchronized BatchNorm counts rows itself, so an empty share must stay empty.
         self._pad = not any(getattr(layer, "synchronized", False) for layer in layers)
         metrics = compiled_metrics(model)
-        self._own_metrics = type(model).compute_metrics is not keras.Model.compute_metrics
+        self._own_metrics = getattr(model.compute_metrics, "__func__", None) is not keras.Model.compute_metrics
         self.add_metrics = not self._own_metrics and (
             metrics is None or all(is_additive(metric) for metric in metrics.metrics)
         )

@@ -12,8 +12,8 @@ __all__: list[str] = []
 
 
 def overrides_compute_loss(model: keras.Model) -> bool:
-    """Tell whether a subclass computes its own loss."""
-    return type(model).compute_loss is not keras.Model.compute_loss
+    """Tell whether a model's class, or a function that was assigned to the model, computes its loss."""
+    return getattr(model.compute_loss, "__func__", None) is not keras.Model.compute_loss
 
 
 class _Recorder(keras.StatelessScope):  # type: ignore[misc]

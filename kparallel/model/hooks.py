@@ -7,7 +7,6 @@ from kparallel.errors import ModelError
 __all__: list[str] = []
 
 _REPLACED = ("train_step", "test_step", "predict_step", "make_train_function", "make_test_function")
-_OF_A_CLASS = ("compute_loss", "compute_metrics")
 
 
 def check_hooks(model: keras.Model) -> None:
@@ -21,11 +20,4 @@ def check_hooks(model: keras.Model) -> None:
             raise ModelError(
                 f"{model.__class__.__name__} overrides {hook}, which kparallel replaces. Move the loss into "
                 "compute_loss or add_loss and the metrics into compute_metrics, which are supported."
-            )
-    for hook in _OF_A_CLASS:
-        if hook in vars(model):
-            raise ModelError(
-                f"Expected {hook} to be a method of a class, received one that was assigned to the model "
-                f"{model.name!r} itself, which no copy of the model has. Derive a class from "
-                f"{model.__class__.__name__} and define it there."
             )

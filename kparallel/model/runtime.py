@@ -76,7 +76,7 @@ class Runtime:
         if graph is not None and len(graph.calls) != planned:
             raise PlanError(
                 f"Expected a model of the {planned} calls that the plan cuts, received {len(graph.calls)}: layers of "
-                f"{model.name!r} were added or removed since it was wrapped. Change the plain model, and wrap that."
+                f"{model.name!r} were added or removed since it was wrapped. Wrap it again."
             )
         return whole(model, placed=len(groups) > 1) if graph is None else cut(model, graph, groups)
 

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import kparallel
+from tests.pairs import pair
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(8, 3)).astype("float32")
@@ -19,9 +20,8 @@ def line(*before):
     return model
 
 
-def plain_and_wrapped(**options):
-    plain = line()
-    return plain, kparallel.wrap(plain, replicas=2, **options)
+def plain_and_wrapped():
+    return pair(line, replicas=2)
 
 
 def fit(model, optimizer=None, rows=8, batch_size=8, loss="mse", epochs=1, validation=None, **arguments):
@@ -112,9 +112,9 @@ class ScalarLoss(keras.Sequential):
 
 
 def test_a_scalar_compute_loss():
-    plain = ScalarLoss(line().layers)
-    plain.build((None, 3))
-    model = kparallel.wrap(plain, replicas=2)
+    model = ScalarLoss(line().layers)
+    model.build((None, 3))
+    kparallel.wrap(model, replicas=2)
     assert fit(model)["loss"] == pytest.approx([7.894372], abs=1e-5)
     assert_weights(model, [0.408630, 1.803591, 2.806170])
 
@@ -197,11 +197,13 @@ def test_dropout_differs_between_replicas_and_repeats_with_the_seed():
 
 def test_a_lookup_of_strings():
     words = np.array(["a", "b", "c", "a", "d"])
-    inputs = keras.Input((), dtype="string")
-    hidden = keras.layers.StringLookup(vocabulary=["a", "b", "c"])(inputs)
-    hidden = keras.layers.Embedding(4, 3)(hidden)
-    plain = keras.Model(inputs, keras.layers.Dense(1)(hidden))
-    model = kparallel.wrap(plain, replicas=2)
+
+    def build():
+        inputs = keras.Input((), dtype="string")
+        hidden = keras.layers.StringLookup(vocabulary=["a", "b", "c"])(inputs)
+        return keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Embedding(4, 3)(hidden)))
+
+    plain, model = pair(build, replicas=2)
     histories = []
     for each in (plain, model):
         each.compile(O.SGD(0.1), "mse")

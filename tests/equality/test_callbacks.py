@@ -54,8 +54,7 @@ def assert_same_state(got, want):
 
 def both(plan, make, **arguments):
     """Fit the plain and the wrapped model with a callback of each one's own; return models, callbacks, histories."""
-    plain = start()
-    models = [plain, kparallel.wrap(plain, **PLANS[plan])]
+    models = [start(), kparallel.wrap(start(), **PLANS[plan])]
     callbacks = [make("plain"), make("wrapped")]
     histories = [fit(model, callback, **arguments) for model, callback in zip(models, callbacks, strict=True)]
     assert_same(histories[1], histories[0])
@@ -206,8 +205,7 @@ def test_not_a_number_ends_training_at_the_same_batch(plan):
         def on_train_batch_end(self, batch, logs=None):
             steps[-1] += 1
 
-    plain = start()
-    for model in (plain, kparallel.wrap(plain, **PLANS[plan])):
+    for model in (start(), kparallel.wrap(start(), **PLANS[plan])):
         steps.append(0)
         fit(model, C.TerminateOnNaN(), Count(), data=(x, y))
     assert steps == [2, 2]

@@ -13,6 +13,7 @@ from tests.equality.measure import build, differences, reference, train, use
 from tests.equality.models import mlp, numbers
 from tests.equality.plans import PLANS
 from tests.equality.tolerances import CONTROLS, FLOAT32, FLOAT64, tolerance
+from tests.pairs import pair
 
 
 def check(name, plan, policy=None):
@@ -104,8 +105,7 @@ def test_an_embeddings_slices_leave_the_other_updates_compiled(compiled):
 def test_every_size_of_batch(rows):
     """From one row up to two for each replica and one more, each in a batch of its own."""
     use("float64")
-    plain = mlp()
-    wrapped = kparallel.wrap(plain, replicas=3)
+    plain, wrapped = pair(mlp, replicas=3)
     x, y = (part[:rows] for part in numbers())
     histories = []
     for model in (plain, wrapped):

@@ -9,6 +9,7 @@ from tests.equality.cases import CASES
 from tests.equality.measure import build, differences, use
 from tests.equality.plans import PLANS
 from tests.equality.tolerances import FLOAT64
+from tests.pairs import pair
 
 # One of each kind of model, target, weight and mask, under a plan that it can be laid out in.
 SOME = {
@@ -172,8 +173,7 @@ LOSSES_AND_METRICS = {
 def test_losses_and_metrics_equal_those_of_the_plain_model(name):
     use("float64")
     make, x, y, arguments, options = LOSSES_AND_METRICS[name]
-    plain = make()
-    wrapped = kparallel.wrap(plain, **options)
+    plain, wrapped = pair(make, **options)
     for model in (plain, wrapped):
         model.compile(**{"optimizer": keras.optimizers.SGD(0.001), **arguments()})
         model.fit(x, y, batch_size=5, epochs=2, shuffle=False, verbose=0)

@@ -11,6 +11,7 @@ from tensorflow.python.eager import context
 
 import kparallel
 from kparallel import errors
+from tests.pairs import pair
 
 DEVICE = {"first": "CPU:1", "second": "CPU:2", "last": "CPU:1"}
 
@@ -49,8 +50,7 @@ X, Y = np.random.default_rng(0).normal(size=(8, 4)), np.random.default_rng(1).no
 def test_layers_slots_forward_and_backward_lie_on_their_devices_and_equal_one_device():
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
-    plain = built()
-    wrapped = kparallel.wrap(plain, stages=STAGES)
+    plain, wrapped = pair(built, stages=STAGES)
     for model in (plain, wrapped):
         model.compile(keras.optimizers.Adam(0.01), "mse")
     plain.fit(X, Y, batch_size=4, epochs=2, shuffle=False, verbose=0)

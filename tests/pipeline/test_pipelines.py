@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-import kparallel
+from tests.pairs import pair
 from tests.pipeline import models as m
 
 TOLERANCE = 1e-9
@@ -81,8 +81,7 @@ def check(name, plan):
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     build, data, loss = MODELS[name]
-    plain = build()
-    wrapped = kparallel.wrap(plain, **PLANS[plan])
+    plain, wrapped = pair(build, **PLANS[plan])
     assert_equal(train(wrapped, data, loss), train(plain, data, loss))
 
 
@@ -102,10 +101,13 @@ def test_a_stock_application_in_four_stages_equals_one_device():
     """Without microbatches BatchNorm sees the same rows, so that MobileNetV2 has no exception to claim."""
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
-    plain = keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, classes=3)
+
+    def build():
+        return keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, classes=3)
+
+    plain, wrapped = pair(build, replicas=1, stages=4, microbatches=1)
     rng = np.random.default_rng(0)
     data = rng.normal(size=(8, 32, 32, 3)), rng.integers(0, 3, 8)
-    wrapped = kparallel.wrap(plain, replicas=1, stages=4, microbatches=1)
     layers = [len(group.layers) for group in wrapped.plan.groups]
     assert sum(layers) == len(plain.layers) - 1 and min(layers) > 5
     for model in (plain, wrapped):
@@ -118,7 +120,6 @@ def test_a_stock_application_in_four_stages_equals_one_device():
 def test_a_cut_by_measured_time_equals_one_device():
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
-    plain = m.residual()
     x, _ = m.images()
-    wrapped = kparallel.wrap(plain, replicas=1, stages=3, microbatches=2, balance="time", sample=x[:4])
+    plain, wrapped = pair(m.residual, replicas=1, stages=3, microbatches=2, balance="time", sample=x[:4])
     assert_equal(train(wrapped, m.images, SCCE), train(plain, m.images, SCCE))

@@ -6,6 +6,7 @@ import pytest
 
 import kparallel
 from kparallel.errors import PlanError
+from tests.pairs import pair
 
 
 def mlp(width=64, optimizer="adam"):
@@ -38,9 +39,9 @@ def test_a_search_cuts_a_model_that_is_too_big():
     plan = kparallel.plan(model, batch_size=12, memory_per_device=0.6 * needed)
     assert plan.mesh.stages > 1
     assert peak(plan) <= 0.6 * needed
-    wrapped = kparallel.wrap(model, plan)
+    plain, wrapped = pair(mlp, plan)
     x, y = np.ones((24, 8)), np.ones((24, 1))
-    want = model.fit(x, y, batch_size=12, shuffle=False, verbose=0).history
+    want = plain.fit(x, y, batch_size=12, shuffle=False, verbose=0).history
     got = wrapped.fit(x, y, batch_size=12, shuffle=False, verbose=0).history
     np.testing.assert_allclose(got["loss"], want["loss"], rtol=1e-5)
     with pytest.raises(PlanError, match="The closest miss is 1 replica x 4 stages"):

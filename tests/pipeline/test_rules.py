@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import kparallel
 from kparallel import errors
+from tests.pairs import pair, seeded
 from tests.pipeline import models as m
 
 L = keras.layers
@@ -74,10 +75,9 @@ def test_seeds_chain_in_the_order_of_the_microbatches():
 @pytest.mark.parametrize("recompute", ["always", "except_last"])
 @pytest.mark.parametrize("schedule", ["1f1b", "gpipe"])
 def test_the_forward_pass_run_again_draws_the_same_masks(recompute, schedule):
-    model = m.normalized()
     options = {"stages": 2, "microbatches": 3, "replicas": 2, "epochs": 2}
-    want = wrapped(model, **options)
-    got = wrapped(model, recompute=recompute, schedule=schedule, **options)
+    want = wrapped(seeded(m.normalized), **options)
+    got = wrapped(seeded(m.normalized), recompute=recompute, schedule=schedule, **options)
     for one, other in zip(got.variables, want.variables, strict=True):
         np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-12)
 
@@ -98,10 +98,12 @@ def test_masks_differ_between_microbatches_and_repeat_with_the_seed():
 
 
 def test_a_loss_that_couples_rows_sees_the_whole_batch():
-    inputs = keras.Input((4,))
-    plain = keras.Model(inputs, L.Dense(3, activation="softmax")(L.Dense(5, activation="tanh")(inputs)))
+    def build():
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, L.Dense(3, activation="softmax")(L.Dense(5, activation="tanh")(inputs)))
+
     target = np.eye(3)[RNG.integers(0, 3, 10)]
-    model = kparallel.wrap(plain, replicas=2, stages=2, microbatches=2)
+    plain, model = pair(build, replicas=2, stages=2, microbatches=2)
     for each in (plain, model):
         each.compile(keras.optimizers.SGD(0.5), keras.losses.Dice())
         each.fit(X, target, batch_size=10, epochs=2, shuffle=False, verbose=0)
@@ -239,10 +241,13 @@ def test_it_is_refused(name):
 def test_memory_chooses_a_plan_and_says_why():
     plain = kparallel.plan(m.u_net(), memory_per_device="8GB", batch_size=16)
     assert (plain.mesh.replicas, plain.mesh.stages) == (4, 1) and "plain data parallelism fits" in str(plain)
-    wide = keras.Sequential([keras.Input((100,)), *(L.Dense(100, name=f"d{index}") for index in range(8))])
-    tight = kparallel.plan(wide, memory_per_device="1.2MB", batch_size=8)
+
+    def build():
+        return keras.Sequential([keras.Input((100,)), *(L.Dense(100, name=f"d{index}") for index in range(8))])
+
+    tight = kparallel.plan(seeded(build), memory_per_device="1.2MB", batch_size=8)
     assert tight.mesh.stages > 1 and ", the least predicted step time that fits" in str(tight)
-    model = kparallel.wrap(wide, tight)
+    wide, model = pair(build, tight)
     for each in (wide, model):
         each.compile("sgd", "mse")
         each.fit(np.ones((8, 100)), np.ones((8, 100)), batch_size=8, verbose=0)

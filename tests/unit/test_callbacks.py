@@ -18,6 +18,7 @@ Y = RNG.normal(size=(24, 1))
 
 def net(optimizer, replicas=None):
     keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
     keras.utils.set_random_seed(3)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     model = kparallel.wrap(model, replicas=replicas) if replicas else model

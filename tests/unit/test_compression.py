@@ -13,8 +13,8 @@ from kparallel.errors import PlanError
 
 def trained(way: str | None, replicas: int = 2) -> keras.Model:
     keras.utils.set_random_seed(0)
-    plain = keras.Sequential([keras.Input((6,)), keras.layers.Dense(9, activation="tanh"), keras.layers.Dense(1)])
-    model = kparallel.wrap(plain, replicas=replicas, gradient_compression=way)
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(9, activation="tanh"), keras.layers.Dense(1)])
+    kparallel.wrap(model, replicas=replicas, gradient_compression=way)
     model.compile(keras.optimizers.SGD(0.1), "mse", metrics=["mae"])
     rng = np.random.default_rng(0)
     model.start = model.get_weights()

@@ -8,6 +8,7 @@ from likeness import assert_alike, assert_fit_alike, doubles, state
 
 import kparallel
 from kparallel import errors
+from tests.pairs import pair
 
 pytestmark = pytest.mark.filterwarnings("ignore:Your input ran out of data", "ignore:.*shuffle=True.* was passed")
 
@@ -146,14 +147,13 @@ DATA = {
 def test_fit_equals_plain(name):
     doubles()
     fit, extra = DATA[name]
-    plain = net()
-    assert_fit_alike(kparallel.wrap(plain, replicas=2), plain, fit, compiled(**extra))
+    plain, wrapped = pair(net, replicas=2)
+    assert_fit_alike(wrapped, plain, fit, compiled(**extra))
 
 
 def test_dealt_by_hand_equals_plain_on_the_rows_dealt():
     doubles()
-    plain = net()
-    wrapped = kparallel.wrap(plain, replicas=2)
+    plain, wrapped = pair(net, replicas=2)
     assert_fit_alike(wrapped, plain, lambda m: {"x": distributed_by_hand(m), "epochs": 2}, compiled())
     want = plain.predict(X[:8], verbose=0)
     assert_alike(wrapped.predict(distributed_by_hand(wrapped), verbose=0), want)
@@ -161,8 +161,7 @@ def test_dealt_by_hand_equals_plain_on_the_rows_dealt():
 
 def test_evaluate_and_predict_take_every_kind():
     doubles()
-    plain = net()
-    wrapped = kparallel.wrap(plain, replicas=3)
+    plain, wrapped = pair(net, replicas=3)
     for model in (plain, wrapped):
         model.compile(**compiled(steps_per_execution=2)())
     for make in (
@@ -184,8 +183,7 @@ def test_evaluate_and_predict_take_every_kind():
 
 def test_single_batches_equal_plain():
     doubles()
-    plain = net()
-    wrapped = kparallel.wrap(plain, replicas=3)
+    plain, wrapped = pair(net, replicas=3)
     for model in (plain, wrapped):
         model.compile(**compiled()())
     for rows in (7, 2, 1):
@@ -246,20 +244,19 @@ def test_unbatched_data_is_refused():
 @pytest.mark.parametrize("kind", ["sparse", "scipy"])
 def test_sparse_inputs(kind):
     doubles()
+
+    def build():
+        inputs = keras.Input((3,), sparse=True)
+        return keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(inputs))
+
     dense = np.where(X > 0, X, 0)
     dense[-1] = 1  # Keras 3.14 itself fails where the last row of a sparse array is empty
     sparse = tf.sparse.from_dense(dense)
     if kind == "scipy":
         sparse = pytest.importorskip("scipy.sparse").csr_matrix(dense)
-    plain, wrapped = sparse_net(), kparallel.wrap(sparse_net(), replicas=2)
+    plain, wrapped = pair(build, replicas=2)
     assert_fit_alike(wrapped, plain, lambda m: {"x": sparse, "y": Y, "batch_size": BATCH}, compiled())
     assert_alike(*[m.predict(sparse, batch_size=BATCH, verbose=0) for m in (wrapped, plain)])
-
-
-def sparse_net():
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((3,), sparse=True)
-    return keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(inputs))
 
 
 def test_ragged_inputs():
@@ -277,10 +274,12 @@ def test_ragged_inputs():
         def compute_output_spec(self, ids):
             return keras.KerasTensor((None, 4), dtype=ids.dtype)
 
-    inputs = keras.Input((None,), dtype="int32", ragged=True)
-    hidden = layers.GlobalAveragePooling1D()(layers.Embedding(7, 4)(Dense()(inputs)))
-    plain = keras.Model(inputs, layers.Dense(3, activation="softmax")(hidden))
-    wrapped = kparallel.wrap(plain, replicas=2)
+    def build():
+        inputs = keras.Input((None,), dtype="int32", ragged=True)
+        hidden = layers.GlobalAveragePooling1D()(layers.Embedding(7, 4)(Dense()(inputs)))
+        return keras.Model(inputs, layers.Dense(3, activation="softmax")(hidden))
+
+    plain, wrapped = pair(build, replicas=2)
     data = tf.data.Dataset.from_tensor_slices((rows, Y)).batch(BATCH)
     assert_fit_alike(wrapped, plain, lambda m: {"x": data, "epochs": 2}, compiled())
     assert_alike(*[m.predict(data, verbose=0) for m in (wrapped, plain)])
@@ -288,10 +287,13 @@ def test_ragged_inputs():
 
 def test_ragged_and_text_outputs():
     """What a model gives need not be dense numbers."""
-    inputs = keras.Input((None,), dtype="int32", ragged=True)
-    plain = keras.Model(inputs, inputs)
+
+    def build():
+        inputs = keras.Input((None,), dtype="int32", ragged=True)
+        return keras.Model(inputs, inputs)
+
+    plain, wrapped = pair(build, replicas=2)
     rows = tf.ragged.constant([[1, 2, 3], [4], [], [2, 2], [5]])
-    wrapped = kparallel.wrap(plain, replicas=2)
     data = tf.data.Dataset.from_tensor_slices(rows).batch(3)
     got, want = [model.predict(data, verbose=0) for model in (wrapped, plain)]
     assert isinstance(got, tf.RaggedTensor) and got.to_list() == want.to_list()

@@ -6,10 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from likeness import assert_alike, assert_fit_alike, doubles
+from likeness import assert_alike, assert_fit_alike, doubles, state
 
 import kparallel
 from tests.equality import models as m
+from tests.pairs import pair
 
 L = keras.layers
 ROWS = 7
@@ -57,10 +58,14 @@ class Net(keras.Model):
         return self.hidden(keras.ops.convert_to_tensor(x))
 
 
-def subclassed():
-    model = Net(5)
+def called(kind, *arguments):
+    model = kind(*arguments)
     model(X[:1])
     return model
+
+
+def subclassed():
+    return called(Net, 5)
 
 
 def nested():
@@ -190,9 +195,8 @@ MODELS = {
 def test_it_trains_evaluates_and_predicts_like_the_plain_model(name):
     doubles()
     build, x, y = MODELS[name]
-    plain = build()
     # A single replica where BatchNorm would see other rows: its moments are those of the replica.
-    wrapped = kparallel.wrap(plain, replicas=1 if name == "nested" else 2)
+    plain, wrapped = pair(build, replicas=1 if name == "nested" else 2)
     losses = {"first": "mse", "second": "mae"} if name == "dict_inputs" else "mse"
     assert_fit_alike(
         wrapped,
@@ -210,7 +214,7 @@ def test_it_trains_evaluates_and_predicts_like_the_plain_model(name):
     assert_alike(*calls)
 
 
-def test_a_builder_is_called_for_every_copy():
+def test_a_builder_makes_the_model():
     doubles()
     keras.utils.set_random_seed(3)
     plain = functional()
@@ -235,17 +239,22 @@ def test_a_compiled_builder_brings_its_compile_arguments():
 
 
 def test_a_subclass_keeps_its_methods_and_attributes():
-    plain = subclassed()
-    plain.note = {"set": "later"}
-    wrapped = kparallel.wrap(plain, replicas=2)
+    plain, model = subclassed(), subclassed()
+    plain.set_weights(model.get_weights())
+    model.note = {"set": "later"}
+    tracked, features = model.note, model.features
+    wrapped = kparallel.wrap(model, replicas=2)
     assert wrapped.width == 5 and wrapped.doubled == 10 and list(wrapped.names) == ["a", "b"]
-    assert wrapped.note == {"set": "later"} and wrapped.note is not plain.note
+    assert wrapped.note is tracked
     wrapped.compile("sgd", "mse")
     wrapped.fit(X, Y, verbose=0)
-    np.testing.assert_allclose(wrapped.features(X), wrapped.unwrap().features(X), atol=1e-6)
-    assert np.abs(wrapped.features(X) - plain.features(X)).max() > 1e-6
-    assert isinstance(wrapped, Net) and isinstance(wrapped.unwrap(), Net)
-    assert wrapped.unwrap().note == {"set": "later"}
+    trained = np.asarray(wrapped.features(X))
+    assert np.abs(trained - plain.features(X)).max() > 1e-6
+    np.testing.assert_array_equal(features(X), trained)
+    assert isinstance(wrapped, Net) and isinstance(wrapped, kparallel.ParallelModel)
+    assert wrapped.unwrap() is model and type(model) is Net
+    np.testing.assert_allclose(model.features(X), trained, atol=1e-6)
+    assert dict(model.note) == {"set": "later"}
 
 
 class Scored(Net):
@@ -352,9 +361,7 @@ class Forwards(Net):
 
 def test_a_subclass_may_pass_positional_arguments_on():
     doubles()
-    plain = Forwards()
-    plain(X[:1])
-    wrapped = kparallel.wrap(plain, replicas=2)
+    plain, wrapped = pair(lambda: called(Forwards), replicas=2)
     for model in (plain, wrapped):
         model.compile("sgd", "mse")
         model.fit(X, Y, 3, 2, 0, shuffle=False)
@@ -376,12 +383,33 @@ def test_a_subclass_may_pass_positional_arguments_on():
 )
 def test_a_subclass_keeps_its_own_trainer_methods(kind, reduction, arguments):
     doubles()
-    plain = kind()
-    plain(X[:1])
-    wrapped = kparallel.wrap(plain, replicas=2, stages=1, microbatches=2, loss_reduction=reduction)
+    plain, wrapped = pair(lambda: called(kind), replicas=2, stages=1, microbatches=2, loss_reduction=reduction)
     fit = {"x": X, "y": Y, "batch_size": 4}
     assert_fit_alike(wrapped, plain, lambda model: fit, lambda: arguments)
     assert_alike(*[model.train_on_batch(X[:5], Y[:5], return_dict=True) for model in (wrapped, plain)])
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_hooks_that_are_assigned_to_a_model_are_called(later):
+    def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return keras.ops.mean((y - y_pred) ** 4)
+
+    def hooked(model):
+        base = model.compute_metrics
+        model.compute_loss = compute_loss
+        model.compute_metrics = lambda x, y, y_pred, sample_weight=None: {
+            **base(x, y, y_pred, sample_weight),
+            "largest": keras.ops.max(y_pred),
+        }
+        return model
+
+    doubles()
+    plain, wrapped = pair(sequential if later else lambda: hooked(sequential()), replicas=2)
+    if later:
+        hooked(plain), hooked(wrapped)
+    fit = {"x": X, "y": Y, "batch_size": 3, "epochs": 2}
+    assert_fit_alike(wrapped, plain, lambda model: fit, lambda: {"optimizer": "adam", "metrics": ["mae"]})
+    assert sorted(wrapped.history.history) == ["largest", "loss", "mae"]
 
 
 @pytest.mark.parametrize(
@@ -458,8 +486,7 @@ def test_an_unknown_loss_reduction_is_refused(function):
 
 def test_frozen_layers_do_not_move_and_slots_fit():
     doubles()
-    plain = functional()
-    wrapped = kparallel.wrap(plain, replicas=2)
+    plain, wrapped = pair(functional, replicas=2)
     fit = {"x": X, "y": Y, "batch_size": 3}
     arguments = {"optimizer": "adam", "loss": "mse"}
     for trainable in (True, False, True):
@@ -502,28 +529,93 @@ def test_a_layer_inside_a_block_frozen_after_wrapping_trains(options, whole):
     assert trained[0] == trained[1] == moves
 
 
-def test_a_model_built_inside_another_strategy_is_wrapped():
-    doubles()
+def test_a_model_built_inside_another_strategy_is_refused_and_stays_usable():
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
         foreign = functional()
         foreign.compile("adam", "mse")
-    plain = functional()
-    plain.set_weights(foreign.get_weights())
-    wrapped = kparallel.wrap(foreign, replicas=3)
-    fit = {"x": X, "y": Y, "batch_size": 4}
-    assert_fit_alike(wrapped, plain, lambda model: fit, lambda: {"optimizer": "adam", "loss": "mse"})
+    before = foreign.get_weights()
+    values = [variable.value for variable in foreign.variables]
+    with pytest.raises(kparallel.errors.ModelError, match=r"under MirroredStrategy. Build the model outside"):
+        kparallel.wrap(foreign, replicas=3)
+    assert not isinstance(foreign, kparallel.ParallelModel)
+    assert all(variable.value is value for variable, value in zip(foreign.variables, values, strict=True))
+    assert_alike(foreign.get_weights(), before)
+    foreign.fit(X, Y, batch_size=4, verbose=0)
 
 
-def test_two_functions_of_one_name_are_refused():
+class Unconfigured(keras.Model):
+    """Its constructor takes an argument that its config does not hold."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.hidden, self.top = L.Dense(width, activation="tanh"), L.Dense(2)
+
+    def call(self, inputs):
+        return self.top(self.hidden(inputs))
+
+
+def shifting():
+    """Make a model whose class gives its hidden layer one more unit at each call of its constructor."""
+
+    class Shifting(Net):
+        made = 1
+
+        def __init__(self, **kwargs):
+            type(self).made += 1
+            super().__init__(type(self).made, **kwargs)
+
+    return called(Shifting)
+
+
+def curves():
+    """Two functions of one name in a model."""
+
     def activation(factor):
         def curve(x):
             return factor * x
 
         return curve
 
-    model = keras.Sequential([keras.Input((3,)), *[L.Dense(2, activation=activation(factor)) for factor in (1.0, 2.0)]])
-    with pytest.raises(kparallel.errors.ModelError, match="named 'curve'"):
-        kparallel.wrap(model)
+    return keras.Sequential([keras.Input((3,)), *[L.Dense(2, activation=activation(factor)) for factor in (1.0, 2.0)]])
+
+
+class Odd(keras.optimizers.Adam):
+    """An optimizer that no config describes."""
+
+    def __init__(self, secret):
+        super().__init__(0.01 * secret)
+
+
+class Halving(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule without a config."""
+
+    def __call__(self, step):
+        return 0.1 * 0.5 ** keras.ops.cast(step, "float64")
+
+
+def halving():
+    return keras.optimizers.SGD(Halving())
+
+
+@pytest.mark.parametrize(
+    ("build", "optimizer"),
+    [
+        (lambda: Unconfigured(3), lambda: Odd(2)),
+        (lambda: called(Unconfigured, 3), halving),
+        (shifting, lambda: Odd(2)),
+        (curves, halving),
+    ],
+    ids=["unbuilt", "built", "another each time", "functions of one name"],
+)
+def test_what_no_config_describes_trains_like_the_plain_model(build, optimizer):
+    doubles()
+    plain, wrapped = pair(build, replicas=2)
+    fit = {"x": X, "y": Y, "batch_size": 3, "epochs": 2}
+    assert_fit_alike(wrapped, plain, lambda model: fit, lambda: {"optimizer": optimizer(), "loss": "mse"})
+    assert wrapped.unwrap() is wrapped and type(wrapped).__name__ == type(plain).__name__
+    for model in (plain, wrapped):
+        model.fit(**fit, shuffle=False, verbose=0)
+    assert_alike(state(wrapped), state(plain))
 
 
 def lora(model):
@@ -536,9 +628,7 @@ def one_more(model):
 
 @pytest.mark.parametrize(("build", "change"), [(functional, lora), (sequential, one_more)])
 def test_weights_made_after_wrapping_train_alike(build, change):
-    keras.utils.set_random_seed(1)
-    plain = build()
-    wrapped = kparallel.wrap(plain, replicas=2)
+    plain, wrapped = pair(build, replicas=2)
     for model in (plain, wrapped):
         keras.utils.set_random_seed(2)
         change(model)
@@ -548,8 +638,18 @@ def test_weights_made_after_wrapping_train_alike(build, change):
         np.testing.assert_allclose(one, other, atol=1e-6)  # Those of LoRA are float32.
 
 
-def test_a_pipeline_refuses_a_graph_that_has_changed():
-    wrapped = kparallel.wrap(sequential(), replicas=1, stages=2, microbatches=2)
-    one_more(wrapped)
-    with pytest.raises(kparallel.errors.PlanError, match="3 calls|received 3"):
-        wrapped.compile("sgd", "mse")
+def test_a_pipeline_refuses_a_graph_that_has_changed_until_it_is_wrapped_again():
+    doubles()
+    options = {"replicas": 1, "stages": 2, "microbatches": 2}
+    plain, wrapped = pair(sequential, **options)
+    for model in (plain, wrapped):
+        keras.utils.set_random_seed(2)
+        one_more(model)
+        model.compile("sgd", "mse")
+    before = wrapped.get_weights()
+    with pytest.raises(kparallel.errors.PlanError, match=r"2 calls that the plan cuts, received 3.*Wrap it again"):
+        wrapped.fit(X, Y, verbose=0)
+    assert_alike(wrapped.get_weights(), before)
+    kparallel.wrap(wrapped, **options)
+    fit = {"x": X, "y": Y, "batch_size": 3, "epochs": 2}
+    assert_fit_alike(wrapped, plain, lambda model: fit, lambda: {"optimizer": "adam", "loss": "mse"})

@@ -1,22 +1,37 @@
 """Names the private name that a release of Keras or TensorFlow moved."""
 
+import inspect
 import operator
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
 
 from kparallel.private import (
-    KERAS_ATTRIBUTES,
     PRIVATE_NAMES,
+    PlacedVariable,
     XSpace,
+    build_layers,
     called_graphs,
     float8_variables,
+    foreign_strategy,
+    gather_variable,
+    is_placed,
     mirrored,
+    optimizers_in,
+    place_variable,
+    placed_value,
     read_profile,
+    restore_variable,
     run_independently,
+    slots_by_weight,
+    trainer_metrics,
+    updating_copies,
 )
+
+PAIR = ("CPU:0", "CPU:1")
 
 
 @pytest.mark.parametrize(("owner", "name"), PRIVATE_NAMES)
@@ -38,17 +53,19 @@ def trained():
     "path",
     [
         "_compile_config.config",
-        "_layers",
         "_metrics",
         "_loss_tracker",
         "_compile_loss._flat_losses",
-        "_distribute_strategy",
         "optimizer._trainable_variables",
-        "optimizer._learning_rate",
+        "optimizer._variables",
+        "optimizer._distribution_strategy",
         "layers._metrics",
         "layers._seed_generators",
         "weights._value",
-        "weights._path",
+        "weights._value._unique_id",
+        "_compile_metrics",
+        "_nodes_by_depth",
+        "_standardize_inputs",
     ],
 )
 def test_private_attribute_exists(trained, path):
@@ -59,8 +76,131 @@ def test_private_attribute_exists(trained, path):
     assert "jit_compile" in trained._compile_config.config
 
 
-def test_every_public_attribute_that_keras_keeps_is_known(trained):
-    assert {name for name in vars(trained) if not name.startswith("_")} <= KERAS_ATTRIBUTES
+def test_a_sequentials_graph_stands_in_functional():
+    assert isinstance(keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])._functional, keras.Model)
+
+
+def test_trainer_metrics_are_those_of_compile(trained):
+    assert {metric.name for metric in trainer_metrics(trained)} >= {"loss"}
+
+
+def test_slots_stand_in_lists_as_long_as_the_weights(trained):
+    weights = slots_by_weight(trained.optimizer)
+    assert len(weights) == 2 * len(trained.trainable_weights)
+    assert {id(weight) for weight in weights.values()} == set(map(id, trained.trainable_weights))
+
+
+@pytest.mark.parametrize("name", ["_get", "_get_on_device_or_primary", "_primary", "handle", "read_value", "values"])
+def test_mirrored_variables_have_what_placed_ones_redefine(name):
+    """Each stands in TensorFlow's own class, whose code calls it."""
+    variable = placed(keras.Variable(np.ones(2)))
+    assert any(name in vars(kind) for kind in PlacedVariable.__mro__[1:]) or name in vars(variable)
+
+
+def placed(variable):
+    place_variable(variable, mirrored(PAIR), PAIR)
+    return variable.value
+
+
+def copies(variable):
+    return [copy.numpy().tolist() for copy in variable.value.values]
+
+
+def test_the_old_variable_is_the_first_copy_of_a_placed_one():
+    variable = keras.Variable(np.ones(2, "float32"), name="weight")
+    old = variable.value
+    value = placed(variable)
+    assert value.values[0] is old and value._unique_id == old._unique_id
+    assert [copy.handle._distributed_container() for copy in value.values] == [value, value]
+    assert is_placed(variable, mirrored(PAIR), PAIR) and placed_value(variable) is value
+    gather_variable(variable, "CPU:0")
+    assert variable.value is old and not hasattr(old.handle, "_distributed_container")
+
+
+def test_optimizers_know_a_variable_that_lies_on_other_devices_now():
+    variable = keras.Variable(np.ones(2, "float32"))
+    old, column = variable.value, ("CPU:2", "CPU:3")
+    place_variable(variable, mirrored(column), column)
+    assert all(copy is not old for copy in variable.value.values)
+    assert variable.value._unique_id == old._unique_id
+    variable.assign([2.0, 3.0])
+    gather_variable(variable, "CPU:1")
+    assert variable.value.device.endswith("CPU:1") and variable.value._unique_id == old._unique_id
+    assert variable.numpy().tolist() == [2.0, 3.0]
+
+
+def test_a_variable_is_restored():
+    variable = keras.Variable(np.ones(2, "float32"))
+    old = variable.value
+    assert place_variable(variable, mirrored(PAIR), PAIR) is old
+    restore_variable(variable, old)
+    assert variable.value is old and not hasattr(old.handle, "_distributed_container")
+
+
+def test_all_copies_are_written_outside_a_step():
+    variable = keras.Variable(np.ones(2, "float32"))
+    value = placed(variable)
+    variable.assign([2.0, 3.0])
+    value.assign_add([1.0, 1.0])
+    value.assign_sub([2.0, 1.0])
+    value.scatter_add(tf.IndexedSlices(tf.constant([5.0]), tf.constant([1])))
+    assert copies(variable) == [[1.0, 8.0]] * 2
+    assert variable.numpy().tolist() == [1.0, 8.0] and tf.convert_to_tensor(value).numpy().tolist() == [1.0, 8.0]
+
+
+def test_a_replica_writes_its_own_copy():
+    variable = keras.Variable(0.0)
+    placed(variable)
+
+    @tf.function(autograph=False)
+    def step():
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        variable.assign_add(1.0 + tf.cast(replica, "float32"))
+
+    mirrored(PAIR).run(step)
+    assert copies(variable) == [1.0, 2.0]
+
+
+def test_placed_scalars_are_numbers():
+    variable = keras.Variable(3, dtype="int32")
+    value = placed(variable)
+    assert (int(value), float(value), complex(value), bool(value)) == (3, 3.0, 3 + 0j, True)
+    assert np.asarray(value) == 3
+    variable.assign(0)
+    assert not value
+
+
+def test_a_variable_of_another_strategy_is_known():
+    strategy = tf.distribute.MirroredStrategy(PAIR)
+    with strategy.scope():
+        variable = keras.Variable(1.0)
+    assert foreign_strategy(variable) is strategy
+    own = keras.Variable(1.0)
+    placed(own)
+    assert foreign_strategy(own) is None
+
+
+def test_the_chiefs_value_is_sent_as_a_variable_is_made():
+    parameters = inspect.signature(CollectiveAllReduceExtended._get_variable_creator_initial_value).parameters
+    assert {"replica_id", "device", "primary_var"} <= parameters.keys()
+
+
+def test_an_optimizer_in_a_step_takes_summed_gradients_in_the_replicas_strategy():
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())
+    both = optimizers_in(optimizer)
+    assert both == [optimizer, optimizer.inner_optimizer]
+    before = [each._distribution_strategy for each in both]
+    with mirrored(PAIR).scope(), updating_copies(both):
+        assert {each._distribution_strategy for each in both} == {mirrored(PAIR)}
+        assert optimizer._all_reduce_sum_gradients([(1, 2)]) == [(1, 2)]
+    assert [each._distribution_strategy for each in both] == before
+    assert all("_all_reduce_sum_gradients" not in vars(each) for each in both)
+
+
+def test_layers_are_built_from_specs():
+    model = keras.Sequential([keras.layers.Dense(2), keras.layers.Dense(1)])
+    build_layers(model, (tf.TensorSpec((5, 3), tf.float32), tf.TensorSpec((5, 1), tf.float32)))
+    assert [tuple(weight.shape) for weight in model.weights] == [(3, 2), (2,), (2, 1), (1,)]
 
 
 def test_functions_have_what_orders_stateful_operations():
@@ -100,9 +240,13 @@ def test_the_variables_of_float8_are_found(layer):
     assert len(float8_variables([layer])) == 6
 
 
-def test_strategies_number_their_collectives_apart():
-    one, other = (mirrored(["CPU:0", "CPU:1"]).extended._collective_keys._group_key for _ in range(2))
-    assert abs(one - other) >= 16
+def test_the_same_devices_have_one_strategy_and_others_number_their_collectives_apart():
+    assert mirrored(PAIR) is mirrored(("CPU:0", "CPU:1"))
+    strategies = [mirrored(PAIR), mirrored(("CPU:1", "CPU:0")), mirrored(("CPU:2", "CPU:3"))]
+    first, *others = sorted(strategy.extended._collective_keys._group_key for strategy in strategies)
+    assert len(others) == 2 and all(
+        other - before >= 16 for before, other in zip([first, *others], others, strict=False)
+    )
 
 
 def add_event(plane, line, name, start, end, **stats):

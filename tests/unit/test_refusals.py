@@ -28,38 +28,15 @@ def assigned(hook, *, wrapped=False):
     return model
 
 
-class Unconfigured(keras.Model):
-    """Its constructor takes an argument that its config does not hold."""
-
-    def __init__(self, width):
-        super().__init__()
-        self.top = L.Dense(width)
-
-    def call(self, x):
-        return self.top(x)
-
-
-class Shifting(keras.Model):
-    """Each call of its constructor makes another model."""
-
-    made = 0
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        type(self).made += 1
-        self.top = L.Dense(type(self).made)
-
-    def call(self, x):
-        return self.top(x)
-
-
 def legacy():
     return type("Sequential", (), {"__module__": "tf_keras.src.engine.sequential", "fit": lambda self: None})()
 
 
-def built(model):
-    model(np.ones((1, 3), "float32"))
-    return model
+def sharing_elsewhere():
+    """Wrap a model that shares a layer with another one, wrapped for other devices."""
+    first = kparallel.wrap(line(), devices=["CPU:0"])
+    second = keras.Sequential([keras.Input((3,)), first.layers[0]])
+    return kparallel.wrap(second, devices=["CPU:1"])
 
 
 def stateful():
@@ -70,11 +47,15 @@ def stateful():
 
 # what is refused: (call, error, words that the message holds)
 REFUSED = {
-    "wrapped twice": (lambda: kparallel.wrap(kparallel.wrap(line())), errors.ModelError, ["wrapped already", "unwrap"]),
-    "builder of a wrapped model": (
-        lambda: kparallel.wrap(lambda: kparallel.wrap(line())),
+    "on other devices": (
+        sharing_elsewhere,
         errors.ModelError,
-        ["wrapped already"],
+        ["'line'", "kernel", "unwrap the other one first"],
+    ),
+    "unwrapped twice": (
+        lambda: kparallel.unwrap(kparallel.wrap(line()).unwrap()),
+        errors.ModelError,
+        ["kparallel.wrap returned", "received Sequential"],
     ),
     "no model": (lambda: kparallel.wrap(3), errors.ModelError, ["keras.Model", "int"]),
     "a layer": (lambda: kparallel.wrap(L.Dense(2)), errors.ModelError, ["keras.Model", "Dense"]),
@@ -91,13 +72,6 @@ REFUSED = {
         errors.ModelError,
         ["Sequential overrides train_step"],
     ),
-    "compute_loss assigned later": (
-        lambda: assigned("compute_loss", wrapped=True).fit(np.ones((4, 3)), np.ones((4, 1)), verbose=0),
-        errors.ModelError,
-        ["compute_loss", "'line'", "Derive a class from Sequential"],
-    ),
-    "no config": (lambda: kparallel.wrap(built(Unconfigured(2))), errors.ModelError, ["kparallel.wrap(build_model)"]),
-    "other shapes": (lambda: kparallel.wrap(built(Shifting())), errors.ModelError, ["(3, 2)", "wrap(build_model)"]),
     "stateful": (lambda: kparallel.wrap(stateful()), errors.ModelError, ["stateful=True", "recurrent", "Set it False"]),
     "unknown device": (
         lambda: kparallel.wrap(line(), devices=["GPU:7"]),
@@ -171,13 +145,3 @@ def test_a_dataset_of_another_strategy_is_refused():
             call(other)
     with pytest.raises(errors.DataError, match="wrapped.distribute_strategy"):
         wrapped.fit(data, validation_data=other)
-
-
-def test_compile_refuses_an_optimizer_without_a_config():
-    class Odd(keras.optimizers.SGD):
-        def __init__(self, secret):
-            super().__init__(0.1)
-
-    wrapped = kparallel.wrap(line())
-    with pytest.raises(errors.ModelError, match="from_config"):
-        wrapped.compile(Odd(1), "mse")

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import kparallel
 from kparallel import errors
+from tests.pairs import pair
 
 
 def write(folder, sizes):
@@ -80,9 +81,11 @@ def test_fit_on_two_replicas_equals_plain(tmp_path):
         number = tf.strings.to_number(record)
         return number[None], number[None] % 3
 
-    inputs = keras.Input((1,))
-    plain = keras.Model(inputs, keras.layers.Dense(1)(inputs))
-    wrapped = kparallel.wrap(plain, replicas=2)
+    def build():
+        inputs = keras.Input((1,))
+        return keras.Model(inputs, keras.layers.Dense(1)(inputs))
+
+    plain, wrapped = pair(build, replicas=2)
     data = tf.data.TFRecordDataset(files).map(row).batch(4).apply(tf.data.experimental.assert_cardinality(3))
     shards = kparallel.read_records(files, row, batch_size=4, shuffle=0)
     histories = []

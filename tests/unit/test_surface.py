@@ -11,6 +11,7 @@ from likeness import assert_alike, assert_fit_alike, doubles, state
 
 import kparallel
 from kparallel import errors
+from tests.pairs import pair
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(9, 3))
@@ -25,10 +26,14 @@ def net(name="net"):
 
 
 def compiled_pair(**arguments):
-    plain = net()
-    plain.compile(**{"optimizer": "adam", "loss": "mse", "metrics": ["mae"], **arguments})
-    plain.fit(X, Y, batch_size=4, shuffle=False, verbose=0)
-    return kparallel.wrap(plain, replicas=2), plain
+    def trained():
+        model = net()
+        model.compile(**{"optimizer": "adam", "loss": "mse", "metrics": ["mae"], **arguments})
+        model.fit(X, Y, batch_size=4, shuffle=False, verbose=0)
+        return model
+
+    plain, wrapped = pair(trained, replicas=2)
+    return wrapped, plain
 
 
 def printed(model):
@@ -55,22 +60,19 @@ def test_it_describes_itself_as_the_plain_model_does():
     assert wrapped.plan.mesh.replicas == 2 and {"plan", "unwrap"} <= set(dir(wrapped))
 
 
-def test_it_goes_on_from_the_compiled_models_state_and_leaves_that_model_alone():
+def test_it_goes_on_from_the_compiled_models_state():
     doubles()
     wrapped, plain = compiled_pair()
-    before = state(plain)
-    assert_alike(state(wrapped), before)
-    wrapped.fit(X, Y, batch_size=4, shuffle=False, verbose=0)
-    assert_alike(state(plain), before)
-    plain.fit(X, Y, batch_size=4, shuffle=False, verbose=0)
+    optimizer = wrapped.optimizer
+    assert_alike(state(wrapped), state(plain))
+    for model in (wrapped, plain):
+        model.fit(X, Y, batch_size=4, shuffle=False, verbose=0)
     assert_alike(state(wrapped), state(plain))
     back = wrapped.unwrap()
-    assert type(back) is type(plain) and back.optimizer is not wrapped.optimizer
-    for model in (back, wrapped, plain):
+    assert back is wrapped and type(back) is type(plain) and back.optimizer is optimizer
+    for model in (back, plain):
         model.fit(X, Y, batch_size=4, shuffle=False, verbose=0)
     assert_alike(state(back), state(plain))
-    assert_alike(state(wrapped), state(plain))
-    assert type(kparallel.unwrap(wrapped)) is type(plain)
     with pytest.raises(errors.ModelError, match="kparallel.wrap returned, received Functional"):
         kparallel.unwrap(plain)
 
@@ -81,8 +83,8 @@ def test_scalars_read_as_python_numbers():
     assert int(wrapped.optimizer.iterations) == 3
     wrapped.optimizer.learning_rate = 0.5
     assert float(wrapped.optimizer.learning_rate) == 0.5
-    assert float(wrapped.unwrap().optimizer.learning_rate) == 0.5
     assert np.asarray(wrapped.weights[0]).shape == (3, 4)
+    assert float(wrapped.unwrap().optimizer.learning_rate) == 0.5
 
 
 class Meddler(keras.callbacks.Callback):
@@ -108,8 +110,7 @@ class Meddler(keras.callbacks.Callback):
 
 def test_callbacks_may_meddle_while_it_trains(tmp_path):
     doubles()
-    plain = net()
-    wrapped = kparallel.wrap(plain, replicas=2)
+    plain, wrapped = pair(net, replicas=2)
 
     def fit(model):
         folder = tmp_path / str(isinstance(model, kparallel.ParallelModel))
@@ -123,8 +124,7 @@ def test_callbacks_may_meddle_while_it_trains(tmp_path):
 @pytest.mark.parametrize("option", [{"run_eagerly": True}, {"jit_compile": True}])
 def test_eager_and_xla_steps_equal_plain(option):
     doubles()
-    plain = net()
-    wrapped = kparallel.wrap(plain, replicas=2)
+    plain, wrapped = pair(net, replicas=2)
     fit = {"x": X, "y": Y, "batch_size": 4, "validation_split": 0.3}
     arguments = {"optimizer": "adam", "loss": "mse", "metrics": ["mae"], **option}
     assert_fit_alike(wrapped, plain, lambda model: fit, lambda: arguments)
@@ -159,15 +159,19 @@ def test_optimizers_that_belong_elsewhere():
         model.compile(model.optimizer, "mae")
         model.fit(X, Y, batch_size=4, shuffle=False, verbose=0)
     assert_alike(state(wrapped), state(plain))
-    twin = net()
-    second = kparallel.wrap(twin, replicas=2)
-    second.compile(kparallel.wrap(plain, replicas=3).optimizer, "mae")
-    stranger = keras.Sequential([keras.Input((7,)), keras.layers.Dense(2)])
-    stranger.compile("adam", "mse")
-    stranger.fit(np.ones((2, 7)), np.ones((2, 2)), verbose=0)
-    with pytest.raises(errors.ModelError, match="fresh optimizer"):
-        wrapped.compile(stranger.optimizer, "mse")
-    assert wrapped.optimizer is own
+    before = state(wrapped)
+    for model, kept in ((wrapped, own), (plain, plain.optimizer)):
+        stranger = keras.Sequential([keras.Input((7,)), keras.layers.Dense(2)])
+        stranger.compile("adam", "mse")
+        stranger.fit(np.ones((2, 7)), np.ones((2, 2)), verbose=0)
+        model.compile(stranger.optimizer, "mse")
+        with pytest.raises(ValueError, match="Unknown variable"):
+            model.fit(X, Y, verbose=0)
+        model.compile(kept, "mse")
+    assert_alike(state(wrapped), before)
+    for model in (wrapped, plain):
+        model.fit(X, Y, batch_size=4, shuffle=False, verbose=0)
+    assert_alike(state(wrapped), state(plain))
 
 
 def test_fit_before_compile_is_keras_own_error():
@@ -187,14 +191,41 @@ def test_an_argument_given_twice_is_pythons_own_error():
             model.compile("sgd", "mse", loss="mae")
 
 
-def test_models_inside_models():
-    """A wrapped model may be a layer of another model, as any model may."""
-    wrapped, plain = compiled_pair()
+def outer_of(inner):
     inputs = keras.Input((3,))
-    outer = keras.Model(inputs, keras.layers.Dense(2)(wrapped(inputs)))
-    assert outer.predict(X, verbose=0).shape == (9, 2)
-    with pytest.raises(errors.ModelError, match="Unwrap that one"):
-        kparallel.wrap(outer)
+    return keras.Model(inputs, keras.layers.Dense(2, kernel_initializer="ones")(inner(inputs)))
+
+
+def test_models_inside_models():
+    """A wrapped model may be a layer of another model, as any model may, wrapped itself or not."""
+    doubles()
+    wrapped, plain = compiled_pair()
+    outer, plain_outer = outer_of(wrapped), outer_of(plain)
+    target = np.concatenate([Y, -Y], axis=1)
+    assert_alike(outer.predict(X, verbose=0), plain_outer.predict(X, verbose=0))
+    for model in (outer, plain_outer):
+        model.compile("adam", "mse")
+    for step in ("plain", "wrapped"):
+        if step == "wrapped":
+            assert kparallel.wrap(outer, replicas=2) is outer
+        histories = [m.fit(X, target, batch_size=4, shuffle=False, verbose=0).history for m in (outer, plain_outer)]
+        assert_alike(*histories)
+        assert_alike(state(outer), state(plain_outer))
+        for model in (wrapped, plain):
+            model.fit(X, Y, batch_size=4, shuffle=False, verbose=0)
+        assert_alike(state(wrapped), state(plain))
+        assert_alike(state(outer), state(plain_outer))
     with pytest.raises(ValueError):
         wrapped.get_layer("missing")
-    assert plain.built
+
+
+def test_models_that_share_layers_want_the_same_devices():
+    wrapped, _ = compiled_pair()
+    outer, before = outer_of(wrapped), state(wrapped)
+    with pytest.raises(errors.ModelError, match=r"Expected the devices of the model 'net'.*unwrap the other one first"):
+        kparallel.wrap(outer, replicas=3)
+    assert not isinstance(outer, kparallel.ParallelModel)
+    assert_alike(state(wrapped), before)
+    wrapped.fit(X, Y, verbose=0)
+    wrapped.unwrap()
+    assert kparallel.wrap(outer, replicas=3).plan.mesh.replicas == 3
