@@ -21,14 +21,14 @@ from kparallel.private import seed_states
 __all__: list[str] = []
 
 _CHECKPOINTS = (keras.callbacks.ModelCheckpoint, keras.callbacks.OrbaxCheckpoint)
-_WRITERS = (
+WRITERS = (
     *_CHECKPOINTS,
     keras.callbacks.BackupAndRestore,
     keras.callbacks.TensorBoard,
     keras.callbacks.CSVLogger,
     keras.callbacks.RemoteMonitor,
 )
-_QUIET = (keras.callbacks.ProgbarLogger, keras.callbacks.History, *_WRITERS[len(_CHECKPOINTS) :])
+_QUIET = (keras.callbacks.ProgbarLogger, keras.callbacks.History, *WRITERS[len(_CHECKPOINTS) :])
 _STEP_HOOKS = {"begin": ("on_train_batch_begin", "on_batch_begin"), "end": ("on_train_batch_end", "on_batch_end")}
 
 
@@ -48,7 +48,7 @@ class AgreedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         self, callbacks: Any, talk: Talk, order: EpochOrder | Shards | None, model: Any, read: Read, **params: Any
     ) -> None:
         given = list(keras.tree.flatten(callbacks)) if callbacks else []
-        kept = [callback for callback in given if talk.is_chief or not isinstance(callback, _WRITERS)]
+        kept = [callback for callback in given if talk.is_chief or not isinstance(callback, WRITERS)]
         self._talk = talk
         self._order = order
         self._read = read
