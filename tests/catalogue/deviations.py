@@ -1,0 +1,69 @@
+"""What does not equal plain Keras, by (name, plan), with the reason; a listed one that is equal fails its test."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How a wrapped fit differs from the plain one.
+
+    Attributes:
+        outcome: `"unequal"`, or `"refused"` with an error of kparallel's.
+        reason: Why nobody could do better, or what is to be mended.
+    """
+
+    outcome: str
+    reason: str
+
+
+MASKS = Deviation("unequal", "Every replica and microbatch draws random numbers of its own.")
+MOMENTS = Deviation("unequal", "Each replica's and microbatch's rows are normalized with their own moments.")
+
+# Layers that draw random numbers while they train; on one replica without microbatches they equal plain Keras.
+RANDOM = [
+    "AlphaDropout",
+    "AugMix",
+    "CutMix",
+    "Dropout",
+    "GaussianDropout",
+    "GaussianNoise",
+    "MixUp",
+    "RandAugment",
+    "RandomBrightness",
+    "RandomColorDegeneration",
+    "RandomColorJitter",
+    "RandomContrast",
+    "RandomCrop",
+    "RandomElasticTransform",
+    "RandomErasing",
+    "RandomFlip",
+    "RandomGaussianBlur",
+    "RandomGrayscale",
+    "RandomHue",
+    "RandomInvert",
+    "RandomPerspective",
+    "RandomPosterization",
+    "RandomRotation",
+    "RandomSaturation",
+    "RandomSharpness",
+    "RandomShear",
+    "RandomTranslation",
+    "RandomZoom",
+    "Solarization",
+    "SpatialDropout1D",
+    "SpatialDropout2D",
+    "SpatialDropout3D",
+]
+
+ASSIGNS = Deviation("refused", "The layer assigns its kernel in call.")
+
+LAYERS = {(name, plan): MASKS for name in RANDOM for plan in ("replicas", "stages")} | {
+    ("BatchNormalization", "replicas"): MOMENTS,
+    ("BatchNormalization", "stages"): MOMENTS,
+    ("SpectralNormalization", "replicas"): ASSIGNS,
+    ("SpectralNormalization", "stages"): ASSIGNS,
+}
+OPTIMIZERS: dict[tuple[str, str], Deviation] = {}
+# By name in the history of the one model that has them all.
+LOSSES: dict[str, Deviation] = {}
+METRICS: dict[str, Deviation] = {}
