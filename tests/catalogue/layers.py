@@ -49,6 +49,7 @@ class Recipe:
         before: Whether a Dense layer stands before each input: the gradient then passes through the layer.
         call: Calls the layer with the list of inputs; by default with one input, or a list of several.
         policy: The dtype policy of the model: not float64 where a layer cannot run while that is the default.
+        scale: What the outputs are divided by: a saturated layer behind would make rounding errors large.
     """
 
     make: Callable[[], Any]
@@ -58,6 +59,7 @@ class Recipe:
     before: bool = True
     call: Callable[[Any, list[Any]], Any] = lambda layer, inputs: layer(inputs if len(inputs) > 1 else inputs[0])
     policy: str = "float64"
+    scale: float = 1.0
 
 
 def on(make, *shapes, **rest):
@@ -72,7 +74,7 @@ def raw(make, *shapes, draw=normal, dtype="float64", **rest):
 
 def image(make, **rest):
     """Write down a layer on pixels."""
-    return raw(make, IMAGE, draw=pixels, **rest)
+    return raw(make, IMAGE, draw=pixels, scale=255.0, **rest)
 
 
 def whole(make, *shapes, **rest):

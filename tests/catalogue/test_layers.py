@@ -25,7 +25,7 @@ def model_of(recipe):
     inputs = [keras.Input(shape, dtype=recipe.dtype) for shape in recipe.shapes]
     fed = [L.Dense(each.shape[-1])(each) for each in inputs] if recipe.before else inputs
     outputs = keras.tree.flatten(recipe.call(recipe.make(), fed))
-    flat = [L.Flatten()(keras.ops.cast(each, "float64")) for each in outputs]
+    flat = [L.Flatten()(keras.ops.cast(each, keras.config.floatx()) / recipe.scale) for each in outputs]
     joined = L.Concatenate()(flat) if len(flat) > 1 else flat[0]
     model = keras.Model(inputs, L.Dense(2)(L.Dense(3, activation="tanh")(joined)))
     model.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=False)
