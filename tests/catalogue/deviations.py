@@ -64,6 +64,7 @@ LAYERS = {(name, plan): MASKS for name in RANDOM for plan in ("replicas", "stage
     ("SpectralNormalization", "stages"): ASSIGNS,
 }
 OPTIMIZERS: dict[tuple[str, str], Deviation] = {}
-# By name in the history of the one model that has them all.
-LOSSES: dict[str, Deviation] = {}
+COUPLED = Deviation("unequal", "To be mended: the function compares rows as its class does, and is not known to.")
+
+LOSSES = {"circle": COUPLED, "dice": COUPLED, "tversky": COUPLED}
 METRICS: dict[str, Deviation] = {}

@@ -18,12 +18,18 @@ def head(kind, hidden, name):
         return L.Reshape((4, CLASSES), name=name)(L.Dense(4 * CLASSES)(hidden))
     if kind == "binary":
         return L.Dense(1, activation="sigmoid", name=name)(hidden)
-    probabilities = L.Dense(CLASSES, activation="softmax")(hidden)
-    if kind == "classes":
-        return L.Lambda(lambda values: keras.ops.cast(keras.ops.argmax(values, -1), "float64"), name=name)(
-            probabilities
-        )
-    return L.Identity(name=name)(probabilities)
+    # Not a softmax: rows whose sums are alike would make a ratio of sums a mean over rows.
+    return L.Dense(CLASSES, activation="sigmoid", name=name)(hidden)
+
+
+def classes_of(probabilities, name):
+    """Return the likeliest class as an output."""
+    return L.Lambda(lambda values: keras.ops.cast(keras.ops.argmax(values, -1), "float64"), name=name)(probabilities)
+
+
+def single(probabilities, name):
+    """Return probabilities in float32 as an output."""
+    return L.Lambda(lambda values: keras.ops.cast(values, "float32"), dtype="float32", name=name)(probabilities)
 
 
 def inputs():
@@ -38,7 +44,7 @@ def target(kind):
         return rng.integers(1, CLASSES, size=(ROWS, 2))
     if kind == "binary":
         return rng.integers(0, 2, size=(ROWS, 1)).astype("float64")
-    return np.eye(CLASSES)[labels] if kind == "probabilities" else labels
+    return np.eye(CLASSES)[labels] if kind.startswith("probabilities") else labels
 
 
 def weights():

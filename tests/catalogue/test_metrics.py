@@ -6,29 +6,35 @@ import keras
 import pytest
 
 from tests.catalogue.deviations import METRICS
-from tests.catalogue.heads import CLASSES, functions, head, inputs, target, weights
+from tests.catalogue.heads import CLASSES, classes_of, functions, head, inputs, single, target, weights
 from tests.catalogue.measure import PLANS, beyond, trained
 from tests.catalogue.public import public
 
 L, M = keras.layers, keras.metrics
-KINDS = ("probabilities", "labels", "binary", "classes")
-OF_KIND = {
-    "labels": ["SparseCategoricalAccuracy", "SparseCategoricalCrossentropy", "SparseTopKCategoricalAccuracy"],
-    "classes": ["Accuracy", "IoU", "MeanIoU"],
-    "binary": ["BinaryAccuracy", "BinaryCrossentropy", "BinaryIoU", "AUC"],
+# TensorFlow looks for the top k in float32 alone.
+SINGLE = {
+    "probabilities_in_single": ["TopKCategoricalAccuracy", "top_k_categorical_accuracy"],
+    "labels_in_single": ["SparseTopKCategoricalAccuracy", "sparse_top_k_categorical_accuracy"],
 }
-OF_KIND["labels"] += [
-    "sparse_categorical_accuracy",
-    "sparse_categorical_crossentropy",
-    "sparse_top_k_categorical_accuracy",
-]
+OF_KIND = SINGLE | {
+    "labels": [
+        "SparseCategoricalAccuracy",
+        "SparseCategoricalCrossentropy",
+        "sparse_categorical_accuracy",
+        "sparse_categorical_crossentropy",
+    ],
+    "classes": ["Accuracy", "IoU", "MeanIoU"],
+    "binary": ["AUC", "BinaryAccuracy", "BinaryCrossentropy", "BinaryIoU"],
+}
+KINDS = ("probabilities", *OF_KIND)
 # Those that take arguments.
 RECIPES = {
-    "IoU": {"num_classes": CLASSES, "target_class_ids": [0, 2]},
-    "MeanIoU": {"num_classes": CLASSES},
+    "BinaryIoU": {"dtype": "float64"},
+    "IoU": {"num_classes": CLASSES, "target_class_ids": [0, 2], "dtype": "float64"},
+    "MeanIoU": {"num_classes": CLASSES, "dtype": "float64"},
     "MeanMetricWrapper": {"fn": keras.losses.mean_squared_error},
-    "OneHotIoU": {"num_classes": CLASSES, "target_class_ids": [0, 2]},
-    "OneHotMeanIoU": {"num_classes": CLASSES},
+    "OneHotIoU": {"num_classes": CLASSES, "target_class_ids": [0, 2], "dtype": "float64"},
+    "OneHotMeanIoU": {"num_classes": CLASSES, "dtype": "float64"},
     "PrecisionAtRecall": {"recall": 0.5},
     "RecallAtPrecision": {"precision": 0.5},
     "SensitivityAtSpecificity": {"specificity": 0.5},
@@ -48,7 +54,17 @@ def of_predictions(name):
 
 
 def names_of(form):
-    return functions(M) if form == "function" else [name for name in public(M, M.Metric) if of_predictions(name)]
+    if form == "class":
+        return [name for name in public(M, M.Metric) if of_predictions(name)]
+    return [name for name in functions(M) if can_be_named(name)]
+
+
+def can_be_named(name):
+    """Whether `compile` takes a function by its name."""
+    try:
+        return bool(M.get(name))
+    except ValueError:
+        return False
 
 
 def metric_of(name, form):
@@ -65,7 +81,12 @@ def model_of(form, weighted):
     """Make a model with an output of each kind, compiled with every metric on the kind that it takes."""
     features = keras.Input((4,))
     hidden = L.Dense(6, activation="tanh")(features)
-    model = keras.Model(features, {kind: head(kind, hidden, kind) for kind in KINDS})
+    outputs = {kind: head(kind, hidden, kind) for kind in ("probabilities", "binary")}
+    # The same numbers for targets of another form.
+    outputs["labels"] = L.Identity(name="labels")(outputs["probabilities"])
+    outputs["classes"] = classes_of(outputs["probabilities"], "classes")
+    outputs |= {kind: single(outputs["probabilities"], kind) for kind in SINGLE}
+    model = keras.Model(features, outputs)
     metrics = {kind: [] for kind in KINDS}
     for name in names_of(form):
         metrics[kind_of(name)].append(metric_of(name, form))

@@ -13,7 +13,7 @@ from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
 from keras.src.trainers.trainer import Trainer
 
 import kparallel
-from kparallel.private import inner_functional
+from kparallel.private import functional_nodes, inner_functional
 
 # Keyword arguments of `wrap` by mode; None leaves the models as they are.
 MODES = {
@@ -72,8 +72,9 @@ class Takeover:
 
 
 def can_be_cut(model):
-    """Whether a model is a graph of several layers, built."""
-    return model.built and inner_functional(model) is not None and len(model.layers) > 2
+    """Whether a model is a graph of several calls, built."""
+    graph = inner_functional(model) if model.built else None
+    return graph is not None and len(list(functional_nodes(graph))) > 1
 
 
 class StandIns:
