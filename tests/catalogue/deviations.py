@@ -55,13 +55,15 @@ RANDOM = [
     "SpatialDropout3D",
 ]
 
-ASSIGNS = Deviation("refused", "The layer assigns its kernel in call.")
+# Those that choose by Python's random numbers when a function is traced: each trace is another layer.
+CHOSEN_IN_TRACING = ["AugMix", "RandAugment"]
+
+FOREIGN = Deviation("refused", "Its variables are TensorFlow's, which no stage can take as tensors.")
 
 LAYERS = {(name, plan): MASKS for name in RANDOM for plan in ("replicas", "stages")} | {
     ("BatchNormalization", "replicas"): MOMENTS,
     ("BatchNormalization", "stages"): MOMENTS,
-    ("SpectralNormalization", "replicas"): ASSIGNS,
-    ("SpectralNormalization", "stages"): ASSIGNS,
+    ("TFSMLayer", "stages"): FOREIGN,
 }
 OPTIMIZERS: dict[tuple[str, str], Deviation] = {}
 COUPLED = Deviation("unequal", "To be mended: the function compares rows as its class does, and is not known to.")
