@@ -55,8 +55,8 @@ RANDOM = [
     "SpatialDropout3D",
 ]
 
-# Those that choose by Python's random numbers when a function is traced: each trace is another layer.
-CHOSEN_IN_TRACING = ["AugMix", "RandAugment"]
+# It chooses by Python's random numbers when a function is traced: each trace is another layer.
+CHOSEN_IN_TRACING = ["AugMix"]
 
 FOREIGN = Deviation("refused", "Its variables are TensorFlow's, which no stage can take as tensors.")
 

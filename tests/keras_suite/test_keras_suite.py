@@ -13,12 +13,11 @@ TRAINER = "trainers/trainer_test.py::TestTrainer::"
 CHOSEN = [
     "callbacks/early_stopping_test.py::EarlyStoppingTest::test_early_stopping_reuse",
     "callbacks/learning_rate_scheduler_test.py",
-    "callbacks/reduce_lr_on_plateau_test.py",
+    "callbacks/reduce_lr_on_plateau_test.py::ReduceLROnPlateauTest::test_reduces_lr_with_model_fit",
     "callbacks/swap_ema_weights_test.py",
     TRAINER + "test_callback_methods_keys",
     TRAINER + "test_fit_flow_graph_fn",
     TRAINER + "test_fit_with_data_adapter_py_dataset",
-    TRAINER + "test_fit_with_data_adapter_tf_dataset",
     TRAINER + "test_metric_update_in_compute_loss",
     TRAINER + "test_nested_inputs",
     TRAINER + "test_partial_loss_partial_label",
