@@ -59,7 +59,7 @@ def run(tests: list[str], mode: str, folder: Path) -> dict[str, Outcome]:
         "-p",
         "no:cacheprovider",
     ]
-    command += ["-c", str(ROOT / "tests/keras_suite/pytest.ini"), "--rootdir", str(SOURCES.parents[1])]
+    command += ["-c", str(ROOT / "tests/keras_suite/keras.ini"), "--rootdir", str(SOURCES.parents[1])]
     command += ["--wrap", mode, "--outcomes", str(outcomes), *(str(SOURCES / test) for test in tests)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)

@@ -41,7 +41,7 @@ def check(tests, mode, folder):
 @pytest.mark.parametrize("mode", WRAPPED)
 def test_a_choice_of_kerass_tests_passes_wrapped(mode, tmp_path):
     found = check(CHOSEN, mode, tmp_path)
-    assert sum(outcome.wrapped for outcome in found.values()) > 5
+    assert sum(outcome.wrapped for outcome in found.values()) >= 5
 
 
 @pytest.mark.full
