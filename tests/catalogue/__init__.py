@@ -1,0 +1,1 @@
+"""Everything public of Keras, enumerated from the package: layers, optimizers, losses, metrics."""

@@ -1,0 +1,78 @@
+"""What does not equal plain Keras, by (name, plan), with the reason; a listed one that is equal fails its test."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How a wrapped fit differs from the plain one.
+
+    Attributes:
+        outcome: `"unequal"`, or `"refused"` with an error of kparallel's.
+        reason: Why nobody could do better, or what is to be mended.
+    """
+
+    outcome: str
+    reason: str
+
+
+MASKS = Deviation("unequal", "Every replica and microbatch draws random numbers of its own.")
+MOMENTS = Deviation("unequal", "Each replica's and microbatch's rows are normalized with their own moments.")
+
+# Layers that draw random numbers while they train; on one replica without microbatches they equal plain Keras.
+RANDOM = [
+    "AlphaDropout",
+    "AugMix",
+    "CutMix",
+    "Dropout",
+    "GaussianDropout",
+    "GaussianNoise",
+    "MixUp",
+    "RandAugment",
+    "RandomBrightness",
+    "RandomColorDegeneration",
+    "RandomColorJitter",
+    "RandomContrast",
+    "RandomCrop",
+    "RandomElasticTransform",
+    "RandomErasing",
+    "RandomFlip",
+    "RandomGaussianBlur",
+    "RandomGrayscale",
+    "RandomHue",
+    "RandomInvert",
+    "RandomPerspective",
+    "RandomPosterization",
+    "RandomRotation",
+    "RandomSaturation",
+    "RandomSharpness",
+    "RandomShear",
+    "RandomTranslation",
+    "RandomZoom",
+    "Solarization",
+    "SpatialDropout1D",
+    "SpatialDropout2D",
+    "SpatialDropout3D",
+]
+
+# It chooses by Python's random numbers when a function is traced: each trace is another layer.
+CHOSEN_IN_TRACING = ["AugMix"]
+
+FOREIGN = Deviation("refused", "Its variables are TensorFlow's, which no stage can take as tensors.")
+
+LAYERS = {(name, plan): MASKS for name in RANDOM for plan in ("replicas", "stages")} | {
+    ("BatchNormalization", "replicas"): MOMENTS,
+    ("BatchNormalization", "stages"): MOMENTS,
+    ("TFSMLayer", "stages"): FOREIGN,
+}
+MOMENTUM = Deviation("unequal", "To be mended: what the optimizer's build assigns to its momenta is lost.")
+
+OPTIMIZERS = {
+    (name, plan): MOMENTUM
+    for name in ("ScheduleFreeAdamW", "ScheduleFreeAdamW of positions")
+    for plan in ("replicas", "stages")
+}
+COUPLED = Deviation("unequal", "To be mended: the function compares rows as its class does, and is not known to.")
+
+LOSSES = {"circle": COUPLED, "dice": COUPLED, "tversky": COUPLED}
+METRICS: dict[str, Deviation] = {}
