@@ -601,7 +601,24 @@ def build_symbolically(model: keras.Model, batch: Any) -> None:
         model: The compiled model.
         batch: Tensors or specs.
     """
+    build_layers(model, batch)
+    _build_optimizer(model)
     model._symbolic_build(data_batch=batch)
+
+
+def _build_optimizer(model: keras.Model) -> None:
+    """Make an optimizer's slots as plain Keras's first step does: while it is traced, unless steps run eagerly.
+
+    What `build` assigns then stays in a trace that is never run, as `ScheduleFreeAdamW` assigns its momenta.
+    """
+    optimizer = getattr(model, "optimizer", None)
+
+    def build() -> None:  # TensorFlow traces a function that makes variables twice.
+        if not optimizer.built:
+            optimizer.build(model.trainable_variables)
+
+    if optimizer is not None and not optimizer.built and not model.run_eagerly:
+        traced(build).get_concrete_function()
 
 
 def build_layers(model: keras.Model, batch: Any) -> None:

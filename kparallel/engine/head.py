@@ -11,7 +11,16 @@ from kparallel.engine.tail import Head
 from kparallel.engine.tracked import Tracked
 from kparallel.loss.own import overrides_compute_loss, own_loss, own_state
 from kparallel.loss.term import LossWeight, Term, is_batch_coupled, is_rowwise, loss_term, row_mean, summed
-from kparallel.private import compiled_loss, flat_losses, keras_logits, one_replica_view, route_losses, set_logits
+from kparallel.private import (
+    compiled_loss,
+    flat_losses,
+    keras_logits,
+    keras_mask,
+    one_replica_view,
+    route_losses,
+    set_logits,
+    set_mask,
+)
 
 __all__: list[str] = []
 
@@ -87,13 +96,15 @@ def _gathered(value: Any, rows: Rows, exchange: Exchange, replicas: int) -> Any:
         parts[exchange.replica_index] = leaf
         return tf.concat(parts, 0)
 
-    def with_logits(leaf: Any) -> Any:
-        joined, logits = whole(leaf), keras_logits(leaf)
-        if logits is not None:
-            set_logits(joined, whole(logits))
+    def with_mask_and_logits(leaf: Any) -> Any:
+        joined = whole(leaf)
+        for read, attach in ((keras_mask, set_mask), (keras_logits, set_logits)):
+            attached = read(leaf)
+            if attached is not None and replicas > 1:
+                attach(joined, whole(attached))
         return joined
 
-    return keras.tree.map_structure(with_logits, value)
+    return keras.tree.map_structure(with_mask_and_logits, value)
 
 
 def _whole(value: tf.Tensor, rows: Rows) -> Term:

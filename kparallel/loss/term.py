@@ -19,7 +19,6 @@ __all__: list[str] = []
 LossWeight = Any  # None, a number, a tensor or a variable, as `compile` takes them.
 Factors = Callable[[list[tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]
 _REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none", None)
-_SUM_ALL_DIMS = (keras.losses.Dice, keras.losses.Tversky)  # Where no axis is given.
 
 
 @dataclass(frozen=True)
@@ -76,12 +75,16 @@ def added_term(value: tf.Tensor, count: int) -> Term:
 
 
 def is_batch_coupled(loss: Any) -> bool:
-    """Tell whether a loss needs the whole batch at once."""
-    if isinstance(loss, keras.losses.Circle):
+    """Tell whether a loss needs the whole batch at once.
+
+    One of Keras's that compares rows does, whether given as a class, a function or a name. So does one that overrides
+    `__call__`, the reduction included: nothing tells what it makes of a part of the batch.
+    """
+    if type(loss).__call__ is not keras.losses.Loss.__call__:
         return True
-    if isinstance(loss, _SUM_ALL_DIMS) and loss.axis is None:
-        return True
-    return 0 in reduced_dims(loss)
+    function = wrapped_function(loss)
+    sums_all_dims = function in (keras.losses.dice, keras.losses.tversky) and not reduced_dims(loss)
+    return function is keras.losses.circle or sums_all_dims or 0 in reduced_dims(loss)
 
 
 def loss_term(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any, count: int, scalar: str) -> Term:

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tests.equality.measure import use
 
@@ -34,7 +35,8 @@ def counts(rng, shape):
 
 
 def words(rng, shape):
-    return np.asarray(WORDS)[rng.integers(0, 4, size=shape)]
+    """Draw words as a tensor, as which Keras takes strings."""
+    return tf.constant(np.asarray(WORDS)[rng.integers(0, 4, size=shape)])
 
 
 @dataclass(frozen=True)

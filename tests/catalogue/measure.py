@@ -1,10 +1,11 @@
 """Trains what the catalogue makes, and compares what came out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
+import pytest
 
 import kparallel
 from tests.catalogue.deviations import Deviation
@@ -17,6 +18,14 @@ PLANS = {
     "replicas": {"replicas": 2},
     "stages": {"replicas": 1, "stages": 2, "microbatches": 2},
 }
+
+
+def in_turn(names: Sequence[str], chosen: Sequence[str]) -> list[Any]:
+    """Return (name, plan) for every name and plan as parameters: those chosen under one plan each, the rest `full`."""
+    plans = list(PLANS)
+    default = {(name, plans[number % len(plans)]) for number, name in enumerate(chosen)}
+    pairs = [(name, plan) for name in names for plan in plans]
+    return [pytest.param(*pair, marks=() if pair in default else pytest.mark.full) for pair in pairs]
 
 
 def trained(

@@ -6,7 +6,7 @@ import pytest
 
 from tests.catalogue.deviations import CHOSEN_IN_TRACING, LAYERS, RANDOM
 from tests.catalogue.layers import RECIPES, Recipe
-from tests.catalogue.measure import PLANS, ROWS, check, trained
+from tests.catalogue.measure import PLANS, ROWS, check, in_turn, trained
 from tests.catalogue.public import public
 
 L = keras.layers
@@ -44,8 +44,7 @@ def some(names):
     return [pytest.param(name, marks=() if name in CHOSEN else pytest.mark.full) for name in names]
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("name", some(public(L, L.Layer)))
+@pytest.mark.parametrize(("name", "plan"), in_turn(public(L, L.Layer), CHOSEN))
 def test_every_layer_trains_as_in_plain_keras(name, plan):
     recipe = recipe_of(name)
     check(lambda: model_of(recipe), *data_of(recipe), plan, LAYERS.get((name, plan)), recipe.policy)
@@ -79,7 +78,8 @@ def test_a_random_layer_equals_plain_keras_on_one_replica_to_the_bit(name):
         np.testing.assert_array_equal(wrapped[entry], value, err_msg=entry)
 
 
-@pytest.mark.parametrize("name", some(RANDOM))
+@pytest.mark.full
+@pytest.mark.parametrize("name", RANDOM)
 def test_a_random_layer_repeats_with_the_seed_on_two_replicas(name):
     first, second = (arm(name, PLANS["replicas"]) for _ in range(2))
     for entry, value in first.items():

@@ -96,7 +96,7 @@ def model_of(form, weighted):
     return model
 
 
-@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize("weighted", [False, pytest.param(True, marks=pytest.mark.full)], ids=["plain", "weighted"])
 @pytest.mark.parametrize("form", ["class", pytest.param("function", marks=pytest.mark.full)])
 def test_every_metric_equals_plain_keras(form, weighted):
     y = {kind: target(kind) for kind in KINDS}

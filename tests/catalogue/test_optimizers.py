@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.catalogue.deviations import OPTIMIZERS
-from tests.catalogue.measure import PLANS, ROWS, check
+from tests.catalogue.measure import ROWS, check, in_turn
 from tests.catalogue.public import public
 
 L, O = keras.layers, keras.optimizers  # noqa: E741
@@ -57,20 +57,12 @@ def data():
     return rng.integers(0, 5, size=(ROWS, 6)), rng.normal(size=(ROWS, 2))
 
 
-def every(positions):
-    """Return every optimizer, those not chosen marked `full`."""
-    names = public(O, O.Optimizer)
-    return [pytest.param(name, marks=() if name in CHOSEN and not positions else pytest.mark.full) for name in names]
-
-
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("name", every(positions=False))
+@pytest.mark.parametrize(("name", "plan"), in_turn(public(O, O.Optimizer), CHOSEN))
 def test_every_optimizer_updates_as_in_plain_keras(name, plan):
     check(lambda: model_of(name, positions=False), *data(), plan, OPTIMIZERS.get((name, plan)))
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("name", every(positions=True))
+@pytest.mark.parametrize(("name", "plan"), in_turn(public(O, O.Optimizer), []))
 def test_every_optimizer_takes_slices_that_all_rows_share_as_in_plain_keras(name, plan):
     check(lambda: model_of(name, positions=True), *data(), plan, OPTIMIZERS.get((f"{name} of positions", plan)))
 

@@ -38,6 +38,13 @@ def scalar_loss(y_true, y_pred):
     return keras.ops.mean((keras.ops.cast(y_true, y_pred.dtype) - y_pred) ** 2)
 
 
+class Twice(keras.losses.SparseCategoricalCrossentropy):
+    """Overrides the reduction as well: nothing tells what it makes of a part of the batch."""
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        return 2 * super().__call__(y_true, y_pred, sample_weight)
+
+
 def of_optimizer(make, **arguments):
     return lambda: {"optimizer": make(), "loss": SCCE, **arguments}
 
@@ -126,6 +133,10 @@ _LOSSES = [
     Case("scalar_loss", ("loss",), of_loss(lambda: scalar_loss), data=m.one_hot),
     Case("dice", ("loss", "coupled"), of_loss(keras.losses.Dice), data=m.one_hot),
     Case("tversky", ("loss", "coupled"), of_loss(keras.losses.Tversky), data=m.one_hot),
+    Case("dice_by_name", ("coupled",), of_loss(lambda: "dice"), data=m.one_hot),
+    Case("circle_by_name", ("coupled",), of_loss(lambda: "circle")),
+    Case("own_call", ("loss", "coupled", "weights"), of_loss(Twice), data=m.weighted),
+    Case("own_call_of_a_mask", ("mask", "coupled"), of_loss(Twice), m.padded_sequence, m.tokens),
     Case(
         "label_smoothing",
         ("loss",),
