@@ -611,7 +611,7 @@ def _build_optimizer(model: keras.Model) -> None:
 
     What `build` assigns then stays in a trace that is never run, as `ScheduleFreeAdamW` assigns its momenta.
     """
-    optimizer = getattr(model, "optimizer", None)
+    optimizer: Any = getattr(model, "optimizer", None)
 
     def build() -> None:  # TensorFlow traces a function that makes variables twice.
         if not optimizer.built:
