@@ -6,6 +6,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.private import assign_directly
+
 __all__: list[str] = []
 
 Values = Iterable[tuple[keras.Variable, tf.Tensor]]
@@ -13,6 +15,8 @@ Values = Iterable[tuple[keras.Variable, tf.Tensor]]
 
 class Assigning(keras.StatelessScope):  # type: ignore[misc]
     """Holds assignments back; what is read after one is what was assigned.
+
+    Those of variables that it does not know are none of its: they are written.
 
     Nothing flows back through an assignment, as on one device. A weight's gradient is that of all that was read of it,
     before and after.
@@ -26,10 +30,14 @@ class Assigning(keras.StatelessScope):  # type: ignore[misc]
         weights = list(weights)
         super().__init__(state_mapping=weights, collect_losses=True)
         self.state_mapping |= {id(variable): value for variable, value in state}
+        self._known = set(self.state_mapping)
         self._weights = {id(variable): value for variable, value in weights}
 
     def add_update(self, update: tuple[keras.Variable, Any]) -> None:
         variable, value = update
+        if id(variable) not in self._known:
+            assign_directly(variable, value)
+            return
         before = self._weights.get(id(variable))
         value = tf.stop_gradient(value)
         super().add_update((variable, value if before is None else _replaced(before, value)))

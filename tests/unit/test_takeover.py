@@ -330,6 +330,37 @@ def test_compile_and_a_new_function_within_fit():
     assert_as_plain(run, PLANS["2x2"])
 
 
+def test_another_model_is_wrapped_within_the_fit_of_a_plain_one_that_shares_layers():
+    def run(plan):
+        model, encoder = net()
+
+        class Encodes(keras.callbacks.Callback):
+            def on_epoch_end(self, epoch, logs=None):
+                if epoch < 2:
+                    wrapped(encoder, plan).compile(O.Adam(0.01), "mse")
+                    fit(encoder, CODE, epochs=1)
+                elif plan:
+                    encoder.unwrap()
+
+        model.compile(O.Adam(0.01), "mse")
+        history = model.fit(X, Y, epochs=4, shuffle=False, verbose=0, callbacks=[Encodes()]).history
+        return [history, values(model)]
+
+    assert_as_plain(run, PLANS["2x1"])
+
+
+@pytest.mark.parametrize("act", [lambda model: model.unwrap(), lambda model: kparallel.wrap(model, replicas=3)])
+def test_a_model_at_work_is_neither_unwrapped_nor_laid_out_anew(act):
+    model, _ = net()
+    kparallel.wrap(model, replicas=2).compile(O.SGD(0.1), "mse")
+    within = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: act(model))
+    with pytest.raises(ModelError, match="not at work"):
+        model.fit(X, Y, verbose=0, callbacks=[within])
+    fit(model)
+    assert_copies_are_equal(model)
+    act(model)
+
+
 def test_what_a_class_records_in_its_own_compile_is_kept():
     class Sampling(keras.Model):
         def compile(self, *args, sampler=None, **kwargs):
