@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.errors import ModelError
 from kparallel.private import assign_directly
 
 __all__: list[str] = []
@@ -43,12 +44,33 @@ class Assigning(keras.StatelessScope):  # type: ignore[misc]
         super().add_update((variable, value if before is None else _replaced(before, value)))
 
     def changed(self, variables: Sequence[keras.Variable], before: Sequence[tf.Tensor]) -> list[tf.Tensor | None]:
-        """Return what was assigned to each variable, None where it has its value from before."""
+        """Return what was assigned to each variable, None where it has its value from before.
+
+        Raises:
+            ModelError: It was assigned in a loop or a branch, whose values are not had outside.
+        """
         values = [self.get_current_value(variable) for variable in variables]
+        for variable, last in zip(variables, values, strict=True):
+            if not _is_here(last):
+                raise ModelError(
+                    f"Expected variables to be assigned outside the loops and branches of a layer's call, received "
+                    f"{variable.path!r}, which is assigned inside one, as by a recurrent layer's cell that draws "
+                    "random numbers or counts. Draw for all steps before the loop, or say unroll=True."
+                )
         return [
             last if tf.is_tensor(last) and last is not first else None
             for last, first in zip(values, before, strict=True)
         ]
+
+
+def _is_here(value: Any) -> bool:
+    """Tell whether a tensor is of the present graph, or of one around it."""
+    if tf.executing_eagerly() or not tf.is_tensor(value) or isinstance(value, tf.__internal__.EagerTensor):
+        return True
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not None and graph is not value.graph:
+        graph = getattr(graph, "outer_graph", None)
+    return graph is not None
 
 
 @tf.custom_gradient  # type: ignore[untyped-decorator]

@@ -1,4 +1,4 @@
-"""What a model's own `compute_loss` assigns and draws, and what nothing of the model knows."""
+"""What a model's own `compute_loss` assigns and draws, variables that nothing of the model knows, and loops."""
 
 import keras
 import numpy as np
@@ -206,3 +206,30 @@ def test_a_loss_or_an_optimizer_with_a_variable_that_nothing_knows(loss, optimiz
     np.testing.assert_allclose(np.hstack(got), np.hstack(want), rtol=0, atol=FLOAT64)
     with pytest.raises(kparallel.errors.ModelError, match=r"'hidden_counter'.*compute_loss"):
         trained(line(), "2x1", loss(), optimizer(0.01))
+
+
+class Cell(L.Layer):
+    """Counts its steps."""
+
+    state_size = output_size = 3
+
+    def build(self, shape):
+        self.dense, self.counter = L.Dense(3), self.add_weight(shape=(), trainable=False, name="steps")
+        self.dense.build((None, 7))
+
+    def call(self, inputs, states):
+        self.counter.assign_add(1.0)
+        hidden = ops.tanh(self.dense(ops.concatenate([inputs, states[0]], -1)))
+        return hidden, [hidden]
+
+
+@pytest.mark.parametrize("plan", ["2x1", "1x2_1f1b"])
+def test_a_cell_that_counts_its_steps_is_refused_unless_it_is_unrolled(plan):
+    def recurrent(unroll):
+        return line(L.Reshape((1, 4)), L.ZeroPadding1D((0, 2)), L.RNN(Cell(), unroll=unroll))
+
+    (plain, want), (model, got) = (trained(recurrent(True), each) for each in (None, plan))
+    np.testing.assert_allclose(np.hstack(got), np.hstack(want), rtol=0, atol=FLOAT64)
+    np.testing.assert_allclose(model.layers[2].cell.counter.numpy(), plain.layers[2].cell.counter.numpy())
+    with pytest.raises(kparallel.errors.ModelError, match="steps', which is assigned inside one"):
+        trained(recurrent(False), plan)

@@ -475,3 +475,52 @@ def test_a_wrap_that_fails_half_way_leaves_the_model_as_it_was():
     kparallel.wrap(model, replicas=2)
     fit(model)
     assert_copies_are_equal(model)
+
+
+class Final(keras.Model):
+    """Takes no subclasses."""
+
+    def __init__(self):
+        super().__init__()
+        self.top = L.Dense(1)
+
+    def __init_subclass__(cls, **kwargs):
+        raise TypeError("final")
+
+    def call(self, inputs):
+        return self.top(inputs)
+
+
+def test_a_class_that_takes_no_subclasses_leaves_its_model_as_it_was():
+    model = Final()
+    model(X)
+    with pytest.raises(TypeError, match="final"):
+        kparallel.wrap(model, replicas=2)
+    assert not any(isinstance(v.value, tf.distribute.DistributedValues) for v in model.variables)
+
+
+class Placed(keras.Model):
+    """Its layers get devices of their own: its call is Python of its own."""
+
+    def __init__(self, first):
+        super().__init__()
+        self.first, self.top = first, L.Dense(1, name="top")
+
+    def call(self, inputs):
+        return self.top(self.first(inputs))
+
+
+def test_models_whose_layers_have_devices_share_them_and_keep_a_call_of_their_own():
+    first = L.Dense(3, name="first")
+    own = L.Dense.call
+    first.call = lambda inputs, training=None: 2.0 * own(first, inputs)
+    models = [Placed(first), Placed(first)]
+    for model in models:
+        model(X)
+    want = models[1].predict(X, verbose=0)
+    for model in models:
+        kparallel.wrap(model, stages={"CPU:1": ["first"], "CPU:2": ["top"]})
+    models[0].unwrap()
+    assert_alike(models[1].predict(X, verbose=0), want)
+    models[1].unwrap()
+    assert_alike(models[1].predict(X, verbose=0), want)
