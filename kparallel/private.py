@@ -525,8 +525,16 @@ def trainer_metrics(model: keras.Model) -> list[keras.metrics.Metric]:
 
 
 def forget_functions(model: keras.Model) -> None:
-    """Let a Keras model trace its functions anew when they are next called."""
+    """Let a Keras model make its functions anew when they are next needed."""
     model.train_function = model.test_function = model.predict_function = None
+
+
+def renew_functions(model: keras.Model) -> None:
+    """Let a plain Keras model trace its functions anew when they are next called, also within a `fit` that runs."""
+    for kind in ("train", "test", "predict"):
+        if getattr(model, f"{kind}_function") is not None:
+            setattr(model, f"{kind}_function", None)
+            getattr(model, f"make_{kind}_function")()
 
 
 def split_for_validation(arrays: Any, share: float) -> Any:
@@ -783,3 +791,25 @@ def of_other_rows(
             variable._shape = shape
         for layer, size in expected.items():
             layer._expected_batch_size = size
+
+
+def captured(tensor: tf.Tensor) -> Any:
+    """Return what a function captured from outside that stands in its graph as a tensor, or None."""
+    captures = getattr(tensor.graph, "captures", ())
+    return next((outside for outside, inside in captures if inside is tensor), None)
+
+
+def is_copy(handle: Any) -> bool:
+    """Tell whether a resource is one copy of a variable that has one on each replica."""
+    container = getattr(handle, "_distributed_container", None)
+    return container is not None and container() is not None
+
+
+def assign_directly(variable: keras.Variable, value: Any) -> None:
+    """Assign a Keras variable, past any scope that holds assignments back."""
+    variable._direct_assign(value)
+
+
+def resource_name(handle: Any) -> str:
+    """Return the name of the variable that a resource belongs to."""
+    return str(getattr(handle, "_unique_id", "?")).rpartition("_")[0] or "?"

@@ -21,6 +21,7 @@ from kparallel.collective.exchange import add
 from kparallel.engine.beside import beside_forward
 from kparallel.engine.slices import MicrobatchSlices, accumulated
 from kparallel.engine.tail import Tail
+from kparallel.engine.writes import refusing_shared_writes
 from kparallel.loss.term import Term, added_term
 from kparallel.schedule.action import Action
 from kparallel.stage.pipeline import Pipeline
@@ -107,14 +108,16 @@ class Executor:
 
     def run(self, order: Sequence[Action]) -> None:
         """Carry out actions in an order that respects their dependencies."""
-        for action in order:
-            if action.microbatch >= len(self.counts):
-                continue  # An empty microbatch.
-            with tf.name_scope(str(action)):  # Profiles tell actions apart by it.
-                if action.kind == "F":
-                    self._forward(action.stage, action.microbatch)
-                else:
-                    self._backward(action.stage, action.microbatch)
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        with refusing_shared_writes(replicas * len(self.counts)):
+            for action in order:
+                if action.microbatch >= len(self.counts):
+                    continue  # An empty microbatch.
+                with tf.name_scope(str(action)):  # Profiles tell actions apart by it.
+                    if action.kind == "F":
+                        self._forward(action.stage, action.microbatch)
+                    else:
+                        self._backward(action.stage, action.microbatch)
 
     def outputs(self, microbatch: int) -> Any:
         """Return the model's outputs for one microbatch, on the last stage's device, with their masks."""

@@ -42,7 +42,7 @@ def loss_head(
         replicas: How many replicas there are.
         reduction: `"mean"`, `"sum"` or `"global"`: what a loss means that returns a scalar.
         training: As Keras means it.
-        tracked: Takes what the model's own `compute_loss` does to metrics.
+        tracked: Takes what the model's own `compute_loss` does to state.
     """
     scalar = "mean" if reduction == "global" else reduction
 
@@ -51,7 +51,7 @@ def loss_head(
         if reduction == "global":
             arguments = [_gathered(argument, rows, exchange, replicas) for argument in arguments]
             state = own_state(model)
-            value, news = own_loss(model, arguments, training, state)
+            value, news, _ = own_loss(model, arguments, training, state)
             for (variable, _), new in zip(state, news, strict=True):
                 if new is not None:
                     variable.assign(new)

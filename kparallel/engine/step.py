@@ -140,7 +140,7 @@ class Step:
         order = self._order(training)
 
         def tail_of(parts: list[Rows], counted: list[tf.Tensor] | None, training: bool) -> Tail:
-            tracked = Tracked(self._model, training)
+            tracked = Tracked(self._model, training, self._last.replica_index)
             head = loss_head(self._model, self._last, self._layout.replicas, self._loss_reduction, training, tracked)
             whole = rows if self._coupled and len(parts) > 1 else None
             device = self._row()[-1]

@@ -36,7 +36,7 @@ class Tail:
         training: Whether gradients will be asked for.
         whole: The share's rows if the head must see all of them at once, else None.
         counted: The local statistics, if they were counted beforehand.
-        tracked: What the head does to metrics.
+        tracked: What the head does to state.
     """
 
     def __init__(

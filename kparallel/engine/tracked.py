@@ -1,4 +1,4 @@
-"""Metrics that a model's own `compute_loss` updates, with a part of a batch at a time."""
+"""What a model's own `compute_loss` leaves, which sees a part of a batch at a time: metrics, seeds, counters."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,9 +7,9 @@ import keras
 import tensorflow as tf
 
 from kparallel.errors import ModelError
-from kparallel.loss.own import overrides_compute_loss, own_loss
+from kparallel.loss.own import overrides_compute_loss, own_loss, own_variables
 from kparallel.metric.additive import noting_sums, refuse_divided
-from kparallel.private import own_metrics
+from kparallel.private import own_metrics, seed_states
 from kparallel.stage.dependence import Dependence, dependences
 from kparallel.stage.state import RULES, End, Rule, State
 
@@ -17,31 +17,36 @@ __all__: list[str] = []
 
 
 class Tracked:
-    """The metrics of one replica's batch.
+    """The state of one replica's batch.
 
     Args:
-        model: Has a `compute_loss` of its own.
+        model: Perhaps has a `compute_loss` of its own.
         training: As Keras means it.
+        replica_index: Shifts the seeds, so that replicas draw apart.
     """
 
-    def __init__(self, model: keras.Model, training: bool) -> None:
+    def __init__(self, model: keras.Model, training: bool, replica_index: int) -> None:
         self._model = model
         self._training = training
-        self._metrics = own_metrics([model]) if overrides_compute_loss(model) else []
-        self._state = State([v for metric in self._metrics for v in metric.variables], set(), set(), set())
-        self._start = self._state.read(0)
+        self._replica_index = replica_index
+        own = overrides_compute_loss(model)
+        self._metrics = own_metrics([model]) if own else []
+        self._state = State(own_variables(model) if own else [], seed_states(model), set(), set())
+        self._start = self._state.read(replica_index)
+        self._touched: set[int] = set()
         self._ends: list[End] = []
         self._counts: list[int] = []
         self._rules: Sequence[Rule] = ()
 
     def loss(self, arguments: list[Any], count: int) -> Any:
-        """Return the loss of some rows, and keep what it does to the metrics.
+        """Return the loss of some rows, and keep what it does to the state.
 
         Args:
             arguments: x, y, outputs and sample weights.
             count: How many rows.
         """
-        value, end = self._called(self._start, arguments)
+        state = self._state.chain(self._start, self._ends[-1], self._rules) if self._rules else self._start
+        value, end = self._called(state, arguments)
         if not self._ends and any(last is not None for last in end):
             self._rules = self._found(arguments)
         self._ends.append(end)
@@ -59,7 +64,7 @@ class Tracked:
         parts: int,
         changed: Sequence[keras.Variable],
     ) -> None:
-        """Write the metrics after a batch.
+        """Write the state after a batch.
 
         Args:
             sums: What `changes` returned, summed over the replicas.
@@ -68,34 +73,57 @@ class Tracked:
             changed: The variables that calls of layers have changed in this batch.
 
         Raises:
-            ModelError: A metric is not had from what the parts of a batch give.
+            ModelError: What `compute_loss` changes is not had from what the parts of a batch give.
         """
+        self._refuse_changed(changed)
         if not self._rules:
             return
         chained = [v for v, rule in zip(self._state.variables, self._rules, strict=True) if rule is Rule.CHAIN]
         updated = self._state.changed(self._ends)
         for metric in self._metrics:
             mine = [v for v in metric.variables if any(v is each for each in updated)]
-            if any(v is each for v in mine for each in changed):
-                raise ModelError(
-                    f"Metric {metric.name!r} is updated in a layer's call and in compute_loss. Use a metric for each."
-                )
             if parts > 1 and any(v is each for v in mine for each in chained):
                 way_out = 'Update it in compute_metrics, or pass loss_reduction="global" to kparallel.wrap.'
                 raise refuse_divided(metric, "compute_loss", way_out)
-        self._state.commit(self._start, self._ends, self._rules, sums, whole, 0)
+        paths = [v.path for v in chained if any(v is each for each in updated)]
+        if parts > 1 and paths:
+            raise ModelError(
+                f"Variables {paths[:4]} are assigned in compute_loss, which sees a part of a batch alone, what is "
+                'neither a sum nor a mean over the rows. Pass loss_reduction="global" to kparallel.wrap.'
+            )
+        self._state.commit(self._start, self._ends, self._rules, sums, whole, self._replica_index)
+
+    def _refuse_changed(self, changed: Sequence[keras.Variable]) -> None:
+        """Refuse what calls of layers have changed in this batch: here it has its value from before."""
+        both = [v for v in changed if id(v) in self._touched]
+        metric = next((m for m in self._metrics if any(v is each for v in m.variables for each in both)), None)
+        if metric is not None:
+            raise ModelError(
+                f"Metric {metric.name!r} is updated in a layer's call and in compute_loss. Use a metric for each."
+            )
+        if both:
+            raise ModelError(
+                f"Variable {both[0].path!r} is changed in a layer's call and used in compute_loss, in one batch. Use a "
+                "variable for each, or return what compute_loss needs as one more output."
+            )
 
     def _called(self, state: list[tf.Tensor], arguments: list[Any]) -> tuple[Any, End]:
-        return own_loss(self._model, arguments, self._training, list(zip(self._state.variables, state, strict=True)))
+        values = list(zip(self._state.variables, state, strict=True))
+        loss, end, touched = own_loss(self._model, arguments, self._training, values)
+        self._touched |= touched
+        return loss, end
 
     def _found(self, arguments: list[Any]) -> list[Rule]:
         """Find out how the parts of a batch go together in each variable."""
+        known = self._state.known
         added: set[int] = set()
 
         def updates(_: Any, state: Any, inputs: Any, masks: Any) -> tuple[list[Any], list[Any], list[Any]]:
             with noting_sums(self._metrics, added):
-                return state, list(self._called(state, inputs)[1]), []
+                end = self._called(state, inputs)[1]
+            random = [value for value, rule in zip(state, known, strict=True) if rule is Rule.SEED]
+            return state, list(end), random
 
         found = dependences(updates, ([], self._start, arguments, []), [False] * len(self._start))
-        ways = zip(self._state.variables, found, strict=True)
-        return [RULES[Dependence.SUM if id(variable) in added else way] for variable, way in ways]
+        ways = zip(self._state.variables, known, found, strict=True)
+        return [rule or RULES[Dependence.SUM if id(v) in added else way] for v, rule, way in ways]

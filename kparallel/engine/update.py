@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.engine.writes import refusing_shared_writes
 from kparallel.private import optimizers_in, own_optimizer, traced, updates_through, updating_copies
 
 __all__: list[str] = []
@@ -42,7 +43,8 @@ class Updater:
 
     def apply(self, gradients: list[Any], variables: list[keras.Variable]) -> None:
         """Apply summed gradients to this replica's copies of the variables; call it in the replica's context."""
-        with updating_copies(optimizers_in(self._optimizer)):
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        with updating_copies(optimizers_in(self._optimizer)), refusing_shared_writes(replicas):
             if self._least is None:
                 self._optimizer.apply(gradients, variables)
                 return

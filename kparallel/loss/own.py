@@ -17,33 +17,39 @@ def overrides_compute_loss(model: keras.Model) -> bool:
 
 
 class _Recorder(keras.StatelessScope):  # type: ignore[misc]
-    """Holds assignments back and notes which variables are read."""
+    """Holds assignments back and notes which variables are read, and which are assigned."""
 
     def __init__(self, state: list[tuple[keras.Variable, Any]]) -> None:
         super().__init__(state_mapping=state)
         self.read: dict[int, keras.Variable] = {}
+        self.assigned: dict[int, keras.Variable] = {}
 
     def get_current_value(self, variable: keras.Variable) -> Any:
         self.read[id(variable)] = variable
         return super().get_current_value(variable)
 
+    def add_update(self, update: tuple[keras.Variable, Any]) -> None:
+        self.assigned[id(update[0])] = update[0]
+        super().add_update(update)
+
 
 def own_loss(
     model: Any, arguments: list[Any], training: bool, state: list[tuple[keras.Variable, Any]]
-) -> tuple[Any, list[Any]]:
+) -> tuple[Any, list[Any], set[int]]:
     """Call a model's own `compute_loss`.
 
     Args:
         model: The model.
         arguments: x, y, outputs and sample weights.
         training: As Keras means it.
-        state: The variables of the model's own metrics, with their values on this replica.
+        state: Of `own_variables`, with their values on this replica.
 
     Returns:
-        The loss, a function of the outputs alone, and the new value of each variable of `state`, None where it stays.
+        The loss, a function of the outputs alone, the new value of each variable of `state`, None where it stays, and
+        the ids of those that were read or assigned.
 
     Raises:
-        ModelError: It reads weights, whose gradient would be lost.
+        ModelError: It reads weights, whose gradient would be lost, or assigns what is no state of the model.
     """
     extra = {"training": training} if model._compute_loss_has_training_arg else {}
     weights = [(variable, variable.value) for variable in model.trainable_variables]
@@ -57,16 +63,34 @@ def own_loss(
             "to compile instead and leave compute_loss alone: regularizers and add_loss are then counted; or return "
             "what it needs as one more output."
         )
+    _refuse_foreign(model, [variable for variable, _ in state], scope)
     news = [(scope.state_mapping[id(variable)], old) for variable, old in state]
-    return value, [None if new is old else new for new, old in news]
+    return value, [None if new is old else new for new, old in news], {*scope.read, *scope.assigned}
+
+
+def _refuse_foreign(model: Any, state: list[keras.Variable], scope: _Recorder) -> None:
+    known = set(map(id, state))
+    foreign = [variable.path for key, variable in scope.assigned.items() if key not in known]
+    if foreign:
+        raise ModelError(
+            f"Expected {model.__class__.__name__}.compute_loss to assign metrics and non-trainable variables of the "
+            f"model alone, but it assigns {foreign[:4]}. Make such a variable with add_weight(trainable=False)."
+        )
+
+
+def own_variables(model: keras.Model) -> list[keras.Variable]:
+    """Return what a model's own `compute_loss` may change: variables that do not train, and its own metrics'."""
+    rest = [variable for variable in model.variables if not variable.trainable]
+    metrics = [variable for metric in own_metrics([model]) for variable in metric.variables]
+    return list({id(variable): variable for variable in [*metrics, *rest]}.values())
 
 
 def own_state(model: keras.Model) -> list[tuple[keras.Variable, tf.Tensor]]:
-    """Return the variables of a model's own metrics with their values on this replica.
+    """Return `own_variables` with their values on this replica.
 
     Call it outside the view of one replica, in which there is only the first one's copy.
     """
-    return [(v, tf.identity(v.value)) for metric in own_metrics([model]) for v in metric.variables]
+    return [(variable, tf.identity(variable.value)) for variable in own_variables(model)]
 
 
 def refuse_added(model: Any, added: list[Any]) -> None:

@@ -1,7 +1,5 @@
 """The model that `wrap` returns: the only room that touches Keras's trainer hooks."""
 
-import inspect
-from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
@@ -12,6 +10,7 @@ from kparallel.collective.lost import naming_lost_workers
 from kparallel.data.feed import Divided, Feed
 from kparallel.data.shards import LocalBatches, Shards
 from kparallel.errors import ModelError
+from kparallel.model.arguments import named, takes
 from kparallel.model.cluster_fit import agree_on_end, cluster_fit_arguments
 from kparallel.model.functions import first_share, predict_function, step_function, tensors
 from kparallel.model.hooks import check_hooks
@@ -69,7 +68,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
     @wraps(keras.Model.fit)
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         runtime = self._kparallel
-        arguments = _named(self.__class__.fit, args, kwargs)
+        arguments = named(self.__class__.fit, args, kwargs)
         if runtime.layout.talk is not None:
             with naming_lost_workers():
                 arguments = cluster_fit_arguments(self, runtime.layout.talk, runtime, arguments)
@@ -78,14 +77,14 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
 
     @wraps(keras.Model.evaluate)
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        arguments = _named(self.__class__.evaluate, args, kwargs)
+        arguments = named(self.__class__.evaluate, args, kwargs)
         self._check_call("evaluate", arguments)
         with self._kparallel.whole_batches():
             return super().evaluate(**self._adapted(arguments))
 
     @wraps(keras.Model.predict)
     def predict(self, *args: Any, **kwargs: Any) -> Any:
-        arguments = _named(self.__class__.predict, args, kwargs)
+        arguments = named(self.__class__.predict, args, kwargs)
         self._check_call("predict", arguments)
         with self._kparallel.whole_batches():
             outputs = super().predict(**self._adapted(arguments))
@@ -146,14 +145,14 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
     @wraps(keras.Model.compile)
     def compile(self, *args: Any, **kwargs: Any) -> None:
         method = self.__class__.compile  # Perhaps a subclass's own, with arguments and defaults of its own.
-        arguments = _named(method, args, kwargs)
+        arguments = named(method, args, kwargs)
         if arguments.get("run_eagerly") and self._kparallel.layout.talk is not None:
             raise ModelError(
                 "Expected run_eagerly=False in a cluster, received True: TensorFlow's collectives run in graphs only. "
                 "Look into the step on one machine, where run_eagerly=True works."
             )
         jit = arguments.pop("jit_compile", "auto")
-        if _takes(method, "jit_compile"):
+        if takes(method, "jit_compile"):
             arguments["jit_compile"] = False
         self._kparallel.jit = jit if isinstance(jit, bool) else None
         super().compile(**arguments)
@@ -215,27 +214,6 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         self._build_missing(data_batch)
 
 
-def _named(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Name the arguments of a call of one of a model's methods; one that takes `*args` passes them on to Keras's.
-
-    Raises:
-        TypeError: An argument is given by its place and by its name.
-    """
-    signature = inspect.signature(method)
-    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
-        signature = inspect.signature(getattr(keras.Model, method.__name__))
-    named = dict(signature.bind_partial(None, *args).arguments)
-    named.pop("self")
-    for name in named.keys() & kwargs.keys():
-        raise TypeError(f"{method.__qualname__}() got multiple values for argument {name!r}")
-    return named | kwargs
-
-
-def _takes(method: Callable[..., Any], name: str) -> bool:
-    parameters = inspect.signature(method).parameters
-    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-
-
 def make_parallel(model: keras.Model, runtime: Runtime) -> ParallelModel:
     """Turn a model, plain or wrapped, into one that follows a plan, in place.
 
@@ -247,10 +225,13 @@ def make_parallel(model: keras.Model, runtime: Runtime) -> ParallelModel:
         ModelError: Its variables cannot be moved; the model is as it was.
     """
     former: Runtime | None = vars(model).get("_kparallel")
+    if former is not None:
+        _check_rest(model)
+    # A class may refuse to have subclasses, so it is made before anything moves.
+    kind = type(f"Parallel{type(model).__name__}", (ParallelModel, type(model)), {}) if former is None else type(model)
     take_over(model, runtime)
     if former is None:
-        plain = type(model)
-        _set_class(model, type(f"Parallel{plain.__name__}", (ParallelModel, plain), {}))
+        _set_class(model, kind)
         arguments = compile_arguments(model)
         runtime.jit = True if arguments is not None and arguments.get("jit_compile") is True else None
     else:
@@ -276,10 +257,11 @@ def unwrap(model: keras.Model) -> keras.Model:
         the same.
 
     Raises:
-        ModelError: The model is not wrapped.
+        ModelError: The model is not wrapped, or it is at work.
     """
     if not isinstance(model, ParallelModel):
         raise ModelError(f"Expected a model that kparallel.wrap returned, received {type(model).__name__}.")
+    _check_rest(model)
     runtime = model._kparallel
     runtime.restore_calls()
     give_back(model, runtime)
@@ -291,6 +273,14 @@ def unwrap(model: keras.Model) -> keras.Model:
     if arguments is not None:
         model.jit_compile = arguments.get("jit_compile")
     return model
+
+
+def _check_rest(model: ParallelModel) -> None:
+    if model._kparallel.feeding:
+        raise ModelError(
+            f"Expected a model that is not at work, received {model.name!r} within its fit, evaluate or predict. Wrap "
+            "or unwrap it when that is done."
+        )
 
 
 def _set_class(model: keras.Model, kind: type[keras.Model]) -> None:

@@ -1,7 +1,7 @@
 """What a wrapped model carries beside its Keras self; no Keras object, so that files stay plain."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from typing import Any
 
@@ -45,7 +45,8 @@ class Runtime:
         self.read = Read()
         self.jit: bool | None = None
         self.moves = 0  # How often variables have moved; a function traced before a move is traced anew.
-        self._redirected: list[keras.layers.Layer] = []
+        # What each layer's call was replaced by, and what the layer itself had in its place, which its class may have.
+        self._redirected: dict[keras.layers.Layer, tuple[Callable[..., Any], Callable[..., Any] | None]] = {}
 
     @property
     def writes(self) -> bool:
@@ -102,21 +103,29 @@ class Runtime:
         for index, group in enumerate(self.plan.groups):
             for layer in model.layers:
                 if layer.name in group.layers and layer not in self._redirected:
-                    layer.call = self._at_stage(layer.call, index)
-                    self._redirected.append(layer)
+                    placed, own = self._at_stage(layer, index), vars(layer).get("call")
+                    layer.call = placed
+                    self._redirected[layer] = placed, own
 
     def restore_calls(self) -> None:
-        """Let layers run where their caller runs."""
-        for layer in self._redirected:
-            del layer.call
+        """Let layers run where their caller runs, or where another model's plan lets them run."""
+        for layer, (placed, own) in self._redirected.items():
+            if vars(layer).get("call") is not placed:
+                continue  # Another model that shares the layer has redirected it as well.
+            if own is None:
+                del layer.call
+            else:
+                layer.call = own
         self._redirected.clear()
 
-    def _at_stage(self, call: Callable[..., Any], stage_index: int) -> Callable[..., Any]:
-        """Run a layer's call on its stage's device."""
+    def _at_stage(self, layer: keras.layers.Layer, stage_index: int) -> Callable[..., Any]:
+        """Run a layer's call on its stage's device, as long as this plan redirects it."""
+        call = layer.call
 
         @wraps(call)
         def placed(*args: Any, **kwargs: Any) -> Any:
-            with tf.device(self.layout.rows[0][stage_index]):
+            device = self.layout.rows[0][stage_index] if layer in self._redirected else None
+            with nullcontext() if device is None else tf.device(device):
                 return call(*args, **kwargs)
 
         return placed

@@ -22,7 +22,6 @@ from kparallel.model.runtime import Runtime
 from kparallel.private import (
     flatten_layers,
     foreign_strategy,
-    forget_functions,
     gather_variable,
     is_initialized,
     is_placed,
@@ -31,6 +30,7 @@ from kparallel.private import (
     place_variable,
     placed_value,
     recurrent_states,
+    renew_functions,
     restore_variable,
     slots_by_weight,
     trainer_metrics,
@@ -105,7 +105,7 @@ def take_over(model: keras.Model, runtime: Runtime) -> bool:
             if former is not None:
                 placed.owners.discard(former)
             placed.owners.add(runtime)
-    _forget_functions_of_others(model, [variable for variable, _ in moved])
+    _renew_functions_of_others(model, [variable for variable, _ in moved])
     return bool(moved)
 
 
@@ -121,7 +121,7 @@ def give_back(model: keras.Model, runtime: Runtime) -> None:
         if not placed.owners:
             gather_variable(variable, device)
             moved.append(variable)
-    _forget_functions_of_others(model, moved)
+    _renew_functions_of_others(model, moved)
 
 
 def _columns(model: keras.Model, runtime: Runtime) -> Iterator[tuple[keras.Variable, Column]]:
@@ -159,7 +159,7 @@ def _others(variable: keras.Variable, former: Runtime | None) -> list[Runtime]:
     return [] if placed is None else [owner for owner in placed.owners if owner is not former]
 
 
-def _forget_functions_of_others(model: keras.Model, moved: list[keras.Variable]) -> None:
+def _renew_functions_of_others(model: keras.Model, moved: list[keras.Variable]) -> None:
     """Let every Keras model but this one that shares moved variables trace its functions anew.
 
     They would go on writing to the first copy alone, or reading one that is none any more. A layer does not know the
@@ -171,7 +171,7 @@ def _forget_functions_of_others(model: keras.Model, moved: list[keras.Variable])
     for other in gc.get_objects():
         traced = issubclass(type(other), keras.Model) and other is not model and _has_traced(other)
         if traced and any(id(variable) in ids for variable in _variables(other)):
-            forget_functions(other)
+            renew_functions(other)
 
 
 def _has_traced(model: keras.Model) -> bool:

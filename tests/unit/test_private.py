@@ -13,17 +13,22 @@ from kparallel.private import (
     PRIVATE_NAMES,
     PlacedVariable,
     XSpace,
+    assign_directly,
     build_layers,
     called_graphs,
+    captured,
     float8_variables,
     foreign_strategy,
     gather_variable,
+    is_copy,
     is_placed,
     mirrored,
     optimizers_in,
     place_variable,
     placed_value,
     read_profile,
+    renew_functions,
+    resource_name,
     restore_variable,
     run_independently,
     slots_by_weight,
@@ -280,3 +285,33 @@ def test_a_profile_is_read(gpu, tmp_path):
     assert second.thread == ("/device:GPU:0/Stream #13" if gpu else "tf_Compute/2/2")
     assert second.stats.get("tf_op", second.name) == "0F0/a:MatMul"
     assert (second.start, second.end) == pytest.approx((2e-9, 2.002e-6) if gpu else (1.001e-6, 3.001e-6))
+
+
+def test_a_captured_resource_tells_its_variable_and_whether_it_is_a_copy():
+    variable, single = keras.Variable(np.ones(2, "float32"), name="both"), tf.Variable(1.0, name="one")
+    place_variable(variable, mirrored(PAIR), PAIR)
+    copy = variable.value.values[1]
+
+    def write():
+        for each in (copy, single):
+            each.assign_add(tf.ones_like(each))
+
+    graph = tf.function(write, autograph=False).get_concrete_function().graph
+    written = [operation for operation in graph.get_operations() if operation.type == "AssignAddVariableOp"]
+    handles = [captured(operation.inputs[0]) for operation in written]
+    assert [is_copy(handle) for handle in handles] == [True, False]
+    assert handles == [copy.handle, single.handle] and resource_name(single.handle) == "one"
+    assert captured(written[0].inputs[1]) is None
+
+
+def test_a_variable_is_assigned_past_a_stateless_scope():
+    variable = keras.Variable(1.0)
+    with keras.StatelessScope():
+        assign_directly(variable, 2.0)
+    assert float(variable) == 2.0
+
+
+def test_functions_are_renewed_that_were_made(trained):
+    before, trained.test_function = trained.train_function, None
+    renew_functions(trained)
+    assert trained.test_function is None and trained.train_function not in (None, before)

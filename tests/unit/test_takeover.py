@@ -330,6 +330,37 @@ def test_compile_and_a_new_function_within_fit():
     assert_as_plain(run, PLANS["2x2"])
 
 
+def test_another_model_is_wrapped_within_the_fit_of_a_plain_one_that_shares_layers():
+    def run(plan):
+        model, encoder = net()
+
+        class Encodes(keras.callbacks.Callback):
+            def on_epoch_end(self, epoch, logs=None):
+                if epoch < 2:
+                    wrapped(encoder, plan).compile(O.Adam(0.01), "mse")
+                    fit(encoder, CODE, epochs=1)
+                elif plan and epoch == 2:
+                    encoder.unwrap()
+
+        model.compile(O.Adam(0.01), "mse")
+        history = model.fit(X, Y, epochs=4, shuffle=False, verbose=0, callbacks=[Encodes()]).history
+        return [history, values(model)]
+
+    assert_as_plain(run, PLANS["2x1"])
+
+
+@pytest.mark.parametrize("act", [lambda model: model.unwrap(), lambda model: kparallel.wrap(model, replicas=3)])
+def test_a_model_at_work_is_neither_unwrapped_nor_laid_out_anew(act):
+    model, _ = net()
+    kparallel.wrap(model, replicas=2).compile(O.SGD(0.1), "mse")
+    within = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: act(model))
+    with pytest.raises(ModelError, match="not at work"):
+        model.fit(X, Y, verbose=0, callbacks=[within])
+    fit(model)
+    assert_copies_are_equal(model)
+    act(model)
+
+
 def test_what_a_class_records_in_its_own_compile_is_kept():
     class Sampling(keras.Model):
         def compile(self, *args, sampler=None, **kwargs):
@@ -444,3 +475,52 @@ def test_a_wrap_that_fails_half_way_leaves_the_model_as_it_was():
     kparallel.wrap(model, replicas=2)
     fit(model)
     assert_copies_are_equal(model)
+
+
+class Final(keras.Model):
+    """Takes no subclasses."""
+
+    def __init__(self):
+        super().__init__()
+        self.top = L.Dense(1)
+
+    def __init_subclass__(cls, **kwargs):
+        raise TypeError("final")
+
+    def call(self, inputs):
+        return self.top(inputs)
+
+
+def test_a_class_that_takes_no_subclasses_leaves_its_model_as_it_was():
+    model = Final()
+    model(X)
+    with pytest.raises(TypeError, match="final"):
+        kparallel.wrap(model, replicas=2)
+    assert not any(isinstance(v.value, tf.distribute.DistributedValues) for v in model.variables)
+
+
+class Placed(keras.Model):
+    """Its layers get devices of their own: its call is Python of its own."""
+
+    def __init__(self, first):
+        super().__init__()
+        self.first, self.top = first, L.Dense(1, name="top")
+
+    def call(self, inputs):
+        return self.top(self.first(inputs))
+
+
+def test_models_whose_layers_have_devices_share_them_and_keep_a_call_of_their_own():
+    first = L.Dense(3, name="first")
+    own = L.Dense.call
+    first.call = lambda inputs, training=None: 2.0 * own(first, inputs)
+    models = [Placed(first), Placed(first)]
+    for model in models:
+        model(X)
+    want = models[1].predict(X, verbose=0)
+    for model in models:
+        kparallel.wrap(model, stages={"CPU:1": ["first"], "CPU:2": ["top"]})
+    models[0].unwrap()
+    assert_alike(models[1].predict(X, verbose=0), want)
+    models[1].unwrap()
+    assert_alike(models[1].predict(X, verbose=0), want)
