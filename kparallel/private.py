@@ -366,6 +366,8 @@ class PlacedVariable(MirroredVariable):  # type: ignore[misc]
     def __init__(self, strategy: tf.distribute.Strategy, copies: Sequence[tf.Variable]) -> None:
         aggregation = tf.VariableAggregation.NONE
         super().__init__(strategy, tuple(copies), aggregation, var_policy=OnWritePolicy(aggregation))
+        for each in copies:
+            _set_container(each, self)
         self.owners: weakref.WeakSet[Any] = weakref.WeakSet()  # What placed it here: the runtimes of wrapped models.
 
     assign = _writing_all("assign")
@@ -482,11 +484,15 @@ def gather_variable(variable: keras.Variable, device: str) -> None:
 
 
 def _set_container(single: tf.Variable, container: Any) -> None:
-    """Say of which variable with copies a single variable is one; of none for None."""
-    if container is not None:
-        single.handle._distributed_container = weakref.ref(container)
-    elif hasattr(single.handle, "_distributed_container"):
-        del single.handle._distributed_container
+    """Say of which variable with copies a single variable is one; of none for None.
+
+    TensorFlow notes it on the handle, or on the variable where that was made in a function, as slots are.
+    """
+    for place in (single, single.handle):
+        if place is single.handle and container is not None:
+            place._distributed_container = weakref.ref(container)
+        elif "_distributed_container" in vars(place):
+            del place._distributed_container
 
 
 def placed_value(variable: keras.Variable) -> PlacedVariable | None:
