@@ -29,6 +29,7 @@ from kparallel.private import (
     slots_by_weight,
     trainer_metrics,
     updating_copies,
+    whole_losses,
 )
 
 PAIR = ("CPU:0", "CPU:1")
@@ -280,3 +281,17 @@ def test_a_profile_is_read(gpu, tmp_path):
     assert second.thread == ("/device:GPU:0/Stream #13" if gpu else "tf_Compute/2/2")
     assert second.stats.get("tf_op", second.name) == "0F0/a:MatMul"
     assert (second.start, second.end) == pytest.approx((2e-9, 2.002e-6) if gpu else (1.001e-6, 3.001e-6))
+
+
+def test_a_keras_loss_in_a_replica_is_whole():
+    strategy = mirrored(PAIR)
+    ones, zeros = tf.ones((2, 3)), tf.zeros((2, 3))
+
+    def both():
+        loss = keras.losses.MeanSquaredError()
+        with whole_losses():
+            index = tf.distribute.get_replica_context().replica_id_in_sync_group
+            return loss(ones, zeros), tf.distribute.get_replica_context().all_reduce("sum", tf.cast(index, "float32"))
+
+    for value, summed in zip(*map(strategy.experimental_local_results, strategy.run(tf.function(both))), strict=True):
+        assert (float(value), float(summed)) == (1.0, 1.0)
