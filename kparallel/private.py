@@ -819,3 +819,38 @@ def assign_directly(variable: keras.Variable, value: Any) -> None:
 def resource_name(handle: Any) -> str:
     """Return the name of the variable that a resource belongs to."""
     return str(getattr(handle, "_unique_id", "?")).rpartition("_")[0] or "?"
+
+
+class _OneReplica:
+    """A strategy that says of itself that it has one replica.
+
+    Args:
+        strategy: Gives everything else.
+    """
+
+    num_replicas_in_sync = 1
+
+    def __init__(self, strategy: tf.distribute.Strategy) -> None:
+        self._strategy = strategy
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._strategy, name)
+
+
+@contextmanager
+def whole_losses() -> Iterator[None]:
+    """Let no loss of Keras's that a layer or another loss calls divide by the number of replicas.
+
+    What else a layer asks of its replica, it gets of it: only the number of replicas is 1.
+    """
+    mode = distribute_lib._get_per_thread_mode()
+    if mode.replica_context is None or mode.strategy.num_replicas_in_sync == 1:
+        yield
+        return
+    distribute_lib._push_per_thread_mode(
+        distribute_lib._ThreadMode(_OneReplica(mode.strategy), mode.cross_replica_context, mode.replica_context)
+    )
+    try:
+        yield
+    finally:
+        distribute_lib._pop_per_thread_mode()

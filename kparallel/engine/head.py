@@ -7,13 +7,13 @@ import tensorflow as tf
 
 from kparallel.collective.exchange import Exchange
 from kparallel.data.rows import Rows
+from kparallel.engine.coupling import Coupling
 from kparallel.engine.tail import Head
 from kparallel.engine.tracked import Tracked
 from kparallel.loss.own import overrides_compute_loss, own_loss, own_state
-from kparallel.loss.term import LossWeight, Term, is_batch_coupled, is_rowwise, loss_term, row_mean, summed
+from kparallel.loss.term import LossWeight, Term, loss_term, row_mean, summed
 from kparallel.private import (
     compiled_loss,
-    flat_losses,
     keras_logits,
     keras_mask,
     one_replica_view,
@@ -25,14 +25,14 @@ from kparallel.private import (
 __all__: list[str] = []
 
 
-def couples_rows(model: keras.Model, reduction: str) -> bool:
-    """Tell whether a loss must see all rows of the batch at once."""
-    losses = compiled_loss(model)
-    return reduction == "global" or (losses is not None and any(is_batch_coupled(loss) for loss in flat_losses(losses)))
-
-
 def loss_head(
-    model: keras.Model, exchange: Exchange, replicas: int, reduction: str, training: bool, tracked: Tracked
+    model: keras.Model,
+    exchange: Exchange,
+    replicas: int,
+    coupling: Coupling,
+    whole: bool,
+    training: bool,
+    tracked: Tracked,
 ) -> Head:
     """Return the head that turns outputs and rows into (loss weight, term) pairs, in Keras's order.
 
@@ -40,15 +40,16 @@ def loss_head(
         model: The compiled model.
         exchange: Gathers outputs where a loss needs the whole batch.
         replicas: How many replicas there are.
-        reduction: `"mean"`, `"sum"` or `"global"`: what a loss means that returns a scalar.
+        coupling: Tells which losses must see the whole batch.
+        whole: Whether the head is given all rows of a share at once.
         training: As Keras means it.
         tracked: Takes what the model's own `compute_loss` does to state.
     """
-    scalar = "mean" if reduction == "global" else reduction
 
     def own_term(outputs: Any, rows: Rows) -> Term:
         arguments = [rows.x, rows.y, outputs, rows.sample_weight]
-        if reduction == "global":
+        way = coupling.of_own(lambda *given: tracked.computed(list(given)), arguments, whole)
+        if way == "global":
             arguments = [_gathered(argument, rows, exchange, replicas) for argument in arguments]
             state = own_state(model)
             value, news, _ = own_loss(model, arguments, training, state)
@@ -57,7 +58,7 @@ def loss_head(
                     variable.assign(new)
             return _whole(value, rows)
         value = tracked.loss(arguments, rows.count)
-        return row_mean(value, rows.count) if scalar == "mean" else summed(value)
+        return row_mean(value, rows.count) if way == "mean" else summed(value)
 
     def terms(outputs: Any, rows: Rows) -> list[tuple[LossWeight, Term]]:
         if overrides_compute_loss(model):
@@ -68,20 +69,16 @@ def loss_head(
             return result
         for loss, weight, call in route_losses(losses, rows.y, outputs, rows.sample_weight):
             y_true, y_pred, row_weight = call
-            if is_batch_coupled(loss) or (reduction == "global" and _may_couple_rows(loss, call)):
-                whole = [_gathered(value, rows, exchange, replicas) for value in call]
+            way = coupling.of(loss, call, whole)
+            if way == "global":
+                batch = [_gathered(value, rows, exchange, replicas) for value in call]
                 with one_replica_view():
-                    result.append((weight, _whole(loss(*whole), rows)))
+                    result.append((weight, _whole(loss(*batch), rows)))
             else:
-                result.append((weight, loss_term(loss, y_true, y_pred, row_weight, rows.count, scalar)))
+                result.append((weight, loss_term(loss, y_true, y_pred, row_weight, rows.count, way)))
         return result
 
     return terms
-
-
-def _may_couple_rows(loss: Any, call: tuple[Any, Any, Any]) -> bool:
-    """Tell whether a loss may compare rows: any of the user's own, such as one with negatives from the batch."""
-    return not is_rowwise(loss) or not loss.call(call[0], call[1]).shape.rank
 
 
 def _gathered(value: Any, rows: Rows, exchange: Exchange, replicas: int) -> Any:

@@ -10,8 +10,9 @@ from kparallel.data.rows import Counts, Rows, deal, microbatches, take_rows
 from kparallel.engine.beside import beside_inputs
 from kparallel.engine.committed import changed_in, check_assigned, commit, commit_rows
 from kparallel.engine.compiled import stage_call
+from kparallel.engine.coupling import Coupling, WholeBatchNeeded
 from kparallel.engine.executor import Executor, StageCall
-from kparallel.engine.head import couples_rows, loss_head
+from kparallel.engine.head import loss_head
 from kparallel.engine.kinds import Kinds
 from kparallel.engine.layout import Layout
 from kparallel.engine.overwritten import overwritten
@@ -54,7 +55,6 @@ class Step:
         self._pipeline = pipeline
         self._plan = plan
         self._layout = layout
-        self._loss_reduction = loss_reduction
         self._last = layout.exchanges[-1]
         self._parts = layout.replicas * plan.microbatches
         layers = [layer for stage in pipeline.stages for layer in stage.layers]
@@ -66,7 +66,7 @@ class Step:
             metrics is None or all(is_additive(metric) for metric in metrics.metrics)
         )
         self._first = True
-        self._coupled = couples_rows(model, loss_reduction)
+        self._coupling = Coupling(model, loss_reduction, self._parts)
         self._lanes = (0,) if pipeline.placed else plan.lanes
         self._updater = Updater(getattr(model, "optimizer", None), False if pipeline.placed else jit)
         inline = len(pipeline.stages) == 1 and plan.microbatches == 1
@@ -136,13 +136,21 @@ class Step:
             )
 
     def _run(self, rows: Rows, training: bool) -> tuple[Executor, Tail]:
+        try:
+            return self._ran(rows, training)
+        except WholeBatchNeeded:  # Known once the first outputs are there; nothing has been reduced or written.
+            return self._ran(rows, training)
+
+    def _ran(self, rows: Rows, training: bool) -> tuple[Executor, Tail]:
         parts = microbatches(rows, self._plan.microbatches)
         order = self._order(training)
+        coupled = self._coupling.whole
+        at_once = coupled or self._plan.microbatches == 1
 
         def tail_of(parts: list[Rows], counted: list[tf.Tensor] | None, training: bool) -> Tail:
             tracked = Tracked(self._model, training, self._last.replica_index)
-            head = loss_head(self._model, self._last, self._layout.replicas, self._loss_reduction, training, tracked)
-            whole = rows if self._coupled and len(parts) > 1 else None
+            head = loss_head(self._model, self._last, self._layout.replicas, self._coupling, at_once, training, tracked)
+            whole = rows if coupled and len(parts) > 1 else None
             device = self._row()[-1]
             return Tail(self._pipeline, device, head, parts, self._factors(rows), training, whole, counted, tracked)
 
@@ -175,7 +183,7 @@ class Step:
         stages, number = len(self._pipeline.stages), self._plan.microbatches
         if not training:
             return linear_order(forward_only(stages, number))
-        if self._coupled:  # Such a loss waits for the last row's outputs.
+        if self._coupling.whole:  # Such a loss waits for the last row's outputs.
             return linear_order(gpipe(stages, number))
         return linear_order(gpipe(1, 1) if self._pipeline.placed else self._plan.programs())
 

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from kparallel.errors import ModelError
-from kparallel.private import keras_mask, reduced_dims, wrapped_function
+from kparallel.private import keras_mask, reduced_dims, whole_losses, wrapped_function
 
 __all__: list[str] = []
 
@@ -87,6 +87,17 @@ def is_batch_coupled(loss: Any) -> bool:
     return function is keras.losses.circle or sums_all_dims or 0 in reduced_dims(loss)
 
 
+def loss_values(loss: Any, y_true: Any, y_pred: Any) -> tf.Tensor:
+    """Return what a Keras loss gives before its reduction: a value for each row, or a scalar."""
+
+    def cast(leaf: Any) -> Any:
+        return keras.ops.convert_to_tensor(leaf, dtype=loss.dtype)
+
+    y_true, y_pred = (keras.tree.map_structure(cast, each) for each in (y_true, y_pred))
+    with whole_losses():  # A loss of the user's may call one of Keras's.
+        return cast(loss.call(y_true, y_pred))
+
+
 def loss_term(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any, count: int, scalar: str) -> Term:
     """Split one Keras loss into its numerator and statistics.
 
@@ -104,9 +115,7 @@ def loss_term(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any, count: in
     """
     _check_reduction(loss)
     dtype = loss.dtype
-    y_pred_cast = keras.tree.map_structure(lambda t: keras.ops.convert_to_tensor(t, dtype=dtype), y_pred)
-    y_true = keras.tree.map_structure(lambda t: keras.ops.convert_to_tensor(t, dtype=dtype), y_true)
-    values = keras.ops.convert_to_tensor(loss.call(y_true, y_pred_cast), dtype=dtype)
+    values = loss_values(loss, y_true, y_pred)
     mask = _both(keras_mask(y_pred), keras_mask(values))
     weight = None if sample_weight is None else keras.ops.convert_to_tensor(sample_weight, dtype=dtype)
     valid = None

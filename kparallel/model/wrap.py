@@ -123,9 +123,9 @@ def wrap(
         plan: A plan made by `kparallel.plan`; then none of the options that make a plan may be given.
         replicas, stages, microbatches, schedule, recompute, balance, sample, devices, memory_per_device, batch_size:
             As in `kparallel.plan`.
-        loss_reduction: What a loss means that returns one scalar for a batch: `"mean"` over rows (default),
-            `"sum"` over rows, or `"global"`, which gathers the outputs of all replicas first; then also for losses of
-            your own that give a value for each row, which may compare rows.
+        loss_reduction: What a loss of your own is of its rows: `"mean"` (default), what its graph shows, a mean, a sum
+            or anything else, for which the outputs of all replicas are gathered; `"sum"`, scalars are sums over rows;
+            `"global"`, outputs are always gathered.
         gradient_compression: The dtype in which gradients travel between replicas: `"bfloat16"` or `"float16"` halve
             the bytes of float32. Then training no longer equals one device: each replica's gradient and their sum are
             rounded, to 8 bits (bfloat16) or to 11 bits (float16, where a value below 6e-8 becomes 0 and one above

@@ -45,8 +45,28 @@ _SUMS = {"AddV2", "Add", "Sub", "AddN"}
 _PRODUCTS = {"Mul", "MatMul", "BatchMatMulV2", "Einsum"}
 _REDUCTIONS = {"Sum": Dependence.SUM, "Mean": Dependence.MEAN}
 _READS = {"ReadVariableOp", "VarHandleOp", "Placeholder"}
+_QUOTIENTS = {"RealDiv", "DivNoNan"}
 _SHAPED = {"Fill", "BroadcastTo"}  # Have as many rows as a shape says, each the same.
 _SOME_ROWS = {"Where", "Unique", "UniqueV2", "DynamicPartition"}  # Give as many as the values of rows tell.
+
+
+def dependence(value: Callable[..., tf.Tensor], arguments: Sequence[Any]) -> Dependence:
+    """Return how a value depends on the rows that it is computed from.
+
+    Args:
+        value: Takes `arguments`.
+        arguments: Structures of tensors, or None, with the rows as their first dim.
+
+    Returns:
+        The dependence; `OTHER` where the value cannot be computed of an unknown number of rows.
+    """
+
+    def updates(_: Any, state: Any, inputs: Any, masks: Any) -> tuple[list[Any], list[Any], list[Any]]:
+        computed = value(*inputs)
+        start = tf.zeros((), computed.dtype)
+        return [start], [start + computed], []
+
+    return dependences(updates, ([], [], list(arguments), []), [])[0]
 
 
 def dependences(updates: Updates, arguments: tuple[Any, ...], held: Sequence[bool]) -> list[Dependence]:
@@ -160,11 +180,32 @@ class Rows:
             return Dependence.ROWS
         if _is_row_count(tensor) and self._known[_key(inputs[0].op.inputs[0])] is Dependence.ROWS:
             return Dependence.SUM
+        if kind in _QUOTIENTS and ways == [Dependence.SUM, Dependence.SUM] and self._counts_rows(inputs[1]):
+            return Dependence.MEAN
+        if kind == "Prod" and self._counts_rows(tensor):
+            return Dependence.SUM
         if Dependence.OTHER in ways:
             return Dependence.OTHER
         if Dependence.ROWS in ways:
             return _of_rows(tensor, ways)
         return _of_reduced(tensor, ways)
+
+    def _counts_rows(self, tensor: tf.Tensor) -> bool:
+        """Tell whether a tensor is the number of rows, or that of entries, as many for each row."""
+        while tensor.op.type in ("Cast", "Identity"):
+            tensor = tensor.op.inputs[0]
+        inputs = list(tensor.op.inputs)
+        if tensor.op.type == "Size" or _is_row_count(tensor):
+            source = inputs[0] if tensor.op.type == "Size" else inputs[0].op.inputs[0]
+            return self._known[_key(source)] is Dependence.ROWS
+        if tensor.op.type == "Shape":
+            return self._known[_key(inputs[0])] is Dependence.ROWS
+        if tensor.op.type == "Prod":
+            return self._counts_rows(inputs[0])
+        if tensor.op.type not in ("Mul", "Pack"):
+            return False
+        others = [each for each in inputs if self._known[_key(each)] is not Dependence.NONE]
+        return len(others) == 1 and self._counts_rows(others[0])
 
 
 def _of_rows(tensor: tf.Tensor, ways: list[Dependence]) -> Dependence:

@@ -24,6 +24,7 @@ from kparallel.private import (
     recurrent_states,
     seed_states,
     set_mask,
+    whole_losses,
 )
 from kparallel.stage.assigning import Assigning
 from kparallel.stage.body import Body, trained
@@ -161,7 +162,7 @@ class Stage:
         values = list(zip(self.state.variables, state, strict=True))
         own = Assigning(zip(self.weights, weights, strict=True), values)
         rows = [pair for pair, rule in zip(values, self.state.known, strict=True) if rule is Rule.ROWS]
-        with _refusing_new_variables(), of_other_rows(rows, self.layers), own as scope:
+        with _refusing_new_variables(), of_other_rows(rows, self.layers), whole_losses(), own as scope:
             outputs = self._body(inputs, training)
         assigned = scope.changed(self.weights, weights)
         end = scope.changed(self.state.variables, state)

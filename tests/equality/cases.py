@@ -45,6 +45,28 @@ class Twice(keras.losses.SparseCategoricalCrossentropy):
         return 2 * super().__call__(y_true, y_pred, sample_weight)
 
 
+def scalar_of_keras(y_true, y_pred):
+    return keras.losses.CategoricalCrossentropy()(y_true, y_pred) + keras.losses.MeanSquaredError()(y_true, y_pred)
+
+
+def ratio_of_sums(y_true, y_pred):
+    """No mean over the rows, as a loss of tokens that divides by those that count."""
+    counted = y_pred**2
+    return keras.ops.sum(counted * (y_true - y_pred) ** 2) / keras.ops.sum(counted)
+
+
+def rows_compared(y_true, y_pred):
+    """A value for each row, which depends on the others."""
+    similar = keras.ops.matmul(y_pred, keras.ops.transpose(y_pred)) - keras.ops.matmul(
+        y_true, keras.ops.transpose(y_true)
+    )
+    return keras.ops.mean(similar**2, axis=-1)
+
+
+def mean_by_column(y_true, y_pred):
+    return keras.ops.sqrt(keras.ops.mean((y_true - y_pred) ** 2, axis=0) + 0.1)
+
+
 def of_optimizer(make, **arguments):
     return lambda: {"optimizer": make(), "loss": SCCE, **arguments}
 
@@ -131,6 +153,11 @@ _LOSSES = [
         fit=lambda: {"class_weight": {0: 0.5, 1: 2.0, 2: 1.0}},
     ),
     Case("scalar_loss", ("loss",), of_loss(lambda: scalar_loss), data=m.one_hot),
+    Case("scalar_sum", ("loss",), of_loss(lambda: lambda y, p: keras.ops.sum((y - p) ** 2)), data=m.one_hot),
+    Case("scalar_of_keras", ("loss",), of_loss(lambda: scalar_of_keras), data=m.one_hot),
+    Case("ratio_of_sums", ("loss", "coupled"), of_loss(lambda: ratio_of_sums), data=m.one_hot),
+    Case("rows_compared", ("loss", "coupled"), of_loss(lambda: rows_compared), data=m.one_hot),
+    Case("mean_by_column", ("loss", "coupled"), of_loss(lambda: mean_by_column), data=m.one_hot),
     Case("dice", ("loss", "coupled"), of_loss(keras.losses.Dice), data=m.one_hot),
     Case("tversky", ("loss", "coupled"), of_loss(keras.losses.Tversky), data=m.one_hot),
     Case("dice_by_name", ("coupled",), of_loss(lambda: "dice"), data=m.one_hot),
@@ -178,6 +205,7 @@ _LOSSES = [
     Case("regularizers", ("penalties",), of_loss(lambda: SCCE), m.regularized),
     Case("regularizers_and_weights", ("penalties", "weights"), of_loss(lambda: SCCE), m.regularized, m.weighted),
     Case("add_loss", ("penalties",), of_loss(lambda: SCCE), m.penalized),
+    Case("add_loss_of_keras", ("penalties",), of_loss(lambda: SCCE), m.penalized_by_keras),
     Case("mask", ("mask",), of_loss(lambda: SCCE, weighted_metrics=["accuracy"]), m.padded_sequence, m.tokens),
     Case(
         "mask_and_weights",

@@ -51,6 +51,21 @@ class PenaltyOfRows(L.Layer):
         return inputs
 
 
+@keras.saving.register_keras_serializable("kparallel_tests")
+class PenaltyOfKeras(L.Layer):
+    """Adds one of Keras's losses, which divides by the number of a strategy's replicas."""
+
+    def call(self, inputs):
+        self.add_loss(keras.losses.MeanSquaredError()(keras.ops.zeros_like(inputs), inputs))
+        return inputs
+
+
+def penalized_by_keras():
+    inputs = keras.Input((4,))
+    hidden = PenaltyOfKeras()(L.Dense(6, activation="tanh")(inputs))
+    return keras.Model(inputs, L.Dense(3, activation="softmax")(hidden))
+
+
 def penalized_twice():
     """Adds a loss of rows near the inputs and a scalar near the outputs: in two stages, one in each."""
     inputs = keras.Input((4,))

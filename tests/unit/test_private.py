@@ -34,6 +34,7 @@ from kparallel.private import (
     slots_by_weight,
     trainer_metrics,
     updating_copies,
+    whole_losses,
 )
 
 PAIR = ("CPU:0", "CPU:1")
@@ -315,3 +316,17 @@ def test_functions_are_renewed_that_were_made(trained):
     before, trained.test_function = trained.train_function, None
     renew_functions(trained)
     assert trained.test_function is None and trained.train_function not in (None, before)
+
+
+def test_a_keras_loss_in_a_replica_is_whole():
+    strategy = mirrored(PAIR)
+    ones, zeros = tf.ones((2, 3)), tf.zeros((2, 3))
+
+    def both():
+        loss = keras.losses.MeanSquaredError()
+        with whole_losses():
+            index = tf.distribute.get_replica_context().replica_id_in_sync_group
+            return loss(ones, zeros), tf.distribute.get_replica_context().all_reduce("sum", tf.cast(index, "float32"))
+
+    for value, summed in zip(*map(strategy.experimental_local_results, strategy.run(tf.function(both))), strict=True):
+        assert (float(value), float(summed)) == (1.0, 1.0)
