@@ -77,7 +77,7 @@ def fitted(task, plan, before=None, after=None):
     ("task", "plan"),
     [
         ("classifier", "stages"),
-        ("language_model", "replicas"),
+        pytest.param("language_model", "replicas", marks=pytest.mark.full),
         pytest.param("classifier", "replicas", marks=pytest.mark.full),
         pytest.param("language_model", "stages", marks=pytest.mark.full),
     ],

@@ -38,7 +38,7 @@ def check(tests, mode, folder):
     return found
 
 
-@pytest.mark.parametrize("mode", WRAPPED)
+@pytest.mark.parametrize("mode", ["replicas", pytest.param("stages", marks=pytest.mark.full)])
 def test_a_choice_of_kerass_tests_passes_wrapped(mode, tmp_path):
     found = check(CHOSEN, mode, tmp_path)
     assert sum(outcome.wrapped for outcome in found.values()) >= 5

@@ -31,12 +31,17 @@ OPTIMIZERS = {
 }
 
 
+def some(chosen):
+    """Return every optimizer as a parameter, those that are not chosen marked `full`."""
+    return [pytest.param(name, marks=() if name in chosen else pytest.mark.full) for name in OPTIMIZERS]
+
+
 @pytest.fixture(autouse=True)
 def _doubles():
     doubles()
 
 
-@pytest.fixture(params=["1x2", "2x2"])
+@pytest.fixture(params=["2x2", pytest.param("1x2", marks=pytest.mark.full)])
 def plan(request):
     return PLANS[request.param]
 
@@ -121,7 +126,7 @@ def test_a_traced_function_of_the_users_own_reads_the_present_weights_where_they
     assert_as_plain(run, PLANS["2x1"])
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", some(["adamw_ema", "scaling", "muon"]))
 def test_an_optimizer_with_slots_goes_on_through_wrap_and_unwrap(name):
     def run(plan):
         model, _ = net()
@@ -139,7 +144,7 @@ def test_an_optimizer_with_slots_goes_on_through_wrap_and_unwrap(name):
     assert_as_plain(run, PLANS["2x2"])
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", some(["accumulating", "clipping"]))
 def test_a_plain_model_on_moved_variables_trains_like_any_other(name):
     """By `fit`, by `train_on_batch` and by a tape, in turn with the wrapped one."""
 
@@ -179,7 +184,7 @@ def test_two_wrapped_models_that_share_layers_train_in_turn():
         maker = keras.Sequential([keras.Input((3,)), L.Dense(6, activation="tanh"), L.Dense(2)])
         wrapped(critic, plan).compile(O.Adam(0.01), "mse")
         critic.trainable = False
-        both = wrapped(keras.Model(maker.inputs, critic(maker.outputs)), plan)
+        both = wrapped(keras.Model(maker.inputs[0], critic(maker.outputs[0])), plan)
         both.compile(O.Adam(0.01), "mse")
         critic.trainable = True
         critic.compile(O.Adam(0.01), "mse")
