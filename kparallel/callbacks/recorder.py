@@ -11,9 +11,9 @@ import keras
 import tensorflow as tf
 
 from kparallel.cluster import read_cluster
+from kparallel.compat.profiler import read_profile
 from kparallel.mesh import Mesh
 from kparallel.planning.plan import LayerGroup, Plan
-from kparallel.private import read_profile
 from kparallel.trace.events import MARK, Event, Operation, Step, calls
 from kparallel.trace.lanes import LaneStep, lanes_of, lay_out
 from kparallel.trace.scope import Owner, owner, plain_owner

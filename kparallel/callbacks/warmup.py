@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from kparallel.private import own_optimizer
+from kparallel.compat.optimizers import own_optimizer
 
 __all__: list[str] = []
 

@@ -14,9 +14,9 @@ import kparallel
 from kparallel.barrier import to_stderr, wait_for_peers
 from kparallel.cluster import Cluster, read_cluster
 from kparallel.collective.links import Links
+from kparallel.compat.startup import expect_cluster, tensorflow_has_started
 from kparallel.devices import virtual_devices
 from kparallel.errors import ClusterError
-from kparallel.private import expect_cluster, tensorflow_has_started
 
 __all__: list[str] = []
 

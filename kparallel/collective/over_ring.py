@@ -12,7 +12,7 @@ from kparallel.collective.exchange import Exchange
 from kparallel.collective.packs import sum_by_dtype
 from kparallel.collective.ring import Ring
 from kparallel.collective.workers import BetweenWorkers
-from kparallel.private import run_independently
+from kparallel.compat.functions import run_independently
 
 __all__: list[str] = []
 

@@ -6,7 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from kparallel.collective.packs import sum_by_dtype
-from kparallel.private import CollectiveReducer, traced
+from kparallel.compat.distribute import CollectiveReducer
+from kparallel.compat.functions import traced
 
 __all__: list[str] = []
 

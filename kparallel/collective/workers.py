@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from kparallel.collective.exchange import Exchange
 from kparallel.collective.packs import sum_by_dtype
-from kparallel.private import CollectiveReducer
+from kparallel.compat.distribute import CollectiveReducer
 
 __all__: list[str] = []
 

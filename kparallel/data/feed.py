@@ -7,8 +7,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.compat.data import DataAdapter, class_weight_function
+from kparallel.compat.distribute import dataset_strategy, replica_spec
+from kparallel.compat.functions import traced
 from kparallel.errors import DataError
-from kparallel.private import DataAdapter, class_weight_function, dataset_strategy, replica_spec, traced
 
 __all__: list[str] = []
 

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kparallel.private import chosen_rows, rows_of_arrays
+from kparallel.compat.data import chosen_rows, rows_of_arrays
 
 __all__: list[str] = []
 

@@ -14,10 +14,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kparallel.compat.data import class_weight_function
 from kparallel.data.feed import Batches, DividedData
 from kparallel.data.rows import deal
 from kparallel.errors import DataError
-from kparallel.private import class_weight_function
 
 __all__: list[str] = []
 

@@ -5,9 +5,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.compat.functions import traced
 from kparallel.engine.executor import StageCall
 from kparallel.errors import PlanError
-from kparallel.private import traced
 from kparallel.stage.stage import Forward, Stage
 
 __all__: list[str] = []

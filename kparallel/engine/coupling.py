@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 
+from kparallel.compat.losses import compiled_loss, flat_losses
 from kparallel.loss.term import is_batch_coupled, is_rowwise, loss_values
-from kparallel.private import compiled_loss, flat_losses
 from kparallel.stage.dependence import Dependence, dependence
 
 __all__: list[str] = []

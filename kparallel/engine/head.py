@@ -6,21 +6,15 @@ import keras
 import tensorflow as tf
 
 from kparallel.collective.exchange import Exchange
+from kparallel.compat.distribute import one_replica_view
+from kparallel.compat.losses import compiled_loss, route_losses
+from kparallel.compat.tensors import keras_logits, keras_mask, set_logits, set_mask
 from kparallel.data.rows import Rows
 from kparallel.engine.coupling import Coupling
 from kparallel.engine.tail import Head
 from kparallel.engine.tracked import Tracked
 from kparallel.loss.own import overrides_compute_loss, own_loss, own_state
 from kparallel.loss.term import LossWeight, Term, loss_term, row_mean, summed
-from kparallel.private import (
-    compiled_loss,
-    keras_logits,
-    keras_mask,
-    one_replica_view,
-    route_losses,
-    set_logits,
-    set_mask,
-)
 
 __all__: list[str] = []
 

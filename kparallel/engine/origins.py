@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from kparallel.private import called_graphs
+from kparallel.compat.functions import called_graphs
 
 __all__: list[str] = []
 

@@ -9,9 +9,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.compat.distribute import one_replica_view
 from kparallel.engine.executor import Executor, StageCall, differentiable
 from kparallel.engine.origins import Source, sources
-from kparallel.private import one_replica_view
 from kparallel.stage.pipeline import Pipeline
 from kparallel.stage.stage import Forward
 

@@ -19,7 +19,7 @@ import keras
 import tensorflow as tf
 
 from kparallel.collective.exchange import add
-from kparallel.private import own_optimizer
+from kparallel.compat.optimizers import own_optimizer
 
 __all__: list[str] = []
 

@@ -6,6 +6,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.compat.distribute import local_updates
+from kparallel.compat.losses import compiled_metrics
+from kparallel.compat.tensors import keras_logits
 from kparallel.data.rows import Counts, Rows, deal, microbatches, take_rows
 from kparallel.engine.beside import beside_inputs
 from kparallel.engine.committed import changed_in, check_assigned, commit, commit_rows
@@ -28,7 +31,6 @@ from kparallel.loss.own import overrides_compute_loss, refuse_added
 from kparallel.loss.term import LossWeight, Term, as_scalar
 from kparallel.metric.additive import is_additive, state_change
 from kparallel.planning.plan import Plan
-from kparallel.private import compiled_metrics, keras_logits, local_updates
 from kparallel.schedule import forward_only, gpipe, linear_order
 from kparallel.stage.pipeline import Pipeline
 from kparallel.stage.state import Place

@@ -11,10 +11,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.compat.tensors import keras_logits, keras_mask, set_logits, set_mask
 from kparallel.data.rows import Rows
 from kparallel.engine.tracked import Tracked
 from kparallel.loss.term import LossWeight, Term
-from kparallel.private import keras_logits, keras_mask, set_logits, set_mask
 from kparallel.stage.pipeline import Pipeline
 
 __all__: list[str] = []

@@ -6,10 +6,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.compat.layers import own_metrics, seed_states
 from kparallel.errors import ModelError
 from kparallel.loss.own import overrides_compute_loss, own_loss, own_variables
 from kparallel.metric.additive import noting_sums, refuse_divided
-from kparallel.private import own_metrics, seed_states
 from kparallel.stage.dependence import Dependence, dependences
 from kparallel.stage.state import RULES, End, Rule, State
 

@@ -11,8 +11,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.compat.functions import traced
+from kparallel.compat.optimizers import optimizers_in, own_optimizer, updates_through, updating_copies
 from kparallel.engine.writes import refusing_shared_writes
-from kparallel.private import optimizers_in, own_optimizer, traced, updates_through, updating_copies
 
 __all__: list[str] = []
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from kparallel.compat.functions import called_graphs, captured
+from kparallel.compat.variables import is_copy, resource_name
 from kparallel.errors import ModelError
-from kparallel.private import called_graphs, captured, is_copy, resource_name
 
 __all__: list[str] = []
 

@@ -5,8 +5,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.compat.distribute import one_replica_view
+from kparallel.compat.layers import own_metrics
 from kparallel.errors import ModelError
-from kparallel.private import one_replica_view, own_metrics
 
 __all__: list[str] = []
 

@@ -11,8 +11,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.compat.distribute import whole_losses
+from kparallel.compat.losses import reduced_dims, wrapped_function
+from kparallel.compat.tensors import keras_mask
 from kparallel.errors import ModelError
-from kparallel.private import keras_mask, reduced_dims, whole_losses, wrapped_function
 
 __all__: list[str] = []
 

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.compat.losses import reduced_dims, wrapped_function
 from kparallel.errors import ModelError
-from kparallel.private import reduced_dims, wrapped_function
 
 __all__: list[str] = []
 

@@ -12,11 +12,11 @@ from typing import Any
 import keras
 
 from kparallel.collective.talk import Talk
+from kparallel.compat.layers import seed_states
 from kparallel.data.order import EpochOrder
 from kparallel.data.shards import Shards
 from kparallel.errors import WorkerError
 from kparallel.model.in_step import Read, check_in_step
-from kparallel.private import seed_states
 
 __all__: list[str] = []
 

@@ -5,9 +5,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.compat.layers import flatten_layers
 from kparallel.errors import BackendError, ModelError
 from kparallel.model.hooks import check_hooks
-from kparallel.private import flatten_layers
 
 __all__: list[str] = []
 

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from kparallel.collective.talk import Talk
+from kparallel.compat.data import are_arrays, split_for_validation
 from kparallel.data.order import EpochOrder
 from kparallel.data.shards import Shards
 from kparallel.errors import DataError
@@ -17,7 +18,6 @@ from kparallel.model.in_step import check_same_read
 from kparallel.model.runtime import Runtime
 from kparallel.model.sameness import check_same, facts_of_fit
 from kparallel.model.size import steps_of, training_length, validation_length
-from kparallel.private import are_arrays, split_for_validation
 
 __all__: list[str] = []
 

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.compat.layers import flatten_layers
+from kparallel.compat.optimizers import own_optimizer
 from kparallel.devices import check_devices, local_devices
 from kparallel.errors import PlanError
 from kparallel.mesh import Mesh
@@ -20,7 +22,6 @@ from kparallel.planning.names import count_stages, stages_by_name
 from kparallel.planning.plan import LayerGroup, Plan
 from kparallel.planning.profile import Unit
 from kparallel.planning.search import choose
-from kparallel.private import flatten_layers, own_optimizer
 from kparallel.stage.graph import Graph, open_graph
 from kparallel.stage.profile import measured, profile
 

@@ -7,13 +7,15 @@ import keras
 import tensorflow as tf
 
 from kparallel.collective.lost import naming_lost_workers
+from kparallel.compat.functions import traced
+from kparallel.compat.losses import compiled_loss, compiled_metrics, loss_tracker, loss_weights
+from kparallel.compat.tensors import set_logits
 from kparallel.data.rows import Counts, row_count
 from kparallel.engine.step import Step
 from kparallel.errors import DataError
 from kparallel.loss.term import as_scalar
 from kparallel.model.cluster_fit import Fetch, agree_on_end
 from kparallel.model.runtime import Runtime
-from kparallel.private import compiled_loss, compiled_metrics, loss_tracker, loss_weights, set_logits, traced
 
 __all__: list[str] = []
 

@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from kparallel.collective.talk import Talk
+from kparallel.compat.optimizers import own_optimizer
 from kparallel.errors import DataError, WorkerError
-from kparallel.private import own_optimizer
 
 __all__: list[str] = []
 

@@ -9,10 +9,10 @@ from kparallel.collective.exchange import Alone, Exchange, InProcess
 from kparallel.collective.over_ring import OverRing
 from kparallel.collective.talk import Talk
 from kparallel.collective.workers import BetweenWorkers
+from kparallel.compat.distribute import mirrored
 from kparallel.engine.layout import Layout
 from kparallel.errors import PlanError
 from kparallel.mesh import Mesh
-from kparallel.private import mirrored
 
 __all__: list[str] = []
 

@@ -7,6 +7,15 @@ import keras
 import tensorflow as tf
 
 from kparallel.collective.lost import naming_lost_workers
+from kparallel.compat.data import epoch_batches
+from kparallel.compat.training import (
+    build_layers,
+    build_symbolically,
+    compile_arguments,
+    forget_functions,
+    record_jit,
+    unpickler,
+)
 from kparallel.data.feed import Divided, Feed
 from kparallel.data.shards import LocalBatches, Shards
 from kparallel.errors import ModelError
@@ -19,15 +28,6 @@ from kparallel.model.sameness import check_same, facts_of_call
 from kparallel.model.size import length_of
 from kparallel.model.takeover import give_back, take_over
 from kparallel.planning.plan import Plan
-from kparallel.private import (
-    build_layers,
-    build_symbolically,
-    compile_arguments,
-    epoch_batches,
-    forget_functions,
-    record_jit,
-    unpickler,
-)
 
 __all__: list[str] = []
 

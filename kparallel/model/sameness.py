@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from kparallel.barrier import to_stderr
 from kparallel.collective.talk import Talk
+from kparallel.compat.data import are_arrays
 from kparallel.errors import WorkerError
 from kparallel.planning.plan import Plan
-from kparallel.private import are_arrays
 
 __all__: list[str] = []
 

@@ -17,24 +17,20 @@ from typing import Any
 
 import keras
 
-from kparallel.errors import ModelError
-from kparallel.model.runtime import Runtime
-from kparallel.private import (
-    flatten_layers,
+from kparallel.compat.layers import flatten_layers, own_metrics, recurrent_states
+from kparallel.compat.optimizers import optimizers_in, slots_by_weight
+from kparallel.compat.training import renew_functions, trainer_metrics
+from kparallel.compat.variables import (
     foreign_strategy,
     gather_variable,
     is_initialized,
     is_placed,
-    optimizers_in,
-    own_metrics,
     place_variable,
     placed_value,
-    recurrent_states,
-    renew_functions,
     restore_variable,
-    slots_by_weight,
-    trainer_metrics,
 )
+from kparallel.errors import ModelError
+from kparallel.model.runtime import Runtime
 
 __all__: list[str] = []
 

@@ -6,8 +6,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.compat.variables import assign_directly
 from kparallel.errors import ModelError
-from kparallel.private import assign_directly
 
 __all__: list[str] = []
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from kparallel.private import call_operation, one_model_call
+from kparallel.compat.graph import call_operation, one_model_call
 from kparallel.stage.graph import Call
 
 __all__: list[str] = []

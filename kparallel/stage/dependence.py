@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from kparallel.private import one_replica_view
+from kparallel.compat.distribute import one_replica_view
 
 __all__: list[str] = []
 

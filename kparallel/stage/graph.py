@@ -15,7 +15,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kparallel.private import functional_nodes, inner_functional, set_mask, symbolic_arguments
+from kparallel.compat.graph import functional_nodes, inner_functional, symbolic_arguments
+from kparallel.compat.tensors import set_mask
 
 __all__: list[str] = []
 

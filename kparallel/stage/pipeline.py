@@ -6,8 +6,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.compat.graph import standardized_inputs
+from kparallel.compat.tensors import keras_mask, set_logits, set_mask
 from kparallel.errors import PlanError
-from kparallel.private import keras_mask, set_logits, set_mask, standardized_inputs
 from kparallel.stage.body import Segment, Whole
 from kparallel.stage.graph import Graph
 from kparallel.stage.stage import Stage

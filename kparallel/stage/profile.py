@@ -13,8 +13,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.compat.functions import traced
+from kparallel.compat.graph import call_operation
+from kparallel.compat.layers import flatten_layers, seed_states
 from kparallel.planning.profile import Unit
-from kparallel.private import call_operation, flatten_layers, seed_states, traced
 from kparallel.stage.body import trained
 from kparallel.stage.graph import Call, Graph
 from kparallel.stage.stage import averaged_states

@@ -12,20 +12,18 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kparallel.errors import ModelError
-from kparallel.metric.additive import noting_sums
-from kparallel.private import (
+from kparallel.compat.distribute import whole_losses
+from kparallel.compat.layers import (
     flatten_layers,
     float8_variables,
-    keras_logits,
-    keras_mask,
     of_other_rows,
     own_metrics,
     recurrent_states,
     seed_states,
-    set_mask,
-    whole_losses,
 )
+from kparallel.compat.tensors import keras_logits, keras_mask, set_mask
+from kparallel.errors import ModelError
+from kparallel.metric.additive import noting_sums
 from kparallel.stage.assigning import Assigning
 from kparallel.stage.body import Body, trained
 from kparallel.stage.dependence import Dependence, dependences

@@ -13,7 +13,7 @@ from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
 from keras.src.trainers.trainer import Trainer
 
 import kparallel
-from kparallel.private import functional_nodes, inner_functional
+from kparallel.compat.graph import functional_nodes, inner_functional
 
 # Keyword arguments of `wrap` by mode; None leaves the models as they are.
 MODES = {

@@ -9,7 +9,7 @@ ROOT = Path(kparallel.__file__).parent
 # From the floor upwards; a file imports only from its own layer's folder or from layers before it.
 LAYERS = ["errors", "mesh", "cluster", "barrier", "schedule", "planning", "trace"]
 LAYERS += [
-    "private",
+    "compat",
     "devices",
     "collective",
     "data",
@@ -58,7 +58,7 @@ def test_the_floor_is_pure():
             assert not [n for n in imports(path) if n.split(".")[0] in ("tensorflow", "keras")], path
 
 
-def test_private_names_stand_in_one_file():
+def test_private_names_stand_in_one_package():
     for layer, path in modules():
-        if layer != "private":
+        if layer != "compat":
             assert not [n for n in imports(path) if n.startswith(("keras.src", "tensorflow.python"))], path

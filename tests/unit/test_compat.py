@@ -9,35 +9,34 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
 
-from kparallel.private import (
-    PRIVATE_NAMES,
+from kparallel.compat.distribute import mirrored, whole_losses
+from kparallel.compat.functions import called_graphs, captured, run_independently
+from kparallel.compat.layers import float8_variables
+from kparallel.compat.optimizers import optimizers_in, slots_by_weight, updating_copies
+from kparallel.compat.profiler import XSpace, read_profile
+from kparallel.compat.training import build_layers, renew_functions, trainer_metrics
+from kparallel.compat.variables import (
     PlacedVariable,
-    XSpace,
     assign_directly,
-    build_layers,
-    called_graphs,
-    captured,
-    float8_variables,
     foreign_strategy,
     gather_variable,
     is_copy,
     is_placed,
-    mirrored,
-    optimizers_in,
     place_variable,
     placed_value,
-    read_profile,
-    renew_functions,
     resource_name,
     restore_variable,
-    run_independently,
-    slots_by_weight,
-    trainer_metrics,
-    updating_copies,
-    whole_losses,
 )
 
 PAIR = ("CPU:0", "CPU:1")
+PRIVATE_NAMES = (
+    ("keras.Model", "_unpickle_model"),
+    ("keras.Model", "_flatten_layers"),
+    ("keras.Model", "_symbolic_build"),
+    ("keras.Model", "_maybe_symbolic_build"),
+    ("keras.optimizers.Optimizer", "_all_reduce_sum_gradients"),
+    ("keras.optimizers.Optimizer", "_distributed_tf_update_step"),
+)
 
 
 @pytest.mark.parametrize(("owner", "name"), PRIVATE_NAMES)

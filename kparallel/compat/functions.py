@@ -1,0 +1,54 @@
+"""Functions and graphs of TensorFlow."""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+__all__: list[str] = []
+
+
+def run_independently(operation: tf.Operation) -> None:
+    """Let a stateful operation of a function's graph run as soon as its inputs are there.
+
+    TensorFlow otherwise runs all that have no resource one after another, in the order of tracing.
+    """
+    manager = operation.graph.experimental_acd_manager
+    if manager is not None:
+        manager.run_independently(operation)
+
+
+def traced(function: Callable[..., Any], **options: Any) -> Any:
+    """Return a function as a `tf.function`, one trace for each set of shapes, without a warning of many traces.
+
+    A step is traced once for each number of rows, and its parts once for each replica, on purpose.
+
+    Args:
+        function: Python that autograph leaves as it is.
+        **options: As `tf.function` takes them.
+    """
+    made = tf.function(function, autograph=False, **options)
+    made._omit_frequent_tracing_warning = True
+    return made
+
+
+_CALLED = {"PartitionedCall": ("f",), "If": ("then_branch", "else_branch"), "While": ("body", "cond")}
+
+
+def called_graphs(operation: tf.Operation) -> dict[str, Any]:
+    """Return the graphs of the functions that an operation calls, by the attribute that names the function.
+
+    Args:
+        operation: Of the types PartitionedCall (attribute `f`), If (`then_branch`, `else_branch`) or While (`body`,
+            `cond`), stateful or not; any other calls nothing that is known here.
+    """
+    return {
+        name: operation.graph._get_function(operation.get_attr(name).name).graph
+        for name in _CALLED.get(operation.type.removeprefix("Stateless").removeprefix("Stateful"), ())
+    }
+
+
+def captured(tensor: tf.Tensor) -> Any:
+    """Return what a function captured from outside that stands in its graph as a tensor, or None."""
+    captures = getattr(tensor.graph, "captures", ())
+    return next((outside for outside, inside in captures if inside is tensor), None)

@@ -1,0 +1,56 @@
+"""The graph of a functional Keras model."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+from keras.src.backend.common import global_state
+from keras.src.layers.layer import CallContext
+from keras.src.models.functional import Functional, operation_fn
+from keras.src.ops.symbolic_arguments import SymbolicArguments
+
+__all__: list[str] = []
+
+
+def inner_functional(model: Any) -> Any:
+    """Return the functional graph that a model's own `call` runs, or None where `call` is something else."""
+    if isinstance(model, keras.Sequential) and type(model).call is keras.Sequential.call:
+        return model._functional
+    return model if isinstance(model, Functional) and type(model).call is Functional.call else None
+
+
+def functional_nodes(functional: Any) -> Iterator[Any]:
+    """Yield a functional graph's nodes in the order in which Keras runs them, inputs left out."""
+    for _, nodes in sorted(functional._nodes_by_depth.items(), reverse=True):
+        yield from (node for node in nodes if node.operation is not None and not node.is_input)
+
+
+def standardized_inputs(model: Any, x: Any) -> list[Any]:
+    """Return a functional model's flat inputs, matched by name and given their rank and dtype, as Keras does."""
+    return list(inner_functional(model)._standardize_inputs(x))
+
+
+def call_operation(operation: Any, arguments: Any, values: dict[int, Any], training: bool) -> list[Any]:
+    """Call one node's layer or operation and return its flat outputs."""
+    args, kwargs = arguments.fill_in(values)
+    return list(keras.tree.flatten(operation_fn(operation, training=training)(*args, **kwargs)))
+
+
+@contextmanager
+def one_model_call() -> Iterator[None]:
+    """Let Keras see the layers called inside as parts of one model's call.
+
+    Otherwise each would count as a call of its own, and a layer's second call would drop the losses of its first.
+    """
+    before = global_state.get_global_attribute("current_call_ctx")
+    global_state.set_global_attribute("current_call_ctx", CallContext(entry_layer=None))
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("current_call_ctx", before)
+
+
+def symbolic_arguments(*tensors: Any) -> Any:
+    """Return Keras's record of a call with some symbolic tensors."""
+    return SymbolicArguments(*tensors)

@@ -1,0 +1,88 @@
+"""What Keras's optimizers keep private."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+__all__: list[str] = []
+
+
+def own_optimizer(optimizer: Any) -> Any:
+    """Return the optimizer that updates: the one inside another that scales the loss, else itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+@contextmanager
+def updates_through(
+    optimizer: Any, run: Callable[[Callable[..., None], list[tuple[Any, Any]], Any], None]
+) -> Iterator[None]:
+    """Let a function carry out an optimizer's update step.
+
+    Args:
+        optimizer: It, or the one inside it, calls `run` in place of its own loop over the variables.
+        run: Takes Keras's own loop as a function of (gradient, variable) pairs and the learning rate, then all pairs
+            and the learning rate.
+    """
+    own = own_optimizer(optimizer)
+    loop = own._distributed_tf_update_step
+
+    def replaced(distribution: Any, pairs: Any, rate: Any) -> None:
+        run(lambda some, value: loop(distribution, some, value), list(pairs), rate)
+
+    own._distributed_tf_update_step = replaced
+    try:
+        yield
+    finally:
+        del own._distributed_tf_update_step
+
+
+def optimizers_in(optimizer: Any) -> list[Any]:
+    """Return an optimizer and all those that it holds, however nested; none for None."""
+    found: dict[int, Any] = {}
+
+    def visit(value: Any) -> None:
+        if isinstance(value, dict | list | tuple):
+            for part in value.values() if isinstance(value, dict) else value:
+                visit(part)
+        elif isinstance(value, keras.optimizers.Optimizer) and id(value) not in found:
+            found[id(value)] = value
+            visit(list(vars(value).values()))
+
+    visit(optimizer)
+    return list(found.values())
+
+
+@contextmanager
+def updating_copies(optimizers: Sequence[Any]) -> Iterator[None]:
+    """Let optimizers update this replica's copies, with gradients as they are: the step has summed them.
+
+    Enter it in a replica's context. Outside a step an optimizer is as the user made it.
+    """
+    strategies = [optimizer._distribution_strategy for optimizer in optimizers]
+    for optimizer in optimizers:
+        optimizer._all_reduce_sum_gradients = lambda pairs: pairs
+        optimizer._distribution_strategy = tf.distribute.get_strategy()
+    try:
+        yield
+    finally:
+        for optimizer, strategy in zip(optimizers, strategies, strict=True):
+            del optimizer._all_reduce_sum_gradients
+            optimizer._distribution_strategy = strategy
+
+
+def slots_by_weight(optimizer: Any) -> dict[int, keras.Variable]:
+    """Return, by the id of an optimizer's slot, the weight that it belongs to.
+
+    Keras's convention: slots stand in lists that are indexed as the weights are. What is kept otherwise is left out;
+    it then lies on another device than its weight, and is right all the same.
+    """
+    weights = list(optimizer._trainable_variables)
+    own = {id(variable) for variable in optimizer._variables}
+    found: dict[int, keras.Variable] = {}
+    for value in vars(optimizer).values():
+        if isinstance(value, list | tuple) and len(value) == len(weights):
+            found |= {id(slot): weight for slot, weight in zip(value, weights, strict=True) if id(slot) in own}
+    return found

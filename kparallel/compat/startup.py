@@ -1,0 +1,28 @@
+"""How TensorFlow's runtime starts."""
+
+from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
+from tensorflow.python.eager import context
+
+__all__: list[str] = []
+
+
+def tensorflow_has_started() -> bool:
+    """Return whether TensorFlow's runtime runs already, so that it takes no cluster any more."""
+    return context.context()._context_handle is not None
+
+
+def expect_cluster(workers: int, timeout: float, heartbeat: float) -> None:
+    """Tell TensorFlow, before it starts, how long to wait for the workers and for signs of their life.
+
+    Args:
+        workers: How many workers there are.
+        timeout: Seconds until all must have joined.
+        heartbeat: Seconds without a sign of life after which a worker is lost.
+    """
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader="/job:worker/replica:0/task:0",
+        cluster_register_timeout_in_ms=int(timeout * 1000),
+        heartbeat_timeout_in_ms=int(heartbeat * 1000),
+        coordinated_jobs=[CoordinatedJob(name="worker", num_tasks=workers)],
+    )

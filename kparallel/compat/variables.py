@@ -1,0 +1,215 @@
+"""Variables with a copy on each device of a column."""
+
+import copy
+import functools
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+from tensorflow.python.distribute.values import MirroredVariable, OnWritePolicy
+
+__all__: list[str] = []
+
+
+def _writing_all(name: str) -> Callable[..., Any]:
+    """Return a method of `PlacedVariable` that writes to all copies where no strategy is entered."""
+    inherited = getattr(MirroredVariable, name)
+
+    @functools.wraps(inherited)
+    def write(self: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if tf.distribute.has_strategy():
+            return inherited(self, value, *args, **kwargs)
+        if not isinstance(value, tf.IndexedSlices):
+            value = tf.convert_to_tensor(value, self.dtype)
+        return [getattr(each, name)(value, *args, **kwargs) for each in self.values][0]
+
+    return write
+
+
+class PlacedVariable(MirroredVariable):  # type: ignore[misc]
+    """A variable with one copy on each device of a column, which outside a step is an ordinary variable.
+
+    In a step each replica reads and writes its own copy, and the step keeps them equal. Everywhere else all copies
+    are written and the first is read, so that plain models, tapes and optimizers train it as they train any other.
+
+    Args:
+        strategy: The strategy in whose steps it is used.
+        copies: One variable for each replica of this process, equal.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, copies: Sequence[tf.Variable]) -> None:
+        aggregation = tf.VariableAggregation.NONE
+        super().__init__(strategy, tuple(copies), aggregation, var_policy=OnWritePolicy(aggregation))
+        for each in copies:
+            _set_container(each, self)
+        self.owners: weakref.WeakSet[Any] = weakref.WeakSet()  # What placed it here: the runtimes of wrapped models.
+
+    assign = _writing_all("assign")
+    assign_add = _writing_all("assign_add")
+    assign_sub = _writing_all("assign_sub")
+    scatter_add = _writing_all("scatter_add")
+    scatter_sub = _writing_all("scatter_sub")
+    scatter_mul = _writing_all("scatter_mul")
+    scatter_div = _writing_all("scatter_div")
+    scatter_min = _writing_all("scatter_min")
+    scatter_max = _writing_all("scatter_max")
+    scatter_update = _writing_all("scatter_update")
+
+    def _get(self) -> Any:
+        return super()._get() if tf.distribute.has_strategy() else self._primary
+
+    def _get_on_device_or_primary(self) -> Any:
+        return super()._get_on_device_or_primary() if tf.distribute.has_strategy() else self._primary
+
+    @property
+    def handle(self) -> Any:
+        """The resource that holds the value."""
+        return super().handle if tf.distribute.has_strategy() else self._primary.handle
+
+    def read_value(self) -> Any:
+        """Return the value as a tensor."""
+        return super().read_value() if tf.distribute.has_strategy() else self._primary.read_value()
+
+    def __array__(self, dtype: Any = None) -> Any:
+        return self._primary.__array__(dtype)
+
+    def __int__(self) -> int:
+        return int(self._primary)
+
+    def __float__(self) -> float:
+        return float(self._primary)
+
+    def __bool__(self) -> bool:
+        return bool(self._primary)
+
+    def __complex__(self) -> complex:
+        return complex(self._primary)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self._primary, memo)
+
+
+def own_device(device: str, name: str) -> bool:
+    """Tell whether a device is the one that a name means, which may leave out the worker."""
+    full = tf.DeviceSpec.from_string(device)
+    return bool(full.make_merged_spec(tf.DeviceSpec.from_string(name)) == full)
+
+
+def place_variable(variable: keras.Variable, strategy: tf.distribute.Strategy, devices: Sequence[str]) -> Any:
+    """Give a Keras variable one copy on each device of a column, with the same value.
+
+    The variable that it had stays the copy on its device, so that functions traced before read the present value.
+
+    Args:
+        variable: It must be initialized.
+        strategy: In whose steps it will be used.
+        devices: The column.
+
+    Returns:
+        What it was, for `restore_variable`; None if it lies there already.
+    """
+    old = variable._value
+    if is_placed(variable, strategy, devices):
+        return None
+    former = list(old.values) if isinstance(old, tf.distribute.DistributedValues) else [old]
+    value = _from_chief(strategy, former[0])
+    copies = []
+    for device in devices:
+        same = next((each for each in former if own_device(each.device, device)), None)
+        if same is None:
+            with tf.device(device), tf.init_scope():
+                same = tf.Variable(value, dtype=old.dtype, trainable=old.trainable, name=variable.name)
+        elif value is not former[0]:
+            same.assign(value)
+        copies.append(same)
+    copies[0]._unique_id = former[0]._unique_id  # By which optimizers know a weight.
+    variable._value = PlacedVariable(strategy, copies)
+    return old
+
+
+def _from_chief(strategy: tf.distribute.Strategy, value: tf.Variable) -> Any:
+    """Return the chief's value of a variable in a cluster; on one machine the variable itself."""
+    if not hasattr(strategy, "cluster_resolver") or strategy.cluster_resolver is None:
+        return value
+    creator = strategy.extended._get_variable_creator_initial_value
+    device = strategy.extended.worker_devices[0]
+    return creator(replica_id=0, device=device, primary_var=None, initial_value=value.read_value(), dtype=value.dtype)()
+
+
+def restore_variable(variable: keras.Variable, old: Any) -> None:
+    """Undo `place_variable`."""
+    variable._value = old
+    held = isinstance(old, tf.distribute.DistributedValues)
+    for each in old.values if held else [old]:
+        _set_container(each, old if held else None)
+
+
+def gather_variable(variable: keras.Variable, device: str) -> None:
+    """Give a placed Keras variable a single TensorFlow variable on a device, its copy there if it has one."""
+    placed = variable._value
+    single = next((each for each in placed.values if own_device(each.device, device)), None)
+    if single is None:
+        with tf.device(device), tf.init_scope():
+            first = placed.values[0]
+            single = tf.Variable(first, dtype=first.dtype, trainable=first.trainable, name=variable.name)
+    single._unique_id = placed._unique_id
+    _set_container(single, None)
+    variable._value = single
+
+
+def _set_container(single: tf.Variable, container: Any) -> None:
+    """Say of which variable with copies a single variable is one; of none for None.
+
+    TensorFlow notes it on the handle, or on the variable where that was made in a function, as slots are.
+    """
+    for place in (single, single.handle):
+        if place is single.handle and container is not None:
+            place._distributed_container = weakref.ref(container)
+        elif "_distributed_container" in vars(place):
+            del place._distributed_container
+
+
+def placed_value(variable: keras.Variable) -> PlacedVariable | None:
+    """Return the copies of a placed variable, or None."""
+    return variable._value if isinstance(variable._value, PlacedVariable) else None
+
+
+def is_initialized(variable: keras.Variable) -> bool:
+    """Tell whether a Keras variable has its TensorFlow variable yet."""
+    return variable._value is not None
+
+
+def is_placed(variable: keras.Variable, strategy: tf.distribute.Strategy, devices: Sequence[str] | None) -> bool:
+    """Tell whether a variable has its copies on the devices of a column, or on any column of the strategy for None."""
+    placed = variable._value
+    if not isinstance(placed, PlacedVariable) or placed.distribute_strategy is not strategy:
+        return False
+    return devices is None or (
+        len(devices) == len(placed.values)
+        and all(own_device(each.device, name) for each, name in zip(placed.values, devices, strict=True))
+    )
+
+
+def foreign_strategy(variable: keras.Variable) -> tf.distribute.Strategy | None:
+    """Return the strategy of the user's own that holds a variable, or None."""
+    value = variable._value
+    held = isinstance(value, tf.distribute.DistributedValues) and not isinstance(value, PlacedVariable)
+    return value.distribute_strategy if held else None
+
+
+def is_copy(handle: Any) -> bool:
+    """Tell whether a resource is one copy of a variable that has one on each replica."""
+    container = getattr(handle, "_distributed_container", None)
+    return container is not None and container() is not None
+
+
+def assign_directly(variable: keras.Variable, value: Any) -> None:
+    """Assign a Keras variable, past any scope that holds assignments back."""
+    variable._direct_assign(value)
+
+
+def resource_name(handle: Any) -> str:
+    """Return the name of the variable that a resource belongs to."""
+    return str(getattr(handle, "_unique_id", "?")).rpartition("_")[0] or "?"
