@@ -8,10 +8,12 @@ from kparallel.data.rows import Rows
 from kparallel.engine.compiled import stage_call
 from kparallel.engine.executor import Executor
 from kparallel.engine.tail import Tail
+from kparallel.engine.tracked import Tracked
 from kparallel.loss.term import row_mean
 from kparallel.schedule import gpipe, linear_order, one_f_one_b
 from kparallel.stage.graph import open_graph
 from kparallel.stage.pipeline import cut
+from kparallel.stage.state import Place
 
 MICROBATCHES = 3
 
@@ -41,14 +43,13 @@ def traced(programs, called=False):
             return [1.0], [1.0]
 
         one = tf.constant([1.0], tf.float64)
-        tail = Tail(pipeline, "CPU:0", head, rows, factors, True, None, [one])
+        tail = Tail(pipeline, "CPU:0", head, rows, factors, True, None, [one], Tracked(model, True, 0))
         if called:
             calls = [stage_call(stage, True, jit=False, inline=False) for stage in pipeline.stages]
         else:
             calls = [named(s, stage) for s, stage in enumerate(pipeline.stages)]
-        executor = Executor(
-            pipeline, ["CPU:0", "CPU:1", "CPU:2"], calls, [0, 1, 2], [2] * MICROBATCHES, tail, lambda s, m: True, 0
-        )
+        places = [Place(2 * m, 2, 2 * MICROBATCHES) for m in range(MICROBATCHES)]
+        executor = Executor(pipeline, ["CPU:0", "CPU:1", "CPU:2"], calls, [0, 1, 2], places, tail, lambda s, m: True, 0)
         for m, part in enumerate(rows):
             executor.feed(m, part.x)
         executor.run(linear_order(programs))
