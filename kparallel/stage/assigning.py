@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kparallel.compat.variables import assign_directly
+from kparallel.compat.variables import assign_directly, is_initialized
 from kparallel.errors import ModelError
 
 __all__: list[str] = []
@@ -37,7 +37,10 @@ class Assigning(keras.StatelessScope):  # type: ignore[misc]
     def add_update(self, update: tuple[keras.Variable, Any]) -> None:
         variable, value = update
         if id(variable) not in self._known:
-            assign_directly(variable, value)
+            if is_initialized(variable):
+                assign_directly(variable, value)
+            else:  # One that the call makes, which Keras initializes behind it, or cannot.
+                super().add_update(update)
             return
         before = self._weights.get(id(variable))
         value = tf.stop_gradient(value)
