@@ -2,7 +2,6 @@
 
 STRATEGY = "The test compiles inside a strategy of its own, where wrap refuses."
 TRAIN_STEP = "Refused: the class has a train_step or test_step of its own."
-METRIC = "Refused: compute_loss updates a metric with what is neither a sum nor a mean over rows."
 ADDED = "Refused: the class has a compute_loss of its own and layers that add losses."
 
 TRAINER = "trainers/trainer_test.py::TestTrainer::"
@@ -13,7 +12,6 @@ OF_REPLICAS = {
     TRAINER + "test_evaluate_with_custom_test_step_*": TRAIN_STEP,
     TRAINER + "test_fit_with_custom_train_step": TRAIN_STEP,
     TRAINER + "test_fwd_pass_loss_presence_in_compute_loss": ADDED,
-    TRAINER + "test_metric_update_in_compute_loss": METRIC,
     TRAINER + "test_retracing": TRAIN_STEP,
 }
 OF_STAGES: dict[str, str] = {}
