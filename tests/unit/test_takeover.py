@@ -460,7 +460,7 @@ def test_a_builder_that_returns_the_same_model_twice_lays_it_out_anew():
 
 
 def test_a_wrap_that_fails_half_way_leaves_the_model_as_it_was():
-    """The last variable has no value to move: its initializer asks for more memory than there is."""
+    """The last variable cannot be moved, when all others have been."""
     model, encoder = net()
     model.compile(O.SGD(0.1), "mse")
     fit(model)
