@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from kparallel.collective.exchange import Exchange
+from kparallel.comm.communicator import Communicator
 
 __all__: list[str] = []
 
@@ -91,7 +91,7 @@ class Nobody:
         return None
 
 
-class Tagged(Exchange):
+class Tagged(Communicator):
     """An exchange that leaves a mark at each gradient that goes in and at each sum that comes out.
 
     Args:
@@ -100,7 +100,7 @@ class Tagged(Exchange):
         shapes: Of the gradients, which tell their sum from other sums.
     """
 
-    def __init__(self, inner: Exchange, stage_index: int, shapes: list[tuple[int, ...]]) -> None:
+    def __init__(self, inner: Communicator, stage_index: int, shapes: list[tuple[int, ...]]) -> None:
         self._inner = inner
         self._stage_index = stage_index
         self._shapes = shapes
@@ -135,20 +135,22 @@ def _fits(value: Any, shape: tuple[int, ...]) -> bool:
     return bool(tf.TensorShape(value.shape).is_compatible_with(shape))
 
 
-def early_share(model: Any, first_step: Callable[[], Any], exchanges: Iterable[Exchange] | None = None) -> float:
+def early_share(
+    model: Any, first_step: Callable[[], Any], communicators: Iterable[Communicator] | None = None
+) -> float:
     """Return the share of gradient bytes whose reduction may end before the last backward operation has run.
 
     Args:
         model: A wrapped model that is compiled and has made no step yet.
         first_step: Makes it.
-        exchanges: One for each stage, in place of the model's own.
+        communicators: One for each stage, in place of the model's own.
     """
     runtime = model._kparallel
     stages = runtime.pipeline(model).stages
-    own = list(exchanges or runtime.layout.exchanges)
+    own = list(communicators or runtime.placement.communicators)
     shapes = [[tuple(variable.shape) for variable in stage.owned] for stage in stages]
     tagged = tuple(Tagged(each, s, shapes[s]) for s, each in enumerate(own))
-    runtime.layout = dataclasses.replace(runtime.layout, exchanges=tagged)
+    runtime.layout = dataclasses.replace(runtime.layout, communicators=tagged)
     ancestry = Ancestry(executed_graph(first_step))
     places: dict[str, dict[tuple[int, int], set[str]]] = {"part": defaultdict(set), "total": defaultdict(set)}
     for name in ancestry.nodes:

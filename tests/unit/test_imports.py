@@ -7,22 +7,23 @@ import kparallel
 
 ROOT = Path(kparallel.__file__).parent
 # From the floor upwards; a file imports only from its own layer's folder or from layers before it.
-LAYERS = ["errors", "mesh", "cluster", "barrier", "schedule", "planning", "trace"]
+LAYERS = ["errors", "mesh", "cluster", "rendezvous", "schedule", "planning", "trace"]
 LAYERS += [
     "compat",
     "devices",
-    "collective",
+    "comm",
     "data",
     "metric",
     "loss",
     "stage",
     "engine",
+    "workers",
     "model",
     "callbacks",
     "launch",
     "__main__",
 ]
-PURE = {"errors", "mesh", "cluster", "barrier", "schedule", "planning", "trace"}
+PURE = {"errors", "mesh", "cluster", "rendezvous", "schedule", "planning", "trace"}
 
 
 def imports(path):

@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from kparallel.collective.courier import Courier, gather, summing
-from kparallel.collective.ring import PIECE, LostError, Ring
+from kparallel.comm.comm_thread import CommThread, gather, summing
+from kparallel.comm.ring import PIECE, LostError, Ring
 
 SECONDS = 30
 
@@ -34,20 +34,20 @@ def connected():
 
 
 @pytest.fixture
-def couriers(connected):
-    """Give what returns for each worker its courier, and for each replica what is set when it is woken."""
+def comm_threads(connected):
+    """Give what returns for each worker its comm_thread, and for each replica what is set when it is woken."""
     made = []
 
-    def couriers(workers, replicas):
+    def comm_threads(workers, replicas):
         woken = [[threading.Semaphore(0) for _ in range(replicas)] for _ in range(workers)]
         rings = connected(workers)
-        some = [Courier(ring, [w.release for w in mine]) for ring, mine in zip(rings, woken, strict=True)]
+        some = [CommThread(ring, [w.release for w in mine]) for ring, mine in zip(rings, woken, strict=True)]
         made.extend(some)
         return some, woken
 
-    yield couriers
-    for courier in made:
-        courier.stop()
+    yield comm_threads
+    for comm_thread in made:
+        comm_thread.stop()
 
 
 def at_once(calls):
@@ -135,33 +135,36 @@ def test_all_hear_that_a_worker_is_frozen_from_the_one_before_it(connected):
     assert [(error.worker, error.silent) for error in found] == [(3, True)] * 3
 
 
-def test_couriers_sum_the_replicas_of_every_worker_in_memory_of_their_own(couriers):
-    made, woken = couriers(2, replicas=2)
+def test_couriers_sum_the_replicas_of_every_worker_in_memory_of_their_own(comm_threads):
+    made, woken = comm_threads(2, replicas=2)
     work = summing(add)
-    numbers = [[courier.give(r, work, [np.full(5, 10.0 * w + r)]) for r in range(2)] for w, courier in enumerate(made)]
+    numbers = [
+        [comm_thread.submit(r, work, [np.full(5, 10.0 * w + r)]) for r in range(2)]
+        for w, comm_thread in enumerate(made)
+    ]
     taken = []
-    for w, courier in enumerate(made):
+    for w, comm_thread in enumerate(made):
         for r in range(2):
             assert woken[w][r].acquire(timeout=SECONDS)
-            taken += courier.take(r, numbers[w][r])
+            taken += comm_thread.result(r, numbers[w][r])
     assert [array.tolist() for array in taken] == [[22.0] * 5] * 4
     taken[0][:] = 0
     assert (taken[1] == 22.0).all()
 
 
-def test_couriers_gather_rows_of_different_numbers(couriers):
-    made, woken = couriers(2, replicas=2)
+def test_couriers_gather_rows_of_different_numbers(comm_threads):
+    made, woken = comm_threads(2, replicas=2)
     rows = [[1, 0], [3, 2]]
     given = [
         [[np.full((rows[w][r], 2), 10 * w + r, "int16"), np.ones(rows[w][r], bool)] for r in (0, 1)] for w in (0, 1)
     ]
-    for w, courier in enumerate(made):
+    for w, comm_thread in enumerate(made):
         for r in (0, 1):
-            assert courier.give(r, gather, given[w][r]) == 1
-    for w, courier in enumerate(made):
+            assert comm_thread.submit(r, gather, given[w][r]) == 1
+    for w, comm_thread in enumerate(made):
         for r in (0, 1):
             assert woken[w][r].acquire(timeout=SECONDS)
-            whole = courier.take(r, 1)
+            whole = comm_thread.result(r, 1)
             for index, (sent, got) in enumerate(
                 zip([part[0] for two in given for part in two], whole[:4], strict=True)
             ):
@@ -170,8 +173,8 @@ def test_couriers_gather_rows_of_different_numbers(couriers):
             assert [part.tolist() for part in whole[4:]] == [[True], [], [True] * 3, [True] * 2]
 
 
-def test_a_courier_hands_the_error_to_every_replica(couriers):
-    (one, _), woken = couriers(2, replicas=1)
+def test_a_courier_hands_the_error_to_every_replica(comm_threads):
+    (one, _), woken = comm_threads(2, replicas=1)
     one.leave()
     number = one.give(0, summing(add), [np.zeros(2)])
     assert woken[0][0].acquire(timeout=SECONDS)

@@ -1,0 +1,117 @@
+"""The control plane between workers, outside the training step: gathered text, and values broadcast by the chief."""
+
+import abc
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from kparallel.comm.packs import sum_by_dtype
+from kparallel.compat.distribute import CollectiveReducer
+from kparallel.compat.functions import traced
+
+__all__: list[str] = []
+
+# A message of up to so many bytes, its length included, takes one collective, a longer one two.
+_FIRST = 1024
+_LENGTH = 4  # Bytes that hold the length.
+
+
+class WorkerGroup(abc.ABC):
+    """The workers of a cluster as one of them sees them.
+
+    Law: every worker makes the same calls in the same order; a call returns when all workers have made it.
+
+    Args:
+        workers: How many workers there are.
+        worker_index: This worker's index; 0 is the chief.
+    """
+
+    def __init__(self, workers: int, worker_index: int) -> None:
+        self.workers = workers
+        self.worker_index = worker_index
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this worker is the one that writes files."""
+        return self.worker_index == 0
+
+    @property
+    def is_single(self) -> bool:
+        """Whether there is no other worker."""
+        return self.workers == 1
+
+    @abc.abstractmethod
+    def all_gather_text(self, text: str) -> list[str]:
+        """Return every worker's text, in the order of the workers."""
+
+    @abc.abstractmethod
+    def broadcast(self, values: list[Any]) -> list[tf.Tensor]:
+        """Return the chief's tensors; each worker gives its own, of the same shapes and dtypes."""
+
+
+class SingleWorker(WorkerGroup):
+    """The group of a process that trains alone."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 0)
+
+    def all_gather_text(self, text: str) -> list[str]:
+        return [text]
+
+    def broadcast(self, values: list[Any]) -> list[tf.Tensor]:
+        return [tf.convert_to_tensor(value) for value in values]
+
+
+class TFWorkerGroup(WorkerGroup):
+    """A group over TensorFlow's collectives between the workers' host CPUs.
+
+    Args:
+        strategy: The cluster's strategy; it numbers the collectives.
+        workers: How many workers there are.
+        worker_index: This worker's index.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, workers: int, worker_index: int) -> None:
+        super().__init__(workers, worker_index)
+        worker = strategy.extended.worker_devices[0].rsplit("/device:", 1)[0]
+        ring = tf.distribute.experimental.CommunicationImplementation.RING
+        options = tf.distribute.experimental.CommunicationOptions(implementation=ring)
+        device = f"{worker}/device:CPU:0"
+        reducer = CollectiveReducer([device], strategy, workers, options)
+
+        def gather(words: tf.Tensor) -> tf.Tensor:
+            with tf.device(device):
+                return reducer.gather_equal(words, 0)
+
+        def total(values: list[tf.Tensor]) -> list[tf.Tensor]:
+            with tf.device(device):
+                return sum_by_dtype(lambda packs: reducer.sum(packs, 0), values)
+
+        signature = [tf.TensorSpec([1, None], tf.int32)]
+        self._gather = traced(gather, input_signature=signature)
+        self._sum = traced(total)
+
+    def all_gather_text(self, text: str) -> list[str]:
+        data = text.encode()
+        message = len(data).to_bytes(_LENGTH, "big") + data
+        parts = self._all_gather(message[:_FIRST], _FIRST)
+        lengths = [int.from_bytes(part[:_LENGTH], "big") + _LENGTH for part in parts]
+        if max(lengths) > _FIRST:
+            rest = self._all_gather(message[_FIRST:], max(lengths) - _FIRST)
+            parts = [first + second for first, second in zip(parts, rest, strict=True)]
+        return [part[_LENGTH:length].decode() for part, length in zip(parts, lengths, strict=True)]
+
+    def _all_gather(self, data: bytes, size: int) -> list[bytes]:
+        """Return every worker's bytes, padded to a size that all workers know alike."""
+        words = np.frombuffer(data.ljust(-(-size // 4) * 4, b"\0"), np.int32)
+        return [row.tobytes() for row in self._gather(tf.constant(words[None])).numpy()]
+
+    def broadcast(self, values: list[Any]) -> list[tf.Tensor]:
+        if not values:
+            return []
+        tensors = [tf.convert_to_tensor(value) for value in values]
+        sent = [tensor if tensor.dtype.is_floating else tf.cast(tensor, tf.int64) for tensor in tensors]
+        # A sum in which all workers but the chief give zeros.
+        terms = [value if self.is_chief else tf.zeros_like(value) for value in sent]
+        return [tf.cast(new, old.dtype) for new, old in zip(self._sum(terms), tensors, strict=True)]

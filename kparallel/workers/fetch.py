@@ -1,0 +1,119 @@
+"""Reading batches: every worker reads all of them, so the workers have to see the same batches and the same end."""
+
+import json
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kparallel.engine.placement import Placement
+from kparallel.errors import DataError
+from kparallel.workers.drift import check_same_batch
+from kparallel.workers.epoch import EpochState
+
+__all__: list[str] = []
+
+
+class Fetch:
+    """Reads batches for the step, and checks that all workers read the same.
+
+    At an iterator's first batch, and at each batch of data of unknown size, every worker sends what it has read:
+
+    ```text
+    ["whole", digest]     a batch that the step divides
+    ["divided", digest]   this worker's share of a batch
+    ["end", digest]       no more batches
+    ["failed", error]     reading raised an error
+    ```
+
+    Args:
+        placement: Has the group of workers, and the communicators to abort when reading fails.
+        strategy: Makes a share without rows for a worker whose shards end early.
+        epoch: Tells whether the data's size is known, and keeps the digest.
+    """
+
+    def __init__(self, placement: Placement, strategy: tf.distribute.Strategy, epoch: EpochState) -> None:
+        self._placement = placement
+        self._group = placement.group
+        self._strategy = strategy
+        self._epoch = epoch
+        self._iterator: Any = None
+        self._without_rows: Any = None
+
+    def __call__(self, iterator: Any) -> Any:
+        """Return the next batch, or None at the data's end.
+
+        Raises:
+            DataError: Workers have read different batches, or reached the end at different batches.
+        """
+        if self._group.is_single:
+            return next(iterator, None)
+        compares, self._iterator = iterator is not self._iterator or self._epoch.unsized, iterator
+        try:
+            batch = next(iterator, None)
+        except Exception as error:
+            if compares:
+                self._group.all_gather_text(json.dumps(["failed", f"{type(error).__name__}: {error}"]))
+            else:
+                self._placement.abort()  # The others wait for this worker inside the step.
+            raise
+        divided = any(isinstance(leaf, tf.distribute.DistributedValues) for leaf in keras.tree.flatten(batch))
+        state = "end" if batch is None else "divided" if divided else "whole"
+        if state == "whole":
+            self._epoch.digest.add(batch)
+        return self._compared(state, batch) if compares else batch
+
+    def _compared(self, state: str, batch: Any) -> Any:
+        """Return the batch to go on with, after the workers have told one another what they have read."""
+        digest = self._epoch.digest
+        answers = [json.loads(answer) for answer in self._group.all_gather_text(json.dumps([state, str(digest)]))]
+        states = [each for each, _ in answers]
+        if "failed" in states:
+            index = states.index("failed")
+            raise DataError(f"Reading data failed on worker {index}: {answers[index][1]}. Its log has the traceback.")
+        if set(states) == {"end", "divided"} and self._without_rows is not None:
+            # Shards need not be equal: a worker at its end goes on with no rows until all are.
+            return self._without_rows if batch is None else batch
+        if len(set(states)) > 1:
+            raise _different_ends(states)
+        if state == "whole":
+            check_same_batch(digest, [each for _, each in answers])
+        elif state == "divided" and self._epoch.unsized:
+            self._without_rows = _without_rows(self._strategy, batch)
+        return batch
+
+
+def agree_on_end(placement: Placement, batches: int) -> None:
+    """Make sure that all workers predict as many batches next, or all are at their data's end.
+
+    Args:
+        placement: Has the group of workers.
+        batches: How many this worker has read; 0 at its data's end.
+
+    Raises:
+        DataError: Some are at their end, others not.
+    """
+    states = placement.group.all_gather_text(str(batches) if batches else "end")
+    if len(set(states)) > 1:
+        raise _different_ends(states)
+
+
+def _different_ends(states: list[str]) -> DataError:
+    texts = {"end": "no more batches", **dict.fromkeys(("whole", "divided", "1"), "another batch")}
+    listed = ", ".join(
+        f"worker {index}: {texts.get(state, f'{state} more batches')}" for index, state in enumerate(states)
+    )
+    return DataError(
+        f"Expected data of the same length on all workers, received in one step: {listed}. Every worker reads all of "
+        "the data and takes its share of each batch: give all workers the same data."
+    )
+
+
+def _without_rows(strategy: tf.distribute.Strategy, batch: Any) -> Any:
+    """Return a divided batch of the same structure without rows."""
+
+    def one(leaf: Any) -> Any:
+        empty = strategy.experimental_local_results(leaf)[0][:0]
+        return strategy.experimental_distribute_values_from_function(lambda _: empty)
+
+    return keras.tree.map_structure(one, batch)
