@@ -11,8 +11,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from kparallel.engine import step as step_module
+from kparallel.engine import forward_backward
 from kparallel.engine.executor import Executor
+from kparallel.engine.replica_result import ReplicaResult
 from kparallel.schedule.action import Action
 
 __all__: list[str] = []
@@ -60,19 +61,20 @@ def lifetimes(first_step: Callable[[], Any]) -> Lifetimes:
 @contextmanager
 def _recorded(record: Lifetimes) -> Iterator[None]:
     class Recorder(Executor):
-        def run(self, order: Sequence[Action]) -> None:
+        def run(self, order: Sequence[Action], inputs: Sequence[Any]) -> ReplicaResult:
             graph = tf.compat.v1.get_default_graph()
             before = len(graph.get_operations())
-            super().run(order)
+            result = super().run(order, inputs)
             if any(action.kind == "B" for action in order):
                 record.order = list(order)
                 _record(graph.get_operations()[before:], record)
+            return result
 
-    step_module.Executor = Recorder  # type: ignore[misc]
+    forward_backward.Executor = Recorder  # type: ignore[misc]
     try:
         yield
     finally:
-        step_module.Executor = Executor  # type: ignore[misc]
+        forward_backward.Executor = Executor  # type: ignore[misc]
 
 
 def _record(operations: Sequence[Any], record: Lifetimes) -> None:

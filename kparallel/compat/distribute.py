@@ -80,7 +80,7 @@ class CollectiveReducer:
         return whole
 
     def gather_equal(self, value: tf.Tensor, local_index: int) -> tf.Tensor:
-        """Concatenate all replicas' rows, in order, of which each has as many: one communicator."""
+        """Concatenate all replicas' rows, in order, of which each has as many: one collective."""
         return self._reducer._launchers[local_index]._all_gather(value, self._options)
 
     def gather(self, value: tf.Tensor, local_index: int) -> tf.Tensor:

@@ -25,13 +25,13 @@ Read = Callable[[int, int, int], tf.data.Dataset]
 
 
 class Shards:
-    """Rows that are read in shards, one for each worker; give it to `fit` or `evaluate` as x.
+    """Share that are read in shards, one for each worker; give it to `fit` or `evaluate` as x.
 
     Made by `kparallel.read_records` and `kparallel.read_tfds`.
 
     Args:
         read: Returns the rows of (shard, shards, seed of the epoch), not batched.
-        batch_size: Rows of the global batch.
+        batch_size: Share of the global batch.
         seed: Of the order.
     """
 
@@ -130,9 +130,9 @@ def read_records(
     Args:
         files: Paths of the files; every worker names the same.
         parse: Turns one serialized record, a scalar string, into what a dataset yields: x, (x, y) or (x, y, weight).
-        batch_size: Rows of the global batch.
+        batch_size: Share of the global batch.
         seed: Of the order of files and rows, which changes with the epoch.
-        shuffle: Rows of the buffer in which they are mixed; 0 keeps the order of the files.
+        shuffle: Share of the buffer in which they are mixed; 0 keeps the order of the files.
 
     Returns:
         Data for `fit` or `evaluate` of a wrapped model.
@@ -186,9 +186,9 @@ def read_tfds(
     Args:
         name: As `tfds.load` takes it.
         split: As `tfds.load` takes it.
-        batch_size: Rows of the global batch.
+        batch_size: Share of the global batch.
         seed: Of the order of rows, which changes with the epoch.
-        shuffle: Rows of the buffer in which they are mixed; 0 keeps the order of the files.
+        shuffle: Share of the buffer in which they are mixed; 0 keeps the order of the files.
         prepare: Applied to each element; default none.
         **load: Passed on to `tfds.load`; `as_supervised=True` unless it says otherwise.
 

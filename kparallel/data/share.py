@@ -12,13 +12,13 @@ __all__: list[str] = []
 
 
 @dataclass(frozen=True)
-class Rows:
+class Share:
     """Some rows of a batch.
 
     Args:
         x, y, sample_weight: As Keras unpacks them; one row that counts nowhere where there is none.
         count: The true number of rows, perhaps 0.
-        whole: Rows of the whole batch on all replicas, or None where this replica cannot know.
+        whole: Share of the whole batch on all replicas, or None where this replica cannot know.
         first: Index of the first row in the whole batch, or None where this replica cannot know.
     """
 
@@ -53,7 +53,9 @@ def row_count(data: Any) -> int:
     return int(first.nrows() if isinstance(first, tf.RaggedTensor) else first.shape[0])
 
 
-def take_share(data: Any, counts: RowCounts, local_index: int, replica_index: int, replicas: int, *, pad: bool) -> Rows:
+def take_share(
+    data: Any, counts: RowCounts, local_index: int, replica_index: int, replicas: int, *, pad: bool
+) -> Share:
     """Take one replica's share of a batch.
 
     Args:
@@ -80,7 +82,7 @@ def take_share(data: Any, counts: RowCounts, local_index: int, replica_index: in
         elif replicas > 1:
             data = _slice(data, first, count)
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    return Rows(x, y, sample_weight, count, counts.rows if isinstance(counts.rows, int) else None, first)
+    return Share(x, y, sample_weight, count, counts.rows if isinstance(counts.rows, int) else None, first)
 
 
 def split_sizes(count: int, parts: int) -> list[int]:
@@ -95,7 +97,7 @@ def split_sizes(count: int, parts: int) -> list[int]:
     return [count // parts + (index < count % parts) for index in range(parts)]
 
 
-def microbatches(rows: Rows, number: int) -> list[Rows]:
+def microbatches(rows: Share, number: int) -> list[Share]:
     """Split a share into microbatches; empty ones are left out, but an empty share stays one."""
     if number == 1 or rows.count <= 1:
         return [rows]
@@ -104,7 +106,7 @@ def microbatches(rows: Rows, number: int) -> list[Rows]:
         if size:
             cut = [_slice(part, start, size) for part in (rows.x, rows.y, rows.sample_weight)]
             first = None if rows.first is None else rows.first + start
-            parts.append(Rows(cut[0], cut[1], cut[2], size, rows.whole, first))
+            parts.append(Share(cut[0], cut[1], cut[2], size, rows.whole, first))
         start += size
     return parts
 

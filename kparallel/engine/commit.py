@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 
-import keras
 import tensorflow as tf
 
+from kparallel.data.share import Share
 from kparallel.engine.all_reduce import Sums
-from kparallel.engine.executor import Executor
-from kparallel.engine.placement import Placement
+from kparallel.engine.loss_state import LossState
+from kparallel.engine.replica import Replica
+from kparallel.engine.replica_result import ReplicaResult
 from kparallel.errors import ModelError
 from kparallel.metric.additive import refuse_divided
-from kparallel.stage.pipeline import Pipeline, called_in_two_stages
+from kparallel.stage.pipeline import called_in_two_stages
 from kparallel.stage.stage import Stage
 from kparallel.stage.state import End, Rule
 
@@ -18,80 +19,71 @@ __all__: list[str] = []
 
 
 def commit(
-    pipeline: Pipeline,
-    row: Sequence[str],
-    executor: Executor,
-    sums: Sums,
-    replica_index: int,
+    replica: Replica, share: Share, result: ReplicaResult, sums: Sums, loss_state: LossState | None = None
 ) -> None:
-    """Write the weights and the state that a batch's forward passes leave, equal on every replica but for seeds.
+    """Write the weights and the state that a batch leaves, equal on every replica but for seeds.
+
+    It comes before the optimizer's update, which starts from the weights that layers have assigned.
 
     Args:
-        pipeline: The stages.
-        row: This replica's devices.
-        executor: Has carried out the batch.
+        replica: This one.
+        share: Its rows.
+        result: What its passes left.
         sums: What the replicas have summed.
-        replica_index: Shifts the seeds.
+        loss_state: What a model's own `compute_loss` leaves, if losses were computed.
+
+    Raises:
+        ModelError: What the parts of a batch leave is not what one device would.
+        PlanError: What is assigned belongs to layers of two stages.
     """
-    for s, stage in enumerate(pipeline.stages):
-        with tf.device(row[s]):
-            for variable, value in zip(stage.weights, executor.assigned[s], strict=True):
+    _check_assigned(replica, result)
+    whole = (sums.report.rows, sums.report.replicas)
+    for s, stage in enumerate(replica.pipeline.stages):
+        with tf.device(replica.devices[s]):
+            for variable, value in zip(stage.weights, result.assigned[s], strict=True):
                 if value is not None:
                     variable.assign(value)
-            rules = executor.state_rules[s].rules
-            whole = (sums.report.rows, sums.report.replicas)
-            stage.state.commit(executor.start[s], executor.ends[s], rules, sums.states[s], whole, replica_index)
+            rules = result.rules[s].rules
+            stage.state.commit(result.start[s], result.ends[s], rules, sums.states[s], whole, replica.index)
+    _commit_rows(replica, share, result)
+    if loss_state is not None:
+        stages = enumerate(replica.pipeline.stages)
+        changed = [variable for s, stage in stages for variable in stage.state.changed(result.ends[s])]
+        with replica.on_last_device():
+            loss_state.commit(sums.report.loss_state, whole, replica.parts, changed)
 
 
-def changed_in(pipeline: Pipeline, executor: Executor) -> list[keras.Variable]:
-    """Return the variables of the state that the calls of layers have changed."""
-    stages = enumerate(pipeline.stages)
-    return [variable for s, stage in stages for variable in stage.state.changed(executor.ends[s])]
-
-
-def commit_rows(pipeline: Pipeline, placement: Placement, row: Sequence[str], executor: Executor, rows: int) -> None:
-    """Write the state that belongs to rows, gathered from all replicas, so that each copy is whole.
-
-    Args:
-        pipeline: The stages.
-        placement: Has each stage's communicator.
-        row: This replica's devices.
-        executor: Has carried out the batch.
-        rows: How many this replica has.
-    """
-    for s, stage in enumerate(pipeline.stages):
-        left = stage.state.left_by_rows(executor.ends[s], rows)
-        with tf.device(row[s]):
-            parts = placement.communicators[s].all_gather([value for _, value in left]) if left else []
+def _commit_rows(replica: Replica, share: Share, result: ReplicaResult) -> None:
+    """Write the state that belongs to rows, gathered from all replicas, so that each copy is whole."""
+    for s, stage in enumerate(replica.pipeline.stages):
+        left = stage.state.left_by_rows(result.ends[s], share.count)
+        with tf.device(replica.devices[s]):
+            parts = replica.communicators[s].all_gather([value for _, value in left]) if left else []
             for (variable, _), values in zip(left, parts, strict=True):
                 variable.assign(tf.concat(values, 0))
 
 
-def check_assigned(pipeline: Pipeline, executor: Executor, parts: int) -> None:
+def _check_assigned(replica: Replica, result: ReplicaResult) -> None:
     """Make sure that what the forward passes assigned is what one device's would assign.
-
-    Args:
-        pipeline: The stages.
-        executor: Has carried out the batch.
-        parts: Into how many shares and microbatches a batch is divided.
 
     Raises:
         ModelError: A weight is assigned what depends on the rows, or a metric is neither a sum nor a mean over them.
         PlanError: What is assigned belongs to layers of two stages.
     """
-    for s, stage in enumerate(pipeline.stages):
-        assigned = [index for index, value in enumerate(executor.assigned[s]) if value is not None]
-        for index in assigned:
-            if parts > 1 and executor.state_rules[s].divided[index]:
+    stages, parts = replica.pipeline.stages, replica.parts
+    for s, stage in enumerate(stages):
+        assigned = [w for w, value in enumerate(result.assigned[s]) if value is not None]
+        for w in assigned:
+            if parts > 1 and result.rules[s].divided[w]:
                 raise ModelError(
-                    f"Weight {stage.weights[index].path!r} is trainable, and is assigned while its layer is called a "
+                    f"Weight {stage.weights[w].path!r} is trainable, and is assigned while its layer is called a "
                     f"value that depends on the batch's rows or is random, which the {parts} parts of a batch do not "
                     "have alike. Use one replica and one microbatch, or compute it from weights alone."
                 )
-        _check_metrics(stage, executor.ends[s], executor.state_rules[s].rules, parts)
-        changed = [*(stage.weights[index] for index in assigned), *stage.state.changed(executor.ends[s])]
+        _check_metrics(stage, result.ends[s], result.rules[s].rules, parts)
+        changed = [*(stage.weights[w] for w in assigned), *stage.state.changed(result.ends[s])]
         for variable in changed:
-            for other, reader in enumerate(pipeline.stages):
+            for other, reader in enumerate(stages):
                 if other != s and any(variable is each for each in (*reader.weights, *reader.state.variables)):
                     raise called_in_two_stages(variable, min(s, other), max(s, other))
 

@@ -1,12 +1,15 @@
 """Carries out the actions of one replica for one batch; it knows no schedule by name.
 
 ```text
-          F(s,m): read boundary values ─► stage ─► write boundary values, keep the tape
-          B(s,m): cotangents of what was written ─► tape ─► cotangents of what was read + weight gradients
+stage (device)        0                    1                    2
+forward     x[m] ─► F ─► values ─────────► F ─► values ───────► F ─► outputs ─► loss stage
+backward            B ◄── cotangents ◄──── B ◄── cotangents ◄── B ◄── cotangents ◄──┘
+                    └► gradients of the weights of the stage, added up over the microbatches
 ```
 
-Each action runs on its stage's device and after the lane's previous action (control dependencies): traced without
-them, every schedule would become the same unordered graph, and TensorFlow would run it in any order it likes.
+What travels is kept by microbatch, under the number that the model's graph gives the value: stage 2 may read what
+stage 0 wrote. Each action runs on its stage's device and after the lane's previous action. Traced without this order,
+every schedule would become the same unordered graph, and TensorFlow would run it in any order.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,30 +22,29 @@ import tensorflow as tf
 
 from kparallel.comm.communicator import add
 from kparallel.engine.colocate import colocate_with_forward
-from kparallel.engine.loss_stage import LossStage
+from kparallel.engine.loss_stage import Cotangent, OutputStage
+from kparallel.engine.replica_result import ReplicaResult
 from kparallel.engine.shared_writes import refuse_shared_writes
 from kparallel.engine.sparse_gradients import MicrobatchSlices, accumulated
+from kparallel.engine.stage_function import StageFunction
 from kparallel.loss.term import Term, added_term
-from kparallel.schedule.action import Action
+from kparallel.schedule.action import FORWARD, Action
 from kparallel.stage.pipeline import Pipeline
 from kparallel.stage.stage import Forward, StateRules
 from kparallel.stage.state import End, RowRange
+from kparallel.stage.value import Value, copied, differentiable, differentiable_leaves, is_differentiable
 
 __all__: list[str] = []
-
-StageFunction = Callable[[list[Any], list[Any], list[Any], list[Any]], Forward]
 
 
 @dataclass
 class _SavedForward:
-    """What the backward pass of one (stage, microbatch) needs."""
+    """What the backward pass of one (stage, microbatch) needs; the tape is missing if the pass is to run again."""
 
-    inputs: list[Any]
-    masks: list[Any]
+    inputs: list[Value]
     state: list[Any]
     tape: tf.GradientTape | None = None
-    outputs: list[Any] | None = None
-    logits: list[Any] | None = None
+    outputs: list[Value] | None = None
     added: list[Term] | None = None
 
 
@@ -52,11 +54,11 @@ class Executor:
     Args:
         pipeline: The stages.
         devices: The row: one device name for each stage.
-        calls: One callable for each stage: (weights, state, inputs, masks) to `Forward`.
+        functions: One for each stage: (weights, state, inputs) to `Forward`.
         lanes: The lane of each stage; actions of one lane run one after another.
         row_ranges: Which rows each microbatch has.
-        loss_stage: Losses of the outputs, or None to predict.
-        keeps: Tells for (stage, microbatch) whether the forward pass keeps its tape, else it is run again.
+        outputs: Takes the last stage's outputs and gives their cotangents.
+        keeps_tape: Tells for (stage, microbatch) whether the forward pass keeps its tape, else it is run again.
         replica_index: Shifts the seeds.
     """
 
@@ -64,178 +66,184 @@ class Executor:
         self,
         pipeline: Pipeline,
         devices: Sequence[str],
-        calls: Sequence[StageFunction],
+        functions: Sequence[StageFunction],
         lanes: Sequence[int],
         row_ranges: Sequence[RowRange],
-        loss_stage: LossStage | None,
-        keeps: Callable[[int, int], bool],
+        outputs: OutputStage,
+        keeps_tape: Callable[[int, int], bool],
         replica_index: int,
     ) -> None:
         self._pipeline = pipeline
         self._devices = devices
-        self._calls = calls
+        self._functions = functions
         self._lanes = lanes
         self._row_ranges = tuple(row_ranges)
-        self.counts = counts = tuple(place.count for place in row_ranges)
-        self._loss_stage = loss_stage
-        self._keeps = keeps
-        stages = pipeline.stages
-        self.weights: list[list[tf.Tensor]] = []
-        self.start: list[list[tf.Tensor]] = []
+        self._outputs = outputs
+        self._keeps_tape = keeps_tape
+        stages, counts = pipeline.stages, tuple(rows.count for rows in row_ranges)
+        self._counts = counts
+        # By stage: what is read before the batch.
+        self._weights: list[list[tf.Tensor]] = []
+        self._start: list[list[tf.Tensor]] = []
         for stage, device in zip(stages, devices, strict=True):
             with tf.device(device):
-                self.weights.append(stage.read(in_place=pipeline.placed))
-                self.start.append(stage.state.read(replica_index))
-        self._state = [list(state) for state in self.start]
-        self.ends: list[list[End]] = [[] for _ in stages]
-        self.assigned: list[End] = [[None] * len(stage.weights) for stage in stages]
-        self.state_rules: dict[int, StateRules] = {}
-        self.gradients: list[list[Any]] = [[None] * len(stage.weights) for stage in stages]
-        self.used: list[list[bool]] = [[] for _ in stages]
-        self.overwritten: list[dict[int, tf.Tensor]] = [{} for _ in stages]
-        self.added: list[list[list[Term]]] = [[[] for _ in counts] for _ in stages]
-        self._values: list[dict[int, Any]] = [{} for _ in counts]
-        self._masks: list[dict[int, Any]] = [{} for _ in counts]
-        self._logits: list[dict[int, Any]] = [{} for _ in counts]
-        self._cotangents: list[dict[int, list[Any]]] = [{} for _ in counts]
-        self._logit_cotangents: list[dict[int, list[Any]]] = [{} for _ in counts]
+                self._weights.append(stage.read(in_place=pipeline.placed))
+                self._start.append(stage.state.read(replica_index))
+        # By stage: what the actions leave, as `ReplicaResult` has it.
+        self._state = [list(state) for state in self._start]
+        self._ends: list[list[End]] = [[] for _ in stages]
+        self._assigned: list[End] = [[None] * len(stage.weights) for stage in stages]
+        self._rules: dict[int, StateRules] = {}
+        self._gradients: list[list[Any]] = [[None] * len(stage.weights) for stage in stages]
+        self._overwritten: list[dict[int, tf.Tensor]] = [{} for _ in stages]
+        self._differentiated: list[list[bool]] = [[] for _ in stages]
+        # By microbatch: what travels, by the number of the value.
+        self._values: list[dict[int, Value]] = [{} for _ in counts]
+        self._cotangents: list[dict[int, Cotangent]] = [{} for _ in counts]
+        # By (stage, microbatch), and by lane.
         self._saved: dict[tuple[int, int], _SavedForward] = {}
-        self._last: dict[int, list[tf.Tensor]] = {}
+        self._previous: dict[int, list[tf.Tensor]] = {}
 
-    def feed(self, microbatch: int, x: Any) -> None:
-        """Hand in one microbatch's inputs."""
-        self._values[microbatch].update(self._pipeline.feed(x))
+    def run(self, order: Sequence[Action], inputs: Sequence[Any]) -> ReplicaResult:
+        """Carry out actions.
 
-    def run(self, order: Sequence[Action]) -> None:
-        """Carry out actions in an order that respects their dependencies."""
+        Args:
+            order: The actions, each after those that it depends on; those of missing microbatches are left out.
+            inputs: Each microbatch's inputs, as the model takes them.
+        """
+        for m, x in enumerate(inputs):
+            self._values[m].update(self._pipeline.feed(x))
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        with refuse_shared_writes(replicas * len(self.counts)):
+        with refuse_shared_writes(replicas * len(self._counts)):
             for action in order:
-                if action.microbatch >= len(self.counts):
-                    continue  # An empty microbatch.
+                if action.microbatch >= len(self._counts):
+                    continue
                 with tf.name_scope(str(action)):  # Profiles tell actions apart by it.
-                    if action.kind == "F":
-                        self._forward(action.stage, action.microbatch)
-                    else:
-                        self._backward(action.stage, action.microbatch)
-
-    def outputs(self, microbatch: int) -> Any:
-        """Return the model's outputs for one microbatch, on the last stage's device, with their masks."""
-        with tf.device(self._devices[-1]):
-            values, masks, logits = (each[microbatch] for each in (self._values, self._masks, self._logits))
-            return self._pipeline.fetch(values, masks, logits)
-
-    def weight(self, s: int, index: int) -> tf.Tensor:
-        """Return a weight as it is after the forward passes, in which layers may have assigned it."""
-        assigned = self.assigned[s][index]
-        return self.weights[s][index] if assigned is None else assigned
+                    carry_out = self._forward if action.kind == FORWARD else self._backward
+                    carry_out(action.stage, action.microbatch)
+        return ReplicaResult(
+            self._counts,
+            self._weights,
+            self._start,
+            self._ends,
+            self._assigned,
+            [self._rules[s] for s in range(len(self._devices))],
+            self._gradients,
+            self._overwritten,
+            self._differentiated,
+        )
 
     def _forward(self, s: int, m: int) -> None:
         stage = self._pipeline.stages[s]
-        with tf.device(self._devices[s]), self._after(s):
-            inputs = [_copied(self._values[m][number]) for number in stage.reads]
-            masks = [_copied(self._masks[m].get(number)) for number in stage.reads]
-            saved = _SavedForward(inputs, masks, stage.state.of_rows(self._state[s], self._row_ranges[m]))
-            taped = self._loss_stage is not None and self._loss_stage.training
-            forward = self._compute(s, m, saved, taped and self._keeps(s, m))
-        if taped:
+        with tf.device(self._devices[s]), self._after_previous(s):
+            inputs = [self._values[m][number].copied() for number in stage.reads]
+            saved = _SavedForward(inputs, stage.state.of_rows(self._state[s], self._row_ranges[m]))
+            forward = self._call(s, m, saved, self._outputs.training and self._keeps_tape(s, m))
+        if self._outputs.training:
             self._saved[s, m] = saved
         if m == 0:
-            self.assigned[s] = forward.assigned  # As any other microbatch assigns, and other replicas do.
-        self.state_rules[s] = forward.state_rules
-        self.ends[s].append(forward.state)
+            self._assigned[s] = forward.assigned  # Any other microbatch assigns the same, and so do other replicas.
+        self._rules[s] = forward.state_rules
+        self._ends[s].append(forward.state)
         self._state[s] = stage.state.chain(self._state[s], forward.state, forward.state_rules.rules)
         self._values[m].update(zip(stage.writes, forward.outputs, strict=True))
-        self._masks[m].update(zip(stage.writes, forward.masks, strict=True))
-        self._logits[m].update(zip(stage.writes, forward.logits, strict=True))
-        self._done(s, forward.outputs)
-        if s == len(self._devices) - 1 and self._loss_stage is not None:
-            self._loss_stage.take(m, self.outputs(m))
+        self._finish(s, [value.tensor for value in forward.outputs])
+        if s == len(self._devices) - 1:
+            with tf.device(self._devices[s]):
+                outputs = self._pipeline.fetch(self._values[m])
+            self._outputs.take(m, outputs)
 
-    def _compute(self, s: int, m: int, saved: _SavedForward, taped: bool) -> Forward:
-        if not taped:
-            forward = self._calls[s](self.weights[s], saved.state, saved.inputs, saved.masks)
-            self.added[s][m] = [added_term(value, self.counts[m]) for value in forward.added]
-            return forward
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([self.weights[s], self._received(s, saved)])
-            forward = self._calls[s](self.weights[s], saved.state, saved.inputs, saved.masks)
-            self.added[s][m] = [added_term(value, self.counts[m]) for value in forward.added]
-        saved.tape, saved.outputs, saved.logits, saved.added = tape, forward.outputs, forward.logits, self.added[s][m]
+    def _call(self, s: int, m: int, saved: _SavedForward, taped: bool) -> Forward:
+        """Call a stage's function on one microbatch, on a tape that is saved, or without one."""
+        with tf.GradientTape(watch_accessed_variables=False) if taped else nullcontext() as tape:
+            if tape is not None:
+                tape.watch([self._weights[s], self._received(s, saved)])
+            forward = self._functions[s](self._weights[s], saved.state, saved.inputs)
+            added = [added_term(value, self._counts[m]) for value in forward.added]
+        self._outputs.terms.set_added(s, m, added)
+        if taped:
+            saved.tape, saved.outputs, saved.added = tape, forward.outputs, added
         return forward
 
     def _backward(self, s: int, m: int) -> None:
-        assert self._loss_stage is not None
-        stage = self._pipeline.stages[s]
         if s == len(self._devices) - 1:
-            outputs, self._logit_cotangents[m] = self._loss_stage.cotangents(m, self.added)
-            for number, gradients in outputs.items():
-                self._add_cotangents(m, number, gradients)
+            self._add_cotangents(m, self._outputs.cotangents(m))
         saved = self._saved.pop((s, m))
-        with tf.device(self._devices[s]), self._after(s):
+        with tf.device(self._devices[s]), self._after_previous(s):
             if saved.tape is None:
-                # New tensors, which come after the lane's previous action: from the same ones TensorFlow would find
-                # that everything is computed already, and keep it.
-                saved.inputs, saved.masks, saved.state = map(_copied, (saved.inputs, saved.masks, saved.state))
-                self._compute(s, m, saved, taped=True)
-            targets, upstream = self._upstream(s, m, saved)
-            sources = [self._received(s, saved), self.weights[s]]
-            assert saved.tape is not None
-            if targets:
-                with colocate_with_forward() if self._pipeline.placed else nullcontext():
-                    inputs, weights = saved.tape.gradient(targets, sources, output_gradients=upstream)
-            else:
-                inputs, weights = [None] * len(sources[0]), [None] * len(sources[1])
+                # Recompute from new tensors, which come after the lane's previous action: of the same tensors
+                # TensorFlow would find that everything is computed already, and keep it.
+                saved.inputs = [value.copied() for value in saved.inputs]
+                saved.state = copied(saved.state)
+                self._call(s, m, saved, taped=True)
+            received, weights = self._differentiate(s, m, saved)
             weights = self._without_overwritten(s, weights)
-            parts = [_part(gradient, self.counts[m]) for gradient in weights]
-            self.gradients[s] = [accumulated(a, b) for a, b in zip(self.gradients[s], parts, strict=True)]
-            self._done(s, [g for g in [*inputs, *weights] if g is not None])
-        flat = iter(inputs)
-        for number, value in zip(stage.reads, saved.inputs, strict=True):
-            if number not in self._pipeline.inputs:
-                leaves = [next(flat) if _is_differentiable(leaf) else None for leaf in keras.tree.flatten(value)]
-                self._add_cotangents(m, number, leaves)
+            parts = [_part(gradient, self._counts[m]) for gradient in weights]
+            self._gradients[s] = [accumulated(a, b) for a, b in zip(self._gradients[s], parts, strict=True)]
+            self._finish(s, [g for g in [*received, *weights] if g is not None])
+        self._add_cotangents(m, self._cotangents_of_inputs(s, saved, received))
 
-    def _without_overwritten(self, s: int, gradients: list[Any]) -> list[Any]:
-        """Take out the gradients of the variables that are overwritten with them; the largest microbatch's is saved."""
-        known = self.overwritten[s]
-        for index in self._pipeline.stages[s].overwritten:
-            value = gradients[index]
-            if value is not None:
-                known[index] = tf.maximum(known[index], value) if index in known else value
-        return [None if index in known else gradient for index, gradient in enumerate(gradients)]
-
-    def _received(self, s: int, saved: _SavedForward) -> list[Any]:
-        """Return what a stage differentiates with respect to beside its weights: all it reads but the data."""
-        reads = zip(self._pipeline.stages[s].reads, saved.inputs, strict=True)
-        return differentiable([value for number, value in reads if number not in self._pipeline.inputs])
+    def _differentiate(self, s: int, m: int, saved: _SavedForward) -> tuple[list[Any], list[Any]]:
+        """Return the gradients of what a stage received, and of its weights, in one microbatch."""
+        targets, upstream = self._upstream(s, m, saved)
+        sources = [self._received(s, saved), self._weights[s]]
+        if not targets or saved.tape is None:
+            return [None] * len(sources[0]), [None] * len(sources[1])
+        with colocate_with_forward() if self._pipeline.placed else nullcontext():
+            received, weights = saved.tape.gradient(targets, sources, output_gradients=upstream)
+        return received, weights
 
     def _upstream(self, s: int, m: int, saved: _SavedForward) -> tuple[list[Any], list[Any]]:
-        """Pair what a stage gave with the cotangents that came for it."""
-        assert saved.outputs is not None and saved.added is not None and self._loss_stage is not None
-        targets, upstream, used = [], [], list[bool]()
-        for values, cotangents in ((saved.outputs, self._cotangents[m]), (saved.logits, self._logit_cotangents[m])):
-            for number, value in zip(self._pipeline.stages[s].writes, values or [], strict=True):
-                leaves = keras.tree.flatten(value)
-                for leaf, cotangent in zip(leaves, cotangents.pop(number, [None] * len(leaves)), strict=True):
-                    used.append(cotangent is not None)
-                    if cotangent is not None:
-                        targets.append(leaf)
-                        upstream.append(_copied(cotangent))
-        self.used[s] = used
-        for term, factor in zip(saved.added, self._loss_stage.added_factors(s), strict=True):
+        """Pair what a stage gave, outputs and added losses, with the cotangents that came for it."""
+        values, numbers = saved.outputs or [], self._pipeline.stages[s].writes
+        cotangents = [self._cotangents[m].pop(number, None) for number in numbers]
+        leaves = differentiable_leaves(values)
+        received: list[Any] = []
+        for attribute in ("tensor", "logits"):
+            for value, cotangent in zip(values, cotangents, strict=True):
+                holes = [None] * len(keras.tree.flatten(getattr(value, attribute)))
+                received += getattr(cotangent, attribute, None) or holes
+        pairs = [(leaf, c) for leaf, c in zip(leaves, received, strict=True) if c is not None]
+        self._differentiated[s] = [cotangent is not None for cotangent in received]
+        targets, upstream = [leaf for leaf, _ in pairs], [copied(cotangent) for _, cotangent in pairs]
+        for term, factor in zip(saved.added or [], self._outputs.added_factors(s), strict=True):
             targets.append(term.numerator)
             upstream.append(tf.cast(factor, term.numerator.dtype))
         return targets, upstream
 
-    def _add_cotangents(self, m: int, number: int, leaves: list[Any]) -> None:
-        old = self._cotangents[m].get(number)
-        self._cotangents[m][number] = leaves if old is None else [_plus(a, b) for a, b in zip(old, leaves, strict=True)]
+    def _received(self, s: int, saved: _SavedForward) -> list[Any]:
+        """Return what a stage differentiates with respect to besides its weights: all it reads but the data."""
+        reads = zip(self._pipeline.stages[s].reads, saved.inputs, strict=True)
+        return differentiable([value.tensor for number, value in reads if number not in self._pipeline.inputs])
 
-    def _after(self, s: int) -> Any:
-        return tf.control_dependencies(self._last.get(self._lanes[s], []))
+    def _cotangents_of_inputs(self, s: int, saved: _SavedForward, gradients: list[Any]) -> dict[int, Cotangent]:
+        """Assign the gradients of `_received` to the numbers of the values that the stage reads."""
+        flat, result = iter(gradients), {}
+        for number, value in zip(self._pipeline.stages[s].reads, saved.inputs, strict=True):
+            if number not in self._pipeline.inputs:
+                leaves = keras.tree.flatten(value.tensor)
+                result[number] = Cotangent([next(flat) if is_differentiable(leaf) else None for leaf in leaves])
+        return result
 
-    def _done(self, s: int, results: Any) -> None:
+    def _add_cotangents(self, m: int, cotangents: dict[int, Cotangent]) -> None:
+        """Add to what other readers of the same values, on later stages, have sent back."""
+        known = self._cotangents[m]
+        for number, cotangent in cotangents.items():
+            known[number] = _sum(known[number], cotangent) if number in known else cotangent
+
+    def _without_overwritten(self, s: int, gradients: list[Any]) -> list[Any]:
+        """Take out the gradients of the weights that are overwritten with them; the largest microbatch's is kept."""
+        known = self._overwritten[s]
+        for w in self._pipeline.stages[s].overwritten:
+            value = gradients[w]
+            if value is not None:
+                known[w] = tf.maximum(known[w], value) if w in known else value
+        return [None if w in known else gradient for w, gradient in enumerate(gradients)]
+
+    def _after_previous(self, s: int) -> Any:
+        return tf.control_dependencies(self._previous.get(self._lanes[s], []))
+
+    def _finish(self, s: int, results: Any) -> None:
         """Let the lane's next action wait for these results.
 
         A control edge from a call of a stage's function would not do: TensorFlow puts the function's operations in
@@ -244,11 +252,7 @@ class Executor:
         tensors = [leaf for leaf in tf.nest.flatten(results, expand_composites=True) if isinstance(leaf, tf.Tensor)]
         if tensors and not self._pipeline.placed:
             with tf.device(self._devices[s]):
-                self._last[self._lanes[s]] = tf.identity_n(tensors)[:1]
-
-
-def _is_differentiable(leaf: Any) -> bool:
-    return leaf is not None and hasattr(leaf, "dtype") and tf.as_dtype(leaf.dtype).is_floating
+                self._previous[self._lanes[s]] = tf.identity_n(tensors)[:1]
 
 
 def _part(gradient: Any, rows: int) -> Any:
@@ -256,14 +260,9 @@ def _part(gradient: Any, rows: int) -> Any:
     return MicrobatchSlices((gradient,), (rows,)) if isinstance(gradient, tf.IndexedSlices) else gradient
 
 
-def differentiable(structure: Any) -> list[Any]:
-    """Return the floating leaves of a structure."""
-    return [leaf for leaf in keras.tree.flatten(structure) if _is_differentiable(leaf)]
-
-
-def _copied(structure: Any) -> Any:
-    """Return the tensors on the present device, as tensors of this action alone."""
-    return keras.tree.map_structure(lambda v: tf.identity(v) if isinstance(v, tf.Tensor) else v, structure)
+def _sum(first: Cotangent, second: Cotangent) -> Cotangent:
+    leaves = [_plus(a, b) for a, b in zip(first.tensor, second.tensor, strict=True)]
+    return Cotangent(leaves, first.logits or second.logits)
 
 
 def _plus(first: Any, second: Any) -> Any:

@@ -5,12 +5,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from kparallel.data.share import Rows, row_count
+from kparallel.data.share import Share, row_count
 from kparallel.engine.all_reduce import Sort
-from kparallel.engine.executor import Executor, StageFunction
 from kparallel.engine.gather_probe import Probe, varying_names
 from kparallel.engine.gather_sources import Source, sources
+from kparallel.engine.replica_result import ReplicaResult
 from kparallel.engine.sparse_gradients import Kind, MicrobatchSlices, SlicedGradient, by_kind, unsorted
+from kparallel.engine.stage_function import StageFunction
 from kparallel.errors import ModelError
 from kparallel.stage.pipeline import Pipeline
 from kparallel.stage.state import Rule
@@ -28,45 +29,47 @@ class Kinds:
 
     Args:
         pipeline: The stages.
-        calls: As the executor calls them.
+        functions: The stages, as they are called.
         microbatches: Into how many microbatches a share is divided.
         replicas: Into how many shares a batch is divided.
     """
 
-    def __init__(self, pipeline: Pipeline, calls: Sequence[StageFunction], microbatches: int, replicas: int) -> None:
+    def __init__(
+        self, pipeline: Pipeline, functions: Sequence[StageFunction], microbatches: int, replicas: int
+    ) -> None:
         self._pipeline = pipeline
-        self._calls = calls
+        self._functions = functions
         self._microbatches = microbatches
         self._undivided = microbatches * replicas == 1
         self._decided: dict[tuple[int, int, bool], list[Kind]] = {}
 
-    def sorter(self, executor: Executor, rows: Rows, linear: bool) -> Sort:
+    def sorter(self, result: ReplicaResult, share: Share, linear: bool) -> Sort:
         """Return what sorts the slices of a weight, by its stage and index.
 
         Args:
-            executor: Has carried out the share.
-            rows: The share.
+            result: What the passes of this replica left.
+            share: This replica's rows.
             linear: Whether the optimizer only scales gradients and adds them, so that all slices may stay apart.
         """
 
         def sort(s: int, index: int) -> SlicedGradient:
             if linear or self._undivided:
-                return unsorted(executor.gradients[s][index])
-            return self._sorted(executor, rows, s, index)
+                return unsorted(result.gradients[s][index])
+            return self._sorted(result, share, s, index)
 
         return sort
 
-    def _sorted(self, executor: Executor, rows: Rows, s: int, index: int) -> SlicedGradient:
+    def _sorted(self, result: ReplicaResult, share: Share, s: int, index: int) -> SlicedGradient:
         """Return the slices of one weight of one stage by their kind.
 
         Raises:
             ModelError: A kind cannot be told.
         """
-        slices: MicrobatchSlices = executor.gradients[s][index]
-        traced = self._traced(executor, rows, s, index)
-        divided = rows.whole is None
+        slices: MicrobatchSlices = result.gradients[s][index]
+        traced = self._traced(result, share, s, index)
+        divided = share.whole is None
         if (s, index, divided) not in self._decided:
-            self._decided[s, index, divided] = self._decide(executor, rows, s, index, traced[0])
+            self._decided[s, index, divided] = self._decide(result, share, s, index, traced[0])
         kinds = self._decided[s, index, divided]
         if all(kind is Kind.ROWS for kind in kinds):
             return unsorted(slices)
@@ -75,33 +78,33 @@ class Kinds:
             raise self._undecided(s, index, "how many slices each gives")
         return by_kind(slices, kinds, sizes)
 
-    def _traced(self, executor: Executor, rows: Rows, s: int, index: int) -> list[list[Source]]:
+    def _traced(self, result: ReplicaResult, share: Share, s: int, index: int) -> list[list[Source]]:
         """Return the sources of each microbatch's slices."""
-        slices: MicrobatchSlices = executor.gradients[s][index]
+        slices: MicrobatchSlices = result.gradients[s][index]
         if tf.executing_eagerly():  # There is no graph to look at.
-            probe = self._probe(executor)
-            return [probe.sources(rows.x, count or row_count(rows.x))[s, index] for count in slices.rows]
-        varying = varying_names(rows.x, executor.start, self._varying(executor))
+            probe = self._probe(result)
+            return [probe.sources(share.x, count or row_count(share.x))[s, index] for count in slices.rows]
+        varying = varying_names(share.x, result.start, self._varying(result))
         return [sources(part.indices, varying) for part in slices.parts]
 
-    def _decide(self, executor: Executor, rows: Rows, s: int, index: int, traced: list[Source]) -> list[Kind]:
+    def _decide(self, result: ReplicaResult, share: Share, s: int, index: int, traced: list[Source]) -> list[Kind]:
         few = more = traced
         if not all(source.varies for source in traced):
-            probe = self._probe(executor)
+            probe = self._probe(result)
             try:
-                few, more = (probe.sources(rows.x, number)[s, index] for number in (_FEW, _MORE))
+                few, more = (probe.sources(share.x, number)[s, index] for number in (_FEW, _MORE))
             except Exception as error:
                 raise self._undecided(s, index, "since the model takes no 2 or 3 rows, which of them it is") from error
-        kinds = [_kind(one, other, rows.whole is None) for one, other in zip(few, more, strict=True)]
+        kinds = [_kind(one, other, share.whole is None) for one, other in zip(few, more, strict=True)]
         decided = [kind for kind in kinds if kind is not None]
         if len(decided) < len(kinds):
             raise self._undecided(s, index, "whether more rows give more slices")
         return decided
 
-    def _probe(self, executor: Executor) -> Probe:
-        return Probe(self._pipeline, self._calls, executor, self._varying(executor))
+    def _probe(self, result: ReplicaResult) -> Probe:
+        return Probe(self._pipeline, self._functions, result, self._varying(result))
 
-    def _varying(self, executor: Executor) -> list[list[bool]]:
+    def _varying(self, result: ReplicaResult) -> list[list[bool]]:
         """Tell for each stage and state variable whether parts of a batch may read different values.
 
         Seeds and states of rows differ between replicas; what is passed on differs between microbatches.
@@ -109,9 +112,9 @@ class Kinds:
         return [
             [
                 rule in (Rule.SEED, Rule.ROWS) or (self._microbatches > 1 and last is not None and rule is Rule.CHAIN)
-                for rule, last in zip(executor.state_rules[s].rules, ends[-1], strict=True)
+                for rule, last in zip(result.rules[s].rules, ends[-1], strict=True)
             ]
-            for s, ends in enumerate(executor.ends)
+            for s, ends in enumerate(result.ends)
         ]
 
     def _undecided(self, s: int, index: int, what: str) -> ModelError:

@@ -10,30 +10,36 @@ import keras
 import tensorflow as tf
 
 from kparallel.compat.distribute import one_replica_view
-from kparallel.engine.executor import Executor, StageFunction, differentiable
 from kparallel.engine.gather_sources import Source, sources
+from kparallel.engine.replica_result import ReplicaResult
+from kparallel.engine.stage_function import StageFunction
 from kparallel.stage.pipeline import Pipeline
 from kparallel.stage.stage import Forward
+from kparallel.stage.value import differentiable, differentiable_leaves
 
 __all__: list[str] = []
 
 
 class Probe:
-    """The stages as an executor ran them, to be traced again.
+    """The stages as they ran, to be traced again.
 
     Args:
         pipeline: The stages.
-        calls: As the executor called them.
-        executor: Has carried out a batch.
+        functions: The stages, as they were called.
+        result: What the passes of a replica left.
         varying: For each stage and state variable, whether microbatches or replicas differ in it.
     """
 
     def __init__(
-        self, pipeline: Pipeline, calls: Sequence[StageFunction], executor: Executor, varying: Sequence[Sequence[bool]]
+        self,
+        pipeline: Pipeline,
+        functions: Sequence[StageFunction],
+        result: ReplicaResult,
+        varying: Sequence[Sequence[bool]],
     ) -> None:
         self._pipeline = pipeline
-        self._calls = calls
-        self._executor = executor
+        self._functions = functions
+        self._result = result
         self._varying = varying
 
     def sources(self, x: Any, rows: int) -> dict[tuple[int, int], list[Source]]:
@@ -53,7 +59,7 @@ class Probe:
                         found[s, index] = sources(gradient.indices, varying)
 
         of_weights, of_state = (
-            tf.nest.map_structure(_like, each) for each in (self._executor.weights, self._executor.start)
+            tf.nest.map_structure(_like, each) for each in (self._result.weights, self._result.start)
         )
         with one_replica_view():
             specs = keras.tree.map_structure(lambda leaf: _with_rows(leaf, rows), x)
@@ -62,24 +68,24 @@ class Probe:
 
     def _gradients(self, weights: Any, state: Any, x: Any, rows: int) -> list[list[Any]]:
         """Return each stage's gradients, of whatever it hands on that had a cotangent."""
-        values, masks = self._pipeline.feed(x), dict[int, Any]()
+        values = self._pipeline.feed(x)
         result = []
         for s, stage in enumerate(self._pipeline.stages):
             inputs = [values[number] for number in stage.reads]
-            received = [v for n, v in zip(stage.reads, inputs, strict=True) if n not in self._pipeline.inputs]
+            reads = zip(stage.reads, inputs, strict=True)
+            received = [value.tensor for number, value in reads if number not in self._pipeline.inputs]
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch([weights[s], differentiable(received)])
-                forward = self._calls[s](weights[s], state[s], inputs, [masks.get(n) for n in stage.reads])
+                forward = self._functions[s](weights[s], state[s], inputs)
                 added = [tf.reduce_sum(value) for value in forward.added]
             values.update(zip(stage.writes, forward.outputs, strict=True))
-            masks.update(zip(stage.writes, forward.masks, strict=True))
             targets = [*self._targets(s, forward), *added]
             result.append(tape.gradient(targets, weights[s]) if targets else [])
         return result
 
     def _targets(self, s: int, forward: Forward) -> list[Any]:
-        leaves = keras.tree.flatten([forward.outputs, forward.logits])
-        return [leaf for leaf, used in zip(leaves, self._executor.used[s], strict=True) if used]
+        leaves = differentiable_leaves(forward.outputs)
+        return [leaf for leaf, used in zip(leaves, self._result.differentiated[s], strict=True) if used]
 
 
 def varying_names(x: Any, state: Any, varying: Sequence[Sequence[bool]]) -> set[str]:

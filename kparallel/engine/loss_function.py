@@ -9,7 +9,7 @@ from kparallel.comm.communicator import Communicator
 from kparallel.compat.distribute import one_replica_view
 from kparallel.compat.losses import compiled_loss, route_losses
 from kparallel.compat.tensors import keras_logits, keras_mask, set_logits, set_mask
-from kparallel.data.share import Rows
+from kparallel.data.share import Share
 from kparallel.engine.coupling import Coupling
 from kparallel.engine.loss_stage import LossFunction
 from kparallel.engine.loss_state import LossState
@@ -40,49 +40,49 @@ def loss_function(
         loss_state: Takes what the model's own `compute_loss` does to state.
     """
 
-    def own_term(outputs: Any, rows: Rows) -> Term:
-        arguments = [rows.x, rows.y, outputs, rows.sample_weight]
+    def own_term(outputs: Any, share: Share) -> Term:
+        arguments = [share.x, share.y, outputs, share.sample_weight]
         way = coupling.of_own(lambda *given: loss_state.computed(list(given)), arguments, whole)
         if way == "global":
-            arguments = [_gathered(argument, rows, communicator, replicas) for argument in arguments]
+            arguments = [_gathered(argument, share, communicator, replicas) for argument in arguments]
             state = own_state(model)
             value, news, _ = own_loss(model, arguments, training, state)
             for (variable, _), new in zip(state, news, strict=True):
                 if new is not None:
                     variable.assign(new)
-            return _whole(value, rows)
-        value = loss_state.loss(arguments, rows.count)
-        return row_mean(value, rows.count) if way == "mean" else summed(value)
+            return _whole(value, share)
+        value = loss_state.loss(arguments, share.count)
+        return row_mean(value, share.count) if way == "mean" else summed(value)
 
-    def terms(outputs: Any, rows: Rows) -> list[tuple[LossWeight, Term]]:
+    def terms(outputs: Any, share: Share) -> list[tuple[LossWeight, Term]]:
         if overrides_compute_loss(model):
-            return [(None, own_term(outputs, rows))]
+            return [(None, own_term(outputs, share))]
         result: list[tuple[LossWeight, Term]] = []
         losses = compiled_loss(model)
         if losses is None:
             return result
-        for loss, weight, call in route_losses(losses, rows.y, outputs, rows.sample_weight):
+        for loss, weight, call in route_losses(losses, share.y, outputs, share.sample_weight):
             y_true, y_pred, row_weight = call
             way = coupling.of(loss, call, whole)
             if way == "global":
-                batch = [_gathered(value, rows, communicator, replicas) for value in call]
+                batch = [_gathered(value, share, communicator, replicas) for value in call]
                 with one_replica_view():
-                    result.append((weight, _whole(loss(*batch), rows)))
+                    result.append((weight, _whole(loss(*batch), share)))
             else:
-                result.append((weight, loss_term(loss, y_true, y_pred, row_weight, rows.count, way)))
+                result.append((weight, loss_term(loss, y_true, y_pred, row_weight, share.count, way)))
         return result
 
     return terms
 
 
-def _gathered(value: Any, rows: Rows, communicator: Communicator, replicas: int) -> Any:
+def _gathered(value: Any, share: Share, communicator: Communicator, replicas: int) -> Any:
     """Return all replicas' rows, through which only this replica's are differentiable."""
 
     def whole(leaf: Any) -> Any:
         if leaf is None or replicas == 1:
             return leaf
         leaf = tf.convert_to_tensor(leaf)
-        leaf = leaf[: rows.count]
+        leaf = leaf[: share.count]
         parts = [tf.stop_gradient(part) for part in communicator.all_gather([leaf])[0]]
         parts[communicator.replica_index] = leaf
         return tf.concat(parts, 0)
@@ -98,7 +98,7 @@ def _gathered(value: Any, rows: Rows, communicator: Communicator, replicas: int)
     return keras.tree.map_structure(with_mask_and_logits, value)
 
 
-def _whole(value: tf.Tensor, rows: Rows) -> Term:
+def _whole(value: tf.Tensor, share: Share) -> Term:
     """Make a term of a loss that every replica computed for the whole batch.
 
     Each replica's gradient reaches its own rows only, so gradients add up; the value is averaged over the
@@ -106,4 +106,4 @@ def _whole(value: tf.Tensor, rows: Rows) -> Term:
     """
     value = tf.reduce_sum(value)
     one = tf.constant(1.0, tf.float64)
-    return Term(value, [tf.constant(float(rows.count > 0), tf.float64)], lambda present: (one, one / present[0]))
+    return Term(value, [tf.constant(float(share.count > 0), tf.float64)], lambda present: (one, one / present[0]))

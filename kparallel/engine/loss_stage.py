@@ -1,42 +1,113 @@
-"""Behind the last stage: losses of the outputs, their denominators over the whole batch, and the first cotangents.
+"""What follows the last stage: losses of its outputs, their denominators over the whole batch, the first cotangents.
 
 A denominator (valid tokens, weights) is summed over all microbatches and replicas before it divides. A schedule
 that runs backward before its last forward pass needs it early; it is then counted first, in a pass of which
 TensorFlow keeps only what the counts depend on (masks and shapes, seldom anything else).
 """
 
+import abc
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from kparallel.compat.tensors import keras_logits, keras_mask, set_logits, set_mask
-from kparallel.data.share import Rows
+from kparallel.data.share import Share
 from kparallel.engine.loss_state import LossState
-from kparallel.loss.term import LossWeight, Term
+from kparallel.engine.term_table import TermTable, WeightedTerm
 from kparallel.stage.pipeline import Pipeline
+from kparallel.stage.value import differentiable, is_differentiable
 
 __all__: list[str] = []
 
-LossFunction = Callable[[Any, Rows], list[tuple[LossWeight, Term]]]
-Factors = Callable[[list[tuple[LossWeight, Term]], list[tf.Tensor]], tuple[list[tf.Tensor], list[tf.Tensor]]]
-Cotangents = tuple[dict[int, list[Any]], dict[int, list[Any]]]
+LossFunction = Callable[[Any, Share], list[WeightedTerm]]
 
 
-class LossStage:
+class Factors(NamedTuple):
+    """What the numerators of the terms are multiplied by, one for each term of a `TermTable`.
+
+    Args:
+        gradient: For the gradient; contains the loss weight and the optimizer's loss scale.
+        report: For the value that is reported.
+    """
+
+    gradient: list[tf.Tensor]
+    report: list[tf.Tensor]
+
+
+class Cotangent(NamedTuple):
+    """The gradient of the loss for a value that travels: one leaf for each of its tensors, None where there is none.
+
+    Args:
+        tensor: For its tensors.
+        logits: For the logits that Keras's losses read in place of the tensors; None before the last stage.
+    """
+
+    tensor: list[Any]
+    logits: list[Any] | None = None
+
+
+class OutputStage(abc.ABC):
+    """What takes the outputs of the last stage.
+
+    Args:
+        stages: How many stages there are.
+        training: Whether cotangents will be asked for.
+    """
+
+    def __init__(self, stages: int, training: bool) -> None:
+        self.training = training
+        self.terms = TermTable(stages)
+        self._outputs: dict[int, Any] = {}
+
+    def take(self, microbatch: int, outputs: Any) -> None:
+        """Take one microbatch's outputs."""
+        self._outputs[microbatch] = outputs
+
+    def joined(self) -> Any:
+        """Return all microbatches' outputs as one batch, with their masks and logits."""
+        return _join([self._outputs[m] for m in sorted(self._outputs)])
+
+    @abc.abstractmethod
+    def cotangents(self, microbatch: int) -> dict[int, Cotangent]:
+        """Return the cotangents of one microbatch's outputs, by the number of the value."""
+
+    @abc.abstractmethod
+    def added_factors(self, stage: int) -> list[tf.Tensor]:
+        """Return the gradient factors of one stage's `add_loss` terms."""
+
+
+class Predictions(OutputStage):
+    """Keeps the outputs.
+
+    Args:
+        stages: How many stages there are.
+    """
+
+    def __init__(self, stages: int) -> None:
+        super().__init__(stages, training=False)
+
+    def cotangents(self, microbatch: int) -> dict[int, Cotangent]:
+        return {}
+
+    def added_factors(self, stage: int) -> list[tf.Tensor]:
+        return []
+
+
+class LossStage(OutputStage):
     """Losses of one replica's outputs.
 
     Args:
         pipeline: Knows which values the outputs are.
         device: The last stage's device.
-        loss_function: Turns outputs and rows into (loss weight, term) pairs.
-        rows: Each microbatch's rows.
-        factors: Turns pairs and local statistics into (gradient factors, report factors).
+        loss_function: Turns outputs and rows into weighted terms.
+        shares: Each microbatch's rows.
+        factors: Turns terms and this replica's statistics into factors.
         training: Whether gradients will be asked for.
-        whole: The share's rows if the loss_function must see all of them at once, else None.
-        counted: The local statistics, if they were counted beforehand.
-        loss_state: What the loss_function does to state.
+        whole: All rows of the share if the loss function must see them at once, else None.
+        statistics: This replica's statistics of all terms, if they were counted beforehand.
+        loss_state: What the loss function does to state.
     """
 
     def __init__(
@@ -44,125 +115,90 @@ class LossStage:
         pipeline: Pipeline,
         device: str,
         loss_function: LossFunction,
-        rows: Sequence[Rows],
-        factors: Factors,
+        shares: Sequence[Share],
+        factors: Callable[[list[WeightedTerm], list[tf.Tensor]], Factors],
         training: bool,
-        whole: Rows | None,
-        counted: list[tf.Tensor] | None,
+        whole: Share | None,
+        statistics: list[tf.Tensor] | None,
         loss_state: LossState,
     ) -> None:
+        super().__init__(len(pipeline.stages), training)
         self.loss_state = loss_state
-        self.training = training
         self._pipeline = pipeline
         self._device = device
         self._loss_function = loss_function
-        self._rows = rows
-        self._factors = factors
+        self._shares = shares
+        self._make_factors = factors
         self._whole = whole
-        self._counted = counted
-        self.taken: dict[int, Any] = {}
-        self._terms: dict[int, list[tuple[LossWeight, Term]]] = {}
+        self._counted = statistics
+        self._factors: Factors | None = None
         self._tapes: dict[int, tf.GradientTape] = {}
-        self._resolved: tuple[list[tf.Tensor], list[tf.Tensor]] | None = None
-        self._added_counts: list[int] = []
-        self._whole_cotangents: dict[int, Cotangents] | None = None
+        self._cotangents: dict[int, dict[int, Cotangent]] = {}
 
     def take(self, microbatch: int, outputs: Any) -> None:
         """Take one microbatch's outputs and compute its terms, or all terms with the last one."""
-        self.taken[microbatch] = outputs
+        super().take(microbatch, outputs)
         if self._whole is None:
-            self._compute(microbatch, outputs, self._rows[microbatch])
-        elif len(self.taken) == len(self._rows):
-            self._compute(0, None, self._whole)
+            self._compute(microbatch, [outputs], self._shares[microbatch])
+        elif len(self._outputs) == len(self._shares):
+            self._compute(0, [self._outputs[m] for m in range(len(self._shares))], self._whole)
 
-    def joined(self) -> Any:
-        """Return all microbatches' outputs as one batch, with their masks."""
-        return join([self.taken[m] for m in sorted(self.taken)])
-
-    def cotangents(self, microbatch: int, added: list[list[list[Term]]]) -> Cotangents:
-        """Return the gradients of the loss for one microbatch's outputs and for the logits behind them, by number."""
-        gradient, _ = self.resolve(added)
+    def cotangents(self, microbatch: int) -> dict[int, Cotangent]:
         if self._whole is None:
-            return self._gradients(microbatch, self.taken[microbatch], gradient)
-        if self._whole_cotangents is None:
-            self._whole_cotangents = {}
-            with tf.device(self._device):
-                numerators = [term.numerator for _, term in self._terms[0]]
-                taken = [self.taken[m] for m in range(len(self._rows))]
-                leaves = [_sources(outputs) for outputs in taken]
-                flat = self._tapes[0].gradient(
-                    numerators, leaves, output_gradients=_cast(gradient[: len(numerators)], numerators)
-                )
-            for m, (outputs, gradients) in enumerate(zip(taken, flat, strict=True)):
-                self._whole_cotangents[m] = self._by_number(outputs, gradients)
-        return self._whole_cotangents[microbatch]
+            return self._differentiated(microbatch, [microbatch])[microbatch]
+        if not self._cotangents:  # One loss of all microbatches: its tape gives the cotangents of all.
+            self._cotangents = self._differentiated(0, range(len(self._shares)))
+        return self._cotangents[microbatch]
 
     def added_factors(self, stage: int) -> list[tf.Tensor]:
-        """Return the gradient factors of one stage's `add_loss` terms."""
-        assert self._resolved is not None
-        start = len(self._any_terms()) + sum(self._added_counts[:stage])
-        return self._resolved[0][start : start + self._added_counts[stage]]
+        return self.factors().gradient[self.terms.added_by(stage)]
 
-    def resolve(self, added: list[list[list[Term]]]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """Return the (gradient, report) factors of all terms: the losses' first, then each stage's `add_loss`."""
-        if self._resolved is None:
-            self._added_counts = [len(stage[0]) for stage in added]
-            pairs = self.pairs(added)
+    def factors(self) -> Factors:
+        """Return the factors of all terms; asked for at the first backward action at the earliest."""
+        if self._factors is None:
             with tf.device(self._device):
-                statistics = self._counted if self._counted is not None else self.statistics(added)
-                self._resolved = self._factors(pairs, statistics)
-        return self._resolved
+                statistics = self.statistics() if self._counted is None else self._counted
+                self._factors = self._make_factors(self.terms.of_one_microbatch(), statistics)
+        return self._factors
 
-    def pairs(self, added: list[list[list[Term]]]) -> list[tuple[LossWeight, Term]]:
-        """Return (loss weight, term) of every loss, from one microbatch."""
-        return [*self._any_terms(), *((None, term) for stage in added for term in stage[0])]
-
-    def statistics(self, added: list[list[list[Term]]]) -> list[tf.Tensor]:
+    def statistics(self) -> list[tf.Tensor]:
         """Return this replica's statistics of all terms, summed over the microbatches."""
-        return self._over_microbatches(added, lambda term: term.statistics)
+        return self.terms.summed(lambda term: term.statistics)
 
-    def numerators(self, added: list[list[list[Term]]]) -> list[tf.Tensor]:
-        """Return this replica's numerators of all terms, summed over the microbatches, as float64 scalars."""
-        return self._over_microbatches(added, lambda term: [tf.cast(term.numerator, tf.float64)])
+    def values(self) -> list[tf.Tensor]:
+        """Return this replica's part of the reported value of each term, as float64 scalars."""
+        report = self.factors().report
+        numerators = self.terms.summed(lambda term: [tf.cast(term.numerator, tf.float64)])
+        return [numerator * factor for numerator, factor in zip(numerators, report, strict=True)]
 
-    def _over_microbatches(
-        self, added: list[list[list[Term]]], values: Callable[[Term], list[tf.Tensor]]
-    ) -> list[tf.Tensor]:
-        own = [[term for _, term in self._terms[m]] for m in sorted(self._terms)]
-        totals: list[tf.Tensor] = []
-        for parts in [own, *added]:
-            flat = [[value for term in part for value in values(term)] for part in parts]
-            totals += [tf.add_n(list(each)) if len(each) > 1 else each[0] for each in zip(*flat, strict=True)]
-        return totals
-
-    def _any_terms(self) -> list[tuple[LossWeight, Term]]:
-        return self._terms[min(self._terms)]
-
-    def _compute(self, key: int, outputs: Any, rows: Rows) -> None:
+    def _compute(self, key: int, parts: list[Any], share: Share) -> None:
         with tf.device(self._device), tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(_sources(outputs if self._whole is None else [self.taken[m] for m in sorted(self.taken)]))
-            if self._whole is not None:
-                outputs = self.joined()
-            self._terms[key] = self._loss_function(outputs, rows)
+            tape.watch([_sources(outputs) for outputs in parts])
+            self.terms.set_losses(key, self._loss_function(_join(parts), share))
         if self.training:
             self._tapes[key] = tape
 
-    def _gradients(self, key: int, outputs: Any, factors: list[tf.Tensor]) -> Cotangents:
-        numerators = [term.numerator for _, term in self._terms[key]]
+    def _differentiated(self, key: int, microbatches: Sequence[int]) -> dict[int, dict[int, Cotangent]]:
+        """Return the cotangents of the microbatches whose outputs one tape has seen."""
+        numerators = [term.numerator for term in self.terms.losses(key)]
+        factors = self.factors().gradient[: len(numerators)]
+        upstream = [tf.cast(factor, n.dtype) for factor, n in zip(factors, numerators, strict=True)]
+        outputs = [self._outputs[m] for m in microbatches]
         with tf.device(self._device):
-            flat = self._tapes.pop(key).gradient(
-                numerators, _sources(outputs), output_gradients=_cast(factors[: len(numerators)], numerators)
-            )
-        return self._by_number(outputs, flat)
+            sources = [_sources(each) for each in outputs]
+            gradients = self._tapes.pop(key).gradient(numerators, sources, output_gradients=upstream)
+        return {m: self._by_number(*each) for m, *each in zip(microbatches, outputs, gradients, strict=True)}
 
-    def _by_number(self, outputs: Any, gradients: list[Any]) -> Cotangents:
+    def _by_number(self, outputs: Any, gradients: list[Any]) -> dict[int, Cotangent]:
+        """Assign the gradients of `_sources` to the numbers of the values that the outputs are."""
         flat = iter(gradients)
-        structures = (outputs, keras.tree.map_structure(keras_logits, outputs))
-        first, second = (self._pipeline.by_number(outputs, _with_holes(each, flat)) for each in structures)
-        return first, second
+        tensors, logits = (
+            self._pipeline.by_number(outputs, _with_holes(each, flat)) for each in (outputs, _logits(outputs))
+        )
+        return {number: Cotangent(leaves, logits[number]) for number, leaves in tensors.items()}
 
 
-def join(parts: list[Any]) -> Any:
+def _join(parts: list[Any]) -> Any:
     """Concatenate structures of tensors along their rows, with their masks and logits."""
     if len(parts) == 1:
         return parts[0]
@@ -172,30 +208,22 @@ def join(parts: list[Any]) -> Any:
             return None
         whole = tf.concat(leaves, 0)
         for read, attach in ((keras_mask, set_mask), (keras_logits, set_logits)):
-            behind = [read(leaf) for leaf in leaves]
-            if behind[0] is not None:
-                attach(whole, tf.concat(behind, 0))
+            attributes = [read(leaf) for leaf in leaves]
+            if attributes[0] is not None:
+                attach(whole, tf.concat(attributes, 0))
         return whole
 
     return keras.tree.map_structure(one, *parts)
 
 
-def _watched(structure: Any) -> list[Any]:
-    return [leaf for leaf in keras.tree.flatten(structure) if _floating(leaf)]
+def _logits(outputs: Any) -> Any:
+    return keras.tree.map_structure(keras_logits, outputs)
 
 
 def _sources(outputs: Any) -> list[Any]:
     """Return what a loss is differentiated for: outputs, and the logits that Keras's losses read in their place."""
-    return [*_watched(outputs), *_watched(keras.tree.map_structure(keras_logits, outputs))]
+    return [*differentiable(outputs), *differentiable(_logits(outputs))]
 
 
 def _with_holes(structure: Any, flat: Iterator[Any]) -> list[Any]:
-    return [next(flat) if _floating(leaf) else None for leaf in keras.tree.flatten(structure)]
-
-
-def _floating(leaf: Any) -> bool:
-    return leaf is not None and tf.as_dtype(leaf.dtype).is_floating
-
-
-def _cast(factors: list[tf.Tensor], numerators: list[tf.Tensor]) -> list[tf.Tensor]:
-    return [tf.cast(f, n.dtype) for f, n in zip(factors, numerators, strict=True)]
+    return [next(flat) if is_differentiable(leaf) else None for leaf in keras.tree.flatten(structure)]

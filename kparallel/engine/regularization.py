@@ -1,53 +1,53 @@
-"""Penalties on weights, which depend on no microbatch."""
+"""Penalties on weights (`kernel_regularizer` and the like), which depend on no microbatch."""
 
 from collections.abc import Callable
 
 import tensorflow as tf
 
-from kparallel.engine.executor import Executor
+from kparallel.engine.replica import Replica
+from kparallel.engine.replica_result import ReplicaResult
 from kparallel.engine.sparse_gradients import accumulated
-from kparallel.stage.pipeline import Pipeline
 
 __all__: list[str] = []
 
 
-def penalties(
-    pipeline: Pipeline,
-    row: tuple[str, ...],
-    executor: Executor,
+def add_regularization(
+    replica: Replica,
+    result: ReplicaResult,
     part: Callable[[], tf.Tensor],
     scaled: Callable[[tf.Tensor], tf.Tensor],
-) -> list[tf.Tensor]:
-    """Return the values of the regularizers of all weights, and add their gradients to the executor's.
+) -> tuple[ReplicaResult, list[tf.Tensor]]:
+    """Add the gradients of the regularizers of all weights.
+
+    A weight that several stages read is counted with the one that owns it.
 
     Args:
-        pipeline: The stages; a weight that several read counts with the one that owns it.
-        row: This replica's devices.
-        executor: Has carried out the batch.
+        replica: This one.
+        result: What its passes left.
         part: Gives the float64 scalar that each penalty counts by; asked only where there is one.
         scaled: Applies the optimizer's loss scale.
 
     Returns:
-        One float64 scalar for each penalty.
+        The result with the gradients added, and the value of each penalty as a float64 scalar.
     """
-    row_ranges = [
-        (s, index, variable)
-        for s, stage in enumerate(pipeline.stages)
-        for index, variable in enumerate(stage.weights)
+    places = [
+        (s, w, variable)
+        for s, stage in enumerate(replica.pipeline.stages)
+        for w, variable in enumerate(stage.weights)
         if variable.regularizer is not None and any(variable is owned for owned in stage.owned)
     ]
-    if not row_ranges:
-        return []
-    share = part()
+    if not places:
+        return result, []
+    fraction = part()
+    gradients = [list(of_stage) for of_stage in result.gradients]
     values = []
-    for s, index, variable in row_ranges:
-        with tf.device(row[s]):
-            weight = executor.weight(s, index)
+    for s, w, variable in places:
+        with tf.device(replica.devices[s]):
+            weight = result.weight(s, w)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(weight)
                 value = variable.regularizer(weight)
-            factor = tf.cast(scaled(share), value.dtype)
-            gradient = tape.gradient(value, weight, output_gradients=factor)
-            executor.gradients[s][index] = accumulated(executor.gradients[s][index], gradient)
-            values.append(tf.cast(value, tf.float64) * share)
-    return values
+            gradient = tape.gradient(value, weight, output_gradients=tf.cast(scaled(fraction), value.dtype))
+            gradients[s][w] = accumulated(gradients[s][w], gradient)
+            values.append(tf.cast(value, tf.float64) * fraction)
+    return result.with_gradients(gradients), values

@@ -63,15 +63,15 @@ class SlicedGradient:
     distinct: tuple[tf.IndexedSlices, ...] = ()
     rows: tuple[tf.IndexedSlices, ...] = ()
 
-    def travelling(self) -> list[Any]:
-        """Return what is to be summed over the replicas: tensors, and slices that are to stay apart."""
+    def pieces(self) -> list[Any]:
+        """Return what travels, to be summed over the replicas: tensors, and slices that are to stay apart."""
         return [*(each.values for each in self.shared), *self.distinct, *([add(list(self.rows))] if self.rows else [])]
 
-    def arrived(self, sums: Iterator[Any]) -> "SlicedGradient":
+    def from_pieces(self, sums: Iterator[Any]) -> "SlicedGradient":
         """Return the gradient of all replicas.
 
         Args:
-            sums: Gives the sum of each of `travelling`.
+            sums: Gives the sum of each of `pieces`.
         """
         return SlicedGradient(
             tuple(_with_values(each, next(sums)) for each in self.shared),

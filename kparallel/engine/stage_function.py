@@ -1,16 +1,19 @@
 """A stage as a callable: inline, a function traced once for each shape, or an XLA program."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from kparallel.compat.functions import traced
-from kparallel.engine.executor import StageFunction
 from kparallel.errors import PlanError
 from kparallel.stage.stage import Forward, Stage
+from kparallel.stage.value import Value
 
 __all__: list[str] = []
+
+StageFunction = Callable[[list[Any], list[Any], list[Value]], Forward]
 
 
 def stage_function(stage: Stage, training: bool, *, jit: bool, inline: bool) -> StageFunction:
@@ -24,15 +27,15 @@ def stage_function(stage: Stage, training: bool, *, jit: bool, inline: bool) -> 
         inline: Whether to leave an uncompiled stage in the step's own graph; worth it for a single call.
 
     Returns:
-        Takes (weights, state, inputs, masks), returns `Forward`. A synchronized BatchNorm keeps its stage
+        Takes (weights, state, inputs), returns `Forward`. A synchronized BatchNorm keeps its stage
         inline, because it reduces over the replicas while it runs.
 
     Raises:
         PlanError: When called: the stage reads a variable that is not its layers' own.
     """
 
-    def run(weights: list[Any], state: list[Any], inputs: list[Any], masks: list[Any]) -> Forward:
-        return stage.forward(weights, state, inputs, masks, training)
+    def run(weights: list[Any], state: list[Any], inputs: list[Value]) -> Forward:
+        return stage.forward(weights, state, inputs, training)
 
     if any(getattr(layer, "synchronized", False) for layer in stage.layers):
         return run
@@ -40,17 +43,17 @@ def stage_function(stage: Stage, training: bool, *, jit: bool, inline: bool) -> 
     if inline and not xla:
         return run
 
-    def flat(weights: list[Any], state: list[Any], inputs: list[Any], masks: list[Any]) -> tuple[Any, ...]:
-        forward = run(weights, state, inputs, masks)
-        return forward.outputs, forward.masks, forward.logits, forward.added, forward.assigned, forward.state
+    def flat(weights: list[Any], state: list[Any], inputs: list[Value]) -> tuple[Any, ...]:
+        forward = run(weights, state, inputs)
+        return forward.outputs, forward.added, forward.assigned, forward.state
 
     function = traced(flat, jit_compile=xla or None)
 
-    def call(weights: list[Any], state: list[Any], inputs: list[Any], masks: list[Any]) -> Forward:
+    def call(weights: list[Any], state: list[Any], inputs: list[Value]) -> Forward:
         if not tf.executing_eagerly():
-            _refuse_foreign(function.get_concrete_function(weights, state, inputs, masks).graph.variables, stage)
-        outputs, output_masks, logits, added, assigned, end = function(weights, state, inputs, masks)
-        return Forward(outputs, output_masks, logits, added, assigned, end, stage.state_rules(training))
+            _refuse_foreign(function.get_concrete_function(weights, state, inputs).graph.variables, stage)
+        outputs, added, assigned, end = function(weights, state, inputs)
+        return Forward(outputs, added, assigned, end, stage.state_rules(training))
 
     return call
 

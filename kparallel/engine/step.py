@@ -1,4 +1,4 @@
-"""One step of one replica: forward, backward, reduction, update, and what is to be reported."""
+"""One step of one replica: its passes, the reduction over the replicas, the update, and what is reported."""
 
 import warnings
 from typing import Any
@@ -7,39 +7,39 @@ import keras
 import tensorflow as tf
 
 from kparallel.compat.distribute import local_updates
-from kparallel.compat.losses import compiled_metrics
-from kparallel.compat.tensors import keras_logits
-from kparallel.data.share import RowCounts, Rows, microbatches, split_sizes, take_share
-from kparallel.engine.all_reduce import Report, Sums, counted, gradients_of, reduced, reduced_state, zeroed
+from kparallel.data.share import RowCounts, Share, split_sizes, take_share
+from kparallel.engine.all_reduce import Sums, all_reduce, all_reduce_state, gradients_of
 from kparallel.engine.colocate import colocate_with_inputs
-from kparallel.engine.commit import changed_in, check_assigned, commit, commit_rows
-from kparallel.engine.coupling import Coupling, WholeBatchNeeded
-from kparallel.engine.executor import Executor, StageFunction
+from kparallel.engine.commit import commit
+from kparallel.engine.coupling import Coupling
+from kparallel.engine.denominators import rows_of_batch
+from kparallel.engine.forward_backward import ForwardBackward
 from kparallel.engine.gather_kinds import Kinds
-from kparallel.engine.loss_function import loss_function
-from kparallel.engine.loss_stage import LossStage, join
-from kparallel.engine.loss_state import LossState
+from kparallel.engine.loss_stage import LossStage
 from kparallel.engine.optimizer_update import OptimizerUpdate
 from kparallel.engine.overwritten import overwritten
-from kparallel.engine.passes import all_forward_first, tape_keeper
 from kparallel.engine.placement import Placement
-from kparallel.engine.regularization import penalties
+from kparallel.engine.regularization import add_regularization
+from kparallel.engine.replica import Replica
+from kparallel.engine.replica_result import ReplicaResult
+from kparallel.engine.report import Metrics, Report, StepReport, gathered
 from kparallel.engine.sparse_gradients import scales_and_adds
-from kparallel.engine.stage_function import stage_function
 from kparallel.errors import PlanError
-from kparallel.loss.overridden import overrides_compute_loss, refuse_added
-from kparallel.loss.term import LossWeight, Term, as_scalar
-from kparallel.metric.additive import is_additive, state_change
+from kparallel.loss.overridden import overrides_compute_loss
 from kparallel.planning.plan import Plan
-from kparallel.schedule import forward_only, gpipe, linear_order
 from kparallel.stage.pipeline import Pipeline
-from kparallel.stage.state import RowRange
 
 __all__: list[str] = []
 
 
 class Step:
-    """The work of one replica on its share of a batch.
+    """The work of one replica on its share of a batch; call its methods in the replica's context.
+
+    ```text
+    share ─► forward and backward ─► add penalties ─► all-reduce ─► commit state ─► update ─► report
+             (ForwardBackward)       on weights       over the      that layers     the
+                                                      replicas      assigned        weights
+    ```
 
     Args:
         model: The compiled and built model.
@@ -63,75 +63,62 @@ class Step:
         self._pipeline = pipeline
         self._plan = plan
         self._placement = placement
-        self._last = placement.communicators[-1]
-        self._parts = placement.replicas * plan.microbatches
+        self._is_first = True
         layers = [layer for stage in pipeline.stages for layer in stage.layers]
         # Synchronized BatchNorm counts rows itself, so an empty share must stay empty.
         self._pad = not any(getattr(layer, "synchronized", False) for layer in layers)
-        metrics = compiled_metrics(model)
-        self._own_metrics = getattr(model.compute_metrics, "__func__", None) is not keras.Model.compute_metrics
-        self.add_metrics = not self._own_metrics and (
-            metrics is None or all(is_additive(metric) for metric in metrics.metrics)
-        )
-        self._first = True
-        self._coupling = Coupling(model, loss_reduction, self._parts)
-        self._lanes = (0,) if pipeline.placed else plan.lanes
-        self._updater = OptimizerUpdate(getattr(model, "optimizer", None), False if pipeline.placed else jit)
-        inline = len(pipeline.stages) == 1 and plan.microbatches == 1
-        self._train_calls = [
-            stage_function(stage, True, jit=bool(jit) and not pipeline.placed, inline=inline)
-            for stage in pipeline.stages
-        ]
-        self._kinds = Kinds(pipeline, self._train_calls, plan.microbatches, placement.replicas)
-        self._test_calls = [
-            stage_function(stage, False, jit=bool(jit) and not pipeline.placed, inline=inline)
-            for stage in pipeline.stages
-        ]
+        coupling = Coupling(model, loss_reduction, placement.replicas * plan.microbatches)
+        self._passes = ForwardBackward(model, pipeline, plan, coupling, bool(jit))
+        self._kinds = Kinds(pipeline, self._passes.train_functions, plan.microbatches, placement.replicas)
+        self._metrics = Metrics(model)
+        self._optimizer = OptimizerUpdate(getattr(model, "optimizer", None), False if pipeline.placed else jit)
 
-    def train(self, data: Any, counts: RowCounts) -> dict[str, Any]:
-        """Run a training step and return what to report.
+    def train(self, data: Any, counts: RowCounts) -> StepReport:
+        """Run a training step.
+
+        Args:
+            data: What the dataset yields: the whole batch, or this replica's part of it.
+            counts: Its rows.
 
         Raises:
             PlanError: The first batch has fewer rows for a replica than there are microbatches.
         """
-        rows = self._take(data, counts)
+        replica, share = self._replica(), self._take(data, counts)
         self._check_first(counts)
-        executor, loss_stage = self._run(rows, training=True)
-        charged = self._penalties(executor, rows)
-        if not loss_stage.pairs(executor.added) and not charged:
+        result, losses = self._passes.run(replica, share, training=True)
+        result, penalties = self._with_penalties(replica, share, result)
+        if not losses.terms.of_one_microbatch() and not penalties:
             raise ValueError("No loss to compute. Pass `loss=` to compile(), or call add_loss() in a layer.")
-        sums = self._reduced(executor, loss_stage, rows, charged, self._gradients(executor, rows))
-        self._commit(executor, rows, sums, loss_stage.loss_state)
-        if self._model.trainable_variables:
-            self._update(sums.gradients | self._overwritten(executor, rows))
-        else:
-            warnings.warn("The model does not have any trainable weights.", stacklevel=2)
-        with tf.name_scope("report"):
-            return self._report(loss_stage, rows, sums)
+        linear = scales_and_adds(self._model.optimizer)
+        gradients = gradients_of(replica, result, self._kinds.sorter(result, share, linear))
+        report = self._local_report(replica, share, losses, penalties)
+        sums = all_reduce(replica, share, result, gradients, report, dense=linear and bool(gradients))
+        commit(replica, share, result, sums, losses.loss_state)
+        self._update(sums.gradients | overwritten(replica, share, result))
+        return self._report(replica, share, losses, sums)
 
-    def test(self, data: Any, counts: RowCounts) -> dict[str, Any]:
-        """Run an evaluation step and return what to report."""
-        rows = self._take(data, counts)
-        executor, loss_stage = self._run(rows, training=False)
-        sums = self._reduced(executor, loss_stage, rows, self._penalties(executor, rows), {})
-        self._commit(executor, rows, sums, loss_stage.loss_state)
-        return self._report(loss_stage, rows, sums)
+    def test(self, data: Any, counts: RowCounts) -> StepReport:
+        """Run an evaluation step; arguments as of `train`."""
+        replica, share = self._replica(), self._take(data, counts)
+        result, losses = self._passes.run(replica, share, training=False)
+        result, penalties = self._with_penalties(replica, share, result)
+        sums = all_reduce(replica, share, result, {}, self._local_report(replica, share, losses, penalties))
+        commit(replica, share, result, sums, losses.loss_state)
+        return self._report(replica, share, losses, sums)
 
     def predict(self, data: Any, counts: RowCounts) -> Any:
-        """Return the outputs of this replica's rows."""
-        rows = self._take(data, counts)
-        parts = microbatches(rows, self._plan.microbatches)
-        executor = self._executor(parts, None, self._test_calls)
-        executor.run(self._order(training=False))
-        outputs = [executor.outputs(m) for m in range(len(parts))]
-        report = Report(*counted(rows), [], [], [])
-        self._commit(
-            executor, rows, reduced_state(self._pipeline, self._placement, self._row(), executor, rows, report)
-        )
-        return self._gathered(join(outputs), rows)
+        """Return the outputs of all replicas' rows; arguments as of `train`."""
+        replica, share = self._replica(), self._take(data, counts)
+        result, outputs = self._passes.predict(replica, share)
+        commit(replica, share, result, all_reduce_state(replica, share, result, Report.of(share, [], [], [])))
+        return gathered(outputs, share, replica)
 
-    def _take(self, data: Any, counts: RowCounts) -> Rows:
-        index, placement = self._last.replica_index, self._placement
+    def _replica(self) -> Replica:
+        return Replica.present(self._pipeline, self._placement, self._plan.microbatches)
+
+    def _take(self, data: Any, counts: RowCounts) -> Share:
+        placement = self._placement
+        index = placement.communicators[-1].replica_index
         return take_share(data, counts, index - placement.first_replica, index, placement.replicas, pad=self._pad)
 
     def _check_first(self, counts: RowCounts) -> None:
@@ -139,200 +126,47 @@ class Step:
 
         The first replica's share decides, the largest, so that all workers of a cluster decide alike.
         """
-        number, first, self._first = self._plan.microbatches, self._first, False
-        share = (
-            counts.rows[0] if isinstance(counts.rows, tuple) else split_sizes(counts.rows, self._placement.replicas)[0]
-        )
-        if first and number > 1 and share < number:
+        number, is_first, self._is_first = self._plan.microbatches, self._is_first, False
+        whole = counts.rows
+        rows = whole[0] if isinstance(whole, tuple) else split_sizes(whole, self._placement.replicas)[0]
+        if is_first and number > 1 and rows < number:
             raise PlanError(
-                f"Expected at most {share} microbatches for a first batch that gives a replica {share} rows, "
-                f"received {number}. Use larger batches, or say microbatches={max(share, 1)}."
+                f"Expected at most {rows} microbatches for a first batch that gives a replica {rows} rows, "
+                f"received {number}. Use larger batches, or say microbatches={max(rows, 1)}."
             )
 
-    def _run(self, rows: Rows, training: bool) -> tuple[Executor, LossStage]:
-        try:
-            return self._ran(rows, training)
-        except WholeBatchNeeded:  # Known once the first outputs are there; nothing has been reduced or written.
-            return self._ran(rows, training)
+    def _with_penalties(
+        self, replica: Replica, share: Share, result: ReplicaResult
+    ) -> tuple[ReplicaResult, list[tf.Tensor]]:
+        """Add the regularizers' gradients; a `compute_loss` of the model's own decides on its penalties itself.
 
-    def _ran(self, rows: Rows, training: bool) -> tuple[Executor, LossStage]:
-        parts = microbatches(rows, self._plan.microbatches)
-        order = self._order(training)
-        coupled = self._coupling.whole
-        at_once = coupled or self._plan.microbatches == 1
-
-        def loss_stage_of(parts: list[Rows], counted: list[tf.Tensor] | None, training: bool) -> LossStage:
-            loss_state = LossState(self._model, training, self._last.replica_index)
-            losses = loss_function(
-                self._model, self._last, self._placement.replicas, self._coupling, at_once, training, loss_state
-            )
-            whole = rows if coupled and len(parts) > 1 else None
-            device = self._row()[-1]
-            return LossStage(
-                self._pipeline, device, losses, parts, self._factors(rows), training, whole, counted, loss_state
-            )
-
-        counted = None
-        if training and len(parts) > 1 and not all_forward_first(order, len(self._pipeline.stages) - 1, len(parts)):
-            # One forward pass in the step's own graph, where TensorFlow drops all that no count depends on.
-            counting = loss_stage_of([rows], None, False)
-            inline = [stage_function(stage, True, jit=False, inline=True) for stage in self._pipeline.stages]
-            ahead = self._executor([rows], counting, inline)
-            with tf.name_scope("count"):
-                ahead.run([action for action in self._order(training=False) if action.microbatch == 0])
-            counted = counting.statistics(ahead.added)
-        loss_stage = loss_stage_of(parts, counted, training)
-        executor = self._executor(parts, loss_stage, self._train_calls if training else self._test_calls)
-        executor.run(order)
-        refuse_added(self._model, [term for stage in executor.added for term in stage[0]])
-        return executor, loss_stage
-
-    def _executor(self, parts: list[Rows], loss_stage: LossStage | None, calls: list[StageFunction]) -> Executor:
-        row_ranges = [RowRange(part.first, part.count, part.whole) for part in parts]
-        keeps = tape_keeper(self._plan.recompute, len(parts))
-        executor = Executor(
-            self._pipeline, self._devices(), calls, self._lanes, row_ranges, loss_stage, keeps, self._last.replica_index
-        )
-        for m, part in enumerate(parts):
-            executor.feed(m, part.x)
-        return executor
-
-    def _order(self, training: bool) -> Any:
-        stages, number = len(self._pipeline.stages), self._plan.microbatches
-        if not training:
-            return linear_order(forward_only(stages, number))
-        if self._coupling.whole:  # Such a loss waits for the last row's outputs.
-            return linear_order(gpipe(stages, number))
-        return linear_order(gpipe(1, 1) if self._pipeline.placed else self._plan.programs())
-
-    def _devices(self) -> tuple[str, ...]:
-        """Return one device for each stage; a stage whose layers are placed one by one starts on the first."""
-        return self._row()[: len(self._pipeline.stages)]
-
-    def _row(self) -> tuple[str, ...]:
-        return self._placement.rows[self._last.replica_index - self._placement.first_replica]
-
-    def _factors(self, rows: Rows) -> Any:
-        """Return what sums local statistics over the replicas and turns them into factors."""
-
-        def factors(
-            pairs: list[tuple[LossWeight, Term]], statistics: list[tf.Tensor]
-        ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-            total = iter(self._totals(statistics, rows, all(term.by_rows for _, term in pairs)))
-            gradient, report = [], []
-            for weight, term in pairs:
-                own, reported = term.factors([next(total) for _ in term.statistics])
-                scale = as_scalar(weight, tf.float64)
-                gradient.append(self._scaled(own * scale))
-                report.append(reported)
-            return gradient, report
-
-        return factors
-
-    def _totals(self, statistics: list[tf.Tensor], rows: Rows, by_rows: bool) -> list[tf.Tensor]:
-        """Sum statistics over the replicas; none is asked where the rows tell, so that no replica waits."""
-        local = [tf.cast(s, tf.float64) for s in statistics]
-        if by_rows and rows.whole is not None:
-            return [s / float(rows.count) * float(rows.whole) if rows.count else s for s in local]
-        if not rows.count:
-            local = [tf.zeros((), tf.float64) for _ in local]
-        with tf.name_scope(f"reduce{len(self._pipeline.stages) - 1}"):
-            return tf.unstack(self._last.all_reduce([tf.stack(local)])[0]) if local else []
-
-    def _scaled(self, factor: tf.Tensor) -> tf.Tensor:
-        """Apply the optimizer's loss scale."""
-        optimizer = self._model.optimizer
-        return factor if optimizer is None else optimizer.scale_loss(factor)
-
-    def _penalties(self, executor: Executor, rows: Rows) -> list[tf.Tensor]:
-        """Return the penalties on weights, counted by this replica's part of the rows; their gradients are added.
-
-        The part of the rows makes them count once over all replicas.
+        Each replica counts its part of the rows, so that a penalty counts once over all replicas.
         """
         if overrides_compute_loss(self._model):
-            return []
-        part = tf.constant(float(rows.count), tf.float64)
-        return penalties(self._pipeline, self._row(), executor, lambda: part / self._whole(rows), self._scaled)
+            return result, []
+        rows = tf.constant(float(share.count), tf.float64)
+        return add_regularization(replica, result, lambda: rows / rows_of_batch(replica, share), self._passes.scaled)
 
-    def _whole(self, rows: Rows) -> tf.Tensor:
-        """Return the rows of the whole batch."""
-        if rows.whole is not None:
-            return tf.constant(float(rows.whole), tf.float64)
-        return self._last.all_reduce([tf.constant(float(rows.count), tf.float64)])[0]
+    def _local_report(self, replica: Replica, share: Share, losses: LossStage, penalties: list[tf.Tensor]) -> Report:
+        """Return this replica's part of the losses and of the metrics' changes."""
+        losses.factors()
+        with tf.name_scope("report"), replica.on_last_device():
+            metrics = self._metrics.changes(losses.joined(), share)
+            return Report.of(share, losses.values() + penalties, metrics, losses.loss_state.changes(share.count))
+
+    def _report(self, replica: Replica, share: Share, losses: LossStage, sums: Sums) -> StepReport:
+        """Return the report of all replicas."""
+        report = sums.report
+        with tf.name_scope("report"):
+            with replica.on_last_device():
+                terms = tf.stack(report.terms)
+            return StepReport(report.rows, terms, report.metrics, self._metrics.batch(losses.joined(), share, replica))
 
     def _update(self, gradients: dict[int, Any]) -> None:
+        """Apply the optimizer to gradients by the id of their variable."""
         variables = self._model.trainable_variables
+        if not variables:
+            warnings.warn("The model does not have any trainable weights.", stacklevel=2)
+            return
         with tf.name_scope("update"), local_updates(tf.distribute.get_strategy()), colocate_with_inputs():
-            self._updater.apply([gradients.get(id(variable)) for variable in variables], variables)
-
-    def _overwritten(self, executor: Executor, rows: Rows) -> dict[int, tf.Tensor]:
-        return overwritten(self._pipeline, self._placement, self._row(), executor, rows, self._parts)
-
-    def _reduced(
-        self,
-        executor: Executor,
-        loss_stage: LossStage,
-        rows: Rows,
-        charged: list[tf.Tensor],
-        gradients: dict[int, list[Any]],
-    ) -> Sums:
-        local = self._to_report(executor, loss_stage, rows, charged)
-        dense = bool(gradients) and scales_and_adds(self._model.optimizer)
-        return reduced(self._pipeline, self._placement, self._row(), executor, rows, gradients, local, dense)
-
-    def _gradients(self, executor: Executor, rows: Rows) -> dict[int, list[Any]]:
-        sort = self._kinds.sorter(executor, rows, scales_and_adds(self._model.optimizer))
-        return gradients_of(self._pipeline, self._row(), executor, sort)
-
-    def _to_report(self, executor: Executor, loss_stage: LossStage, rows: Rows, charged: list[tf.Tensor]) -> Report:
-        """Return this replica's part of the losses and of the metrics' changes."""
-        _, factors = loss_stage.resolve(executor.added)
-        with tf.name_scope("report"), tf.device(self._row()[-1]):
-            numerators = loss_stage.numerators(executor.added)
-            terms = [n * factor for n, factor in zip(numerators, factors, strict=True)] + charged
-            terms, metrics = (
-                [zeroed(v, rows) for v in some] for some in (terms, self._metric_changes(loss_stage, rows))
-            )
-            return Report(*counted(rows), terms, metrics, loss_stage.loss_state.changes(rows.count))
-
-    def _commit(self, executor: Executor, rows: Rows, sums: Sums, loss_state: LossState | None = None) -> None:
-        """Write what the forward passes leave: before the optimizer's update, which starts from assigned weights."""
-        check_assigned(self._pipeline, executor, self._parts)
-        commit(self._pipeline, self._row(), executor, sums, self._last.replica_index)
-        commit_rows(self._pipeline, self._placement, self._row(), executor, rows.count)
-        if loss_state is not None:
-            with tf.device(self._row()[-1]):
-                whole = (sums.report.rows, sums.report.replicas)
-                loss_state.commit(sums.report.loss_state, whole, self._parts, changed_in(self._pipeline, executor))
-
-    def _report(self, loss_stage: LossStage, rows: Rows, sums: Sums) -> dict[str, Any]:
-        """Return what to report of all replicas."""
-        whole = sums.report
-        with tf.device(self._row()[-1]):
-            report: dict[str, Any] = {"rows": whole.rows, "terms": tf.stack(whole.terms), "metrics": whole.metrics}
-        if not self.add_metrics:
-            outputs = loss_stage.joined()
-            logits = keras.tree.map_structure(keras_logits, outputs)
-            inputs = rows.x if self._own_metrics else None  # Keras's own metrics do not read them.
-            report["batch"] = self._gathered((inputs, rows.y, outputs, rows.sample_weight, logits), rows)
-        return report
-
-    def _gathered(self, structure: Any, rows: Rows) -> Any:
-        """Return all replicas' rows of a structure, in order."""
-        if self._placement.replicas == 1:
-            return structure
-        leaves = [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
-        parts = iter(self._last.all_gather([leaf[: rows.count] for leaf in leaves]))
-        return keras.tree.map_structure(lambda leaf: None if leaf is None else tf.concat(next(parts), 0), structure)
-
-    def _metric_changes(self, loss_stage: LossStage, rows: Rows) -> list[tf.Tensor]:
-        """Return by how much this replica's rows change the metrics' variables."""
-        metrics = compiled_metrics(self._model)
-        if not self.add_metrics or metrics is None or not metrics.variables:
-            return []
-        outputs = loss_stage.joined()
-        if any(leaf.dtype.is_floating and leaf.shape.rank < 2 for leaf in keras.tree.flatten(outputs)):
-            # Of one number a row Keras's metrics take the mean over the rows, and then count batches.
-            self.add_metrics = False
-            return []
-        return state_change(metrics, rows.y, outputs, sample_weight=rows.sample_weight)
+            self._optimizer.apply([gradients.get(id(variable)) for variable in variables], variables)

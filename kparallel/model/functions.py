@@ -11,6 +11,7 @@ from kparallel.compat.functions import traced
 from kparallel.compat.losses import compiled_loss, compiled_metrics, loss_tracker, loss_weights
 from kparallel.compat.tensors import set_logits
 from kparallel.data.share import RowCounts, row_count
+from kparallel.engine.report import StepReport
 from kparallel.engine.step import Step
 from kparallel.errors import DataError
 from kparallel.loss.term import as_scalar
@@ -21,7 +22,7 @@ __all__: list[str] = []
 
 
 def step_function(
-    model: Any, runtime: Runtime, choose: Callable[[Step], Callable[..., dict[str, Any]]]
+    model: Any, runtime: Runtime, choose: Callable[[Step], Callable[..., StepReport]]
 ) -> Callable[[Any], Any]:
     """Return the function that `fit` or `evaluate` calls with an iterator over batches.
 
@@ -30,7 +31,7 @@ def step_function(
         runtime: Its plan and what carries it out.
         choose: Picks the step's `train` or `test`.
     """
-    compiled = _Compiled(model, runtime, choose, lambda step, report: _log(model, runtime, report, step.add_metrics))
+    compiled = _Compiled(model, runtime, choose, lambda _, report: _log(model, runtime, report))
     fetch = Fetch(runtime.placement, runtime.strategy, runtime.epoch)
 
     def run(iterator: Any) -> Any:
@@ -153,28 +154,28 @@ def _counts(runtime: Runtime, batch: Any) -> RowCounts:
     return RowCounts(row_count(first))
 
 
-def _log(model: Any, runtime: Runtime, report: dict[str, Any], add_metrics: bool) -> dict[str, Any]:
+def _log(model: Any, runtime: Runtime, report: StepReport) -> dict[str, Any]:
     """Enter what the replicas report into the metrics, once, and return the logs."""
-    first = {key: first_share(runtime, value) for key, value in report.items() if key != "batch"}
+    first: StepReport = first_share(runtime, report)
     dtype = loss_tracker(model).dtype
-    values = tf.cast(first["terms"], dtype)
+    values = tf.cast(first.terms, dtype)
     losses = compiled_loss(model)
     scales = [as_scalar(weight, dtype) for weight in loss_weights(model)][: values.shape[0]]
     scales += [as_scalar(None, dtype)] * (int(values.shape[0]) - len(scales))
     loss = tf.reduce_sum(values * tf.stack(scales)) if scales else tf.zeros((), dtype)
-    loss_tracker(model).update_state(loss, sample_weight=tf.cast(first["rows"], dtype))
+    loss_tracker(model).update_state(loss, sample_weight=tf.cast(first.rows, dtype))
     if losses is not None:
         for tracker, value in zip(losses.metrics, tf.unstack(values), strict=False):
             tracker.update_state(value)
-    if not add_metrics:
-        x, y, outputs, weight, logits = first_share(runtime, report["batch"])
+    if first.batch is not None:
+        x, y, outputs, weight, logits = first.batch
         for leaf, behind in zip(keras.tree.flatten(outputs), keras.tree.flatten(logits), strict=True):
             if behind is not None:
                 set_logits(leaf, behind)
         logs: dict[str, Any] = model.compute_metrics(x, y, outputs, sample_weight=weight)
         return logs
     metrics = compiled_metrics(model)
-    for variable, change in zip(metrics.variables if metrics else [], first.get("metrics", []), strict=True):
+    for variable, change in zip(metrics.variables if metrics else [], first.metrics, strict=True):
         variable.assign(variable + tf.cast(change, variable.dtype))
     results: dict[str, Any] = model.get_metrics_result()
     return results

@@ -97,7 +97,7 @@ def _traced(updates: Updates, specs: tuple[Any, ...], held: Sequence[bool]) -> l
         olds, news, random = updates(weights, state, inputs, masks)
         carried = [value for value, holds in zip(state, held, strict=True) if holds]
         data = tf.nest.flatten([inputs, masks, carried], expand_composites=True)
-        rows = Rows([tensor for tensor in data if tf.is_tensor(tensor)], random)
+        rows = RowDependence([tensor for tensor in data if tf.is_tensor(tensor)], random)
         for old, new in zip(olds, news, strict=True):
             found.append(Dependence.NONE if new is None else rows.of_update(new, old))
 
@@ -126,7 +126,7 @@ def _without_rows(spec: Any) -> Any:
     return type(spec)(shape, spec.dtype)
 
 
-class Rows:
+class RowDependence:
     """Tells of the tensors of one graph how they depend on the rows.
 
     Args:

@@ -1,17 +1,16 @@
 """A model as a row of stages: which values each stage reads and writes, and what goes in and comes out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from kparallel.compat.graph import standardized_inputs
-from kparallel.compat.tensors import keras_mask, set_logits, set_mask
 from kparallel.errors import PlanError
 from kparallel.stage.body import Segment, Whole
 from kparallel.stage.graph import Graph
 from kparallel.stage.stage import Stage
+from kparallel.stage.value import Value
 
 __all__: list[str] = []
 
@@ -44,25 +43,18 @@ class Pipeline:
         self._structure = structure
         self.placed = placed
 
-    def feed(self, x: Any) -> dict[int, Any]:
+    def feed(self, x: Any) -> dict[int, Value]:
         """Return the model's inputs by number."""
         if self._structure is None:
-            return {self.inputs[0]: x}
-        return dict(zip(self.inputs, standardized_inputs(self._model, x), strict=True))
+            return {self.inputs[0]: Value(x)}
+        return dict(zip(self.inputs, map(Value, standardized_inputs(self._model, x)), strict=True))
 
-    def fetch(self, values: dict[int, Any], masks: dict[int, Any], logits: dict[int, Any]) -> Any:
+    def fetch(self, values: Mapping[int, Value]) -> Any:
         """Return the model's outputs as it returns them, copied to the present device, with masks and logits."""
-        found = []
-        for number in self._outputs:
-            value = keras.tree.map_structure(_copied, values[number])
-            for attach, behind in ((set_mask, masks), (set_logits, logits)):
-                for leaf, other in zip(keras.tree.flatten(value), keras.tree.flatten(behind.get(number)), strict=False):
-                    if other is not None:
-                        attach(leaf, _copied(other))
-            found.append(value)
+        outputs = [values[number].attached() for number in self._outputs]
         if self._structure is None:
-            return found[0]
-        packed = keras.tree.pack_sequence_as(self._structure, found)
+            return outputs[0]
+        packed = keras.tree.pack_sequence_as(self._structure, outputs)
         single = isinstance(packed, list | tuple) and len(packed) == 1
         return packed[0] if single else packed
 
@@ -135,13 +127,3 @@ def called_in_two_stages(variable: keras.Variable, one: int, other: int) -> Plan
         f"Expected a layer with state to be called in one stage, received {variable.path!r} in stages "
         f"{one} and {other}. Move the cut so that all calls of this layer lie on one side."
     )
-
-
-def _copied(value: Any) -> Any:
-    if not isinstance(value, tf.Tensor):
-        return value
-    copy = tf.identity(value)
-    mask = keras_mask(value)
-    if mask is not None:
-        set_mask(copy, mask)
-    return copy

@@ -21,13 +21,14 @@ from kparallel.compat.layers import (
     recurrent_states,
     seed_states,
 )
-from kparallel.compat.tensors import keras_logits, keras_mask, set_mask
+from kparallel.compat.tensors import set_mask
 from kparallel.errors import ModelError
 from kparallel.metric.additive import noting_sums
 from kparallel.stage.assignments import Assignments
 from kparallel.stage.body import Body, trained
 from kparallel.stage.dependence import Dependence, dependences
 from kparallel.stage.state import RULES, End, Rule, State
+from kparallel.stage.value import Value
 
 __all__: list[str] = []
 
@@ -51,17 +52,13 @@ class Forward:
 
     Args:
         outputs: The values the stage writes.
-        masks: Keras's mask of each output, or None.
-        logits: The logits behind each output, or None.
         added: What `add_loss` and activity regularizers gave.
         assigned: What the call assigned to the weights, in the order of `Stage.weights`; None to most.
         state: The state after the call, in the order of `Stage.state`; None where it does not change.
         state_rules: How parts of a batch go together in the state and in what is assigned.
     """
 
-    outputs: list[Any]
-    masks: list[Any]
-    logits: list[Any]
+    outputs: list[Value]
     added: list[tf.Tensor]
     assigned: list[tf.Tensor | None]
     state: End
@@ -126,47 +123,41 @@ class Stage:
                 weights.append(tf.identity(variable.value))
         return weights
 
-    def forward(
-        self, weights: list[tf.Tensor], state: list[tf.Tensor], inputs: list[Any], masks: list[Any], training: bool
-    ) -> Forward:
+    def forward(self, weights: list[tf.Tensor], state: list[tf.Tensor], inputs: list[Value], training: bool) -> Forward:
         """Call the stage without side effects.
 
         Args:
             weights: Values of `weights`.
             state: Values of `state`.
-            inputs: The values that the stage reads.
-            masks: Keras's mask of each input, or None.
+            inputs: The values that the stage reads; their logits are not used.
             training: As Keras means it.
 
         Returns:
-            Outputs, masks, logits, added losses, and what was assigned to weights and state.
+            Outputs, added losses, and what was assigned to weights and state.
 
         Raises:
             ModelError: A layer makes a variable.
         """
-        forward = self._called(weights, state, inputs, masks, training)
-        return replace(forward, state_rules=self._rules_of(forward, (weights, state, inputs, masks), training))
+        forward = self._called(weights, state, inputs, training)
+        return replace(forward, state_rules=self._rules_of(forward, (weights, state, inputs), training))
 
     def state_rules(self, training: bool) -> StateRules:
         """Return what the last call in this mode found out, for calls that run it again."""
         return self._state_rules[training]
 
-    def _called(
-        self, weights: list[tf.Tensor], state: list[tf.Tensor], inputs: list[Any], masks: list[Any], training: bool
-    ) -> Forward:
-        for value, mask in zip(inputs, masks, strict=True):
-            if mask is not None:
-                set_mask(value, mask)
+    def _called(self, weights: list[tf.Tensor], state: list[tf.Tensor], inputs: list[Value], training: bool) -> Forward:
+        for value in inputs:
+            if value.mask is not None:
+                set_mask(value.tensor, value.mask)
         values = list(zip(self.state.variables, state, strict=True))
         own = Assignments(zip(self.weights, weights, strict=True), values)
         rows = [pair for pair, rule in zip(values, self.state.known, strict=True) if rule is Rule.ROWS]
         with _refusing_new_variables(), of_other_rows(rows, self.layers), whole_losses(), own as scope:
-            outputs = self._body(inputs, training)
+            outputs = self._body([value.tensor for value in inputs], training)
         assigned = scope.changed(self.weights, weights)
         end = scope.changed(self.state.variables, state)
-        output_masks, logits = (keras.tree.map_structure(read, outputs) for read in (keras_mask, keras_logits))
         added = [tf.convert_to_tensor(loss) for loss in scope.losses]
-        return Forward(outputs, output_masks, logits, added, assigned, end, self._default)
+        return Forward([Value.of(output) for output in outputs], added, assigned, end, self._default)
 
     def _rules_of(self, forward: Forward, arguments: tuple[Any, ...], training: bool) -> StateRules:
         """Find out how parts of a batch go together in what a call changes, once for each set of changed variables."""
@@ -190,12 +181,14 @@ class Stage:
 
         def updates(weights: Any, state: Any, inputs: Any, masks: Any) -> tuple[list[Any], list[Any], list[Any]]:
             with noting_sums(self.metrics, added):
-                again = self._called(weights, state, inputs, masks, training)
+                again = self._called(weights, state, list(map(Value, inputs, masks)), training)
             random = [value for value, rule in zip(state, self.state.known, strict=True) if rule is Rule.SEED]
             return [*weights, *state], [*again.assigned, *again.state], random
 
         held = [rule is Rule.ROWS for rule in self.state.known]
-        found = dependences(updates, arguments, held)
+        weights, state, inputs = arguments
+        masks = [value.mask for value in inputs]
+        found = dependences(updates, (weights, state, [value.tensor for value in inputs], masks), held)
         known = [id(variable) in added for variable in (*self.weights, *self.state.variables)]
         return [Dependence.SUM if sums else way for way, sums in zip(found, known, strict=True)]
 

@@ -4,9 +4,9 @@ import keras
 import pytest
 import tensorflow as tf
 
-from kparallel.data.share import Rows
+from kparallel.data.share import Share
 from kparallel.engine.executor import Executor
-from kparallel.engine.loss_stage import LossStage
+from kparallel.engine.loss_stage import Factors, LossStage
 from kparallel.engine.loss_state import LossState
 from kparallel.engine.stage_function import stage_function
 from kparallel.loss.term import row_mean
@@ -27,20 +27,20 @@ def traced(programs, called=False):
     def named(s, stage):
         calls = iter(range(MICROBATCHES))
 
-        def call(weights, state, inputs, masks):
+        def call(weights, state, inputs):
             with tf.name_scope(f"s{s}m{next(calls)}"):
-                return stage.forward(weights, state, inputs, masks, True)
+                return stage.forward(weights, state, inputs, True)
 
         return call
 
     def work(x):
-        rows = [Rows(part, part, None, 2, None) for part in tf.split(x, MICROBATCHES)]
+        rows = [Share(part, part, None, 2, None) for part in tf.split(x, MICROBATCHES)]
 
         def loss_function(outputs, rows):
             return [(None, row_mean(tf.reduce_mean(outputs), rows.count))]
 
         def factors(pairs, statistics):
-            return [1.0], [1.0]
+            return Factors([1.0], [1.0])
 
         one = tf.constant([1.0], tf.float64)
         loss_stage = LossStage(
@@ -54,10 +54,7 @@ def traced(programs, called=False):
         executor = Executor(
             pipeline, ["CPU:0", "CPU:1", "CPU:2"], calls, [0, 1, 2], row_ranges, loss_stage, lambda s, m: True, 0
         )
-        for m, part in enumerate(rows):
-            executor.feed(m, part.x)
-        executor.run(linear_order(programs))
-        return executor.gradients
+        return executor.run(linear_order(programs), [part.x for part in rows]).gradients
 
     return tf.function(work, autograph=False).get_concrete_function(tf.TensorSpec([6, 2])).graph
 
