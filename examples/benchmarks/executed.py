@@ -84,7 +84,7 @@ class Ancestry:
 class Nobody:
     """A ring without other workers, for graphs of steps that one process carries out."""
 
-    def sum(self, own: Any, add: Any) -> Any:
+    def all_reduce(self, own: Any, add: Any) -> Any:
         return own.copy()
 
     def leave(self) -> None:
@@ -109,15 +109,15 @@ class Tagged(Communicator):
     def replica_index(self) -> int:
         return self._inner.replica_index
 
-    def gather(self, values: list[Any]) -> list[list[Any]]:
-        return self._inner.gather(values)
+    def all_gather(self, values: list[Any]) -> list[list[Any]]:
+        return self._inner.all_gather(values)
 
-    def sum(self, values: list[Any]) -> list[Any]:
+    def all_reduce(self, values: list[Any]) -> list[Any]:
         number = len(self._shapes)
         if len(values) < number or not all(map(_fits, values, self._shapes)):
-            return self._inner.sum(values)
+            return self._inner.all_reduce(values)
         parts = [self._marked(value, "part", index) for index, value in enumerate(values[:number])]
-        sums = self._inner.sum([*parts, *values[number:]])  # What goes along: state and the report.
+        sums = self._inner.all_reduce([*parts, *values[number:]])  # What goes along: state and the report.
         return [*(self._marked(value, "total", index) for index, value in enumerate(sums[:number])), *sums[number:]]
 
     def _marked(self, value: Any, kind: str, index: int) -> Any:
@@ -150,7 +150,7 @@ def early_share(
     own = list(communicators or runtime.placement.communicators)
     shapes = [[tuple(variable.shape) for variable in stage.owned] for stage in stages]
     tagged = tuple(Tagged(each, s, shapes[s]) for s, each in enumerate(own))
-    runtime.layout = dataclasses.replace(runtime.layout, communicators=tagged)
+    runtime.placement = dataclasses.replace(runtime.placement, communicators=tagged)
     ancestry = Ancestry(executed_graph(first_step))
     places: dict[str, dict[tuple[int, int], set[str]]] = {"part": defaultdict(set), "total": defaultdict(set)}
     for name in ancestry.nodes:

@@ -25,8 +25,8 @@ def _share(work: str, medium: str, jit: bool, wrap: dict[str, Any]) -> float:
 
     model = kparallel.wrap(build(work), replicas=2, **wrap)
     compile_model(model, jit=jit)
-    layout, strategy = model._kparallel.layout, model._kparallel.strategy
-    columns = [[row[s] for row in layout.rows] for s in range(len(layout.communicators))]
+    placement, strategy = model._kparallel.placement, model._kparallel.strategy
+    columns = [[row[s] for row in placement.rows] for s in range(len(placement.communicators))]
     # The workers' exchange, between two devices of one process.
     between = [RingCommunicator(column, Nobody(), TFCommunicator(column, strategy, 2, 0), 0) for column in columns]
     communicators = between if medium == "workers" else None

@@ -54,7 +54,9 @@ def main() -> None:
 
         return run
 
-    runs = {name: reduction(own.sum if size is None else tensorflow(size)) for name, size in options["packs"].items()}
+    runs = {
+        name: reduction(own.all_reduce if size is None else tensorflow(size)) for name, size in options["packs"].items()
+    }
     serve(options, runs, {"bytes": sum(4 * int(tf.size(value)) for value in values)})
 
 

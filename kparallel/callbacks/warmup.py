@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from kparallel.compat.optimizers import own_optimizer
+from kparallel.compat.optimizers import learning_rate_schedule, own_optimizer
 
 __all__: list[str] = []
 
@@ -63,10 +63,11 @@ class Warmup(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_begin(self, logs: Any = None) -> None:
         """Take the optimizer's rate as that of one replica."""
         optimizer = self._optimizer()
-        if isinstance(optimizer._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+        schedule = learning_rate_schedule(optimizer)
+        if schedule is not None:
             raise ValueError(
                 "Expected an optimizer with a number as learning rate, received one that follows "
-                f"{type(optimizer._learning_rate).__name__}. Warm up in the schedule itself, or drop it."
+                f"{type(schedule).__name__}. Warm up in the schedule itself, or drop it."
             )
         if self._scale is None:
             self._scale = float(getattr(self.model.distribute_strategy, "num_replicas_in_sync", 1))

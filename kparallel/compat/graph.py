@@ -54,3 +54,8 @@ def one_model_call() -> Iterator[None]:
 def symbolic_arguments(*tensors: Any) -> Any:
     """Return Keras's record of a call with some symbolic tensors."""
     return SymbolicArguments(*tensors)
+
+
+def outputs_structure(functional: Any) -> Any:
+    """Return the structure of symbolic tensors that a functional model returns."""
+    return functional._outputs_struct

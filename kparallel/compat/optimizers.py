@@ -86,3 +86,9 @@ def slots_by_weight(optimizer: Any) -> dict[int, keras.Variable]:
         if isinstance(value, list | tuple) and len(value) == len(weights):
             found |= {id(slot): weight for slot, weight in zip(value, weights, strict=True) if id(slot) in own}
     return found
+
+
+def learning_rate_schedule(optimizer: Any) -> Any:
+    """Return the schedule that an optimizer's learning rate follows, or None where it is a number."""
+    rate = optimizer._learning_rate
+    return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None

@@ -91,3 +91,14 @@ def build_layers(model: keras.Model, batch: Any) -> None:
         return None if leaf is None else keras.KerasTensor(leaf.shape, leaf.dtype.name)
 
     compute_output_spec(model, keras.tree.map_structure(symbolic, inputs))
+
+
+def resumed_epoch(model: keras.Model) -> int | None:
+    """Return the epoch at which Keras's `BackupAndRestore` lets `fit` go on, or None where it starts from the first."""
+    epoch: int | None = model._initial_epoch
+    return epoch
+
+
+def resume_at(model: keras.Model, epoch: int) -> None:
+    """Let `fit` go on at an epoch, as Keras's `BackupAndRestore` does; 0 is the first."""
+    model._initial_epoch = epoch or None

@@ -13,6 +13,7 @@ from kparallel.launch.environment import hosts_cluster, scheduled_cluster
 from kparallel.launch.gang import Ending, Launch, run_gang
 from kparallel.launch.gpus import visible_gpus
 from kparallel.launch.local import local_environments
+from kparallel.schedule import SCHEDULES
 
 __all__: list[str] = []
 
@@ -112,7 +113,7 @@ def _say(ending: Ending, outlook: str) -> None:
 @click.option("--replicas", type=_POSITIVE, help="How many replicas.")
 @click.option("--stages", type=_POSITIVE, help="Into how many stages to cut the model.  [default: 1]")
 @click.option("--microbatches", type=_POSITIVE, help="Into how many microbatches each replica's rows are split.")
-@click.option("--schedule", default="1f1b", show_default=True, help="1f1b, gpipe or interleaved.")
+@click.option("--schedule", default="1f1b", show_default=True, help=f"One of {', '.join(SCHEDULES)}.")
 @click.option("--recompute", help="never, always or except_last.")
 @click.option("--balance", default="flops", show_default=True, help="What an automatic cut balances.")
 @click.option("--batch-size", type=_POSITIVE, help="Rows of a batch, for estimates of memory.")

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from kparallel.compat.distribute import one_replica_view
 from kparallel.compat.layers import own_metrics
+from kparallel.compat.losses import compute_loss_takes_training
 from kparallel.errors import ModelError
 
 __all__: list[str] = []
@@ -52,7 +53,7 @@ def own_loss(
     Raises:
         ModelError: It reads weights, whose gradient would be lost, or assigns what is no state of the model.
     """
-    extra = {"training": training} if model._compute_loss_has_training_arg else {}
+    extra = {"training": training} if compute_loss_takes_training(model) else {}
     weights = [(variable, variable.value) for variable in model.trainable_variables]
     with _Recorder([*weights, *state]) as scope, one_replica_view():
         value = model.compute_loss(*arguments, **extra)

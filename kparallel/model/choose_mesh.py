@@ -6,6 +6,7 @@ from kparallel.devices import check_devices, local_devices
 from kparallel.errors import PlanError
 from kparallel.mesh import Mesh, device_name
 from kparallel.model.options import Options
+from kparallel.schedule import registered
 
 __all__: list[str] = []
 
@@ -38,12 +39,13 @@ def choose_mesh(options: Options, stages: int, workers: int) -> Mesh:
     Mesh(tuple((name,) for name in names))  # Refuses a device that is named twice.
     replicas = _local_replicas(options, stages, workers, names)
     lanes = min(stages, len(names) // replicas)
-    interleaved = options.schedule == "interleaved"
-    if interleaved and stages % lanes:
+    schedule = registered(options.schedule)
+    if schedule.dealt and stages % lanes:
         raise PlanError(
-            f"Expected a number of stages that {lanes} devices divide for the interleaved schedule, received {stages}."
+            f"Expected a number of stages that {lanes} devices divide for the schedule {options.schedule!r}, "
+            f"received {stages}."
         )
-    lane_of = [s % lanes if interleaved else s * lanes // stages for s in range(stages)]
+    lane_of = [schedule.lane_of(stage, stages, lanes) for stage in range(stages)]
     return Mesh(tuple(tuple(names[row * lanes + lane] for lane in lane_of) for row in range(replicas)))
 
 
@@ -54,13 +56,14 @@ def _local_replicas(options: Options, stages: int, workers: int, names: Sequence
     # Of a worker's CPUs, TensorFlow's multi-worker strategy runs one replica; its stages may use them all.
     alone = workers > 1 and names[0].startswith("CPU")
     if options.replicas is None:
-        needed = 1 if options.schedule == "interleaved" else stages
+        dealt = registered(options.schedule).dealt
+        needed = 1 if dealt else stages
         if len(names) < needed:
             raise PlanError(
                 f"Expected at most {len(names)} stages for the devices {list(names)}, received {stages}. {way_out} "
                 "Or say replicas=1 to put several stages on one device."
             )
-        return 1 if options.schedule == "interleaved" or alone else len(names) // stages
+        return 1 if dealt or alone else len(names) // stages
     if options.replicas % workers:
         raise PlanError(f"Expected replicas that {workers} workers divide evenly, received {options.replicas}.")
     local = options.replicas // workers

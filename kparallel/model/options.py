@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kparallel.errors import PlanError
-from kparallel.schedule import by_name
+from kparallel.schedule import registered
 
 __all__: list[str] = []
 
@@ -48,7 +48,7 @@ def check_options(options: Options) -> None:
     if isinstance(stages, int) and stages < 1:
         raise PlanError(f"Expected at least 1 stage, received {stages}.")
     if isinstance(options.schedule, str):
-        by_name(options.schedule, lanes=1)
+        registered(options.schedule)
     elif not callable(options.schedule):
         raise PlanError(
             "Expected schedule to be a name, such as '1f1b', or a function of the numbers of stages and microbatches, "

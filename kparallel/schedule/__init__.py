@@ -9,15 +9,17 @@ from kparallel.schedule.gpipe import gpipe
 from kparallel.schedule.in_flight import in_flight
 from kparallel.schedule.interleaved import interleaved
 from kparallel.schedule.one_f_one_b import one_f_one_b
-from kparallel.schedule.registry import by_name
+from kparallel.schedule.registry import SCHEDULES, NamedSchedule, by_name, registered
 from kparallel.schedule.resolve import programs_for
 from kparallel.schedule.validate import check
 
 __all__ = [
     "BACKWARD",
     "FORWARD",
+    "SCHEDULES",
     "Action",
     "Clock",
+    "NamedSchedule",
     "Program",
     "Programs",
     "Schedule",
@@ -33,4 +35,5 @@ __all__ = [
     "linear_order",
     "one_f_one_b",
     "programs_for",
+    "registered",
 ]

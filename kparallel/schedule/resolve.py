@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from kparallel.errors import ScheduleError
 from kparallel.schedule.action import Action, Programs, Schedule
 from kparallel.schedule.fold import fold
-from kparallel.schedule.registry import by_name
+from kparallel.schedule.registry import registered
 from kparallel.schedule.validate import check
 
 __all__: list[str] = []
@@ -28,7 +28,7 @@ def programs_for(
         One program per lane.
 
     Raises:
-        PlanError: No schedule has this name, or "interleaved" meets stages that are not dealt to the lanes in turn.
+        PlanError: No schedule has this name, or its stages are to be dealt to the lanes in turn and are not.
         ScheduleError: The programs break a law of schedules.
 
     Example:
@@ -38,12 +38,13 @@ def programs_for(
     homes = tuple(range(stages)) if lane_of_stage is None else tuple(lane_of_stage)
     lanes = max(homes) + 1
     if isinstance(schedule, str):
-        if schedule.lower() == "interleaved" and homes != tuple(stage % lanes for stage in range(stages)):
+        found = registered(schedule)
+        if found.dealt and homes != tuple(found.lane_of(stage, stages, lanes) for stage in range(stages)):
             raise ScheduleError(
-                f"Expected stage s on lane s % {lanes} for the schedule 'interleaved', received the lanes {homes}. "
-                "Name the devices of a row in turn (a, b, a, b), or use the schedule '1f1b'."
+                f"Expected stage s on lane s % {lanes} for the schedule {schedule.lower()!r}, received the lanes "
+                f"{homes}. Name the devices of a row in turn (a, b, a, b), or use the schedule '1f1b'."
             )
-        programs = by_name(schedule, lanes)(stages, microbatches)
+        programs = found.make(lanes)(stages, microbatches)
     else:
         programs = _read(schedule(stages, microbatches))
     check(programs, stages, microbatches)

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from kparallel.compat.graph import call_operation, one_model_call
+from kparallel.compat.layers import call_takes_training
 from kparallel.stage.graph import Call
 
 __all__: list[str] = []
@@ -35,7 +36,7 @@ class Whole(Body):
         self._model = model
 
     def __call__(self, inputs: list[Any], training: bool) -> list[Any]:
-        call = {"training": training} if self._model._call_has_training_arg else {}
+        call = {"training": training} if call_takes_training(self._model) else {}
         return [self._model(inputs[0], **call)]
 
     def layers(self) -> list[keras.layers.Layer]:

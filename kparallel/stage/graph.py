@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kparallel.compat.graph import functional_nodes, inner_functional, symbolic_arguments
+from kparallel.compat.graph import functional_nodes, inner_functional, outputs_structure, symbolic_arguments
 from kparallel.compat.tensors import set_mask
 
 __all__: list[str] = []
@@ -108,7 +108,7 @@ def open_graph(model: keras.Model) -> Graph | None:
     walk(functional, numbers, "")
     outputs = tuple(numbers[id(tensor)] for tensor in functional.outputs)
     inputs = tuple(range(len(functional.inputs)))
-    return Graph(tuple(calls), inputs, outputs, functional._outputs_struct, tuple(specs))
+    return Graph(tuple(calls), inputs, outputs, outputs_structure(functional), tuple(specs))
 
 
 def attach_mask(tensor: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:

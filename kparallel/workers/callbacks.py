@@ -13,6 +13,7 @@ import keras
 
 from kparallel.comm.group import WorkerGroup
 from kparallel.compat.layers import seed_states
+from kparallel.compat.training import resume_at, resumed_epoch
 from kparallel.data.shards import Shards
 from kparallel.data.shuffled import ShuffledArrays
 from kparallel.errors import WorkerError
@@ -144,8 +145,8 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
     def _follow_chief(self) -> None:
         """Take the chief's epoch, weights, state, slots and order of rows."""
         model = self.model
-        epoch, seed = self._group.broadcast([model._initial_epoch or 0, 0 if self._order is None else self._order.seed])
-        model._initial_epoch = int(epoch) or None
+        epoch, seed = self._group.broadcast([resumed_epoch(model) or 0, 0 if self._order is None else self._order.seed])
+        resume_at(model, int(epoch))
         if self._order is not None:
             self._order.seed = int(seed)
         variables = [*model.variables, *(model.optimizer.variables if model.optimizer else [])]
@@ -172,7 +173,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
 
     def _restore_rest(self, backup: Any) -> None:
         path = _companion(backup)
-        epoch = str(self.model._initial_epoch)
+        epoch = str(resumed_epoch(self.model))
         kept = json.loads(path.read_text()) if path.is_file() else {}
         if epoch not in kept:
             return

@@ -22,7 +22,7 @@ def own_loss(y_true, y_pred):
 def communicators(monkeypatch, model, arguments, data, evaluate=False, **options):
     """Return what the first replica sums in one step, one list for each exchange."""
     given = []
-    whole = LocalCommunicator.sum
+    whole = LocalCommunicator.all_reduce
 
     def noted(self, values):
         if self.replica_index == 0:
@@ -31,7 +31,7 @@ def communicators(monkeypatch, model, arguments, data, evaluate=False, **options
 
     wrapped = kparallel.wrap(model, replicas=2, **options)
     wrapped.compile(**arguments)
-    monkeypatch.setattr(LocalCommunicator, "sum", noted)
+    monkeypatch.setattr(LocalCommunicator, "all_reduce", noted)
     x, y, *weight = data
     method = wrapped.evaluate if evaluate else wrapped.fit
     method(x, y, sample_weight=weight[0] if weight else None, batch_size=7, verbose=0)

@@ -7,14 +7,16 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.backend.tensorflow.trainer import TFEpochIterator
 from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
 
+from kparallel.compat.data import epoch_batches, rows_of_arrays
 from kparallel.compat.distribute import mirrored, whole_losses
 from kparallel.compat.functions import called_graphs, captured, run_independently
 from kparallel.compat.layers import float8_variables
 from kparallel.compat.optimizers import optimizers_in, slots_by_weight, updating_copies
 from kparallel.compat.profiler import XSpace, read_profile
-from kparallel.compat.training import build_layers, renew_functions, trainer_metrics
+from kparallel.compat.training import build_layers, renew_functions, resume_at, resumed_epoch, trainer_metrics
 from kparallel.compat.variables import (
     PlacedVariable,
     assign_directly,
@@ -71,6 +73,10 @@ def trained():
         "_compile_metrics",
         "_nodes_by_depth",
         "_standardize_inputs",
+        "_outputs_struct",
+        "_call_has_training_arg",
+        "_compute_loss_has_training_arg",
+        "optimizer._learning_rate",
     ],
 )
 def test_private_attribute_exists(trained, path):
@@ -79,6 +85,29 @@ def test_private_attribute_exists(trained, path):
     if rest:
         assert operator.attrgetter(rest)(owner[-1] if isinstance(owner, list) else owner) is not None
     assert "jit_compile" in trained._compile_config.config
+
+
+def test_a_model_says_where_its_backup_goes_on(trained):
+    assert trained._initial_epoch is None and resumed_epoch(trained) is None
+    resume_at(trained, 2)
+    assert resumed_epoch(trained) == 2
+    resume_at(trained, 0)
+
+
+def test_the_rows_of_arrays_are_read_from_keras_own_adapter():
+    """By `_inputs`, `_num_samples` and `_batch_size`."""
+    nothing = dict.fromkeys(("sample_weight", "class_weight", "steps_per_epoch"))
+    given = {"x": np.ones((5, 2)), "y": np.ones((5, 1)), "batch_size": 2, **nothing}
+    inputs, rows, batch_size = rows_of_arrays(given)
+    assert len(keras.tree.flatten(inputs)) >= 2 and (rows, batch_size) == (5, 2)
+
+
+def test_the_batches_of_an_epoch_are_read_from_keras_own_iterator():
+    """By `_distributed_dataset`."""
+    iterator = TFEpochIterator(
+        x=np.ones((4, 2)), y=np.ones((4, 1)), batch_size=2, distribute_strategy=tf.distribute.get_strategy()
+    )
+    assert len(list(epoch_batches(iterator))) == 2
 
 
 def test_a_sequentials_graph_stands_in_functional():

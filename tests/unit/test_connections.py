@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kparallel.cluster import Cluster
-from kparallel.comm import links as links_module
+from kparallel.comm import connections as connections_module
 from kparallel.comm.connections import PeerConnections
 
 SECONDS = 30
@@ -43,7 +43,7 @@ def on_every(hosts, work):
         answers = [pool.submit(work, links, table.seat(index), index) for index, links in enumerate(joined)]
         results = [answer.result(SECONDS) for answer in answers]
     for ring in (ring for links in joined for ring in links._rings):
-        ring.leave()
+        ring.abort()
         ring._before.close()
         ring._after.close()
     return results
@@ -56,21 +56,21 @@ def test_each_column_has_a_ring_of_its_own_which_later_models_share(hosts):
         again = links.rings(3, group)
         assert again[:2] == [one, two]
         own = np.array([float(index)])
-        return [ring.sum(own * (1 + number)).item() for number, ring in enumerate(again)]
+        return [ring.all_reduce(own * (1 + number)).item() for number, ring in enumerate(again)]
 
     total = float(sum(range(len(hosts))))
     assert on_every(hosts, work) == [[total, 2 * total, 3 * total]] * len(hosts)
 
 
 def test_workers_that_cannot_connect_say_so_and_use_tensorflow_together(monkeypatch):
-    open_door = links_module._listen
+    open_door = connections_module._listen
 
     def fails(cluster):
         if cluster.index == 1:
             raise OSError("no port is free")
         return open_door(cluster)
 
-    monkeypatch.setattr(links_module, "_listen", fails)
+    monkeypatch.setattr(connections_module, "_listen", fails)
 
     def work(links, group, index):
         first = links.rings(1, group)

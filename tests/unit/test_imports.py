@@ -63,3 +63,43 @@ def test_private_names_stand_in_one_package():
     for layer, path in modules():
         if layer != "compat":
             assert not [n for n in imports(path) if n.startswith(("keras.src", "tensorflow.python"))], path
+
+
+def private_attributes(path):
+    """Yield the private attributes that a file reads or writes on anything but its own object."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            owner = node.value.func if isinstance(node.value, ast.Call) else node.value
+            # `super()` is the object itself; what `sys` and `os` begin with an underscore is documented.
+            if not (isinstance(owner, ast.Name) and owner.id in ("self", "cls", "super", "sys", "os")):
+                yield node.attr
+
+
+def own_private_names():
+    """Return the private names that the package itself defines: methods, and attributes of `self`."""
+    names = {"_kparallel"}  # What a wrapped model carries.
+    for _, path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                names.add(node.name)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                if isinstance(node.value, ast.Name) and node.value.id == "self":
+                    names.add(node.attr)
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                names.add(node.target.id)
+    return names
+
+
+def test_private_attributes_of_others_stand_in_one_package():
+    own = own_private_names()
+    for layer, path in modules():
+        if layer != "compat":
+            assert not set(private_attributes(path)) - own, path
+
+
+def test_each_private_attribute_of_others_is_named_by_a_test():
+    tests = (Path(__file__).parent / "test_compat.py").read_text()
+    for layer, path in modules():
+        if layer == "compat":
+            missing = {name for name in private_attributes(path) if name not in tests}
+            assert not missing, f"tests/unit/test_compat.py names none of {sorted(missing)}, which {path.name} uses"

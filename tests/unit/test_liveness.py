@@ -12,7 +12,7 @@ import time
 import pytest
 
 from kparallel.cluster import Cluster
-from kparallel.comm.liveness import LivenessProbe, answers
+from kparallel.comm.liveness import LivenessProbe, responds
 from kparallel.launch.local import free_addresses
 
 # What TensorFlow starts in every worker.
@@ -82,13 +82,13 @@ def test_tensorflows_server_answers_unless_its_process_is_stopped(address):
     server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert server.stdout.readline() == "ready\n"
-        assert answers(address, 20)
+        assert responds(address, 20)
         server.send_signal(signal.SIGSTOP)
         os.waitpid(server.pid, os.WUNTRACED)  # Until all of its threads stand still.
-        assert not answers(address, 0.5)
+        assert not responds(address, 0.5)
         server.send_signal(signal.SIGCONT)
-        assert answers(address, 20)
+        assert responds(address, 20)
     finally:
         server.kill()
         server.communicate()
-    assert not answers(address, 0.5)
+    assert not responds(address, 0.5)
