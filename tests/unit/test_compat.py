@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import TFEpochIterator
+from tensorflow.python.distribute import distribute_lib
 from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
+from tensorflow.python.eager import context
 
 from kparallel.compat.data import epoch_batches, rows_of_arrays
-from kparallel.compat.distribute import mirrored, whole_losses
+from kparallel.compat.distribute import CollectiveReducer, mirrored, whole_losses
 from kparallel.compat.functions import called_graphs, captured, run_independently
 from kparallel.compat.layers import float8_variables
 from kparallel.compat.optimizers import optimizers_in, slots_by_weight, updating_copies
 from kparallel.compat.profiler import XSpace, read_profile
+from kparallel.compat.startup import tensorflow_has_started
 from kparallel.compat.training import build_layers, renew_functions, resume_at, resumed_epoch, trainer_metrics
 from kparallel.compat.variables import (
     PlacedVariable,
@@ -44,6 +47,45 @@ PRIVATE_NAMES = (
 @pytest.mark.parametrize(("owner", "name"), PRIVATE_NAMES)
 def test_private_name_exists(owner, name):
     assert hasattr(operator.attrgetter(owner.removeprefix("keras."))(keras), name), f"{owner} lost {name}"
+
+
+@pytest.mark.parametrize(
+    "name", ["_ThreadMode", "_get_default_replica_mode", "_get_per_thread_mode", "_push_per_thread_mode"]
+)
+def test_a_replicas_thread_has_a_mode(name):
+    assert callable(getattr(distribute_lib, name)) and callable(distribute_lib._pop_per_thread_mode)
+
+
+def test_collectives_are_launched_for_each_device():
+    """By `_launchers`, of which `_all_gather` takes rows of equal number."""
+    strategy = mirrored(("CPU:0",))
+    reducer = CollectiveReducer(["CPU:0"], strategy, 1, tf.distribute.experimental.CommunicationOptions())
+    assert reducer.sum([[tf.constant(2.0)]], 0)[0] == 2.0
+    np.testing.assert_array_equal(reducer.gather_equal(tf.constant([[1.0]]), 0), [[1.0]])
+
+
+def test_an_update_may_be_each_replicas_own():
+    assert mirrored(("CPU:0",)).extended._use_merge_call() in (True, False)
+
+
+def test_a_function_may_be_traced_often():
+    """Without TensorFlow's warning, which asks `_omit_frequent_tracing_warning`."""
+    assert tf.function(lambda: None)._omit_frequent_tracing_warning is False
+
+
+def test_softmax_leaves_its_logits():
+    logits = tf.constant([[1.0, 2.0]])
+    assert keras.activations.softmax(logits)._keras_logits is logits
+
+
+def test_tensorflow_has_started_once_a_context_has_a_handle():
+    tf.constant(0)
+    assert context.context()._context_handle is not None and tensorflow_has_started()
+
+
+@pytest.mark.parametrize("name", ["_shape", "_direct_assign"])
+def test_keras_variables_have_what_is_set_past_their_checks(name):
+    assert hasattr(keras.Variable(0.0), name)
 
 
 @pytest.fixture(scope="module")
@@ -251,6 +293,7 @@ def test_functions_have_what_orders_stateful_operations():
 
 
 def test_graphs_of_called_functions_are_found():
+    """By their names, from `Graph._get_function`."""
     inner = tf.function(lambda value: value + 1.0, autograph=False)
 
     @tf.function(autograph=False)

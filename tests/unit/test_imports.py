@@ -70,8 +70,11 @@ def private_attributes(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
             owner = node.value.func if isinstance(node.value, ast.Call) else node.value
-            # `super()` is the object itself; what `sys` and `os` begin with an underscore is documented.
-            if not (isinstance(owner, ast.Name) and owner.id in ("self", "cls", "super", "sys", "os")):
+            # `super()` is the object itself; these of `sys`, `os` and named tuples are documented.
+            documented = node.attr in ("_replace", "_asdict", "_fields")
+            if not documented and not (
+                isinstance(owner, ast.Name) and owner.id in ("self", "cls", "super", "sys", "os")
+            ):
                 yield node.attr
 
 
