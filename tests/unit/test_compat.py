@@ -83,6 +83,12 @@ def test_tensorflow_has_started_once_a_context_has_a_handle():
     assert context.context()._context_handle is not None and tensorflow_has_started()
 
 
+def test_a_stateful_layer_knows_its_batch_size():
+    layer = keras.layers.LSTM(1, stateful=True)
+    layer.build((3, 2, 1))
+    assert layer._expected_batch_size == 3
+
+
 @pytest.mark.parametrize("name", ["_shape", "_direct_assign"])
 def test_keras_variables_have_what_is_set_past_their_checks(name):
     assert hasattr(keras.Variable(0.0), name)
