@@ -37,7 +37,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
     """A list of callbacks that acts as one over all workers.
 
     Args:
-        callbacks: The user's; those that write files are left out where this worker is not the chief.
+        callbacks: The user's; those that are the chief's alone are left out on other workers.
         group: How workers group.
         order: The data whose epoch must be told, or None.
         model: The wrapped model.
@@ -55,7 +55,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         **params: Any,
     ) -> None:
         given = list(keras.tree.flatten(callbacks)) if callbacks else []
-        kept = [callback for callback in given if group.is_chief or not isinstance(callback, WRITERS)]
+        kept = [callback for callback in given if group.is_chief or not is_chief_only(callback)]
         self._group = group
         self._order = order
         self._read = read
@@ -183,6 +183,11 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
             variable.assign(value)
         if self._order is not None and kept[epoch]["order_seed"] is not None:
             self._order.seed = kept[epoch]["order_seed"]
+
+
+def is_chief_only(callback: keras.callbacks.Callback) -> bool:
+    """Tell whether a callback runs on the chief alone: by its attribute `chief_only`, or as one of Keras's that write."""
+    return bool(getattr(callback, "chief_only", isinstance(callback, WRITERS)))
 
 
 def _companion(backup: Any) -> Path:
