@@ -7,7 +7,8 @@ from typing import Any
 import keras
 from keras.src.backend.common import global_state
 from keras.src.layers.layer import CallContext
-from keras.src.models.functional import Functional, operation_fn
+from keras.src.models import functional as functional_module
+from keras.src.models.functional import Functional
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 
 __all__: list[str] = []
@@ -34,17 +35,26 @@ def standardized_inputs(model: Any, x: Any) -> list[Any]:
 def call_operation(operation: Any, arguments: Any, values: dict[int, Any], training: bool) -> list[Any]:
     """Call one node's layer or operation and return its flat outputs."""
     args, kwargs = arguments.fill_in(values)
-    return list(keras.tree.flatten(operation_fn(operation, training=training)(*args, **kwargs)))
+    # Until 3.15 Keras gives each layer of a functional model the argument `training`, past what the graph says; from
+    # 3.16 on a layer finds it in the context of the model's call.
+    operation_fn = getattr(functional_module, "operation_fn", None)
+    call = operation if operation_fn is None else operation_fn(operation, training=training)
+    return list(keras.tree.flatten(call(*args, **kwargs)))
 
 
 @contextmanager
-def one_model_call() -> Iterator[None]:
+def one_model_call(training: bool) -> Iterator[None]:
     """Let Keras see the layers called inside as parts of one model's call.
 
     Otherwise each would count as a call of its own, and a layer's second call would drop the losses of its first.
+
+    Args:
+        training: The model's argument, which its layers take over.
     """
     before = global_state.get_global_attribute("current_call_ctx")
-    global_state.set_global_attribute("current_call_ctx", CallContext(entry_layer=None))
+    context = CallContext(entry_layer=None)
+    context.set_value("training", training)
+    global_state.set_global_attribute("current_call_ctx", context)
     try:
         yield
     finally:

@@ -27,7 +27,7 @@ def seed_states(model: keras.Model) -> set[int]:
 
 def float8_variables(layers: Sequence[keras.layers.Layer]) -> set[int]:
     """Return the ids of the variables of Keras's float8 layers that are overwritten with their gradient."""
-    variables = [v for layer in layers if hasattr(layer, "_float8_call") for v in layer._trainable_variables]
+    variables = [v for layer in layers if layer.quantization_mode == "float8" for v in layer.trainable_variables]
     return {id(v) for v in variables if v.overwrite_with_gradient and v.name.endswith(("_scale", "_amax_history"))}
 
 

@@ -41,17 +41,18 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
         PlanError: The options do not fit the model or the machine; the message says the way out.
     """
     check_options(options)
+    graph = open_graph(model) if model.built else None
     if options.memory_per_device is not None:
-        return _search(model, options, workers)
+        return _search(model, _required(graph, model, "to choose a plan"), options, workers)
     stages = 1 if options.stages is None else options.stages
     number = stages if isinstance(stages, int) else count_stages(stages)
     mesh = choose_mesh(options, number, workers)
     if number == 1:
         groups: tuple[LayerGroup, ...] = (_whole(model),)
         return _plan(model, mesh, groups, options.microbatches or 1, options, workers)
-    if not isinstance(stages, int) and open_graph(model) is None:
+    if not isinstance(stages, int) and graph is None:
         return _by_layer(model, options, mesh, stages, workers)
-    graph = _graph(model, f"for {number} stages")
+    graph = _required(graph, model, f"for {number} stages")
     units = profile(graph)
     costs = _costs(options, graph, units)
     if isinstance(stages, int):
@@ -88,7 +89,7 @@ def _plan(
     )
 
 
-def _search(model: keras.Model, options: Options, workers: int) -> Plan:
+def _search(model: keras.Model, graph: Graph, options: Options, workers: int) -> Plan:
     """Choose the fastest plan that fits the memory; what the user fixed stays fixed."""
     if options.batch_size is None:
         raise PlanError("Expected batch_size along with memory_per_device: activations grow with it. Say batch_size=.")
@@ -96,7 +97,6 @@ def _search(model: keras.Model, options: Options, workers: int) -> Plan:
         raise PlanError("Expected memory_per_device to choose the cut, received a cut by hand as well. Leave one out.")
     if workers > 1:
         raise PlanError("Expected memory_per_device on one machine, received it in a cluster. Say replicas and stages.")
-    graph = _graph(model, "to choose a plan")
     units = profile(graph)
     plan = choose(
         units,
@@ -116,8 +116,12 @@ def _search(model: keras.Model, options: Options, workers: int) -> Plan:
     return replace(plan, groups=(_whole(model),)) if plan.mesh.stages == 1 else plan
 
 
-def _graph(model: keras.Model, purpose: str) -> Graph:
-    graph = open_graph(model) if model.built else None
+def _required(graph: Graph | None, model: keras.Model, purpose: str) -> Graph:
+    """Return the graph of a model.
+
+    Raises:
+        PlanError: It has none.
+    """
     if graph is None:
         raise PlanError(
             f"Expected a built Functional or Sequential model {purpose}, received {model.name!r} "

@@ -59,7 +59,7 @@ class Segment(Body):
 
     def __call__(self, inputs: list[Any], training: bool) -> list[Any]:
         values = dict(zip(self._reads, inputs, strict=True))
-        with one_model_call():
+        with one_model_call(training):
             for call in self._calls:
                 arguments = {key: values[number] for key, number in call.reads}
                 outputs = call_operation(call.operation, call.arguments, arguments, training)

@@ -186,7 +186,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
 
 
 def is_chief_only(callback: keras.callbacks.Callback) -> bool:
-    """Tell whether a callback runs on the chief alone: by its attribute `chief_only`, or as one of Keras's that write."""
+    """Tell whether a callback runs on the chief alone: by its attribute `chief_only`, or as a writer of Keras's."""
     return bool(getattr(callback, "chief_only", isinstance(callback, WRITERS)))
 
 

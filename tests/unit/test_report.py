@@ -1,0 +1,31 @@
+"""A report travels as one vector, next to gradients."""
+
+import tensorflow as tf
+
+from kparallel.data.share import Share
+from kparallel.engine.report import Report
+
+
+def share(count):
+    return Share(None, None, None, count, None)
+
+
+def report(count=3):
+    terms = [tf.constant(2.0, tf.float64), tf.constant(float("nan"), tf.float64)]
+    metrics = [tf.constant([1, 2], tf.int64), tf.constant([[0.5]])]
+    return Report.of(share(count), terms, metrics, [tf.constant(4.0)])
+
+
+def test_a_vector_holds_all_shapes_and_dtypes():
+    first = report()
+    again = first.from_vector(first.vector(tf.float64) * 2)
+    assert float(again.rows) == 6 and float(again.replicas) == 2 and float(again.terms[0]) == 4
+    assert again.metrics[0].dtype == tf.int64 and again.metrics[0].numpy().tolist() == [2, 4]
+    assert again.metrics[1].shape == (1, 1) and float(again.loss_state[0]) == 8
+
+
+def test_an_empty_share_reports_zeros():
+    empty = report(count=0)
+    assert float(empty.rows) == float(empty.replicas) == 0
+    assert [float(term) for term in empty.terms] == [0, 0]
+    assert all(float(tf.reduce_sum(tf.cast(change, tf.float64))) == 0 for change in empty.metrics)
