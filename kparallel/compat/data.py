@@ -54,6 +54,11 @@ def chosen_rows(sliceable: Any, indices: Any) -> Any:
     return rows if isinstance(rows, tf.Tensor | tf.RaggedTensor | tf.SparseTensor) else sliceable.convert_to_numpy(rows)
 
 
+def shuffles_by_epoch() -> bool:
+    """Tell whether the order of shuffled arrays follows from the epoch alone, as it does from Keras 3.16 on."""
+    return hasattr(ArrayDataAdapter, "_tf_shuffle")
+
+
 def class_weight_function(class_weight: dict[int, float]) -> Callable[..., Any]:
     """Return Keras's function that turns (x, y) into (x, y, weight of each row)."""
     function: Callable[..., Any] = make_class_weight_map_fn(class_weight)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from kparallel.comm.group import WorkerGroup
-from kparallel.compat.data import are_arrays, split_for_validation
+from kparallel.compat.data import are_arrays, shuffles_by_epoch, split_for_validation
 from kparallel.data.cardinality import steps_of, training_length, validation_length
 from kparallel.data.shards import Shards
 from kparallel.data.shuffled import ShuffledArrays
@@ -58,6 +58,8 @@ def _order_rows(given: dict[str, Any], group: WorkerGroup) -> ShuffledArrays | S
     if isinstance(x, Shards):
         return x
     if not given["shuffle"] or not are_arrays(x, given["y"], given["sample_weight"]):
+        return None
+    if shuffles_by_epoch():  # Then all workers, and plain Keras, get one order anyway.
         return None
     if given["validation_split"] and given["validation_data"] is None:
         rows = x, given["y"], given["sample_weight"]

@@ -12,7 +12,7 @@ from tensorflow.python.distribute import distribute_lib
 from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
 from tensorflow.python.eager import context
 
-from kparallel.compat.data import epoch_batches, rows_of_arrays
+from kparallel.compat.data import epoch_batches, rows_of_arrays, shuffles_by_epoch
 from kparallel.compat.distribute import CollectiveReducer, mirrored, whole_losses
 from kparallel.compat.functions import called_graphs, captured, run_independently
 from kparallel.compat.layers import float8_variables
@@ -148,6 +148,11 @@ def test_the_rows_of_arrays_are_read_from_keras_own_adapter():
     given = {"x": np.ones((5, 2)), "y": np.ones((5, 1)), "batch_size": 2, **nothing}
     inputs, rows, batch_size = rows_of_arrays(given)
     assert len(keras.tree.flatten(inputs)) >= 2 and (rows, batch_size) == (5, 2)
+
+
+def test_newer_releases_of_keras_shuffle_by_the_epoch():
+    """By `_tf_shuffle`, whose seed is the epoch."""
+    assert shuffles_by_epoch() == (tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 16))
 
 
 def test_the_batches_of_an_epoch_are_read_from_keras_own_iterator():
