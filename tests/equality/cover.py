@@ -1,7 +1,7 @@
 """Chooses which cases run under which plans by default."""
 
 from tests.equality.cases import CASES
-from tests.equality.plans import PLANS
+from tests.equality.plans import KINDS, PLANS
 
 
 def allowed(case, plan):
@@ -22,10 +22,15 @@ def cross():
     return [(case.name, plan) for case in CASES.values() for plan in PLANS if allowed(case, plan)]
 
 
+def meetings(name, plan):
+    """Return each feature of a case with the kind of a plan."""
+    return {(feature, KINDS[plan]) for feature in CASES[name].features}
+
+
 def covering():
-    """Return each case under one plan of several replicas, and what more it takes that each feature meets each plan."""
+    """Return each case under one plan of several replicas, and what more it takes that features meet kinds of plans."""
     everything = cross()
-    missing = {(feature, plan) for name, plan in everything for feature in CASES[name].features}
+    missing = {pair for name, plan in everything for pair in meetings(name, plan)}
     chosen = []
 
     def add(pairs):
@@ -39,7 +44,7 @@ def covering():
         missing.difference_update(covers(*best))
 
     def covers(name, plan):
-        return {(feature, plan) for feature in CASES[name].features} & missing
+        return meetings(name, plan) & missing
 
     for name in CASES:
         add([pair for pair in everything if pair[0] == name and replicated(pair[1])])

@@ -11,3 +11,16 @@ PLANS = {
     "1x2_except_last": {"replicas": 1, "stages": 2, "microbatches": 4, "recompute": "except_last"},
     "2x1_two_on_one_device": {"replicas": 2, "stages": 2, "microbatches": 2, "devices": ["CPU:0", "CPU:1"]},
 }
+
+# Plans of one kind divide a batch by the same means; by default a feature meets one plan of each.
+KINDS = {
+    "1x1": "one replica",
+    "2x1": "replicas",
+    "3x1": "replicas",
+    "2x1_microbatches": "microbatches of replicas",
+    "1x2": "pipeline",
+    "1x2_1f1b": "pipeline",
+    "1x2_except_last": "pipeline",
+    "2x2_gpipe_recompute": "pipelines of replicas",
+    "2x1_two_on_one_device": "pipelines of replicas",
+}

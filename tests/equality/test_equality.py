@@ -8,10 +8,10 @@ import kparallel
 from kparallel.engine.optimizer_update import OptimizerUpdate
 from tests.equality.cases import CASES, SCCE
 from tests.equality.control import control
-from tests.equality.cover import covering, cross, replicated
+from tests.equality.cover import covering, cross, meetings, replicated
 from tests.equality.measure import build, differences, reference, train, use
 from tests.equality.models import mlp, numbers
-from tests.equality.plans import PLANS
+from tests.equality.plans import KINDS, PLANS
 from tests.equality.tolerances import CONTROLS, FLOAT32, FLOAT64, tolerance
 from tests.pairs import pair
 
@@ -40,13 +40,12 @@ def test_wrapped_fit_equals_plain_fit(name, plan):
 
 
 def test_the_covering_set_covers():
-    """Every case on several replicas, and every feature under every plan that some case of it can take."""
+    """Every case on several replicas, every plan, and every feature under every kind of plan that it can take."""
     chosen = covering()
     assert len(set(chosen)) == len(chosen)
     assert {name for name, plan in chosen if replicated(plan)} == set(CASES)
-    met, possible = (
-        {(feature, plan) for name, plan in pairs for feature in CASES[name].features} for pairs in (chosen, cross())
-    )
+    assert {plan for _, plan in chosen} == set(PLANS) == set(KINDS)
+    met, possible = ({each for pair in pairs for each in meetings(*pair)} for pairs in (chosen, cross()))
     assert met == possible
 
 
