@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kparallel import callbacks, errors
-    from kparallel.collective.cluster import init
+    from kparallel.comm.join import init
     from kparallel.data.shards import read_records, read_tfds
     from kparallel.devices import virtual_devices
     from kparallel.mesh import Mesh
@@ -36,7 +36,7 @@ _HOMES = {
     "Mesh": "kparallel.mesh",
     "ParallelModel": "kparallel.model.parallel_model",
     "Plan": "kparallel.planning.plan",
-    "init": "kparallel.collective.cluster",
+    "init": "kparallel.comm.join",
     "plan": "kparallel.model.wrap",
     "read_records": "kparallel.data.shards",
     "read_tfds": "kparallel.data.shards",

@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from kparallel.collective.exchange import Exchange
+from kparallel.comm.communicator import Communicator
 
 __all__: list[str] = []
 
@@ -84,14 +84,14 @@ class Ancestry:
 class Nobody:
     """A ring without other workers, for graphs of steps that one process carries out."""
 
-    def sum(self, own: Any, add: Any) -> Any:
+    def all_reduce(self, own: Any, add: Any) -> Any:
         return own.copy()
 
     def leave(self) -> None:
         return None
 
 
-class Tagged(Exchange):
+class Tagged(Communicator):
     """An exchange that leaves a mark at each gradient that goes in and at each sum that comes out.
 
     Args:
@@ -100,7 +100,7 @@ class Tagged(Exchange):
         shapes: Of the gradients, which tell their sum from other sums.
     """
 
-    def __init__(self, inner: Exchange, stage_index: int, shapes: list[tuple[int, ...]]) -> None:
+    def __init__(self, inner: Communicator, stage_index: int, shapes: list[tuple[int, ...]]) -> None:
         self._inner = inner
         self._stage_index = stage_index
         self._shapes = shapes
@@ -109,15 +109,15 @@ class Tagged(Exchange):
     def replica_index(self) -> int:
         return self._inner.replica_index
 
-    def gather(self, values: list[Any]) -> list[list[Any]]:
-        return self._inner.gather(values)
+    def all_gather(self, values: list[Any]) -> list[list[Any]]:
+        return self._inner.all_gather(values)
 
-    def sum(self, values: list[Any]) -> list[Any]:
+    def all_reduce(self, values: list[Any]) -> list[Any]:
         number = len(self._shapes)
         if len(values) < number or not all(map(_fits, values, self._shapes)):
-            return self._inner.sum(values)
+            return self._inner.all_reduce(values)
         parts = [self._marked(value, "part", index) for index, value in enumerate(values[:number])]
-        sums = self._inner.sum([*parts, *values[number:]])  # What goes along: state and the report.
+        sums = self._inner.all_reduce([*parts, *values[number:]])  # What goes along: state and the report.
         return [*(self._marked(value, "total", index) for index, value in enumerate(sums[:number])), *sums[number:]]
 
     def _marked(self, value: Any, kind: str, index: int) -> Any:
@@ -135,20 +135,22 @@ def _fits(value: Any, shape: tuple[int, ...]) -> bool:
     return bool(tf.TensorShape(value.shape).is_compatible_with(shape))
 
 
-def early_share(model: Any, first_step: Callable[[], Any], exchanges: Iterable[Exchange] | None = None) -> float:
+def early_share(
+    model: Any, first_step: Callable[[], Any], communicators: Iterable[Communicator] | None = None
+) -> float:
     """Return the share of gradient bytes whose reduction may end before the last backward operation has run.
 
     Args:
         model: A wrapped model that is compiled and has made no step yet.
         first_step: Makes it.
-        exchanges: One for each stage, in place of the model's own.
+        communicators: One for each stage, in place of the model's own.
     """
     runtime = model._kparallel
     stages = runtime.pipeline(model).stages
-    own = list(exchanges or runtime.layout.exchanges)
+    own = list(communicators or runtime.placement.communicators)
     shapes = [[tuple(variable.shape) for variable in stage.owned] for stage in stages]
     tagged = tuple(Tagged(each, s, shapes[s]) for s, each in enumerate(own))
-    runtime.layout = dataclasses.replace(runtime.layout, exchanges=tagged)
+    runtime.layout = dataclasses.replace(runtime.layout, communicators=tagged)
     ancestry = Ancestry(executed_graph(first_step))
     places: dict[str, dict[tuple[int, int], set[str]]] = {"part": defaultdict(set), "total": defaultdict(set)}
     for name in ancestry.nodes:

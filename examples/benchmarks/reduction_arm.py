@@ -19,18 +19,18 @@ def main() -> None:
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     import kparallel
-    from kparallel.collective.cluster import cluster_links, cluster_strategy
-    from kparallel.collective.over_ring import OverRing
-    from kparallel.collective.talk import Talk
-    from kparallel.collective.workers import BetweenWorkers
+    from kparallel.comm.group import Talk
+    from kparallel.comm.join import cluster_strategy, peer_connections
+    from kparallel.comm.ring_communicator import RingCommunicator
+    from kparallel.comm.tf_collectives import TFCommunicator
 
     kparallel.init()
-    strategy, links = cluster_strategy(), cluster_links()
+    strategy, links = cluster_strategy(), peer_connections()
     assert strategy is not None and links is not None
     index, devices = strategy.cluster_resolver.task_id, strategy.extended.worker_devices
     rings = links.rings(1, Talk(strategy, 2, index))
     assert rings is not None
-    own = OverRing(devices, rings[0], BetweenWorkers(devices, strategy, 2, index), index)
+    own = RingCommunicator(devices, rings[0], TFCommunicator(devices, strategy, 2, index), index)
     from examples.benchmarks.keras_models import build
 
     values = [tf.ones(weight.shape) for weight in build(options["work"]).trainable_weights]
@@ -54,7 +54,9 @@ def main() -> None:
 
         return run
 
-    runs = {name: reduction(own.sum if size is None else tensorflow(size)) for name, size in options["packs"].items()}
+    runs = {
+        name: reduction(own.all_reduce if size is None else tensorflow(size)) for name, size in options["packs"].items()
+    }
     serve(options, runs, {"bytes": sum(4 * int(tf.size(value)) for value in values)})
 
 

@@ -14,9 +14,9 @@ from kparallel.cluster import read_cluster
 from kparallel.compat.profiler import read_profile
 from kparallel.mesh import Mesh
 from kparallel.planning.plan import LayerGroup, Plan
+from kparallel.trace.attribution import Owner, owner, plain_attribution
 from kparallel.trace.events import MARK, Event, Operation, Step, calls
-from kparallel.trace.lanes import LaneStep, lanes_of, lay_out
-from kparallel.trace.scope import Owner, owner, plain_owner
+from kparallel.trace.lanes import LaneStep, lanes_of, place
 from kparallel.trace.summary import Machine, Summary, summarize
 
 __all__: list[str] = []
@@ -170,14 +170,14 @@ class Recorder:
             plan, optimizer = _plain_plan(self._model), self._model.optimizer.name
 
             def whose(operation: Operation) -> Owner:
-                return plain_owner(operation.name, operation.kind, optimizer)
+                return plain_attribution(operation.name, operation.kind, optimizer)
 
         found = [step for call in calls(events, whose)[1:] for step in call]
         if not found:
             return None
         machine = _machine(plan)
         lanes = lanes_of(plan, machine.worker)
-        laid = [lay_out(step, lanes, whose, alone=plan.replicas == 1) for step in found]
+        laid = [place(step, lanes, whose, alone=plan.replicas == 1) for step in found]
         return Recording(summarize(plan, found, laid, machine), found, laid)
 
 

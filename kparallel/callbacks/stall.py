@@ -13,8 +13,8 @@ from typing import Any
 import keras
 
 import kparallel
-from kparallel.barrier import to_stderr
 from kparallel.cluster import Cluster, read_cluster
+from kparallel.rendezvous import to_stderr
 
 __all__: list[str] = []
 

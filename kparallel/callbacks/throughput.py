@@ -7,8 +7,8 @@ from typing import Any
 import keras
 
 from kparallel.callbacks.recorder import Recorder, Recording
+from kparallel.trace.diagnosis import diagnose
 from kparallel.trace.summary import Summary
-from kparallel.trace.verdict import verdict
 
 __all__: list[str] = []
 
@@ -154,7 +154,7 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
     def _tell(self, efficiency: float | None) -> None:
         assert self.summary is not None
         self._told = True
-        self.explanation = str(verdict(self.summary, efficiency))
+        self.explanation = str(diagnose(self.summary, efficiency))
         # The progress bar, if there is one, stands in the middle of its line.
         line_break = "\n" if self.params.get("verbose") == 1 else ""
         print(f"{line_break}kparallel: {self.explanation}")

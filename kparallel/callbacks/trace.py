@@ -11,9 +11,9 @@ import keras
 from kparallel.callbacks.recorder import Recorder, Recording
 from kparallel.cluster import read_cluster
 from kparallel.trace.chrome import chrome
-from kparallel.trace.picture import draw
+from kparallel.trace.diagnosis import diagnose
+from kparallel.trace.plot import draw
 from kparallel.trace.summary import Summary
-from kparallel.trace.verdict import verdict
 
 __all__: list[str] = []
 
@@ -111,7 +111,7 @@ class Trace(keras.callbacks.Callback):  # type: ignore[misc]
         cluster = read_cluster()
         name = "trace" if cluster is None else f"trace-worker-{cluster.index}"
         self.summary = recording.summary
-        self.report = f"{recording.summary}\nin short       {verdict(recording.summary)}"
+        self.report = f"{recording.summary}\nin short       {diagnose(recording.summary)}"
         files = {f"{name}.json": json.dumps(chrome(recording.steps, recording.laid)), f"{name}.txt": self.report + "\n"}
         for file, text in files.items():
             (self._directory / file).write_text(text)

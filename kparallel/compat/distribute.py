@@ -80,11 +80,11 @@ class CollectiveReducer:
         return whole
 
     def gather_equal(self, value: tf.Tensor, local_index: int) -> tf.Tensor:
-        """Concatenate all replicas' rows, in order, of which each has as many: one exchange."""
+        """Concatenate all replicas' rows, in order, of which each has as many: one communicator."""
         return self._reducer._launchers[local_index]._all_gather(value, self._options)
 
     def gather(self, value: tf.Tensor, local_index: int) -> tf.Tensor:
-        """Concatenate all replicas' rows, in order: two exchanges."""
+        """Concatenate all replicas' rows, in order: two communicators."""
         return self._reducer._launchers[local_index].all_gather(value, 0, self._options)
 
 

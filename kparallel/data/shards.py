@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from kparallel.compat.data import class_weight_function
-from kparallel.data.feed import Batches, DividedData
-from kparallel.data.rows import deal
+from kparallel.data.batches import Batches, PerReplicaAdapter
+from kparallel.data.share import split_sizes
 from kparallel.errors import DataError
 
 __all__: list[str] = []
@@ -45,14 +45,14 @@ class Shards:
 
     def batches(self, shard: int, shards: int) -> tf.data.Dataset:
         """Return one worker's batches of the present epoch."""
-        rows = deal(self.batch_size, shards)[shard]
+        rows = split_sizes(self.batch_size, shards)[shard]
         if not rows:
             raise DataError(f"Expected a global batch of at least {shards} rows for as many workers, received {rows}.")
         seed = int(np.random.default_rng((self.seed, self.epoch)).integers(2**31))
         return self._read(shard, shards, seed).batch(rows).prefetch(tf.data.AUTOTUNE)
 
 
-class LocalBatches(DividedData):
+class ShardBatches(PerReplicaAdapter):
     """One worker's shard, as Keras's loops take it.
 
     Args:
@@ -101,7 +101,7 @@ class LocalBatches(DividedData):
         first = self._worker * local
 
         def one(leaf: Any) -> Any:
-            sizes = deal(int(leaf.shape[0]), local)
+            sizes = split_sizes(int(leaf.shape[0]), local)
 
             def share(context: Any) -> Any:
                 index = context.replica_id_in_sync_group - first

@@ -17,24 +17,24 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kparallel.collective.exchange import add
-from kparallel.engine.beside import beside_forward
-from kparallel.engine.slices import MicrobatchSlices, accumulated
-from kparallel.engine.tail import Tail
-from kparallel.engine.writes import refusing_shared_writes
+from kparallel.comm.communicator import add
+from kparallel.engine.colocate import colocate_with_forward
+from kparallel.engine.loss_stage import LossStage
+from kparallel.engine.shared_writes import refuse_shared_writes
+from kparallel.engine.sparse_gradients import MicrobatchSlices, accumulated
 from kparallel.loss.term import Term, added_term
 from kparallel.schedule.action import Action
 from kparallel.stage.pipeline import Pipeline
-from kparallel.stage.stage import Forward, Laws
-from kparallel.stage.state import End, Place
+from kparallel.stage.stage import Forward, StateRules
+from kparallel.stage.state import End, RowRange
 
 __all__: list[str] = []
 
-StageCall = Callable[[list[Any], list[Any], list[Any], list[Any]], Forward]
+StageFunction = Callable[[list[Any], list[Any], list[Any], list[Any]], Forward]
 
 
 @dataclass
-class _Kept:
+class _SavedForward:
     """What the backward pass of one (stage, microbatch) needs."""
 
     inputs: list[Any]
@@ -54,8 +54,8 @@ class Executor:
         devices: The row: one device name for each stage.
         calls: One callable for each stage: (weights, state, inputs, masks) to `Forward`.
         lanes: The lane of each stage; actions of one lane run one after another.
-        places: Which rows each microbatch has.
-        tail: Losses of the outputs, or None to predict.
+        row_ranges: Which rows each microbatch has.
+        loss_stage: Losses of the outputs, or None to predict.
         keeps: Tells for (stage, microbatch) whether the forward pass keeps its tape, else it is run again.
         replica_index: Shifts the seeds.
     """
@@ -64,10 +64,10 @@ class Executor:
         self,
         pipeline: Pipeline,
         devices: Sequence[str],
-        calls: Sequence[StageCall],
+        calls: Sequence[StageFunction],
         lanes: Sequence[int],
-        places: Sequence[Place],
-        tail: Tail | None,
+        row_ranges: Sequence[RowRange],
+        loss_stage: LossStage | None,
         keeps: Callable[[int, int], bool],
         replica_index: int,
     ) -> None:
@@ -75,9 +75,9 @@ class Executor:
         self._devices = devices
         self._calls = calls
         self._lanes = lanes
-        self._places = tuple(places)
-        self.counts = counts = tuple(place.count for place in places)
-        self._tail = tail
+        self._row_ranges = tuple(row_ranges)
+        self.counts = counts = tuple(place.count for place in row_ranges)
+        self._loss_stage = loss_stage
         self._keeps = keeps
         stages = pipeline.stages
         self.weights: list[list[tf.Tensor]] = []
@@ -89,7 +89,7 @@ class Executor:
         self._state = [list(state) for state in self.start]
         self.ends: list[list[End]] = [[] for _ in stages]
         self.assigned: list[End] = [[None] * len(stage.weights) for stage in stages]
-        self.laws: dict[int, Laws] = {}
+        self.state_rules: dict[int, StateRules] = {}
         self.gradients: list[list[Any]] = [[None] * len(stage.weights) for stage in stages]
         self.used: list[list[bool]] = [[] for _ in stages]
         self.overwritten: list[dict[int, tf.Tensor]] = [{} for _ in stages]
@@ -98,8 +98,8 @@ class Executor:
         self._masks: list[dict[int, Any]] = [{} for _ in counts]
         self._logits: list[dict[int, Any]] = [{} for _ in counts]
         self._cotangents: list[dict[int, list[Any]]] = [{} for _ in counts]
-        self._behind: list[dict[int, list[Any]]] = [{} for _ in counts]
-        self._kept: dict[tuple[int, int], _Kept] = {}
+        self._logit_cotangents: list[dict[int, list[Any]]] = [{} for _ in counts]
+        self._saved: dict[tuple[int, int], _SavedForward] = {}
         self._last: dict[int, list[tf.Tensor]] = {}
 
     def feed(self, microbatch: int, x: Any) -> None:
@@ -109,7 +109,7 @@ class Executor:
     def run(self, order: Sequence[Action]) -> None:
         """Carry out actions in an order that respects their dependencies."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        with refusing_shared_writes(replicas * len(self.counts)):
+        with refuse_shared_writes(replicas * len(self.counts)):
             for action in order:
                 if action.microbatch >= len(self.counts):
                     continue  # An empty microbatch.
@@ -135,55 +135,55 @@ class Executor:
         with tf.device(self._devices[s]), self._after(s):
             inputs = [_copied(self._values[m][number]) for number in stage.reads]
             masks = [_copied(self._masks[m].get(number)) for number in stage.reads]
-            kept = _Kept(inputs, masks, stage.state.of_rows(self._state[s], self._places[m]))
-            taped = self._tail is not None and self._tail.training
-            forward = self._compute(s, m, kept, taped and self._keeps(s, m))
+            saved = _SavedForward(inputs, masks, stage.state.of_rows(self._state[s], self._row_ranges[m]))
+            taped = self._loss_stage is not None and self._loss_stage.training
+            forward = self._compute(s, m, saved, taped and self._keeps(s, m))
         if taped:
-            self._kept[s, m] = kept
+            self._saved[s, m] = saved
         if m == 0:
             self.assigned[s] = forward.assigned  # As any other microbatch assigns, and other replicas do.
-        self.laws[s] = forward.laws
+        self.state_rules[s] = forward.state_rules
         self.ends[s].append(forward.state)
-        self._state[s] = stage.state.chain(self._state[s], forward.state, forward.laws.rules)
+        self._state[s] = stage.state.chain(self._state[s], forward.state, forward.state_rules.rules)
         self._values[m].update(zip(stage.writes, forward.outputs, strict=True))
         self._masks[m].update(zip(stage.writes, forward.masks, strict=True))
         self._logits[m].update(zip(stage.writes, forward.logits, strict=True))
         self._done(s, forward.outputs)
-        if s == len(self._devices) - 1 and self._tail is not None:
-            self._tail.take(m, self.outputs(m))
+        if s == len(self._devices) - 1 and self._loss_stage is not None:
+            self._loss_stage.take(m, self.outputs(m))
 
-    def _compute(self, s: int, m: int, kept: _Kept, taped: bool) -> Forward:
+    def _compute(self, s: int, m: int, saved: _SavedForward, taped: bool) -> Forward:
         if not taped:
-            forward = self._calls[s](self.weights[s], kept.state, kept.inputs, kept.masks)
+            forward = self._calls[s](self.weights[s], saved.state, saved.inputs, saved.masks)
             self.added[s][m] = [added_term(value, self.counts[m]) for value in forward.added]
             return forward
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([self.weights[s], self._received(s, kept)])
-            forward = self._calls[s](self.weights[s], kept.state, kept.inputs, kept.masks)
+            tape.watch([self.weights[s], self._received(s, saved)])
+            forward = self._calls[s](self.weights[s], saved.state, saved.inputs, saved.masks)
             self.added[s][m] = [added_term(value, self.counts[m]) for value in forward.added]
-        kept.tape, kept.outputs, kept.logits, kept.added = tape, forward.outputs, forward.logits, self.added[s][m]
+        saved.tape, saved.outputs, saved.logits, saved.added = tape, forward.outputs, forward.logits, self.added[s][m]
         return forward
 
     def _backward(self, s: int, m: int) -> None:
-        assert self._tail is not None
+        assert self._loss_stage is not None
         stage = self._pipeline.stages[s]
         if s == len(self._devices) - 1:
-            outputs, self._behind[m] = self._tail.cotangents(m, self.added)
+            outputs, self._logit_cotangents[m] = self._loss_stage.cotangents(m, self.added)
             for number, gradients in outputs.items():
                 self._add_cotangents(m, number, gradients)
-        kept = self._kept.pop((s, m))
+        saved = self._saved.pop((s, m))
         with tf.device(self._devices[s]), self._after(s):
-            if kept.tape is None:
+            if saved.tape is None:
                 # New tensors, which come after the lane's previous action: from the same ones TensorFlow would find
                 # that everything is computed already, and keep it.
-                kept.inputs, kept.masks, kept.state = map(_copied, (kept.inputs, kept.masks, kept.state))
-                self._compute(s, m, kept, taped=True)
-            targets, upstream = self._upstream(s, m, kept)
-            sources = [self._received(s, kept), self.weights[s]]
-            assert kept.tape is not None
+                saved.inputs, saved.masks, saved.state = map(_copied, (saved.inputs, saved.masks, saved.state))
+                self._compute(s, m, saved, taped=True)
+            targets, upstream = self._upstream(s, m, saved)
+            sources = [self._received(s, saved), self.weights[s]]
+            assert saved.tape is not None
             if targets:
-                with beside_forward() if self._pipeline.placed else nullcontext():
-                    inputs, weights = kept.tape.gradient(targets, sources, output_gradients=upstream)
+                with colocate_with_forward() if self._pipeline.placed else nullcontext():
+                    inputs, weights = saved.tape.gradient(targets, sources, output_gradients=upstream)
             else:
                 inputs, weights = [None] * len(sources[0]), [None] * len(sources[1])
             weights = self._without_overwritten(s, weights)
@@ -191,13 +191,13 @@ class Executor:
             self.gradients[s] = [accumulated(a, b) for a, b in zip(self.gradients[s], parts, strict=True)]
             self._done(s, [g for g in [*inputs, *weights] if g is not None])
         flat = iter(inputs)
-        for number, value in zip(stage.reads, kept.inputs, strict=True):
+        for number, value in zip(stage.reads, saved.inputs, strict=True):
             if number not in self._pipeline.inputs:
                 leaves = [next(flat) if _is_differentiable(leaf) else None for leaf in keras.tree.flatten(value)]
                 self._add_cotangents(m, number, leaves)
 
     def _without_overwritten(self, s: int, gradients: list[Any]) -> list[Any]:
-        """Take out the gradients of the variables that are overwritten with them; the largest microbatch's is kept."""
+        """Take out the gradients of the variables that are overwritten with them; the largest microbatch's is saved."""
         known = self.overwritten[s]
         for index in self._pipeline.stages[s].overwritten:
             value = gradients[index]
@@ -205,16 +205,16 @@ class Executor:
                 known[index] = tf.maximum(known[index], value) if index in known else value
         return [None if index in known else gradient for index, gradient in enumerate(gradients)]
 
-    def _received(self, s: int, kept: _Kept) -> list[Any]:
+    def _received(self, s: int, saved: _SavedForward) -> list[Any]:
         """Return what a stage differentiates with respect to beside its weights: all it reads but the data."""
-        reads = zip(self._pipeline.stages[s].reads, kept.inputs, strict=True)
+        reads = zip(self._pipeline.stages[s].reads, saved.inputs, strict=True)
         return differentiable([value for number, value in reads if number not in self._pipeline.inputs])
 
-    def _upstream(self, s: int, m: int, kept: _Kept) -> tuple[list[Any], list[Any]]:
+    def _upstream(self, s: int, m: int, saved: _SavedForward) -> tuple[list[Any], list[Any]]:
         """Pair what a stage gave with the cotangents that came for it."""
-        assert kept.outputs is not None and kept.added is not None and self._tail is not None
+        assert saved.outputs is not None and saved.added is not None and self._loss_stage is not None
         targets, upstream, used = [], [], list[bool]()
-        for values, cotangents in ((kept.outputs, self._cotangents[m]), (kept.logits, self._behind[m])):
+        for values, cotangents in ((saved.outputs, self._cotangents[m]), (saved.logits, self._logit_cotangents[m])):
             for number, value in zip(self._pipeline.stages[s].writes, values or [], strict=True):
                 leaves = keras.tree.flatten(value)
                 for leaf, cotangent in zip(leaves, cotangents.pop(number, [None] * len(leaves)), strict=True):
@@ -223,7 +223,7 @@ class Executor:
                         targets.append(leaf)
                         upstream.append(_copied(cotangent))
         self.used[s] = used
-        for term, factor in zip(kept.added, self._tail.added_factors(s), strict=True):
+        for term, factor in zip(saved.added, self._loss_stage.added_factors(s), strict=True):
             targets.append(term.numerator)
             upstream.append(tf.cast(factor, term.numerator.dtype))
         return targets, upstream

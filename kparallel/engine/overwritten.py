@@ -8,9 +8,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from kparallel.data.rows import Rows
+from kparallel.data.share import Rows
 from kparallel.engine.executor import Executor
-from kparallel.engine.layout import Layout
+from kparallel.engine.placement import Placement
 from kparallel.errors import ModelError
 from kparallel.stage.pipeline import Pipeline
 
@@ -18,13 +18,13 @@ __all__: list[str] = []
 
 
 def overwritten(
-    pipeline: Pipeline, layout: Layout, row: tuple[str, ...], executor: Executor, rows: Rows, parts: int
+    pipeline: Pipeline, placement: Placement, row: tuple[str, ...], executor: Executor, rows: Rows, parts: int
 ) -> dict[int, tf.Tensor]:
     """Return the new value of each variable that is overwritten, by its id, largest over the replicas.
 
     Args:
         pipeline: The stages.
-        layout: Has each stage's exchange.
+        placement: Has each stage's communicator.
         row: This replica's devices.
         executor: Has carried out the batch.
         rows: This replica's rows.
@@ -44,19 +44,19 @@ def overwritten(
                     "values make the whole batch's. Use one replica and one microbatch."
                 )
         with tf.name_scope(f"reduce{s}"), tf.device(row[s]):
-            values = _largest(layout, s, [value for _, value in found], rows)
+            values = _largest(placement, s, [value for _, value in found], rows)
         for (variable, _), value in zip(found, values, strict=True):
             earlier = result.get(id(variable))  # Of another stage's call: gradients add up, as on one device.
             result[id(variable)] = value if earlier is None else earlier + value
     return result
 
 
-def _largest(layout: Layout, s: int, values: list[Any], rows: Rows) -> list[tf.Tensor]:
-    """Return the largest of the replicas' values, in one exchange."""
-    if not values or layout.replicas == 1:
+def _largest(placement: Placement, s: int, values: list[Any], rows: Rows) -> list[tf.Tensor]:
+    """Return the largest of the replicas' values, in one communicator."""
+    if not values or placement.replicas == 1:
         return values
     flat = tf.concat([tf.reshape(value, [-1]) for value in values], 0)
     flat = flat if rows.count else tf.fill(flat.shape, flat.dtype.min)
-    whole = tf.reduce_max(tf.stack(layout.exchanges[s].gather([flat])[0]), 0)
+    whole = tf.reduce_max(tf.stack(placement.communicators[s].all_gather([flat])[0]), 0)
     parts = tf.split(whole, [value.shape.num_elements() for value in values])
     return [tf.reshape(part, value.shape) for part, value in zip(parts, values, strict=True)]

@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
     _die_with(int(os.environ["KPARALLEL_LAUNCHER"]))
     try:
         if os.environ.get("TF_CONFIG") or os.environ.get("KPARALLEL_DEVICES_PER_WORKER"):
-            from kparallel.collective.cluster import init
+            from kparallel.comm.join import init
 
             init(float(os.environ["KPARALLEL_TIMEOUT"]), float(os.environ["KPARALLEL_HEARTBEAT"]))
         _run(arguments)

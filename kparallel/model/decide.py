@@ -13,17 +13,17 @@ from kparallel.compat.optimizers import own_optimizer
 from kparallel.devices import check_devices, local_devices
 from kparallel.errors import PlanError
 from kparallel.mesh import Mesh
-from kparallel.model.grid import mesh_of
+from kparallel.model.choose_mesh import choose_mesh
 from kparallel.model.options import Options, check_options
+from kparallel.planning.by_name import count_stages, stages_by_name
 from kparallel.planning.cut import cut
 from kparallel.planning.groups import layer_groups
 from kparallel.planning.memory import slots_of
-from kparallel.planning.names import count_stages, stages_by_name
 from kparallel.planning.plan import LayerGroup, Plan
-from kparallel.planning.profile import Unit
 from kparallel.planning.search import choose
+from kparallel.planning.units import Unit
+from kparallel.stage.costs import measured, profile
 from kparallel.stage.graph import Graph, open_graph
-from kparallel.stage.profile import measured, profile
 
 __all__: list[str] = []
 
@@ -45,7 +45,7 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
         return _search(model, options, workers)
     stages = 1 if options.stages is None else options.stages
     number = stages if isinstance(stages, int) else count_stages(stages)
-    mesh = mesh_of(options, number, workers)
+    mesh = choose_mesh(options, number, workers)
     if number == 1:
         groups: tuple[LayerGroup, ...] = (_whole(model),)
         return _plan(model, mesh, groups, options.microbatches or 1, options, workers)

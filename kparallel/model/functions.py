@@ -6,16 +6,16 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kparallel.collective.lost import naming_lost_workers
+from kparallel.comm.failures import translate_worker_loss
 from kparallel.compat.functions import traced
 from kparallel.compat.losses import compiled_loss, compiled_metrics, loss_tracker, loss_weights
 from kparallel.compat.tensors import set_logits
-from kparallel.data.rows import Counts, row_count
+from kparallel.data.share import RowCounts, row_count
 from kparallel.engine.step import Step
 from kparallel.errors import DataError
 from kparallel.loss.term import as_scalar
-from kparallel.model.cluster_fit import Fetch, agree_on_end
 from kparallel.model.runtime import Runtime
+from kparallel.workers.fit_arguments import Fetch, agree_on_end
 
 __all__: list[str] = []
 
@@ -56,8 +56,8 @@ def predict_function(model: Any, runtime: Runtime) -> Callable[[list[Any]], Any]
     )
 
     def run(batches: list[Any]) -> Any:
-        if runtime.layout.talk is not None and runtime.unsized:
-            agree_on_end(runtime.layout.talk, len(batches))
+        if runtime.placement.group is not None and runtime.unsized:
+            agree_on_end(runtime.placement.group, len(batches))
         outputs = [compiled(batch) for batch in batches]
         return outputs[0] if len(outputs) == 1 else keras.tree.map_structure(_concatenate, *outputs)
 
@@ -102,19 +102,19 @@ class _Compiled:
         self._predicts = predicts
         self._step: Step | None = None
         self._moves = runtime.moves
-        self._graphs: dict[Counts, Callable[[Any], Any]] = {}
+        self._graphs: dict[RowCounts, Callable[[Any], Any]] = {}
 
     def __call__(self, batch: Any) -> Any:
         batch, runtime = tensors(batch), self._runtime
         graph = self._graph(batch, _counts(runtime, batch))
-        with naming_lost_workers():
+        with translate_worker_loss():
             try:
                 return graph(batch)
             except tf.errors.OpError:
-                runtime.layout.leave()
+                runtime.placement.abort()
                 raise
 
-    def _graph(self, batch: Any, counts: Counts) -> Callable[[Any], Any]:
+    def _graph(self, batch: Any, counts: RowCounts) -> Callable[[Any], Any]:
         if counts not in self._graphs or self._moves != self._runtime.moves:
             self._model._build_missing(first_share(self._runtime, batch), inputs_only=self._predicts)
         if self._moves != self._runtime.moves:
@@ -124,12 +124,12 @@ class _Compiled:
             self._graphs[counts] = self._trace(counts)
         return self._graphs[counts]
 
-    def _trace(self, counts: Counts) -> Callable[[Any], Any]:
+    def _trace(self, counts: RowCounts) -> Callable[[Any], Any]:
         runtime = self._runtime
         if self._step is None:
             pipeline = runtime.pipeline(self._model)
             self._step = Step(
-                self._model, pipeline, runtime.plan, runtime.layout, runtime.loss_reduction, jit=runtime.jit
+                self._model, pipeline, runtime.plan, runtime.placement, runtime.loss_reduction, jit=runtime.jit
             )
         step = self._step
 
@@ -139,18 +139,18 @@ class _Compiled:
         return one if self._model.run_eagerly else traced(one, reduce_retracing=True)
 
 
-def _counts(runtime: Runtime, batch: Any) -> Counts:
+def _counts(runtime: Runtime, batch: Any) -> RowCounts:
     leaves = [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
     first = leaves[0] if leaves else None
     if isinstance(first, tf.distribute.DistributedValues):
-        return Counts(tuple(map(row_count, runtime.strategy.experimental_local_results(first))))
+        return RowCounts(tuple(map(row_count, runtime.strategy.experimental_local_results(first))))
     numbers = [row_count(leaf) for leaf in leaves]
     if len(set(numbers)) > 1:
         raise DataError(
             f"Expected tensors of as many rows each, which replicas and microbatches share, received {numbers} rows. "
             "Give every input, target and weight the batch's rows as its first dim."
         )
-    return Counts(row_count(first))
+    return RowCounts(row_count(first))
 
 
 def _log(model: Any, runtime: Runtime, report: dict[str, Any], add_metrics: bool) -> dict[str, Any]:

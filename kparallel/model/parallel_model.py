@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kparallel.collective.lost import naming_lost_workers
+from kparallel.comm.failures import translate_worker_loss
 from kparallel.compat.data import epoch_batches
 from kparallel.compat.training import (
     build_layers,
@@ -16,18 +16,18 @@ from kparallel.compat.training import (
     record_jit,
     unpickler,
 )
-from kparallel.data.feed import Divided, Feed
-from kparallel.data.shards import LocalBatches, Shards
+from kparallel.data.batches import PerReplicaDataset, WholeBatchStrategy
+from kparallel.data.cardinality import length_of
+from kparallel.data.shards import ShardBatches, Shards
 from kparallel.errors import ModelError
 from kparallel.model.arguments import named, takes
-from kparallel.model.cluster_fit import agree_on_end, cluster_fit_arguments
 from kparallel.model.functions import first_share, predict_function, step_function, tensors
-from kparallel.model.hooks import check_hooks
+from kparallel.model.overrides import check_overrides
 from kparallel.model.runtime import Runtime
-from kparallel.model.sameness import check_same, facts_of_call
-from kparallel.model.size import length_of
 from kparallel.model.takeover import give_back, take_over
 from kparallel.planning.plan import Plan
+from kparallel.workers.consistency import call_fingerprint, require_same
+from kparallel.workers.fit_arguments import agree_on_end, fit_arguments
 
 __all__: list[str] = []
 
@@ -63,15 +63,15 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         While `fit`, `evaluate` or `predict` runs it hands out whole batches: the step itself divides them.
         """
         runtime = self._kparallel
-        return Feed(runtime.strategy) if runtime.feeding else runtime.strategy
+        return WholeBatchStrategy(runtime.strategy) if runtime.feeding else runtime.strategy
 
     @wraps(keras.Model.fit)
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         runtime = self._kparallel
         arguments = named(self.__class__.fit, args, kwargs)
-        if runtime.layout.talk is not None:
-            with naming_lost_workers():
-                arguments = cluster_fit_arguments(self, runtime.layout.talk, runtime, arguments)
+        if runtime.placement.group is not None:
+            with translate_worker_loss():
+                arguments = fit_arguments(self, runtime.placement.group, runtime, arguments)
         with runtime.whole_batches():
             return super().fit(**self._adapted(arguments))
 
@@ -88,23 +88,23 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         self._check_call("predict", arguments)
         with self._kparallel.whole_batches():
             outputs = super().predict(**self._adapted(arguments))
-            if self._kparallel.layout.talk is not None and self._kparallel.unsized:
-                agree_on_end(self._kparallel.layout.talk, 0)
+            if self._kparallel.placement.group is not None and self._kparallel.unsized:
+                agree_on_end(self._kparallel.placement.group, 0)
         return outputs
 
     def _check_call(self, name: str, arguments: dict[str, Any]) -> None:
         """In a cluster, make sure that all workers call the same with the same data; `fit` has done so for its own."""
         runtime = self._kparallel
-        if runtime.layout.talk is not None and not runtime.feeding:
+        if runtime.placement.group is not None and not runtime.feeding:
             x = arguments.get("x")
             length = length_of(x, arguments.get("batch_size"))
             runtime.unsized = length is None
-            with naming_lost_workers():
-                check_same(runtime.layout.talk, facts_of_call(name, x, arguments.get("steps"), length))
+            with translate_worker_loss():
+                require_same(runtime.placement.group, call_fingerprint(name, x, arguments.get("steps"), length))
 
     def _adapted(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return a call's arguments with datasets that are distributed already as Keras's loops take them."""
-        strategy, talk = self._kparallel.strategy, self._kparallel.layout.talk
+        strategy, group = self._kparallel.strategy, self._kparallel.placement.group
         for key in ("x", "validation_data"):
             given = arguments.get(key)
             if not isinstance(given, tf.distribute.DistributedDataset | Shards):
@@ -113,10 +113,10 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
             if isinstance(given, Shards):
                 self._kparallel.unsized = True
                 given.epoch = arguments.get("initial_epoch", 0) if key == "x" else 0
-                worker, workers = (0, 1) if talk is None else (talk.worker_index, talk.workers)
-                arguments[key] = LocalBatches(given, strategy, worker, workers, weight)
+                worker, workers = (0, 1) if group is None else (group.worker_index, group.workers)
+                arguments[key] = ShardBatches(given, strategy, worker, workers, weight)
             else:
-                arguments[key] = Divided(given, strategy, weight)
+                arguments[key] = PerReplicaDataset(given, strategy, weight)
         return arguments
 
     def __reduce__(self) -> Any:
@@ -146,7 +146,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
     def compile(self, *args: Any, **kwargs: Any) -> None:
         method = self.__class__.compile  # Perhaps a subclass's own, with arguments and defaults of its own.
         arguments = named(method, args, kwargs)
-        if arguments.get("run_eagerly") and self._kparallel.layout.talk is not None:
+        if arguments.get("run_eagerly") and self._kparallel.placement.group is not None:
             raise ModelError(
                 "Expected run_eagerly=False in a cluster, received True: TensorFlow's collectives run in graphs only. "
                 "Look into the step on one machine, where run_eagerly=True works."
@@ -160,7 +160,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
             record_jit(self, True)
 
     def _place_new(self) -> None:
-        """Place what was made since: weights of a layer built later, an optimizer's slots, metrics."""
+        """RowRange what was made since: weights of a layer built later, an optimizer's slots, metrics."""
         if take_over(self, self._kparallel):
             self._kparallel.moves += 1
             self._kparallel.redirect_calls(self)
@@ -180,7 +180,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
 
     def make_train_function(self, force: bool = False) -> Any:
         """Build the function that `fit` calls for every step."""
-        check_hooks(self)
+        check_overrides(self)
         self._place_new()
         if self.train_function is None or force:
             self.train_function = step_function(self, self._kparallel, lambda step: step.train)
@@ -188,7 +188,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
 
     def make_test_function(self, force: bool = False) -> Any:
         """Build the function that `evaluate` calls for every step."""
-        check_hooks(self)
+        check_overrides(self)
         self._place_new()
         if self.test_function is None or force:
             self.test_function = step_function(self, self._kparallel, lambda step: step.test)
@@ -196,7 +196,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
 
     def make_predict_function(self, force: bool = False) -> Any:
         """Build the function that `predict` calls for every step."""
-        check_hooks(self)
+        check_overrides(self)
         self._place_new()
         if self.predict_function is None or force:
             self.predict_function = predict_function(self, self._kparallel)

@@ -8,13 +8,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kparallel.collective.lost import naming_lost_workers
-from kparallel.engine.layout import Layout
+from kparallel.comm.failures import translate_worker_loss
+from kparallel.engine.placement import Placement
 from kparallel.errors import PlanError
-from kparallel.model.in_step import Read
 from kparallel.planning.plan import Plan
 from kparallel.stage.graph import open_graph
 from kparallel.stage.pipeline import Pipeline, cut, whole
+from kparallel.workers.drift import BatchDigest
 
 __all__: list[str] = []
 
@@ -25,7 +25,7 @@ class Runtime:
     Args:
         plan: The decision.
         strategy: The strategy that holds the variables.
-        layout: Where replicas run.
+        placement: Where replicas run.
         loss_reduction: What a loss means that returns a scalar.
     """
 
@@ -33,16 +33,16 @@ class Runtime:
         self,
         plan: Plan,
         strategy: tf.distribute.Strategy,
-        layout: Layout,
+        placement: Placement,
         loss_reduction: str,
     ) -> None:
         self.plan = plan
         self.strategy = strategy
-        self.layout = layout
+        self.placement = placement
         self.loss_reduction = loss_reduction
         self.feeding = False
         self.unsized = False
-        self.read = Read()
+        self.read = BatchDigest()
         self.jit: bool | None = None
         self.moves = 0  # How often variables have moved; a function traced before a move is traced anew.
         # What each layer's call was replaced by, and what the layer itself had in its place, which its class may have.
@@ -51,11 +51,11 @@ class Runtime:
     @property
     def writes(self) -> bool:
         """Whether this process writes files."""
-        return self.layout.talk is None or self.layout.talk.is_chief
+        return self.placement.group is None or self.placement.group.is_chief
 
     def column(self, stage_index: int) -> tuple[str, ...]:
         """Return the devices of this process on which a stage's variables have their copies, in replica order."""
-        return tuple(row[stage_index] for row in self.layout.rows)
+        return tuple(row[stage_index] for row in self.placement.rows)
 
     @contextmanager
     def whole_batches(self) -> Iterator[None]:
@@ -64,7 +64,7 @@ class Runtime:
         if not before:
             self.read.begin()
         try:
-            with naming_lost_workers():
+            with translate_worker_loss():
                 yield
         finally:
             self.feeding = before
@@ -124,7 +124,7 @@ class Runtime:
 
         @wraps(call)
         def placed(*args: Any, **kwargs: Any) -> Any:
-            device = self.layout.rows[0][stage_index] if layer in self._redirected else None
+            device = self.placement.rows[0][stage_index] if layer in self._redirected else None
             with nullcontext() if device is None else tf.device(device):
                 return call(*args, **kwargs)
 

@@ -69,7 +69,7 @@ def check_variables(model: keras.Model, runtime: Runtime, former: Runtime | None
 
 
 def take_over(model: keras.Model, runtime: Runtime) -> bool:
-    """Place each variable of a model that its plan does not hold yet: all at first, later what was made since.
+    """RowRange each variable of a model that its plan does not hold yet: all at first, later what was made since.
 
     Args:
         model: Plain, or wrapped with this runtime.
@@ -107,7 +107,7 @@ def take_over(model: keras.Model, runtime: Runtime) -> bool:
 
 def give_back(model: keras.Model, runtime: Runtime) -> None:
     """Gather each variable of a model on one device, but for those that another wrapped model holds as well."""
-    device = runtime.layout.rows[0][0]
+    device = runtime.placement.rows[0][0]
     moved = []
     for variable in _variables(model):
         placed = placed_value(variable)

@@ -7,19 +7,19 @@ import keras
 import tensorflow as tf
 
 from kparallel.cluster import size
-from kparallel.collective.cluster import cluster_strategy
-from kparallel.collective.compression import check_compression
-from kparallel.collective.lost import naming_lost_workers
+from kparallel.comm.compression import check_compression
+from kparallel.comm.failures import translate_worker_loss
+from kparallel.comm.join import cluster_strategy
 from kparallel.devices import check_devices
 from kparallel.errors import ModelError, PlanError
-from kparallel.model.check import check_model, check_surroundings
 from kparallel.model.decide import check_microbatches, check_plan, decide
-from kparallel.model.layout import lay_out
 from kparallel.model.options import Options
 from kparallel.model.parallel_model import ParallelModel, make_parallel
+from kparallel.model.place import place
 from kparallel.model.runtime import Runtime
-from kparallel.model.sameness import check_same, facts_of
+from kparallel.model.validate import check_model, check_surroundings
 from kparallel.planning.plan import Plan
+from kparallel.workers.consistency import require_same, wrap_fingerprint
 
 __all__: list[str] = []
 
@@ -170,10 +170,10 @@ def wrap(
         check_devices([name for row in plan.mesh.rows for name in row])
         check_plan(plan, model)
     check_microbatches(model, plan)
-    facts = facts_of(model, plan, loss_reduction, gradient_compression)
-    with naming_lost_workers():
-        strategy, layout = lay_out(plan.mesh, cluster, gradient_compression, lambda talk: check_same(talk, facts))
-        return make_parallel(model, Runtime(plan, strategy, layout, loss_reduction))
+    facts = wrap_fingerprint(model, plan, loss_reduction, gradient_compression)
+    with translate_worker_loss():
+        strategy, placement = place(plan.mesh, cluster, gradient_compression, lambda group: require_same(group, facts))
+        return make_parallel(model, Runtime(plan, strategy, placement, loss_reduction))
 
 
 def _built(model: Any) -> Any:

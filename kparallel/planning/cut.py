@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kparallel.errors import PlanError
-from kparallel.planning.profile import Unit, arriving_bytes, joints
+from kparallel.planning.units import Unit, cut_points, incoming_bytes
 
 __all__: list[str] = []
 
@@ -48,7 +48,7 @@ def cut(
     least = least_slowest(table)
     if np.isinf(least):
         raise PlanError(f"Expected a cut into {stages} stages in which each fits its memory; there is none.")
-    sent = arriving_bytes(units) if units is not None else np.zeros(table.shape[1:])
+    sent = incoming_bytes(units) if units is not None else np.zeros(table.shape[1:])
     return _fewest(np.where(table <= least * _ROUNDING, sent, np.inf))
 
 
@@ -96,7 +96,7 @@ def most_stages(costs: Sequence[float], units: Sequence[Unit] | None = None) -> 
 
 
 def _free(costs: Sequence[float], units: Sequence[Unit] | None) -> npt.NDArray[np.bool_]:
-    return np.full(len(costs) + 1, True) if units is None else joints(units)
+    return np.full(len(costs) + 1, True) if units is None else cut_points(units)
 
 
 def _runs(costs: Sequence[float], stages: int, free: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from kparallel.errors import PlanError
 from kparallel.planning.plan import LayerGroup
-from kparallel.planning.profile import Unit
+from kparallel.planning.units import Unit
 
 __all__: list[str] = []
 
@@ -49,13 +49,13 @@ def layer_groups(
                 units=mine,
                 share=sum(costs[index] for index in mine) / whole if whole else 1 / stages,
                 activation_bytes_per_row=sum(units[index].activation_bytes_per_row for index in mine),
-                arriving_bytes_per_row=_arriving(units, stage_of, mine),
+                arriving_bytes_per_row=_incoming(units, stage_of, mine),
             )
         )
     return tuple(groups)
 
 
-def _arriving(units: Sequence[Unit], stage_of: Sequence[int], mine: Sequence[int]) -> int:
+def _incoming(units: Sequence[Unit], stage_of: Sequence[int], mine: Sequence[int]) -> int:
     stage = stage_of[mine[0]]
     read = {read for index in mine for read in units[index].reads if stage_of[read] < stage}
     return sum(units[index].output_bytes_per_row for index in read)

@@ -43,7 +43,7 @@ class Memory:
 def stage_memory(
     weight_bytes: Bytes,
     activation_bytes: Bytes,
-    arriving_bytes: Bytes,
+    incoming_bytes: Bytes,
     in_flight: int,
     recompute: str = "never",
     slots: float = 2,
@@ -57,22 +57,22 @@ def stage_memory(
     Args:
         weight_bytes: Bytes of the stage's weights.
         activation_bytes: Bytes that the forward pass of one microbatch keeps.
-        arriving_bytes: Bytes that one microbatch brings from earlier stages.
+        incoming_bytes: Bytes that one microbatch brings from earlier stages.
         in_flight: Most microbatches that wait for their backward pass.
         recompute: `"never"`, `"always"` or `"except_last"`.
         slots: Optimizer variables for each weight; 2 (default) for Adam, 1 for momentum, 0 for plain SGD.
         frozen_bytes: Bytes of those weights that are not trained: they have no gradient and no slots. Default 0.
 
     Example:
-        >>> stage_memory(100, activation_bytes=50, arriving_bytes=10, in_flight=4)
+        >>> stage_memory(100, activation_bytes=50, incoming_bytes=10, in_flight=4)
         Memory(weights=100, gradients=100, slots=200, activations=200)
-        >>> stage_memory(100, activation_bytes=50, arriving_bytes=10, in_flight=4, recompute="always").activations
+        >>> stage_memory(100, activation_bytes=50, incoming_bytes=10, in_flight=4, recompute="always").activations
         90
     """
     kept = in_flight * activation_bytes
     if recompute != "never":
         full = min(in_flight, 2 if recompute == "except_last" else 1)
-        kept = full * activation_bytes + in_flight * arriving_bytes
+        kept = full * activation_bytes + in_flight * incoming_bytes
     trained = weight_bytes - frozen_bytes
     return Memory(weight_bytes, trained, slots * trained, kept)
 

@@ -165,7 +165,7 @@ class Plan:
         Raises:
             ImportError: Matplotlib is not installed.
         """
-        from kparallel.planning.picture import draw
+        from kparallel.planning.plot import draw
 
         return draw(self, path)
 

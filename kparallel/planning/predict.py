@@ -9,10 +9,10 @@ from kparallel.schedule import Programs, clock
 __all__: list[str] = []
 
 # A backward pass takes about twice the time of a forward pass: it computes the gradients of inputs and of weights.
-BACKWARD = 2.0
+BACKWARD_COST = 2.0
 # What starting one action costs, as a part of the whole model's forward pass on a replica's share of the batch. It
 # makes the best number of microbatches about four for each stage, beyond which GPipe's authors found no gain.
-START = 0.005
+ACTION_OVERHEAD = 0.005
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,18 @@ def predict(
     https://arxiv.org/abs/1811.06965.
     """
     times = clock(programs, *passes(shares, microbatches, recompute))
-    one_device = microbatches * (1 + BACKWARD + 2 * START)
+    one_device = microbatches * (1 + BACKWARD_COST + 2 * ACTION_OVERHEAD)
     return Prediction(times.makespan / (one_device * replicas), times.bubble)
 
 
-def at_least(shares: Sequence[float], microbatches: int, replicas: float, recompute: str) -> float:
+def wider_than(shares: Sequence[float], microbatches: int, replicas: float, recompute: str) -> float:
     """Return a step time that no schedule of these stages can beat, one stage for each lane.
 
     A stage works for all microbatches, and before it starts and after it ends one passes through all earlier stages.
     """
     both = [sum(pair) for pair in zip(*passes(shares, microbatches, recompute), strict=True)]
     longest = max(microbatches * own + sum(both[:stage]) for stage, own in enumerate(both))
-    return longest / (microbatches * (1 + BACKWARD + 2 * START) * replicas)
+    return longest / (microbatches * (1 + BACKWARD_COST + 2 * ACTION_OVERHEAD) * replicas)
 
 
 def even_replicas(batch_size: int, replicas: int) -> float:
@@ -86,6 +86,6 @@ def passes(shares: Sequence[float], microbatches: int, recompute: str = "never")
     Returns:
         Times in which the whole model's forward pass on one microbatch takes 1.
     """
-    start = START * microbatches
+    start = ACTION_OVERHEAD * microbatches
     again = {"never": 0.0, "always": 1.0, "except_last": 1 - 1 / microbatches}[recompute]
-    return [share + start for share in shares], [share * (BACKWARD + again) + start for share in shares]
+    return [share + start for share in shares], [share * (BACKWARD_COST + again) + start for share in shares]

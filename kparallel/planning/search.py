@@ -13,9 +13,9 @@ from kparallel.planning.cut import cut, least_slowest, most_stages
 from kparallel.planning.groups import layer_groups
 from kparallel.planning.memory import parse_bytes, stage_memory
 from kparallel.planning.plan import Plan
-from kparallel.planning.predict import at_least, even_replicas, predict
-from kparallel.planning.profile import Unit, arriving_bytes, joints
+from kparallel.planning.predict import even_replicas, predict, wider_than
 from kparallel.planning.report import count, size
+from kparallel.planning.units import Unit, cut_points, incoming_bytes
 from kparallel.schedule import Schedule, in_flight, programs_for
 
 __all__: list[str] = []
@@ -124,11 +124,11 @@ class _Search:
         self._weights = _runs([unit.weight_bytes for unit in units])
         self._frozen = _runs([unit.frozen_bytes for unit in units])
         self._activations = _runs([unit.activation_bytes_per_row for unit in units])
-        self._arriving = arriving_bytes(units)
+        self._incoming = incoming_bytes(units)
         self._free: dict[int, tuple[int, ...]] = {}
         self._flying: dict[tuple[int, int], tuple[int, ...]] = {}
         self._least: dict[Candidate, float] = {}
-        free = joints(units)
+        free = cut_points(units)
         self._possible = (np.triu(np.ones_like(self._weights), 1) > 0) & free[:, None] & free[None, :]
         self.most_stages = max(1, most_stages(self._costs, units))
 
@@ -170,7 +170,7 @@ class _Search:
         shape = candidate.stages, candidate.microbatches
         if shape not in self._flying:
             self._flying[shape] = in_flight(programs_for(self._schedule, *shape))
-        activations, arriving = rows * self._activations, rows * self._arriving
+        activations, arriving = rows * self._activations, rows * self._incoming
         tables = [
             stage_memory(
                 self._weights, activations, arriving, held, candidate.recompute, self._slots, self._frozen
@@ -212,7 +212,7 @@ class _Search:
         """Return a time that the candidate cannot beat: all stages as fast as the slowest of the best cut allows."""
         share = max(self._shares(self._free_starts(candidate.stages)))
         least = [share] + [0.0] * (candidate.stages - 1)
-        return at_least(least, candidate.microbatches, self._speed(candidate), candidate.recompute)
+        return wider_than(least, candidate.microbatches, self._speed(candidate), candidate.recompute)
 
     def _time(self, candidate: Candidate) -> float:
         starts = self._starts(candidate)

@@ -8,10 +8,10 @@ from kparallel.schedule.forward import forward_only
 from kparallel.schedule.gpipe import gpipe
 from kparallel.schedule.in_flight import in_flight
 from kparallel.schedule.interleaved import interleaved
-from kparallel.schedule.laws import check
-from kparallel.schedule.lookup import by_name
 from kparallel.schedule.one_f_one_b import one_f_one_b
+from kparallel.schedule.registry import by_name
 from kparallel.schedule.resolve import programs_for
+from kparallel.schedule.validate import check
 
 __all__ = [
     "BACKWARD",

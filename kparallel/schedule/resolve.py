@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from kparallel.errors import ScheduleError
 from kparallel.schedule.action import Action, Programs, Schedule
 from kparallel.schedule.fold import fold
-from kparallel.schedule.laws import check
-from kparallel.schedule.lookup import by_name
+from kparallel.schedule.registry import by_name
+from kparallel.schedule.validate import check
 
 __all__: list[str] = []
 

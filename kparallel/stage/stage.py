@@ -24,7 +24,7 @@ from kparallel.compat.layers import (
 from kparallel.compat.tensors import keras_logits, keras_mask, set_mask
 from kparallel.errors import ModelError
 from kparallel.metric.additive import noting_sums
-from kparallel.stage.assigning import Assigning
+from kparallel.stage.assignments import Assignments
 from kparallel.stage.body import Body, trained
 from kparallel.stage.dependence import Dependence, dependences
 from kparallel.stage.state import RULES, End, Rule, State
@@ -33,7 +33,7 @@ __all__: list[str] = []
 
 
 @dataclass(frozen=True)
-class Laws:
+class StateRules:
     """How parts of a batch go together in what a stage's call changes.
 
     Args:
@@ -56,7 +56,7 @@ class Forward:
         added: What `add_loss` and activity regularizers gave.
         assigned: What the call assigned to the weights, in the order of `Stage.weights`; None to most.
         state: The state after the call, in the order of `Stage.state`; None where it does not change.
-        laws: How parts of a batch go together in the state and in what is assigned.
+        state_rules: How parts of a batch go together in the state and in what is assigned.
     """
 
     outputs: list[Any]
@@ -65,7 +65,7 @@ class Forward:
     added: list[tf.Tensor]
     assigned: list[tf.Tensor | None]
     state: End
-    laws: Laws
+    state_rules: StateRules
 
 
 def averaged_states(layers: Iterable[keras.layers.Layer]) -> set[int]:
@@ -109,8 +109,8 @@ class Stage:
         seeds = {key for top in body.layers() for key in seed_states(top)}
         self.state = State(rest.values(), seeds, averaged_states(self.layers), {id(v) for v in carried})
         number = len(self.weights) + len(self.state.variables)
-        self._default = self._laws_from([Dependence.OTHER] * number)
-        self._laws: dict[Any, Laws] = {}
+        self._default = self._rules_from([Dependence.OTHER] * number)
+        self._state_rules: dict[Any, StateRules] = {}
 
     def read(self, in_place: bool = False) -> list[tf.Tensor]:
         """Return this replica's trainable weights as tensors.
@@ -145,11 +145,11 @@ class Stage:
             ModelError: A layer makes a variable.
         """
         forward = self._called(weights, state, inputs, masks, training)
-        return replace(forward, laws=self._laws_of(forward, (weights, state, inputs, masks), training))
+        return replace(forward, state_rules=self._rules_of(forward, (weights, state, inputs, masks), training))
 
-    def laws(self, training: bool) -> Laws:
+    def state_rules(self, training: bool) -> StateRules:
         """Return what the last call in this mode found out, for calls that run it again."""
-        return self._laws[training]
+        return self._state_rules[training]
 
     def _called(
         self, weights: list[tf.Tensor], state: list[tf.Tensor], inputs: list[Any], masks: list[Any], training: bool
@@ -158,7 +158,7 @@ class Stage:
             if mask is not None:
                 set_mask(value, mask)
         values = list(zip(self.state.variables, state, strict=True))
-        own = Assigning(zip(self.weights, weights, strict=True), values)
+        own = Assignments(zip(self.weights, weights, strict=True), values)
         rows = [pair for pair, rule in zip(values, self.state.known, strict=True) if rule is Rule.ROWS]
         with _refusing_new_variables(), of_other_rows(rows, self.layers), whole_losses(), own as scope:
             outputs = self._body(inputs, training)
@@ -168,21 +168,21 @@ class Stage:
         added = [tf.convert_to_tensor(loss) for loss in scope.losses]
         return Forward(outputs, output_masks, logits, added, assigned, end, self._default)
 
-    def _laws_of(self, forward: Forward, arguments: tuple[Any, ...], training: bool) -> Laws:
+    def _rules_of(self, forward: Forward, arguments: tuple[Any, ...], training: bool) -> StateRules:
         """Find out how parts of a batch go together in what a call changes, once for each set of changed variables."""
         open_ = [last if rule is None else None for last, rule in zip(forward.state, self.state.known, strict=True)]
         changed = [value is not None for value in (*forward.assigned, *open_)]
         key = (training, *changed)
-        if key not in self._laws:
-            known = self._default if not any(changed) else self._laws_from(self._dependences(arguments, training))
-            self._laws[key] = known
-        self._laws[training] = self._laws[key]
-        return self._laws[key]
+        if key not in self._state_rules:
+            known = self._default if not any(changed) else self._rules_from(self._dependences(arguments, training))
+            self._state_rules[key] = known
+        self._state_rules[training] = self._state_rules[key]
+        return self._state_rules[key]
 
-    def _laws_from(self, found: Sequence[Dependence]) -> Laws:
+    def _rules_from(self, found: Sequence[Dependence]) -> StateRules:
         number = len(self.weights)
         rules = [rule or RULES[way] for rule, way in zip(self.state.known, found[number:], strict=True)]
-        return Laws(tuple(rules), tuple(way is not Dependence.NONE for way in found[:number]))
+        return StateRules(tuple(rules), tuple(way is not Dependence.NONE for way in found[:number]))
 
     def _dependences(self, arguments: tuple[Any, ...], training: bool) -> list[Dependence]:
         """Return how what a call assigns to each weight and each variable of the state depends on the rows."""

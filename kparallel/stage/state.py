@@ -40,7 +40,7 @@ RULES = {
 
 
 @dataclass(frozen=True)
-class Place:
+class RowRange:
     """Which rows of the whole batch some rows are.
 
     Args:
@@ -79,7 +79,7 @@ class State:
             for variable, rule in zip(self.variables, self.known, strict=True)
         ]
 
-    def of_rows(self, state: list[tf.Tensor], place: Place) -> list[tf.Tensor]:
+    def of_rows(self, state: list[tf.Tensor], place: RowRange) -> list[tf.Tensor]:
         """Return the state with which some rows are called.
 
         Raises:
@@ -173,7 +173,7 @@ def _added(ends: Sequence[End], rules: Sequence[Rule]) -> Iterator[int]:
             yield index
 
 
-def _cut(variable: keras.Variable, value: tf.Tensor, place: Place) -> tf.Tensor:
+def _cut(variable: keras.Variable, value: tf.Tensor, place: RowRange) -> tf.Tensor:
     """Return the rows of a place; zeros for the one row that an empty share is given."""
     size = int(variable.shape[0])
     if place.whole is None or place.first is None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from kparallel.schedule import FORWARD
 from kparallel.trace.events import Step
+from kparallel.trace.intervals import Span
 from kparallel.trace.lanes import LaneStep
-from kparallel.trace.spans import Span
 
 __all__: list[str] = []
 

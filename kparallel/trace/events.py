@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from kparallel.schedule import BACKWARD
-from kparallel.trace.scope import Owner
-from kparallel.trace.spans import Span, union
+from kparallel.trace.attribution import Owner
+from kparallel.trace.intervals import Span, union
 
 __all__: list[str] = []
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 
 from kparallel.planning.plan import Plan
 from kparallel.schedule import Action, Programs, gpipe
+from kparallel.trace.attribution import Owner
 from kparallel.trace.events import Operation, Step
-from kparallel.trace.scope import Owner
-from kparallel.trace.spans import Span, length, union
+from kparallel.trace.intervals import Span, length, union
 
 __all__: list[str] = []
 
@@ -80,7 +80,7 @@ def lanes_of(plan: Plan, worker: int = 0) -> list[Lane]:
     return lanes
 
 
-def lay_out(
+def place(
     step: Step, lanes: Iterable[Lane], owner: Callable[[Operation], Owner], alone: bool = False
 ) -> list[LaneStep]:
     """Lay one step's operations out on the lanes.

@@ -9,9 +9,9 @@ from kparallel.planning.plan import Plan
 from kparallel.planning.predict import passes
 from kparallel.planning.report import brief, count, schedule_name
 from kparallel.schedule import FORWARD, Clock, clock
+from kparallel.trace.breakdown import Breakdown, attribute_time, average
 from kparallel.trace.events import Step
 from kparallel.trace.lanes import LaneStep, programs_of
-from kparallel.trace.shares import Shares, average, causes
 
 __all__: list[str] = []
 
@@ -52,7 +52,7 @@ class Summary:
 
     plan: Plan
     step_times: tuple[float, ...]
-    shares: Shares
+    shares: Breakdown
     bubble: float
     bubble_planned: float
     bubble_of_stages: float
@@ -107,7 +107,9 @@ def summarize(plan: Plan, steps: Sequence[Step], laid: Sequence[Sequence[LaneSte
     number = 1 + max(action.stage for program in programs for action in program)
     devices = len(laid[0])
     parts = [
-        causes(s, lane, lanes, number, machine.cores) for s, lanes in zip(steps, laid, strict=True) for lane in lanes
+        attribute_time(s, lane, lanes, number, machine.cores)
+        for s, lanes in zip(steps, laid, strict=True)
+        for lane in lanes
     ]
     forward, backward = _stage_times(laid, number)
     shares = [group.share for group in plan.groups] if number > 1 else [1.0]

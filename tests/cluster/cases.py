@@ -178,9 +178,9 @@ def traced(model):
 def messages(model):
     """Texts of any length reach every worker whole and in order; also on the border of one exchange."""
     texts = [lambda i: "", lambda i: "ä" * i, lambda i: "x" * (1020 + i), lambda i: "zß" * 3000 * i, lambda i: "end"]
-    talk = model._kparallel.layout.talk if isinstance(model, kparallel.ParallelModel) else None
-    for text in texts if talk else []:
-        assert talk.gather(text(talk.worker_index)) == [text(i) for i in range(talk.workers)]
+    group = model._kparallel.placement.group if isinstance(model, kparallel.ParallelModel) else None
+    for text in texts if group else []:
+        assert group.all_gather_text(text(group.worker_index)) == [text(i) for i in range(group.workers)]
     return {"loss": model.train_on_batch(X[:4], Y[:4])}
 
 

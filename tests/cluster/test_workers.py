@@ -56,7 +56,7 @@ def test_three_hosts_equal_one_device(folder, tmp_path):
 
 def test_tensorflows_collectives_equal_one_device(folder, tmp_path):
     names = ("accumulation", "mask", "compressed")
-    choice = {"KPARALLEL_COLLECTIVES": "tensorflow", "CARRIER": "BetweenWorkers"}
+    choice = {"KPARALLEL_COLLECTIVES": "tensorflow", "CARRIER": "TFCommunicator"}
     gang = [sys.executable, "-m", "kparallel", "run", "-n", "2", "--timeout", "60", HERE / "work.py", tmp_path, *names]
     done = subprocess.run(gang, env=ENVIRONMENT | choice, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]

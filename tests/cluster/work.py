@@ -29,8 +29,8 @@ def main(folder: Path, *names: str) -> None:
         model = case.build()
         if cluster:
             model = kparallel.wrap(model, **case.options)
-            carriers = {type(exchange).__name__ for exchange in model._kparallel.layout.exchanges}
-            assert carriers == {os.environ.get("CARRIER", "OverRing")}
+            carriers = {type(exchange).__name__ for exchange in model._kparallel.placement.communicators}
+            assert carriers == {os.environ.get("CARRIER", "RingCommunicator")}
         numbers, texts = case.run(model)
         numbers |= {f"weight{index}": weight for index, weight in enumerate(model.get_weights())}
         numbers |= {f"slot{index}": slot.numpy() for index, slot in enumerate(model.optimizer.variables)}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import kparallel
-from kparallel.engine.update import Updater
+from kparallel.engine.optimizer_update import OptimizerUpdate
 from tests.equality.cases import CASES, SCCE
 from tests.equality.control import control
 from tests.equality.cover import covering, cross, replicated
@@ -86,10 +86,10 @@ UPDATES = ["sgd_momentum", "adam", "adamw", "lion", "rmsprop", "accumulation", "
 def compiled(monkeypatch):
     """The devices whose updates were compiled, as for large stages, of which the table has none."""
     devices = []
-    whole = Updater._program
-    monkeypatch.setattr("kparallel.engine.update.LARGE", 20)
+    whole = OptimizerUpdate._program
+    monkeypatch.setattr("kparallel.engine.optimizer_update.LARGE", 20)
     monkeypatch.setattr(
-        Updater, "_program", lambda self, device, *rest: devices.append(device) or whole(self, device, *rest)
+        OptimizerUpdate, "_program", lambda self, device, *rest: devices.append(device) or whole(self, device, *rest)
     )
     return devices
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import kparallel
 from kparallel import errors
-from kparallel.engine.probe import Probe
+from kparallel.engine.gather_probe import Probe
 from tests.equality.measure import use
 from tests.equality.tolerances import FLOAT64
 

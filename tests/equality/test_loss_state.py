@@ -60,7 +60,7 @@ class Box:
 
 
 class Counting(L.Layer):
-    """Counts its calls."""
+    """RowCounts its calls."""
 
     def build(self, shape):
         self.counter = self.add_weight(shape=(), initializer="ones", trainable=False, name="counter")
@@ -129,7 +129,7 @@ def raw(name):
 
 
 class Hidden(L.Layer):
-    """Counts in a variable that Keras does not track."""
+    """RowCounts in a variable that Keras does not track."""
 
     def __init__(self, make, within):
         super().__init__()
@@ -209,7 +209,7 @@ def test_a_loss_or_an_optimizer_with_a_variable_that_nothing_knows(loss, optimiz
 
 
 class Cell(L.Layer):
-    """Counts its steps."""
+    """RowCounts its steps."""
 
     state_size = output_size = 3
 

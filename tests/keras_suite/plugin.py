@@ -115,7 +115,7 @@ class Outcomes:
 
     Args:
         path: A JSON file.
-        takeover: Counts the models.
+        takeover: RowCounts the models.
     """
 
     def __init__(self, path, takeover):

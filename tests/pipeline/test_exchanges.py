@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import kparallel
-from kparallel.collective.exchange import InProcess
+from kparallel.comm.communicator import LocalCommunicator
 
 L = keras.layers
 
@@ -19,10 +19,10 @@ def own_loss(y_true, y_pred):
     return keras.ops.mean((y_true - y_pred) ** 2, axis=-1)
 
 
-def exchanges(monkeypatch, model, arguments, data, evaluate=False, **options):
+def communicators(monkeypatch, model, arguments, data, evaluate=False, **options):
     """Return what the first replica sums in one step, one list for each exchange."""
     given = []
-    whole = InProcess.sum
+    whole = LocalCommunicator.all_reduce
 
     def noted(self, values):
         if self.replica_index == 0:
@@ -31,7 +31,7 @@ def exchanges(monkeypatch, model, arguments, data, evaluate=False, **options):
 
     wrapped = kparallel.wrap(model, replicas=2, **options)
     wrapped.compile(**arguments)
-    monkeypatch.setattr(InProcess, "sum", noted)
+    monkeypatch.setattr(LocalCommunicator, "all_reduce", noted)
     x, y, *weight = data
     method = wrapped.evaluate if evaluate else wrapped.fit
     method(x, y, sample_weight=weight[0] if weight else None, batch_size=7, verbose=0)
@@ -45,13 +45,13 @@ def rows(*more):
 @pytest.mark.parametrize(("stages", "microbatches"), [(1, 1), (1, 2), (2, 2)])
 def test_gradients_state_and_report_are_one_exchange_of_each_stage(monkeypatch, stages, microbatches):
     arguments = {"optimizer": "adam", "loss": "mse", "metrics": ["mae"]}
-    found = exchanges(monkeypatch, normed(), arguments, rows(), stages=stages, microbatches=microbatches)
+    found = communicators(monkeypatch, normed(), arguments, rows(), stages=stages, microbatches=microbatches)
     assert len(found) == stages
     assert sum(map(len, found)) == 6 + 2 + 1  # Kernels, biases, gamma and beta; moving statistics; the report.
 
 
 def test_to_evaluate_takes_one_exchange(monkeypatch):
-    found = exchanges(monkeypatch, normed(), {"loss": "mse", "metrics": ["mae"]}, rows(), evaluate=True)
+    found = communicators(monkeypatch, normed(), {"loss": "mse", "metrics": ["mae"]}, rows(), evaluate=True)
     assert [len(values) for values in found] == [1]
 
 
@@ -64,14 +64,14 @@ def test_to_evaluate_takes_one_exchange(monkeypatch):
     ids=["own_loss", "weights"],
 )
 def test_a_denominator_that_rows_do_not_tell_is_summed_first(monkeypatch, loss, data):
-    found = exchanges(monkeypatch, normed(), {"optimizer": "sgd", "loss": loss}, data)
+    found = communicators(monkeypatch, normed(), {"optimizer": "sgd", "loss": loss}, data)
     assert [len(values) for values in found] == [1, 9]
 
 
 @pytest.mark.parametrize(("optimizer", "slices"), [("sgd", 0), ("adam", 1)])
 def test_slices_of_a_small_table_are_summed_whole_where_an_optimizer_allows_it(monkeypatch, optimizer, slices):
-    """Shares of 4 and 3 rows: replicas that decided by their rows would ask for different exchanges."""
+    """Shares of 4 and 3 rows: replicas that decided by their rows would ask for different communicators."""
     model = keras.Sequential([keras.Input((3,), dtype="int32"), L.Embedding(5, 2), L.Flatten(), L.Dense(1)])
     data = np.arange(21).reshape(7, 3) % 5, np.ones((7, 1), "float32")
-    (values,) = exchanges(monkeypatch, model, {"optimizer": optimizer, "loss": "mse"}, data)
+    (values,) = communicators(monkeypatch, model, {"optimizer": optimizer, "loss": "mse"}, data)
     assert sum(isinstance(value, tf.IndexedSlices) for value in values) == slices

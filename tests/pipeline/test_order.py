@@ -4,16 +4,16 @@ import keras
 import pytest
 import tensorflow as tf
 
-from kparallel.data.rows import Rows
-from kparallel.engine.compiled import stage_call
+from kparallel.data.share import Rows
 from kparallel.engine.executor import Executor
-from kparallel.engine.tail import Tail
-from kparallel.engine.tracked import Tracked
+from kparallel.engine.loss_stage import LossStage
+from kparallel.engine.loss_state import LossState
+from kparallel.engine.stage_function import stage_function
 from kparallel.loss.term import row_mean
 from kparallel.schedule import gpipe, linear_order, one_f_one_b
 from kparallel.stage.graph import open_graph
 from kparallel.stage.pipeline import cut
-from kparallel.stage.state import Place
+from kparallel.stage.state import RowRange
 
 MICROBATCHES = 3
 
@@ -36,20 +36,24 @@ def traced(programs, called=False):
     def work(x):
         rows = [Rows(part, part, None, 2, None) for part in tf.split(x, MICROBATCHES)]
 
-        def head(outputs, rows):
+        def loss_function(outputs, rows):
             return [(None, row_mean(tf.reduce_mean(outputs), rows.count))]
 
         def factors(pairs, statistics):
             return [1.0], [1.0]
 
         one = tf.constant([1.0], tf.float64)
-        tail = Tail(pipeline, "CPU:0", head, rows, factors, True, None, [one], Tracked(model, True, 0))
+        loss_stage = LossStage(
+            pipeline, "CPU:0", loss_function, rows, factors, True, None, [one], LossState(model, True, 0)
+        )
         if called:
-            calls = [stage_call(stage, True, jit=False, inline=False) for stage in pipeline.stages]
+            calls = [stage_function(stage, True, jit=False, inline=False) for stage in pipeline.stages]
         else:
             calls = [named(s, stage) for s, stage in enumerate(pipeline.stages)]
-        places = [Place(2 * m, 2, 2 * MICROBATCHES) for m in range(MICROBATCHES)]
-        executor = Executor(pipeline, ["CPU:0", "CPU:1", "CPU:2"], calls, [0, 1, 2], places, tail, lambda s, m: True, 0)
+        row_ranges = [RowRange(2 * m, 2, 2 * MICROBATCHES) for m in range(MICROBATCHES)]
+        executor = Executor(
+            pipeline, ["CPU:0", "CPU:1", "CPU:2"], calls, [0, 1, 2], row_ranges, loss_stage, lambda s, m: True, 0
+        )
         for m, part in enumerate(rows):
             executor.feed(m, part.x)
         executor.run(linear_order(programs))

@@ -6,8 +6,8 @@ import pytest
 
 import kparallel
 from examples.benchmarks.executed import Nobody, early_share
-from kparallel.collective.over_ring import OverRing
-from kparallel.collective.workers import BetweenWorkers
+from kparallel.comm.ring_communicator import RingCommunicator
+from kparallel.comm.tf_collectives import TFCommunicator
 
 LAYERS, UNITS = 8, 16
 KERNEL = 4 * UNITS * UNITS
@@ -15,11 +15,11 @@ REPORT = 64  # Room for what is reported, which travels along.
 
 
 def over_ring(column, strategy):
-    return OverRing(column, Nobody(), BetweenWorkers(column, strategy, 2, 0), 0)
+    return RingCommunicator(column, Nobody(), TFCommunicator(column, strategy, 2, 0), 0)
 
 
 def by_tensorflow(column, strategy):
-    return BetweenWorkers(column, strategy, 2, 0)
+    return TFCommunicator(column, strategy, 2, 0)
 
 
 def share(jit=False, workers=None, **options):
@@ -28,7 +28,7 @@ def share(jit=False, workers=None, **options):
     model = kparallel.wrap(keras.Sequential([keras.Input((UNITS,)), *layers]), replicas=2, **options)
     model.compile("sgd", "mse", jit_compile=jit)
     runtime = model._kparallel
-    columns = [[row[s] for row in runtime.layout.rows] for s in range(len(runtime.layout.exchanges))]
+    columns = [[row[s] for row in runtime.placement.rows] for s in range(len(runtime.placement.communicators))]
     packed = workers and [workers(column, runtime.strategy) for column in columns]
     x = np.ones((8, UNITS), "float32")
     return early_share(model, lambda: model.fit(x, x, verbose=0), packed)
@@ -43,13 +43,13 @@ def test_each_gradient_is_reduced_as_soon_as_it_is_there(options):
 
 @pytest.mark.parametrize("workers", [over_ring, by_tensorflow])
 def test_packs_between_workers_do_not_wait_for_the_last_gradient(monkeypatch, workers):
-    monkeypatch.setattr("kparallel.collective.packs.PACK", 2 * KERNEL + REPORT)
+    monkeypatch.setattr("kparallel.comm.packs.PACK", 2 * KERNEL + REPORT)
     assert share(workers=workers) == 6 / 8  # All but the last pack, of two kernels.
-    monkeypatch.setattr("kparallel.collective.packs.PACK", LAYERS * KERNEL + REPORT)
+    monkeypatch.setattr("kparallel.comm.packs.PACK", LAYERS * KERNEL + REPORT)
     assert share(workers=workers) == 0  # One pack waits for all.
-    monkeypatch.setattr("kparallel.collective.packs.WORTH", KERNEL)
+    monkeypatch.setattr("kparallel.comm.packs.WORTH", KERNEL)
     assert share(workers=workers) == 7 / 8  # The last gradient, less than a fifth of all, waits by itself.
-    monkeypatch.setattr("kparallel.collective.packs.ALONE", KERNEL)
+    monkeypatch.setattr("kparallel.comm.packs.ALONE", KERNEL)
     assert share(workers=workers) == 7 / 8  # Each by itself.
 
 

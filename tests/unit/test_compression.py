@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 import kparallel
-from kparallel.collective.compression import compressed, restored
-from kparallel.collective.packs import ALONE, PACK, packs
+from kparallel.comm.compression import compressed, restored
+from kparallel.comm.packs import ALONE, PACK, packs
 from kparallel.errors import PlanError
 
 

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from likeness import assert_alike, assert_fit_alike, doubles, state
 
 import kparallel
 from kparallel import errors
+from tests.assertions import assert_alike, assert_fit_alike, doubles, state
 from tests.pairs import pair
 
 pytestmark = pytest.mark.filterwarnings("ignore:Your input ran out of data", "ignore:.*shuffle=True.* was passed")

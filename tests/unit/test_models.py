@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from likeness import assert_alike, assert_fit_alike, doubles, state
 
 import kparallel
+from tests.assertions import assert_alike, assert_fit_alike, doubles, state
 from tests.equality import models as m
 from tests.pairs import pair
 

@@ -9,7 +9,7 @@ import pytest
 
 from kparallel.errors import PlanError
 from kparallel.planning.cut import cut, most_stages
-from kparallel.planning.profile import Unit, arriving_bytes
+from kparallel.planning.units import Unit, incoming_bytes
 
 
 def unit(name, reads=(), output=8, flops=1.0, weights=0, kept=8):
@@ -129,7 +129,7 @@ def test_arriving_bytes_counts_as_by_hand():
     source = random.Random(3)
     for _ in range(30):
         units = graph(8, source)
-        table = arriving_bytes(units)
+        table = incoming_bytes(units)
         for start, end in itertools.combinations(range(9), 2):
             read = {r for u in units[start:end] for r in u.reads if r < start}
             assert table[start, end] == sum(units[i].output_bytes_per_row for i in read)

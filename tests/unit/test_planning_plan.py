@@ -8,7 +8,7 @@ from kparallel.errors import DeviceError, PlanError, ScheduleError
 from kparallel.mesh import Mesh
 from kparallel.planning.groups import layer_groups
 from kparallel.planning.plan import LayerGroup, Plan
-from kparallel.planning.profile import Unit
+from kparallel.planning.units import Unit
 from kparallel.schedule import gpipe, interleaved, one_f_one_b
 
 UNITS = [

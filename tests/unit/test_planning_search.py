@@ -13,8 +13,8 @@ from kparallel.planning.groups import layer_groups
 from kparallel.planning.memory import parse_bytes, stage_memory
 from kparallel.planning.plan import Plan
 from kparallel.planning.predict import at_least, predict
-from kparallel.planning.profile import Unit
 from kparallel.planning.search import choose
+from kparallel.planning.units import Unit
 from kparallel.schedule import gpipe, in_flight, one_f_one_b
 
 DEVICES = [f"GPU:{index}" for index in range(4)]

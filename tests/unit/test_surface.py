@@ -7,10 +7,10 @@ import pickle
 import keras
 import numpy as np
 import pytest
-from likeness import assert_alike, assert_fit_alike, doubles, state
 
 import kparallel
 from kparallel import errors
+from tests.assertions import assert_alike, assert_fit_alike, doubles, state
 from tests.pairs import pair
 
 RNG = np.random.default_rng(0)

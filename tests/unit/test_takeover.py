@@ -7,10 +7,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from likeness import assert_alike, doubles
 
 import kparallel
 from kparallel.errors import ModelError
+from tests.assertions import assert_alike, doubles
 
 L = keras.layers
 O = keras.optimizers  # noqa: E741

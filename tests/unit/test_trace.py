@@ -8,14 +8,14 @@ import pytest
 from kparallel.mesh import Mesh
 from kparallel.planning.plan import LayerGroup, Plan
 from kparallel.schedule import Action, clock
+from kparallel.trace.attribution import Owner, owner, plain_attribution
+from kparallel.trace.breakdown import Shares, causes
 from kparallel.trace.chrome import chrome
+from kparallel.trace.diagnosis import diagnose
 from kparallel.trace.events import MARK, Event, Operation, Step, calls
-from kparallel.trace.lanes import lanes_of, lay_out
-from kparallel.trace.scope import Owner, owner, plain_owner
-from kparallel.trace.shares import Shares, causes
-from kparallel.trace.spans import at_least, length, union, within, without
+from kparallel.trace.intervals import at_least, length, union, within, without
+from kparallel.trace.lanes import lanes_of, place
 from kparallel.trace.summary import Machine, summarize
-from kparallel.trace.verdict import verdict
 
 GROUPS = (LayerGroup(("embed",), 4, 16, (0,), share=0.25), LayerGroup(("block", "head"), 4, 16, (1, 2), share=0.75))
 HYBRID = Plan("net", Mesh((("CPU:0", "CPU:1"), ("CPU:2", "CPU:3"))), GROUPS, microbatches=2)
@@ -59,10 +59,10 @@ def test_a_name_tells_whose_work_it_is(name, expected):
 
 
 def test_names_of_a_plain_model_tell_less():
-    assert plain_owner("adam/update_0/mul", "Mul", "adam").kind == "update"
-    assert plain_owner("gradient_tape/net/dense/MatMul", "MatMul", "adam").action == Action(0, "B", 0)
-    assert plain_owner("replica_1/net/dense/MatMul", "MatMul", "adam") == Owner("action", 1, 0, Action(0, "F", 0))
-    assert plain_owner("CollectiveReduceV2", "CollectiveReduceV2", "adam").kind == "reduction"
+    assert plain_attribution("adam/update_0/mul", "Mul", "adam").kind == "update"
+    assert plain_attribution("gradient_tape/net/dense/MatMul", "MatMul", "adam").action == Action(0, "B", 0)
+    assert plain_attribution("replica_1/net/dense/MatMul", "MatMul", "adam") == Owner("action", 1, 0, Action(0, "F", 0))
+    assert plain_attribution("CollectiveReduceV2", "CollectiveReduceV2", "adam").kind == "reduction"
 
 
 def made_up():
@@ -153,7 +153,7 @@ def step_of(plan, costs=(1.0, 3.0), sums=0.0, update=1.0, late=0.0, bit=0.0):
 
 
 def laid_out(plan, step, worker=0):
-    return lay_out(step, lanes_of(plan, worker), lambda operation: owner(operation.name), plan.replicas == 1)
+    return place(step, lanes_of(plan, worker), lambda operation: owner(operation.name), plan.replicas == 1)
 
 
 def test_slices_stand_on_their_lanes():
@@ -280,7 +280,7 @@ def test_chrome_json_has_each_action_once_on_its_device():
 
 def verdict_of(machine=None, plan=HYBRID, **shares):
     summary = summary_of(plan, step_of(plan, costs=(2.0, 2.0)[: plan.mesh.stages]), machine=machine)
-    return verdict(replace(summary, shares=Shares(**shares)))
+    return diagnose(replace(summary, shares=Shares(**shares)))
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_the_largest_cause_above_its_threshold_is_named(shares, name, says):
 
 def test_a_slow_stage_is_named_where_the_others_wait_for_it():
     summary = replace(summary_of(HYBRID, step_of(HYBRID)), shares=Shares(work=0.5, stage=0.5))
-    found = verdict(summary)
+    found = diagnose(summary)
     assert found.name == "unbalanced stages"
     assert found.text.startswith("stage 1 (block, head) takes 1.5 times the mean stage's time, others wait 50%")
 
@@ -316,15 +316,15 @@ def test_waits_that_the_stages_do_not_explain_come_from_sharing_cores():
     summary = replace(
         summary_of(HYBRID, step_of(HYBRID)), bubble=0.6, shares=Shares(work=0.4, stage=0.25, sharing=0.15)
     )
-    assert verdict(replace(summary, cores=2)).name == "shared cores"
-    assert verdict(replace(summary, cores=4)).name == verdict(summary).name == "unbalanced stages"
+    assert diagnose(replace(summary, cores=2)).name == "shared cores"
+    assert diagnose(replace(summary, cores=4)).name == diagnose(summary).name == "unbalanced stages"
 
 
 def test_a_known_efficiency_is_explained_by_the_largest_cause():
     summary = replace(
         summary_of(DATA, step_of(DATA, costs=(2.0,))), shares=Shares(work=0.8, reduction=0.15, input=0.05)
     )
-    assert [verdict(summary, known).name for known in (None, 0.9, 0.5)] == [
+    assert [diagnose(summary, known).name for known in (None, 0.9, 0.5)] == [
         "scales well",
         "scales well",
         "communication-bound",

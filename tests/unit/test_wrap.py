@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from likeness import assert_alike, assert_fit_alike, doubles, state
 
 import kparallel
+from tests.assertions import assert_alike, assert_fit_alike, doubles, state
 from tests.pairs import pair, seeded
 
 X, Y = np.random.default_rng(0).normal(size=(6, 3)), np.ones((6, 1))

@@ -1,0 +1,104 @@
+"""What the replicas of one column tell one another: sums and gathered rows."""
+
+import abc
+from typing import Any
+
+import tensorflow as tf
+
+__all__: list[str] = []
+
+
+class Communicator(abc.ABC):
+    """An exchange between replicas.
+
+    StateRules: every replica makes the same calls in the same order; the results are equal on every replica;
+    rows come in the order of the replicas.
+    """
+
+    @abc.abstractmethod
+    def all_reduce(self, values: list[Any]) -> list[Any]:
+        """Sum tensors or `tf.IndexedSlices` over the replicas, each on its own."""
+
+    @abc.abstractmethod
+    def all_gather(self, values: list[Any]) -> list[list[Any]]:
+        """Return, for each value, the list of every replica's."""
+
+    @property
+    @abc.abstractmethod
+    def replica_index(self) -> int:
+        """This replica's index."""
+
+    def abort(self) -> None:
+        """After a step that failed: let no other worker wait for this one."""
+        return None
+
+
+class SingleReplica(Communicator):
+    """The exchange of a single replica."""
+
+    def all_reduce(self, values: list[Any]) -> list[Any]:
+        return list(values)
+
+    def all_gather(self, values: list[Any]) -> list[list[Any]]:
+        return [[value] for value in values]
+
+    @property
+    def replica_index(self) -> int:
+        return 0
+
+
+class LocalCommunicator(Communicator):
+    """An exchange between devices of one process: CPUs add on one device, GPUs use NCCL.
+
+    The NCCL path follows TensorFlow's documentation and has not run on GPUs yet.
+
+    Args:
+        column: The devices, in replica order.
+    """
+
+    def __init__(self, column: tuple[str, ...]) -> None:
+        self._column = column
+        self._nccl = tf.distribute.NcclAllReduce() if column[0].startswith("GPU") else None
+
+    @property
+    def replica_index(self) -> int:
+        return int(tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group))
+
+    def all_reduce(self, values: list[Any]) -> list[Any]:
+        if not values:
+            return []
+        return list(tf.distribute.get_replica_context().merge_call(self._sum, args=(values,)))
+
+    def all_gather(self, values: list[Any]) -> list[list[Any]]:
+        def collect(strategy: tf.distribute.Strategy, values: list[Any]) -> list[list[Any]]:
+            return [list(strategy.experimental_local_results(value)) for value in values]
+
+        return [list(v) for v in tf.distribute.get_replica_context().merge_call(collect, args=(values,))]
+
+    def _sum(self, strategy: tf.distribute.Strategy, values: list[Any]) -> list[Any]:
+        if self._nccl is not None and not any(isinstance(v, tf.IndexedSlices) for v in values):
+            return list(self._nccl.batch_reduce(tf.distribute.ReduceOp.SUM, [(v, v) for v in values]))
+        with tf.device(self._column[0]):
+            return [add(list(strategy.experimental_local_results(value))) for value in values]
+
+
+def add(values: list[Any]) -> Any:
+    """Add tensors or `tf.IndexedSlices`."""
+    if not any(isinstance(value, tf.IndexedSlices) for value in values):
+        return tf.add_n(values)
+    if all(isinstance(value, tf.IndexedSlices) for value in values):
+        # Kept apart: an optimizer that looks at single slices sees what one device would show it.
+        indices = [value.indices for value in values]
+        if len({each.dtype for each in indices}) > 1:
+            indices = [tf.cast(each, tf.int64) for each in indices]
+        return tf.IndexedSlices(
+            tf.concat([value.values for value in values], 0), tf.concat(indices, 0), values[0].dense_shape
+        )
+    return tf.add_n([tf.convert_to_tensor(value) for value in values])
+
+
+def local_copy(value: Any) -> Any:
+    """Return a sum on the present device: clipping and the update are each replica's own work."""
+    if isinstance(value, tf.IndexedSlices):
+        return tf.IndexedSlices(tf.identity(value.values), tf.identity(value.indices), value.dense_shape)
+    return tf.identity(value)

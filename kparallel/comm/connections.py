@@ -1,0 +1,170 @@
+"""The connections between workers over which columns of CPUs sum: made once for each process, kept for all models."""
+
+import json
+import secrets
+import socket
+import sys
+import time
+import warnings
+from dataclasses import asdict, dataclass
+
+from kparallel.cluster import Cluster, host_and_port
+from kparallel.comm.group import WorkerGroup
+from kparallel.comm.liveness import LivenessProbe
+from kparallel.comm.ring import Ring
+
+__all__: list[str] = []
+
+_TIMEOUT = 15.0  # Seconds; all workers are there, and connect at the same time.
+_TOKEN = 16
+_BUFFER = 2**20  # Bytes; of what a socket between processes of one host takes at once.
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a worker takes its neighbour's connections.
+
+    Args:
+        host: Its host, or the empty text for a socket between processes of one host.
+        name: Its port, or the socket's name.
+        token: What a neighbour says, in hexadecimal; nobody else knows it.
+    """
+
+    host: str
+    name: str
+    token: str
+
+    def connect(self, ring: int) -> socket.socket:
+        """Connect for one ring."""
+        if self.host:
+            end = socket.create_connection((self.host, int(self.name)), _TIMEOUT)
+        else:
+            end = socket.socket(socket.AF_UNIX)
+            end.connect("\0" + self.name)
+        end.sendall(bytes.fromhex(self.token) + ring.to_bytes(4, "big"))
+        return _configured(end)
+
+
+class PeerConnections:
+    """This worker's rings.
+
+    Args:
+        cluster: The workers.
+        heartbeat: Seconds without a sign of life after which a worker is lost.
+    """
+
+    def __init__(self, cluster: Cluster, heartbeat: float) -> None:
+        self._cluster = cluster
+        self._rings: list[Ring] = []
+        self._refused = False
+        self._liveness = LivenessProbe(cluster, heartbeat)
+
+    def rings(self, number: int, group: WorkerGroup) -> list[Ring] | None:
+        """Return so many rings, or None where workers cannot connect; all workers call it alike.
+
+        Args:
+            number: How many columns there are.
+            group: How the workers tell one another where they listen.
+        """
+        missing = number - len(self._rings)
+        if missing > 0 and not self._refused:
+            self._connect(missing, group)
+        return None if self._refused else self._rings[:number]
+
+    def _connect(self, number: int, group: WorkerGroup) -> None:
+        """Make rings that all workers are part of, or none."""
+        pairs: list[Pair] = []
+        error_text = ""
+        listener = None
+        try:
+            listener, endpoint = _listen(self._cluster)
+            endpoints = _all_endpoints(group, endpoint)
+            if endpoints:
+                pairs = _handshake(listener, endpoints, self._cluster.index, number)
+        except OSError as error:
+            error_text = str(error)
+            if listener is None:
+                _all_endpoints(group, None)
+        finally:
+            if listener is not None:
+                listener.close()
+        errors = group.all_gather_text(error_text)
+        if not any(errors):
+            workers = len(self._cluster.workers)
+            self._rings += [Ring(self._cluster.index, workers, *pair, self._liveness.frozen) for pair in pairs]
+            return
+        self._refused = True
+        for end in (end for pair in pairs for end in pair):
+            end.close()
+        found = "; ".join(f"worker {index}: {text}" for index, text in enumerate(errors) if text)
+        warnings.warn(
+            f"Workers cannot connect to one another ({found}), so TensorFlow's own collectives carry the gradients, "
+            "which takes more time. Let the workers' hosts reach one another on all ports.",
+            stacklevel=2,
+        )
+
+
+def _all_endpoints(group: WorkerGroup, endpoint: Endpoint | None) -> list[Endpoint]:
+    """Return every worker's endpoint, or nothing if one has none."""
+    told = [json.loads(answer) for answer in group.all_gather_text(json.dumps(endpoint and asdict(endpoint)))]
+    return [Endpoint(**fields) for fields in told] if all(told) else []
+
+
+def _listen(cluster: Cluster) -> tuple[socket.socket, Endpoint]:
+    token = secrets.token_hex(_TOKEN)
+    hosts = {address.rpartition(":")[0] for address in cluster.workers}
+    host, _ = host_and_port(cluster.address)
+    if len(hosts) == 1 and sys.platform == "linux":
+        # Linux's abstract names belong to a host, need no file, and take a quarter less time than TCP on loopback.
+        name = f"kparallel-{secrets.token_hex(_TOKEN)}"
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind("\0" + name)
+        listener.listen(64)
+        return listener, Endpoint("", name, token)
+    family, *_ = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+    # On all of the machine's addresses, as TensorFlow does: its own name may mean loopback to the machine itself.
+    listener = socket.create_server(("", 0), family=family, backlog=64)
+    return listener, Endpoint(host, str(listener.getsockname()[1]), token)
+
+
+def _handshake(listener: socket.socket, endpoints: list[Endpoint], index: int, number: int) -> list[Pair]:
+    """Return for each ring the connection to the next worker and the one from the previous.
+
+    The kernel accepts for a worker that still connects itself, so none waits for another.
+
+    Raises:
+        OSError: A worker cannot be reached, or does not come.
+    """
+    until = time.monotonic() + _TIMEOUT
+    after: list[socket.socket] = []
+    before: dict[int, socket.socket] = {}
+    try:
+        for ring in range(number):
+            after.append(endpoints[(index + 1) % len(endpoints)].connect(ring))
+        while len(before) < number:
+            listener.settimeout(max(until - time.monotonic(), 0.01))
+            end, _ = listener.accept()
+            end.settimeout(_TIMEOUT)
+            word = end.recv(_TOKEN + 4, socket.MSG_WAITALL)
+            if word[:_TOKEN] == bytes.fromhex(endpoints[index].token):
+                before[int.from_bytes(word[_TOKEN:], "big")] = _configured(end)
+            else:
+                end.close()  # Somebody else knocked.
+    except OSError as error:
+        for end in (*after, *before.values()):
+            end.close()
+        raise OSError(
+            f"{error or type(error).__name__}, at {endpoints[(index + 1) % len(endpoints)].host or 'this host'}"
+        ) from error
+    return [(after[ring], before[ring]) for ring in range(number)]
+
+
+def _configured(end: socket.socket) -> socket.socket:
+    end.settimeout(None)
+    if end.family == socket.AF_UNIX:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+    else:
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return end

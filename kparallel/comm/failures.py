@@ -1,0 +1,69 @@
+"""A worker that is lost while the others train: which one, in the error that they raise."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from kparallel.cluster import Cluster, read_cluster
+from kparallel.errors import WorkerError
+
+__all__: list[str] = []
+
+_TASK = r"/job:worker/replica:0/task:(\d+)"
+# In the order of how sure they are: the coordination service names who is silent, gRPC names who hung up. What else
+# stands in these messages is the worker that passes the news on, or that the failed operation belongs to.
+_PATTERNS = (
+    r"unhealthy \(stopped sending heartbeats\):((?:\s*" + _TASK + ")+)",
+    r"(?:remote target|[Tt]ask|from) " + _TASK,
+)
+_SERVICE = "RPC: /tensorflow.CoordinationService/"  # It runs on the chief, and did not answer.
+_CHIEF = 0
+
+
+def lost_workers(message: str, cluster: Cluster) -> tuple[int, ...]:
+    """Return which workers TensorFlow's message tells to be lost, this worker aside.
+
+    Args:
+        message: The text of an error of TensorFlow's.
+        cluster: The workers.
+
+    Example:
+        >>> lost_workers("from remote target /job:worker/replica:0/task:1 while", Cluster(("a:1", "b:1"), 0))
+        (1,)
+    """
+    for saying in _PATTERNS:
+        told = " ".join(found[0] for found in re.finditer(saying, message))
+        numbers = {int(number) for number in re.findall(_TASK, told)} - {cluster.index}
+        lost = tuple(sorted(number for number in numbers if number < len(cluster.workers)))
+        if lost:
+            return lost
+    return (_CHIEF,) if _SERVICE in message and cluster.index != _CHIEF else ()
+
+
+@contextlib.contextmanager
+def translate_worker_loss() -> Iterator[None]:
+    """Turn TensorFlow's error at a lost worker into one that names the worker.
+
+    Raises:
+        WorkerError: A worker was killed, failed, froze or cannot be reached.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        cluster = read_cluster()
+        lost = () if cluster is None else lost_workers(str(error), cluster)
+        if cluster is None or not lost:
+            raise
+        names = ", ".join(f"worker {index} ({cluster.workers[index]})" for index in lost)
+        how = (
+            "sends no sign of life: it has frozen, or its script has ended"
+            if "heartbeat" in str(error).lower()
+            else "hung up: it failed, or was killed"
+        )
+        raise WorkerError(
+            f"Lost {names}, which {how}; or the network between failed. Look at the end of its output. This process "
+            "cannot train on: start all workers again; with BackupAndRestore they resume, and `kparallel run "
+            "--restarts` starts them again by itself."
+        ) from error

@@ -1,0 +1,153 @@
+"""The cluster's strategy, made once for each process, before anything else uses TensorFlow."""
+
+import contextlib
+import functools
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import tensorflow as tf
+
+import kparallel
+from kparallel.cluster import Cluster, read_cluster
+from kparallel.comm.connections import PeerConnections
+from kparallel.compat.startup import expect_cluster, tensorflow_has_started
+from kparallel.devices import virtual_devices
+from kparallel.errors import ClusterError
+from kparallel.rendezvous import to_stderr, wait_for_peers
+
+__all__: list[str] = []
+
+_CHOICE = "KPARALLEL_COLLECTIVES"
+_CHOICES = ("auto", "tensorflow")
+
+
+def init(timeout: float = 300.0, heartbeat: float = 60.0) -> None:
+    """Join the cluster that `TF_CONFIG` names; without one, do nothing.
+
+    Call it first thing in the program, before a model, a dataset or any tensor is made: TensorFlow sets up its
+    collectives when it starts. `kparallel run` calls it before the script. A second call does nothing.
+
+    Args:
+        timeout: Seconds to wait for the other workers.
+        heartbeat: Seconds after which a worker that has frozen counts as lost; all others then raise.
+
+    Raises:
+        ClusterError: `TF_CONFIG` or `KPARALLEL_COLLECTIVES` is malformed, this worker's port is taken, or TensorFlow
+            has started already.
+        WorkerError: A worker does not come, or the workers' versions differ; the message names them.
+
+    Example:
+        >>> init()  # No TF_CONFIG here: nothing to join.
+    """
+    cluster = read_cluster()
+    devices = os.environ.get("KPARALLEL_DEVICES_PER_WORKER")
+    if cluster is None:
+        if devices and not tensorflow_has_started():
+            virtual_devices(int(devices))
+        return
+    made = _joined(cluster)
+    if made:
+        return
+    if tensorflow_has_started():
+        raise ClusterError(
+            "Expected kparallel.init() first thing in the program: TensorFlow has started already, and takes no "
+            "cluster any more. Move the lines `import kparallel` and `kparallel.init()` above the first model, dataset "
+            "or tensor, or start the script with `kparallel run`, which does it."
+        )
+    wait_for_peers(cluster, _handshake(devices), timeout)
+    if devices:
+        virtual_devices(int(devices))
+    expect_cluster(len(cluster.workers), timeout, heartbeat)
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(cluster.workers)}),
+        task_type="worker",
+        task_id=cluster.index,
+        rpc_layer="grpc",
+    )
+    with _not_silently(cluster, timeout):
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    own = len(cluster.workers) > 1 and _choice() == "auto"
+    made.append(_Joined(strategy, PeerConnections(cluster, heartbeat) if own else None))
+
+
+def cluster_strategy() -> tf.distribute.Strategy | None:
+    """Return the strategy of the cluster that `TF_CONFIG` names, or None without one.
+
+    Raises:
+        ClusterError: There is a cluster, but `kparallel.init()` has not been called.
+    """
+    cluster = read_cluster()
+    if cluster is None:
+        return None
+    made = _joined(cluster)
+    if not made:
+        raise ClusterError(
+            f"TF_CONFIG names a cluster of {len(cluster.workers)} workers, which this process has not joined. Add the "
+            "line `kparallel.init()` below the imports, before the first model, dataset or tensor, or start the script "
+            "with `kparallel run`, which does it."
+        )
+    return made[0].strategy
+
+
+def peer_connections() -> PeerConnections | None:
+    """Return the connections to the other workers, or None where TensorFlow's collectives are to carry everything."""
+    cluster = read_cluster()
+    made = [] if cluster is None else _joined(cluster)
+    return made[0].connections if made else None
+
+
+@contextlib.contextmanager
+def _not_silently(cluster: Cluster, timeout: float) -> Iterator[None]:
+    """End this process if TensorFlow's start takes longer than the timeout.
+
+    All workers were there a moment ago. If one is lost now, TensorFlow waits for it without a word, in a call that
+    nothing can interrupt.
+    """
+
+    def give_up() -> None:
+        to_stderr(
+            f"worker {cluster.index} waited {timeout:g} s for TensorFlow to start on {', '.join(cluster.workers)}. A "
+            "worker was lost meanwhile: look at the end of each one's output. This worker ends now."
+        )
+        os._exit(1)
+
+    timer = threading.Timer(timeout, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@dataclass(frozen=True)
+class _Joined:
+    strategy: tf.distribute.Strategy
+    connections: PeerConnections | None
+
+
+@functools.cache
+def _joined(cluster: Cluster) -> list[_Joined]:
+    """Return where the cluster's strategy and connections are kept; TensorFlow allows a process one strategy."""
+    return []
+
+
+def _handshake(devices: str | None) -> dict[str, str]:
+    versions = {"kparallel version": kparallel.__version__}
+    versions |= {f"{name} version": version(name) for name in ("tensorflow", "keras")}
+    return {**versions, "number of devices per worker": devices or "default", _CHOICE: _choice()}
+
+
+def _choice() -> str:
+    """Return what carries gradients between CPUs, as the environment says it.
+
+    Raises:
+        ClusterError: It says something else.
+    """
+    choice = os.environ.get(_CHOICE, "auto")
+    if choice not in _CHOICES:
+        raise ClusterError(f"Expected {_CHOICE} to be one of {', '.join(_CHOICES)}, received {choice!r}.")
+    return choice

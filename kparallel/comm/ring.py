@@ -1,0 +1,253 @@
+"""A ring of workers over sockets: sums of arrays and gathered bytes, without TensorFlow.
+
+```text
+    worker 0 ──► worker 1 ──► worker 2 ─┐      data go to the next worker;
+        ▲                               │      word of a lost worker comes back from it
+        └───────────────────────────────┘
+```
+
+Summing `n` elements over `W` workers sends 2·(W−1)/W·n elements a worker, as little as is possible
+(Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms for clusters of workstations", 2009).
+"""
+
+import contextlib
+import queue
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import numpy as np
+
+__all__: list[str] = []
+
+PIECE = 2**20  # Bytes that are received, added and passed on together, while they are in the processor's cache.
+_ALIGNED = 64  # Bytes; TensorFlow takes aligned memory as it is, and copies other.
+_PATIENCE = 0.25  # Seconds of waiting after which a worker looks whether the others live.
+_HEADER = struct.Struct("!QQ16s")
+_NOTICE = struct.Struct("!I?")  # Which worker is lost, and whether it is frozen.
+
+Add = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], None]
+
+
+def _add(own: np.ndarray[Any, Any], total: np.ndarray[Any, Any]) -> None:
+    np.add(own, total, out=total)
+
+
+class LostError(Exception):
+    """A worker of the ring is lost.
+
+    Args:
+        worker: Its index.
+        frozen: Whether it has frozen, rather than hung up.
+    """
+
+    def __init__(self, worker: int, frozen: bool) -> None:
+        how = "sends no heartbeat" if frozen else "hung up"
+        super().__init__(f"from /job:worker/replica:0/task:{worker}: it {how}")
+        self.worker = worker
+        self.frozen = frozen
+
+
+class Ring:
+    """One worker's place in a ring.
+
+    StateRules: every worker makes the same calls in the same order; the results are equal on every worker, to the bit.
+
+    Args:
+        index: This worker's index.
+        workers: How many workers there are, at least two.
+        after: A connection that the next worker has accepted.
+        before: A connection from the previous worker.
+        frozen: Tells which worker gives no sign of life, or None.
+    """
+
+    def __init__(
+        self, index: int, workers: int, after: socket.socket, before: socket.socket, frozen: Callable[[], int | None]
+    ) -> None:
+        self._index = index
+        self._workers = workers
+        self._after = after
+        self._before = before
+        self._frozen = frozen
+        self._serial = 0
+        self._lost: LostError | None = None
+        self._closing = threading.Lock()
+        before.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, int(_PATIENCE * 1e6)))
+        self._sends: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=self._send_all, name="kparallel-ring", daemon=True).start()
+
+    def all_reduce(self, own: np.ndarray[Any, Any], add: Add = _add) -> np.ndarray[Any, Any]:
+        """Sum arrays of one dim, of the same size and dtype on all workers.
+
+        Args:
+            own: This worker's.
+            add: Adds its first argument to its second, in place.
+
+        Raises:
+            LostError: A worker is lost.
+            ValueError: The previous worker sums something else.
+        """
+        self._exchange_headers(own.nbytes, own.dtype.name)
+        total = aligned(own.size, own.dtype)
+        self._put(own[self._segment(self._index, own.size)])
+        for step in range(self._workers - 1):
+            for piece in self._pieces(self._index - step - 1, own):
+                self._receive(total[piece])
+                add(own[piece], total[piece])
+                self._put(total[piece])
+        for step in range(self._workers - 1):
+            for piece in self._pieces(self._index - step, own):
+                self._receive(total[piece])
+                if step < self._workers - 2:
+                    self._put(total[piece])
+        self._flush()  # TensorFlow may write into the result as soon as it has it.
+        return total
+
+    def all_gather(self, own: bytes) -> list[bytes]:
+        """Return every worker's bytes, in the order of the workers; their lengths may differ.
+
+        Raises:
+            LostError: A worker is lost.
+            ValueError: The previous worker sums something.
+        """
+        self._exchange_headers(0, "bytes")
+        parts = {self._index: own}
+        for step in range(self._workers - 1):
+            passed = parts[(self._index - step) % self._workers]
+            self._put(np.array([len(passed)], np.int64))
+            self._put(np.frombuffer(passed, np.uint8))
+            length = np.zeros(1, np.int64)
+            self._receive(length)
+            part = np.empty(int(length[0]), np.uint8)
+            self._receive(part)
+            parts[(self._index - step - 1) % self._workers] = part.tobytes()
+        self._flush()
+        return [parts[worker] for worker in range(self._workers)]
+
+    def abort(self, lost: LostError | None = None) -> None:
+        """Hang up, and tell the previous worker which worker was lost; by default it is this one."""
+        with self._closing:
+            if self._lost is not None:
+                return
+            self._lost = lost or LostError(self._index, False)
+        with contextlib.suppress(OSError):
+            self._before.send(_NOTICE.pack(self._lost.worker, self._lost.frozen), socket.MSG_DONTWAIT)
+        for end in (self._before, self._after):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._sends.put(None)
+
+    def _exchange_headers(self, size: int, what: str) -> None:
+        """Begin with a word on what comes, so that workers that do different things find it."""
+        if self._lost is not None:
+            raise self._lost
+        self._serial += 1
+        mine = _HEADER.pack(self._serial, size, what.encode())
+        self._put(np.frombuffer(mine, np.uint8))
+        header = np.empty(len(mine), np.uint8)
+        self._receive(header)
+        if header.tobytes() != mine:
+            self._flush()  # So that the next worker finds it too.
+            theirs = [
+                field.rstrip(b"\0").decode() if isinstance(field, bytes) else field
+                for field in _HEADER.unpack(header.tobytes())
+            ]
+            self.abort()
+            raise ValueError(
+                f"Expected worker {(self._index - 1) % self._workers} to exchange number {self._serial}, {size} bytes "
+                f"of {what}, received number {theirs[0]}, {theirs[1]} bytes of {theirs[2]}: the workers' steps differ. "
+                "Start every worker with the same script, options and packages."
+            )
+
+    def _segment(self, number: int, size: int) -> slice:
+        number %= self._workers
+        return slice(size * number // self._workers, size * (number + 1) // self._workers)
+
+    def _pieces(self, number: int, own: np.ndarray[Any, Any]) -> Iterator[slice]:
+        segment = self._segment(number, own.size)
+        step = PIECE // own.itemsize
+        for start in range(segment.start, segment.stop, step):
+            yield slice(start, min(start + step, segment.stop))
+
+    def _put(self, array: np.ndarray[Any, Any]) -> None:
+        self._sends.put(array.view(np.uint8))
+
+    def _flush(self) -> None:
+        """Wait until all that was put is on its way."""
+        done = threading.Event()
+        self._sends.put(done)
+        while not done.wait(_PATIENCE):
+            self._poll_failures()
+        if self._lost is not None:
+            raise self._lost
+
+    def _send_all(self) -> None:
+        """Send what is put, in a thread of its own: a worker that only sent would wait for one that only sends."""
+        broken = False
+        while (item := self._sends.get()) is not None:
+            if isinstance(item, threading.Event):
+                if not broken:
+                    item.set()
+                continue
+            try:
+                if not broken:
+                    self._after.sendall(item)
+            except OSError:
+                broken = True  # The receiving side finds out who it is.
+
+    def _receive(self, into: np.ndarray[Any, Any]) -> None:
+        view = into.view(np.uint8).data
+        while len(view):
+            try:
+                count = self._before.recv_into(view, len(view), socket.MSG_WAITALL)
+            except BlockingIOError:
+                self._poll_failures()
+                continue
+            except OSError:
+                count = 0
+            if count == 0:
+                self._on_disconnect()
+            view = view[count:]
+
+    def _poll_failures(self) -> None:
+        """See, after a while of waiting, whether a worker is lost."""
+        frozen = self._frozen()
+        if frozen is not None:
+            self._fail(frozen, frozen=True)
+        notice = self._read_failure_notice()
+        if notice is not None:
+            self._fail(*notice)
+
+    def _read_failure_notice(self) -> tuple[int, bool] | None:
+        """Return which worker is lost and whether it is frozen, as the next one tells; one without a word is lost."""
+        try:
+            notice = self._after.recv(_NOTICE.size, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except OSError:
+            notice = b""
+        return _NOTICE.unpack(notice) if notice else ((self._index + 1) % self._workers, False)
+
+    def _on_disconnect(self) -> NoReturn:
+        """Raise after the previous worker hung up: maybe because of another, of which word comes through the ring."""
+        until = time.monotonic() + 2 * _PATIENCE * self._workers
+        notice = None
+        while notice is None and self._lost is None and time.monotonic() < until:
+            time.sleep(0.01)
+            notice = self._read_failure_notice()
+        self._fail(*(notice or ((self._index - 1) % self._workers, False)))
+
+    def _fail(self, worker: int, frozen: bool = False) -> NoReturn:
+        self.abort(LostError(worker, frozen))
+        assert self._lost is not None
+        raise self._lost
+
+
+def aligned(size: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """Return memory for an array of one dim that TensorFlow takes as it is."""
+    memory = np.empty(size * dtype.itemsize + _ALIGNED, np.uint8)
+    start = -memory.ctypes.data % _ALIGNED
+    return memory[start : start + size * dtype.itemsize].view(dtype)

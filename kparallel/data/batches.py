@@ -1,0 +1,149 @@
+"""What Keras's loops read: whole batches, which the step divides, or batches that the user divided already."""
+
+import abc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kparallel.compat.data import DataAdapter, class_weight_function
+from kparallel.compat.distribute import dataset_strategy, replica_spec
+from kparallel.compat.functions import traced
+from kparallel.errors import DataError
+
+__all__: list[str] = []
+
+
+class Batches:
+    """A dataset's batches, which must not be none at the first reading.
+
+    Args:
+        dataset: A `tf.data.Dataset` or one that is distributed already.
+        change: Applied to each batch, or None.
+    """
+
+    def __init__(self, dataset: Any, change: Callable[[Any], Any] | None = None) -> None:
+        self._dataset = dataset
+        self._change = change
+        self._seen = False
+
+    def __iter__(self) -> Iterator[Any]:
+        # The iterator is made at once: making one draws the order of a shuffled dataset.
+        return self._read(iter(self._dataset))
+
+    def _read(self, iterator: Iterator[Any]) -> Iterator[Any]:
+        for batch in iterator:
+            self._seen = True
+            yield batch if self._change is None else self._change(batch)
+        if not self._seen:
+            raise DataError(
+                "Expected a dataset with at least one batch, received an empty one. Look at what filters it, "
+                "and at .batch(n, drop_remainder=True), which drops fewer than n rows."
+            )
+
+    def spec(self) -> Any:
+        """Return the types and shapes of one replica's part, without reading a batch; None where they are unknown."""
+        spec = keras.tree.map_structure(replica_spec, self._dataset.element_spec)
+        if self._change is not None and keras.tree.is_nested(spec) and len(spec) == 2:
+            spec = (*spec, tf.TensorSpec((None,), keras.config.floatx()))
+        shapes = [leaf.shape for leaf in keras.tree.flatten(spec) if leaf is not None]
+        if any(shape.rank == 0 for shape in shapes):
+            raise DataError(
+                f"Expected batches, whose first dim is the rows, received elements of {spec}. Call dataset.batch(n)."
+            )
+        return spec if all(shape.rank is not None for shape in shapes) else None
+
+
+class WholeBatchStrategy:
+    """The strategy as Keras's loops see it: it distributes nothing, so that the step gets whole batches.
+
+    TensorFlow's own rebatching deals rows across the borders of batches where it can not tell their size.
+
+    Args:
+        strategy: What all but `experimental_distribute_dataset` is passed on to.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy) -> None:
+        self._strategy = strategy
+
+    def experimental_distribute_dataset(self, dataset: Any, options: Any = None) -> Batches:
+        """Return the dataset's whole batches."""
+        return dataset if isinstance(dataset, Batches) else Batches(dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._strategy, name)
+
+
+class PerReplicaAdapter(DataAdapter, abc.ABC):  # type: ignore[misc]
+    """Batches that come divided between the replicas, so that Keras cannot know the global batch size."""
+
+    @abc.abstractmethod
+    def get_tf_dataset(self) -> Batches:
+        """Return the batches, each divided between this worker's replicas."""
+
+    @property
+    def batch_size(self) -> None:
+        """Unknown."""
+        return None
+
+    @property
+    def has_partial_batch(self) -> None:
+        """Unknown."""
+        return None
+
+    @property
+    def partial_batch_size(self) -> None:
+        """Unknown."""
+        return None
+
+
+class PerReplicaDataset(PerReplicaAdapter):
+    """A dataset that is distributed already, as Keras's loops take it.
+
+    Args:
+        dataset: Made by `strategy.experimental_distribute_dataset` or `distribute_datasets_from_function`.
+        strategy: The wrapped model's.
+        class_weight: Weight of each class, or None. Keras itself can not weigh such a dataset.
+
+    Raises:
+        DataError: Another strategy distributed it.
+    """
+
+    def __init__(
+        self, dataset: Any, strategy: tf.distribute.Strategy, class_weight: dict[int, float] | None = None
+    ) -> None:
+        if dataset_strategy(dataset) is not strategy:
+            raise DataError(
+                "Expected a dataset distributed by this model's own strategy, received one of another strategy. "
+                "Call wrapped.distribute_strategy.experimental_distribute_dataset(dataset)."
+            )
+        self._dataset = dataset
+        self._strategy = strategy
+        self._class_weight = class_weight
+
+    def get_tf_dataset(self) -> Batches:
+        """Return the batches, each divided between the replicas."""
+        if self._class_weight is None:
+            return Batches(self._dataset)
+        weigh = class_weight_function(self._class_weight)
+
+        change = traced(lambda batch: self._strategy.run(weigh, args=tuple(batch)), reduce_retracing=True)
+
+        return Batches(self._dataset, lambda batch: self._kept_apart(change(batch)))
+
+    def _kept_apart(self, batch: Any) -> Any:
+        """Return what the replicas gave as values of theirs: of one replica here, the strategy gives plain tensors."""
+
+        def one(leaf: Any) -> Any:
+            if leaf is None or isinstance(leaf, tf.distribute.DistributedValues):
+                return leaf
+            return self._strategy.experimental_distribute_values_from_function(lambda _: leaf)
+
+        return keras.tree.map_structure(one, batch)
+
+    @property
+    def num_batches(self) -> int | None:
+        """How many batches there are, or None where it is unknown."""
+        number = int(getattr(self._dataset, "cardinality", -1))
+        return number if number >= 0 else None

@@ -1,0 +1,127 @@
+"""The rows of one replica's share of a batch, and how they are dealt to replicas and microbatches."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kparallel.errors import DataError
+
+__all__: list[str] = []
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a batch.
+
+    Args:
+        x, y, sample_weight: As Keras unpacks them; one row that counts nowhere where there is none.
+        count: The true number of rows, perhaps 0.
+        whole: Rows of the whole batch on all replicas, or None where this replica cannot know.
+        first: Index of the first row in the whole batch, or None where this replica cannot know.
+    """
+
+    x: Any
+    y: Any
+    sample_weight: Any
+    count: int
+    whole: int | None
+    first: int | None = None
+
+
+@dataclass(frozen=True)
+class RowCounts:
+    """How many rows a step gets; known when it is traced, so that no step computes with empty microbatches.
+
+    Args:
+        rows: The batch's rows if the step gets the whole batch, or each local replica's if it is divided already.
+    """
+
+    rows: int | tuple[int, ...]
+
+
+def row_count(data: Any) -> int:
+    """Return the number of rows of a batch, or of one replica's share of it.
+
+    Raises:
+        DataError: The batch's first leaf has no rows.
+    """
+    first = next((leaf for leaf in keras.tree.flatten(data) if leaf is not None), None)
+    if first is None or len(first.shape) == 0:
+        raise DataError("Expected a batch of tensors whose first dim is the rows, received none. Batch the dataset.")
+    return int(first.nrows() if isinstance(first, tf.RaggedTensor) else first.shape[0])
+
+
+def take_share(data: Any, counts: RowCounts, local_index: int, replica_index: int, replicas: int, *, pad: bool) -> Rows:
+    """Take one replica's share of a batch.
+
+    Args:
+        data: What the dataset yields: x, (x,), (x, y) or (x, y, sample_weight).
+        counts: Its rows.
+        local_index: The replica's index in this process.
+        replica_index: Its index among all.
+        replicas: How many there are.
+        pad: Whether an empty share gets one row that counts nowhere, because few layers stand an empty batch.
+
+    Returns:
+        The rows.
+    """
+    first = None
+    if isinstance(counts.rows, tuple):
+        count = counts.rows[local_index]
+        if count == 0 and pad:
+            data = keras.tree.map_structure(_row_of_zeros, data)
+    else:
+        sizes = split_sizes(counts.rows, replicas)
+        count, first = sizes[replica_index], sum(sizes[:replica_index])
+        if count == 0 and pad:
+            data = _slice(data, 0, 1)
+        elif replicas > 1:
+            data = _slice(data, first, count)
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    return Rows(x, y, sample_weight, count, counts.rows if isinstance(counts.rows, int) else None, first)
+
+
+def split_sizes(count: int, parts: int) -> list[int]:
+    """Deal rows to parts as evenly as can be, the first parts taking one more.
+
+    Example:
+        >>> split_sizes(7, 3)
+        [3, 2, 2]
+        >>> split_sizes(2, 3)
+        [1, 1, 0]
+    """
+    return [count // parts + (index < count % parts) for index in range(parts)]
+
+
+def microbatches(rows: Rows, number: int) -> list[Rows]:
+    """Split a share into microbatches; empty ones are left out, but an empty share stays one."""
+    if number == 1 or rows.count <= 1:
+        return [rows]
+    parts, start = [], 0
+    for size in split_sizes(rows.count, number):
+        if size:
+            cut = [_slice(part, start, size) for part in (rows.x, rows.y, rows.sample_weight)]
+            first = None if rows.first is None else rows.first + start
+            parts.append(Rows(cut[0], cut[1], cut[2], size, rows.whole, first))
+        start += size
+    return parts
+
+
+def _slice(structure: Any, start: int, size: int) -> Any:
+    def cut(leaf: Any) -> Any:
+        if leaf is None:
+            return None
+        if isinstance(leaf, tf.SparseTensor):
+            rest = [0] * (leaf.shape.rank - 1)
+            return tf.sparse.slice(leaf, [start, *rest], tf.concat([[size], leaf.dense_shape[1:]], 0))
+        return leaf[start : start + size]
+
+    return keras.tree.map_structure(cut, structure)
+
+
+def _row_of_zeros(value: Any) -> Any:
+    if not isinstance(value, tf.Tensor) or not value.shape.rank:
+        return value
+    return tf.zeros(tf.concat([[1], tf.shape(value)[1:]], 0), value.dtype)

@@ -1,0 +1,58 @@
+"""Arrays in an order that is a pure function of (seed, epoch), so that all workers and a resumed run agree on it."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from kparallel.compat.data import chosen_rows, rows_of_arrays
+
+__all__: list[str] = []
+
+
+class ShuffledArrays(keras.utils.PyDataset):  # type: ignore[misc]
+    """Batches of arrays, shuffled anew for each epoch.
+
+    Args:
+        given: The arguments of `fit`, arrays among them. `shuffle="batch"` shuffles the rows inside each batch alone.
+        seed: Agreed on by all workers.
+
+    Raises:
+        ValueError: Keras refuses the arrays, as for different numbers of rows.
+    """
+
+    def __init__(self, given: dict[str, Any], seed: int) -> None:
+        super().__init__()
+        inputs, self._rows, self._batch_size = rows_of_arrays(given)
+        parts = keras.utils.unpack_x_y_sample_weight(inputs)
+        self._inputs = keras.tree.lists_to_tuples(tuple(part for part in parts if part is not None))
+        self._inside_batches = given["shuffle"] == "batch"
+        self.seed = seed
+        self.epoch = 0
+        self._begun = 0
+        self._drawn: tuple[tuple[int, int], np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return math.ceil(self._rows / self._batch_size)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        if index == 0:
+            # With fewer steps than batches, a pass goes on through several epochs and is read ahead of them.
+            self._begun = self.epoch
+        chosen = self._order()[index * self._batch_size : (index + 1) * self._batch_size]
+        rows: tuple[Any, ...] = keras.tree.map_structure(lambda leaf: chosen_rows(leaf, chosen), self._inputs)
+        return rows
+
+    def _order(self) -> np.ndarray:
+        """Return the order of the rows in the present pass; it is drawn once."""
+        key = (self.seed, self._begun)
+        if self._drawn is None or self._drawn[0] != key:
+            self._drawn = key, self._draw(np.random.default_rng(key))
+        return self._drawn[1]
+
+    def _draw(self, generator: np.random.Generator) -> np.ndarray:
+        if not self._inside_batches:
+            return generator.permutation(self._rows)
+        starts = range(0, self._rows, self._batch_size)
+        return np.concatenate([s + generator.permutation(min(self._batch_size, self._rows - s)) for s in starts])

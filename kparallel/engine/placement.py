@@ -1,0 +1,34 @@
+"""Where the replicas of a process run, and how they group."""
+
+from dataclasses import dataclass
+
+from kparallel.comm.communicator import Communicator
+from kparallel.comm.group import WorkerGroup
+
+__all__: list[str] = []
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the replicas of this process run, and how they group.
+
+    Args:
+        rows: Full device names, one row for each replica of this process, one name for each stage.
+        first_replica: Index of the first row's replica among all workers' replicas.
+        replicas: How many replicas there are on all workers.
+        communicators: One communicator for each stage: its column.
+        group: How workers talk between steps, or None on one machine.
+        compression: The dtype in which gradients travel, or None to leave them as they are.
+    """
+
+    rows: tuple[tuple[str, ...], ...]
+    first_replica: int
+    replicas: int
+    communicators: tuple[Communicator, ...]
+    group: WorkerGroup | None = None
+    compression: str | None = None
+
+    def abort(self) -> None:
+        """After a step that failed: let no other worker wait for this one."""
+        for communicator in self.communicators:
+            communicator.abort()

@@ -1,0 +1,77 @@
+"""The mesh that a user's options and the machine's devices make."""
+
+from collections.abc import Mapping, Sequence
+
+from kparallel.devices import check_devices, local_devices
+from kparallel.errors import PlanError
+from kparallel.mesh import Mesh, device_name
+from kparallel.model.options import Options
+
+__all__: list[str] = []
+
+
+def choose_mesh(options: Options, stages: int, workers: int) -> Mesh:
+    """Lay the devices out as rows: one replica each, as many lanes as a row has devices.
+
+    Args:
+        options: What the user said.
+        stages: How many stages there are.
+        workers: How many workers share the replicas.
+
+    Raises:
+        DeviceError: A device is unknown, repeated or of mixed type.
+        PlanError: There are too few devices, or the workers do not divide the replicas.
+    """
+    if isinstance(options.stages, Mapping):
+        if options.devices is not None:
+            raise PlanError("Expected devices to be named once: as the keys of stages, or in devices, not in both.")
+        named = [device_name(name) for name in options.stages]
+        check_devices(named)
+        Mesh(tuple((name,) for name in named))  # Refuses a device that is named twice.
+        if (options.replicas or workers) != workers:
+            raise PlanError(
+                f"Expected one replica where stages name their devices, received replicas={options.replicas}. Give "
+                "stages as a list of lists of layer names to repeat them over several rows of devices."
+            )
+        return Mesh((tuple(named),))
+    names = local_devices() if options.devices is None else check_devices(options.devices)
+    Mesh(tuple((name,) for name in names))  # Refuses a device that is named twice.
+    replicas = _local_replicas(options, stages, workers, names)
+    lanes = min(stages, len(names) // replicas)
+    interleaved = options.schedule == "interleaved"
+    if interleaved and stages % lanes:
+        raise PlanError(
+            f"Expected a number of stages that {lanes} devices divide for the interleaved schedule, received {stages}."
+        )
+    lane_of = [s % lanes if interleaved else s * lanes // stages for s in range(stages)]
+    return Mesh(tuple(tuple(names[row * lanes + lane] for lane in lane_of) for row in range(replicas)))
+
+
+def _local_replicas(options: Options, stages: int, workers: int, names: Sequence[str]) -> int:
+    way_out = "kparallel.virtual_devices(n), called first, makes n virtual CPU devices."
+    if workers > 1:
+        way_out = "kparallel run --devices-per-worker n gives each worker n virtual CPU devices."
+    # Of a worker's CPUs, TensorFlow's multi-worker strategy runs one replica; its stages may use them all.
+    alone = workers > 1 and names[0].startswith("CPU")
+    if options.replicas is None:
+        needed = 1 if options.schedule == "interleaved" else stages
+        if len(names) < needed:
+            raise PlanError(
+                f"Expected at most {len(names)} stages for the devices {list(names)}, received {stages}. {way_out} "
+                "Or say replicas=1 to put several stages on one device."
+            )
+        return 1 if options.schedule == "interleaved" or alone else len(names) // stages
+    if options.replicas % workers:
+        raise PlanError(f"Expected replicas that {workers} workers divide evenly, received {options.replicas}.")
+    local = options.replicas // workers
+    if alone and local > 1:
+        raise PlanError(
+            f"Expected one replica on each of {workers} workers, whose devices are CPUs, received replicas="
+            f"{options.replicas}. Start {options.replicas} workers, or let stages use the other devices."
+        )
+    if local > len(names):
+        raise PlanError(
+            f"Expected 1 to {len(names) * workers} replicas for the devices {list(names)}, "
+            f"received {options.replicas}. {way_out}"
+        )
+    return local

@@ -1,0 +1,73 @@
+"""The strategy and the exchanges that carry a mesh, on one machine or in a cluster."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from kparallel.comm.communicator import Communicator, LocalCommunicator, SingleReplica
+from kparallel.comm.group import WorkerGroup
+from kparallel.comm.join import peer_connections
+from kparallel.comm.ring_communicator import RingCommunicator
+from kparallel.comm.tf_collectives import TFCommunicator
+from kparallel.compat.distribute import mirrored
+from kparallel.engine.placement import Placement
+from kparallel.errors import PlanError
+from kparallel.mesh import Mesh
+
+__all__: list[str] = []
+
+
+def place(
+    mesh: Mesh, cluster: tf.distribute.Strategy | None, compression: str | None, agree: Callable[[WorkerGroup], None]
+) -> tuple[tf.distribute.Strategy, Placement]:
+    """Return the strategy that holds a mesh's variables, and where its replicas run.
+
+    Args:
+        mesh: This worker's rows.
+        cluster: The cluster's strategy, or None on one machine.
+        compression: The dtype in which gradients travel, or None.
+        agree: In a cluster, makes sure that all workers lay out the same.
+
+    Raises:
+        PlanError: The mesh has another number of replicas than the cluster's strategy.
+    """
+    if cluster is None:
+        strategy = mirrored(tuple(row[0] for row in mesh.rows))
+        columns = [mesh.column(index) for index in range(mesh.stages)]
+        alone: list[Communicator] = [
+            SingleReplica() if mesh.replicas == 1 else LocalCommunicator(column) for column in columns
+        ]
+        return strategy, Placement(mesh.rows, 0, mesh.replicas, tuple(alone), None, compression)
+    worker = cluster.extended.worker_devices[0].rsplit("/device:", 1)[0]
+    rows = tuple(tuple(f"{worker}/device:{name}" for name in row) for row in mesh.rows)
+    replicas = cluster.num_replicas_in_sync
+    taken = len(cluster.extended.worker_devices)
+    if mesh.replicas != taken:
+        raise PlanError(
+            f"Expected {taken} replicas on this worker, one for each device that TensorFlow's multi-worker strategy "
+            f"takes, received {mesh.replicas}. Say replicas={replicas}, and no stages where the devices are GPUs: "
+            "stages over the GPUs of a worker train on one machine only. CUDA_VISIBLE_DEVICES hides GPUs from a worker."
+        )
+    index = cluster.cluster_resolver.task_id
+    first = mesh.replicas * index
+    workers = len(cluster.cluster_resolver.cluster_spec().as_dict()["worker"])
+    # First, so that workers whose plans differ in stages number this exchange alike, and can tell one another.
+    group = WorkerGroup(cluster, workers, index)
+    agree(group)
+    columns = [tuple(row[stage] for row in rows) for stage in range(mesh.stages)]
+    return cluster, Placement(rows, first, replicas, _exchanges(columns, cluster, first, group), group, compression)
+
+
+def _exchanges(
+    columns: list[tuple[str, ...]], strategy: tf.distribute.Strategy, first_replica: int, group: WorkerGroup
+) -> tuple[Communicator, ...]:
+    """Return each column's communicator: over rings between CPUs of several workers, else by TensorFlow's collectives."""
+    plain = [TFCommunicator(column, strategy, strategy.num_replicas_in_sync, first_replica) for column in columns]
+    connections = peer_connections() if all(":CPU:" in device for column in columns for device in column) else None
+    rings = None if connections is None else connections.rings(len(columns), group)
+    if rings is None:
+        return tuple(plain)
+    return tuple(
+        RingCommunicator(column, ring, communicator, first_replica)
+        for column, ring, communicator in zip(columns, rings, plain, strict=True)
+    )

@@ -1,0 +1,57 @@
+"""Colours and shapes that all pictures share."""
+
+from typing import TYPE_CHECKING
+
+from kparallel.schedule import FORWARD, Action
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.patches import Rectangle
+
+__all__: list[str] = []
+
+# Colours that colour-blind readers can tell apart (Okabe and Ito); stages beyond them repeat.
+_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7A6FBE", "#8C8C4A")
+TEXT_COLOR = "#222222"
+IDLE = "#E9E9E9"
+
+
+def color(stage: int) -> str:
+    """Return a stage's colour."""
+    return _COLORS[stage % len(_COLORS)]
+
+
+def text_color(color: str) -> str:
+    """Return the colour of text that can be read on a colour."""
+    red, green, blue = (int(color[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    return TEXT_COLOR if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
+
+
+def rectangle(
+    x: float, y: float, width: float, height: float, color: str, alpha: float, edge: float = 0.8
+) -> "Rectangle":
+    """Return a filled box with a white edge, so many points wide."""
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x, y), width, height, facecolor=color, alpha=alpha, edgecolor="white", linewidth=edge)
+
+
+def draw_action(axes: "Axes", action: Action, start: float, length: float, lane: int, inches: float) -> None:
+    """Draw an action as a box on its lane, with its name where that has room.
+
+    Args:
+        axes: Where time runs to the right and lanes downwards.
+        action: The action.
+        start: When it starts, in the axes' unit.
+        length: How long it takes.
+        lane: Index of the lane.
+        inches: How wide the box is on paper.
+    """
+    own, forward = color(action.stage), action.kind == FORWARD
+    axes.add_patch(rectangle(start, lane - 0.42, length, 0.84, "white", 1.0))
+    axes.add_patch(rectangle(start, lane - 0.42, length, 0.84, own, 0.4 if forward else 0.95))
+    text = f"{action.kind}{action.microbatch}"
+    points = min(9.0, inches * 72 / (0.75 * len(text)))
+    if points >= 5:
+        ink = TEXT_COLOR if forward else text_color(own)
+        axes.text(start + length / 2, lane, text, ha="center", va="center", fontsize=points, color=ink)

@@ -1,0 +1,85 @@
+"""Whose work an operation is, told by its name: the step opens a name scope around each part of its work.
+
+```text
+0F3/PartitionedCall/dense/MatMul                      replica 0, action 0F3
+gradient_tape/replica_1/1F0/mul/Mul                   replica 1, action 1B0: a tape names after what it differentiates
+replica_1/reduce0/Identity, replica_1/update/adam/…   replica 1, reduction of stage 0, update
+```
+"""
+
+import re
+from dataclasses import dataclass
+
+from kparallel.schedule import BACKWARD, Action
+
+__all__: list[str] = []
+
+_REPLICA = re.compile(r"(?:^|[/_])replica_(\d+)/")
+_ACTION = re.compile(r"(?:^|[/_])(\d+)([FB])(\d+)(?:/|$)")
+_STAGE = re.compile(r"(?:Stateful)?PartitionedCall(?:_\d+)?(?:/|$)")
+_REDUCE = re.compile(r"(?:^|/)reduce(\d+)(?:_\d+)?/")
+_UPDATE = re.compile(r"(?:^|/)update(?:_\d+)?/")
+_COUNT = re.compile(r"(?:^|/)count(?:_\d+)?/")
+_COLLECTIVE = re.compile(r"Collective|Nccl")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose work an operation is.
+
+    Args:
+        kind: `"action"`, `"reduction"`, `"update"` or `"other"`.
+        replica: Index among this worker's replicas; None where it is said of all.
+        stage: Index of the stage; None where it is said of all.
+        action: The action, of that kind.
+        in_stage: Whether it stands in the stage's call: a lane makes one after another, and the rest where it can.
+    """
+
+    kind: str
+    replica: int | None = None
+    stage: int | None = None
+    action: Action | None = None
+    in_stage: bool = False
+
+
+def owner(name: str) -> Owner:
+    """Tell whose work an operation of a wrapped model is.
+
+    Example:
+        >>> str(owner("gradient_tape/replica_1/1F0/mul/Mul").action)
+        '1B0'
+        >>> owner("reduce2/AddN").stage
+        2
+    """
+    found = _REPLICA.search(name)
+    replica = int(found[1]) if found else 0
+    action, reduce = _ACTION.search(name), _REDUCE.search(name)
+    if _COUNT.search(name[: action.start() + 1] if action else name):
+        return Owner("other", replica)
+    # A layer may be called "reduce0": its operations stand in a stage's call, the step's own right below the action.
+    if reduce and (action is None or reduce.start() <= action.end()):
+        return Owner("reduction", replica if found else None, int(reduce[1]))
+    if action:
+        kind = BACKWARD if name.startswith("gradient_tape/") else action[2]
+        stage, microbatch = int(action[1]), int(action[3])
+        in_stage = _STAGE.match(name, action.end()) is not None
+        return Owner("action", replica, stage, Action(stage, kind, microbatch), in_stage)
+    return Owner("update" if _UPDATE.search(name) else "other", replica)
+
+
+def plain_attribution(name: str, kind: str, optimizer: str) -> Owner:
+    """Tell whose work an operation of a model is that is not wrapped: its names say less.
+
+    Args:
+        name: The operation's.
+        kind: Its type.
+        optimizer: The optimizer's name, which is the scope of its update.
+    """
+    found = _REPLICA.search(name)
+    replica = int(found[1]) if found else 0
+    if _COLLECTIVE.match(kind):
+        return Owner("reduction", replica, 0)
+    if optimizer and f"/{optimizer}/" in f"/{name}":
+        return Owner("update", replica)
+    backward = "/gradient_tape/" in f"/{name}" or "/gradients/" in name
+    return Owner("action", replica, 0, Action(0, BACKWARD if backward else "F", 0))

@@ -1,0 +1,80 @@
+"""Sets of moments as sorted lists of (start, end) that do not touch."""
+
+from collections.abc import Iterable
+from typing import TypeAlias
+
+__all__: list[str] = []
+
+Span: TypeAlias = tuple[float, float]
+
+
+def union(spans: Iterable[Span]) -> list[Span]:
+    """Merge spans that overlap or touch.
+
+    Example:
+        >>> union([(2, 3), (0, 1), (1, 2), (5, 6)])
+        [(0, 3), (5, 6)]
+    """
+    merged: list[Span] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        elif end > start:
+            merged.append((start, end))
+    return merged
+
+
+def without(spans: list[Span], taken: list[Span]) -> list[Span]:
+    """Return what is in one set and not in another.
+
+    Example:
+        >>> without([(0, 5)], [(1, 2), (4, 9)])
+        [(0, 1), (2, 4)]
+    """
+    left: list[Span] = []
+    index = 0
+    for start, end in spans:
+        while index < len(taken) and taken[index][1] <= start:
+            index += 1
+        at = index
+        while at < len(taken) and taken[at][0] < end:
+            if taken[at][0] > start:
+                left.append((start, taken[at][0]))
+            start = max(start, taken[at][1])
+            at += 1
+        if start < end:
+            left.append((start, end))
+    return left
+
+
+def within(spans: list[Span], limits: list[Span]) -> list[Span]:
+    """Return what is in both sets.
+
+    Example:
+        >>> within([(0, 5)], [(1, 2), (4, 9)])
+        [(1, 2), (4, 5)]
+    """
+    return without(spans, without(spans, limits))
+
+
+def length(spans: Iterable[Span]) -> float:
+    """Return the time that spans take together."""
+    return sum(end - start for start, end in spans)
+
+
+def wider_than(spans: Iterable[Span], number: int) -> list[Span]:
+    """Return when at least so many of the given spans, which may overlap, run at once.
+
+    Example:
+        >>> wider_than([(0, 4), (1, 3), (2, 6)], 2)
+        [(1, 4)]
+    """
+    changes = sorted(change for start, end in spans for change in ((start, 1), (end, -1)))
+    found, running, since = [], 0, 0.0
+    for moment, change in changes:
+        if running < number <= running + change:
+            since = moment
+        elif running + change < number <= running:
+            found.append((since, moment))
+        running += change
+    return union(found)

@@ -1,0 +1,132 @@
+"""What must be equal on all workers, compared before a collective would wait for what never comes."""
+
+import json
+import re
+import threading
+import zlib
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kparallel.comm.group import WorkerGroup
+from kparallel.compat.data import are_arrays
+from kparallel.errors import WorkerError
+from kparallel.planning.plan import Plan
+from kparallel.rendezvous import to_stderr
+
+__all__: list[str] = []
+
+_LONG = 10.0  # Seconds of waiting after which a worker says so.
+_HEAD = 32  # Rows that are compared.
+_EQUAL = ("epochs", "initial_epoch", "validation_split", "validation_freq", "shuffle", "class_weight")
+
+
+def require_same(group: WorkerGroup, facts: dict[str, str]) -> None:
+    """Make sure that all workers run the same thing, before the first step waits for them.
+
+    Args:
+        group: How workers group.
+        facts: Name and text of what must be equal, the most telling first.
+
+    Raises:
+        WorkerError: They differ; the message names the workers, the first fact that differs and its texts.
+    """
+    awaited = f"worker {group.worker_index} waits for the others in {facts.get('call', 'wrap')}, which all must call"
+    reminder = threading.Timer(_LONG, to_stderr, [awaited])
+    reminder.daemon = True
+    reminder.start()
+    try:
+        answers = [json.loads(answer) for answer in group.all_gather_text(json.dumps(facts))]
+    finally:
+        reminder.cancel()
+    for name in facts:
+        texts = [answer.get(name, "none") for answer in answers]
+        if len(set(texts)) > 1:
+            listed = "; ".join(f"worker {index}: {text}" for index, text in enumerate(texts))
+            raise WorkerError(
+                f"Expected the same {name} on all workers, received {listed}. Start every worker with the same "
+                "script, options and packages."
+            )
+
+
+def wrap_fingerprint(model: keras.Model, plan: Plan, loss_reduction: str, compression: str | None) -> dict[str, str]:
+    """Return what of a model and its plan must be equal; names may differ, Keras numbers them as it goes.
+
+    Args:
+        model: The model, before its variables are placed.
+        plan: The plan that this worker follows.
+        loss_reduction: As `kparallel.wrap` takes it.
+        compression: Its `gradient_compression`.
+    """
+    weights = model.weights
+    return {
+        "class of the model": type(model).__name__,
+        "number of weights": str(len(weights)) if model.built else "not built yet",
+        **{f"weight {index}": f"{w.name} {tuple(w.shape)} {w.dtype}" for index, w in enumerate(weights)},
+        "number of replicas on each": str(plan.mesh.replicas),
+        "number of stages": str(plan.mesh.stages),
+        "cut into stages, by parameters": str([group.parameters for group in plan.groups]),
+        "number of microbatches": str(plan.microbatches),
+        "schedule": plan.schedule if isinstance(plan.schedule, str) else str(plan.programs()),
+        "recompute": plan.recompute,
+        "loss_reduction": loss_reduction,
+        "gradient_compression": str(compression),
+    }
+
+
+def fit_fingerprint(model: keras.Model, given: dict[str, Any]) -> dict[str, str]:
+    """Return what of a call of `fit` must be equal, so that no worker leaves the loop before the others.
+
+    Args:
+        model: The wrapped model.
+        given: The arguments of `fit`, defaults filled in.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    return {
+        "call": "fit",
+        **{name: str(given[name]) for name in _EQUAL},
+        "kind of data": "arrays" if are_arrays(given["x"]) else type(given["x"]).__name__,
+        "presence of validation_data": str(given["validation_data"] is not None),
+        "class of the optimizer": type(optimizer).__name__,
+        "settings of the optimizer": _described(optimizer),
+        "loss": _described(getattr(model, "loss", None)),
+        "trainable weights": str(len(model.trainable_weights)),
+        "steps_per_execution": str(getattr(model, "steps_per_execution", 1)),
+    }
+
+
+def call_fingerprint(name: str, x: Any, steps: int | None, length: float | None) -> dict[str, str]:
+    """Return what of a call of `evaluate` or `predict` must be equal: each worker computes its share of every batch.
+
+    Args:
+        name: Of the method.
+        x: What it was given.
+        steps: How many were asked for.
+        length: How many batches it has, or None where only the data's end will tell.
+    """
+    facts = {"call": name, "kind of data": "arrays" if are_arrays(x) else type(x).__name__}
+    if are_arrays(x):
+        leaves = keras.tree.flatten(x)
+        facts["number of rows"] = str(leaves[0].shape[0])
+        heads = [np.asarray(leaf[:_HEAD]) for leaf in leaves if not _is_sparse(leaf)]
+        facts["first rows"] = str([zlib.crc32(head.tobytes()) for head in heads if head.dtype != object])
+    return facts | {"steps": str(steps), "number of batches": str(length)}
+
+
+def _is_sparse(leaf: Any) -> bool:
+    return hasattr(leaf, "tocsr") or isinstance(leaf, tf.SparseTensor | tf.RaggedTensor)
+
+
+def _described(value: Any) -> str:
+    """Return a text of the settings of a Keras object, or of a structure of objects and functions."""
+
+    def one(leaf: Any) -> str:
+        if hasattr(leaf, "get_config"):
+            settings = {key: setting for key, setting in leaf.get_config().items() if key != "name"}
+            return f"{type(leaf).__name__} {settings}"
+        return getattr(leaf, "__name__", str(leaf))
+
+    # Two processes hold the same function at different places.
+    return re.sub(r" at 0x[0-9a-f]+", "", str(keras.tree.map_structure(one, value)))

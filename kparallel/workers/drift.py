@@ -1,0 +1,113 @@
+"""Whether the workers are still in step: the same batches read, the same learning rate, the same weights.
+
+Gradients are summed over the workers, so that workers who differ go on without an error, each to weights of its own.
+"""
+
+import json
+import math
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kparallel.comm.group import WorkerGroup
+from kparallel.compat.optimizers import own_optimizer
+from kparallel.errors import DataError, WorkerError
+
+__all__: list[str] = []
+
+_LIMIT = 2**16  # Bytes of each target that are compared in a step, so that reading stays fast.
+_DRIFT = 1e-4  # Relative; processors of different makes round differently.
+
+
+class BatchDigest:
+    """A digest of what a worker has read since `fit` or `evaluate` began.
+
+    Targets are compared, and inputs where there are none: inputs may differ by a random augmentation.
+    """
+
+    def __init__(self) -> None:
+        self._digest = 0
+
+    def begin(self) -> None:
+        """Forget what was read before."""
+        self._digest = 0
+
+    def add(self, batch: Any) -> None:
+        """Add a batch."""
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        for leaf in keras.tree.flatten(x if y is None else y):
+            if isinstance(leaf, tf.Tensor | np.ndarray):
+                self._digest = zlib.crc32(_head(np.asarray(leaf)), self._digest)
+
+    def __str__(self) -> str:
+        return f"{self._digest:08x}"
+
+
+def _head(array: np.ndarray[Any, Any]) -> bytes:
+    if array.dtype == object:
+        return str(array.tolist()).encode()
+    return np.ascontiguousarray(array).reshape(-1)[: _LIMIT // array.itemsize].tobytes()
+
+
+def check_drift(group: WorkerGroup, model: keras.Model, read: BatchDigest) -> None:
+    """Make sure that the workers have read the same and are at the same weights and learning rate.
+
+    Raises:
+        DataError: They have read different batches.
+        WorkerError: Their weights or learning rates differ.
+    """
+    weights = [weight for weight in model.weights if tf.as_dtype(weight.dtype).is_floating]
+    own = {"read": str(read), "rate": _rate(model), "norms": [_norm(weight) for weight in weights]}
+    answers = [json.loads(answer) for answer in group.all_gather_text(json.dumps(own))]
+    check_same_batch(read, [answer["read"] for answer in answers])
+    rates = [answer["rate"] for answer in answers]
+    if not _alike([np.nan if rate is None else rate for rate in rates]):
+        _refuse("learning rate", rates)
+    for weight, norms in zip(weights, zip(*(answer["norms"] for answer in answers), strict=True), strict=True):
+        if not _alike(norms):
+            _refuse(f"values of weight {weight.path!r}", [f"a norm of {norm:.6g}" for norm in norms])
+
+
+def _rate(model: keras.Model) -> float | None:
+    rate = getattr(own_optimizer(model.optimizer), "learning_rate", None)
+    return None if rate is None else float(keras.ops.convert_to_numpy(rate))
+
+
+def _norm(weight: keras.Variable) -> float:
+    return math.sqrt(2 * float(tf.nn.l2_loss(weight.value)))
+
+
+def _alike(numbers: Sequence[float]) -> bool:
+    return np.allclose(numbers[0], numbers, rtol=_DRIFT, atol=1e-10, equal_nan=True)
+
+
+def check_same_batch(read: BatchDigest, digests: list[str]) -> None:
+    """Make sure that all workers have read the same batches, of which each takes its share.
+
+    Args:
+        read: This worker's.
+        digests: All workers'.
+
+    Raises:
+        DataError: They have not.
+    """
+    if len(set(digests)) > 1:
+        read.begin()
+        raise DataError(
+            f"Expected all workers to read the same batches, received digests {digests}. Give every random step of the "
+            "dataset a seed, such as shuffle(1000, seed=0), random arrays too (np.random.default_rng(0)), let parallel "
+            "steps keep their order (deterministic=True), or shard the data yourself with "
+            "model.distribute_strategy.distribute_datasets_from_function."
+        )
+
+
+def _refuse(what: str, values: list[Any]) -> None:
+    listed = "; ".join(f"worker {index}: {value}" for index, value in enumerate(values))
+    raise WorkerError(
+        f"Expected the same {what} on all workers, received {listed}. Whatever sets weights or the learning rate, such "
+        "as a callback, has to do so on every worker alike."
+    )

@@ -1,0 +1,118 @@
+"""The barrier before the first collective, its workers as threads: all meet, or every one says why not."""
+
+import contextlib
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from kparallel.cluster import Cluster
+from kparallel.errors import ClusterError, WorkerError
+from kparallel.rendezvous import wait_for_peers
+
+
+@pytest.fixture
+def addresses():
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return tuple(f"127.0.0.1:{each.getsockname()[1]}" for each in sockets)
+
+
+def meet(addresses, indices, timeout, greetings=(), late=0.0):
+    """Run some workers; return each one's error, or None, and the progress lines."""
+    lines = []
+
+    def one(index):
+        time.sleep(late * index)
+        greeting = {"version": "1", **dict(greetings).get(index, {})}
+        wait_for_peers(Cluster(addresses, index), greeting, timeout, lines.append)
+
+    with ThreadPoolExecutor(len(indices)) as pool:
+        return [future.exception(60) for future in [pool.submit(one, index) for index in indices]], lines
+
+
+def free(address):
+    host, port = address.split(":")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, int(port)))
+        return True
+
+
+def test_all_meet_and_leave_their_ports_free(addresses):
+    errors, lines = meet(addresses, range(3), 20, late=0.3)
+    assert errors == [None] * 3 and lines == []
+    assert all(map(free, addresses))
+
+
+def test_every_worker_names_the_absent(addresses, monkeypatch):
+    monkeypatch.setattr("kparallel.rendezvous._PROGRESS", 0.5)
+    errors, lines = meet(addresses, [0, 2], 2)
+    for error in errors:
+        assert isinstance(error, WorkerError) and f"worker 1 ({addresses[1]})" in str(error), error
+    assert f"worker 2 ({addresses[2]}" not in str(errors[0])
+    assert any(line.startswith(f"worker 0 waits for worker 1 ({addresses[1]}), ") for line in lines), lines
+    assert all(map(free, addresses))
+
+
+def test_the_last_to_come_is_enough_for_none_to_start_without_it(addresses):
+    """Worker 1 waits 1 s, the others 20: where it gives up, they do at once, and say why."""
+    start = time.monotonic()
+    with ThreadPoolExecutor(2) as pool:
+        short = pool.submit(wait_for_peers, Cluster(addresses, 1), {}, 1, print)
+        long = pool.submit(wait_for_peers, Cluster(addresses, 0), {}, 20, print)
+        assert "waited 1 s" in str(short.exception(10))
+        assert "Worker 1" in str(long.exception(10)) and "gave up" in str(long.exception(10))
+    assert time.monotonic() - start < 10
+
+
+def test_other_versions_are_named_on_every_worker(addresses):
+    """Ten times: a worker may be told that another gave up while it still reaches the third."""
+    for _ in range(10):
+        errors, _ = meet(addresses, range(3), 20, {1: {"version": "2"}}.items())
+        for index, error in enumerate(errors):
+            assert isinstance(error, WorkerError) and "version" in str(error), (index, error)
+            assert "received worker 0: 1, worker 1: 2, worker 2: 1" in str(error)
+
+
+def test_a_port_in_use(addresses):
+    host, port = addresses[0].split(":")
+    with socket.create_server((host, int(port))), pytest.raises(ClusterError, match=f"{addresses[0]}: another process"):
+        wait_for_peers(Cluster(addresses, 0), {}, 5)
+
+
+def test_what_answers_but_is_no_worker(addresses):
+    host, port = addresses[1].split(":")
+    with socket.create_server((host, int(port))) as server:
+
+        def chatter():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n")
+
+        threading.Thread(target=chatter, daemon=True).start()
+        with pytest.raises(WorkerError, match="something else answers there"):
+            wait_for_peers(Cluster(addresses[:2], 0), {}, 2)
+
+
+def test_a_worker_that_comes_again_is_met(addresses):
+    """Worker 1 gives up its first attempt by hanging up; the second one meets worker 0."""
+    two = addresses[:2]
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(wait_for_peers, Cluster(two, 0), {}, 30)
+        host, port = two[0].split(":")
+        message = f'{{"worker": 1, "greeting": {{"cluster": "{two[0]}, {two[1]}"}}}}\n'.encode()
+        for _ in range(100):
+            with contextlib.suppress(ConnectionRefusedError), socket.create_connection((host, int(port))) as line:
+                line.sendall(message)
+                assert b'"worker": 0' in line.recv(1000)
+                break
+            time.sleep(0.05)
+        wait_for_peers(Cluster(two, 1), {}, 20)
+        assert first.exception(20) is None
