@@ -1,10 +1,12 @@
 """Short messages between workers, outside the training step: text, and values from the chief."""
 
+import contextlib
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from kparallel.comm.departures import Departures
 from kparallel.comm.packs import sum_by_dtype
 from kparallel.compat.distribute import CollectiveReducer
 from kparallel.compat.functions import traced
@@ -25,9 +27,16 @@ class WorkerGroup:
         strategy: The cluster's strategy.
         workers: How many workers there are.
         worker_index: This worker's index; 0 is the chief.
+        departures: Ends the wait for a worker whose script has ended; None where no launcher tells.
     """
 
-    def __init__(self, strategy: tf.distribute.Strategy, workers: int, worker_index: int) -> None:
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        workers: int,
+        worker_index: int,
+        departures: Departures | None = None,
+    ) -> None:
         self.workers = workers
         self.worker_index = worker_index
         worker = strategy.extended.worker_devices[0].rsplit("/device:", 1)[0]
@@ -47,6 +56,7 @@ class WorkerGroup:
         signature = [tf.TensorSpec([1, None], tf.int32)]
         self._gather = traced(gather, input_signature=signature)
         self._sum = traced(total)
+        self._waiting = contextlib.nullcontext if departures is None else departures.waiting
 
     @property
     def is_chief(self) -> bool:
@@ -67,7 +77,8 @@ class WorkerGroup:
     def _equal(self, data: bytes, size: int) -> list[bytes]:
         """Return every worker's bytes, filled up to a size that all know alike."""
         words = np.frombuffer(data.ljust(-(-size // 4) * 4, b"\0"), np.int32)
-        return [row.tobytes() for row in self._gather(tf.constant(words[None])).numpy()]
+        with self._waiting():
+            return [row.tobytes() for row in self._gather(tf.constant(words[None])).numpy()]
 
     def broadcast(self, values: list[Any]) -> list[tf.Tensor]:
         """Return the chief's tensors; each worker gives its own, of the same shapes and dtypes."""
@@ -76,4 +87,5 @@ class WorkerGroup:
         tensors = [tf.convert_to_tensor(value) for value in values]
         carried = [tensor if tensor.dtype.is_floating else tf.cast(tensor, tf.int64) for tensor in tensors]
         given = [value if self.is_chief else tf.zeros_like(value) for value in carried]
-        return [tf.cast(new, old.dtype) for new, old in zip(self._sum(given), tensors, strict=True)]
+        with self._waiting():
+            return [tf.cast(new, old.dtype) for new, old in zip(self._sum(given), tensors, strict=True)]

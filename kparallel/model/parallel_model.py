@@ -23,6 +23,7 @@ from kparallel.errors import ModelError
 from kparallel.model.arguments import named, takes
 from kparallel.model.functions import first_share, predict_function, step_function, tensors
 from kparallel.model.overrides import check_overrides
+from kparallel.model.place import rejoin
 from kparallel.model.runtime import Runtime
 from kparallel.model.takeover import give_back, take_over
 from kparallel.planning.plan import Plan
@@ -100,6 +101,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
             length = length_of(x, arguments.get("batch_size"))
             runtime.unsized = length is None
             with translate_worker_loss():
+                rejoin(runtime.placement)
                 require_same(runtime.placement.group, call_fingerprint(name, x, arguments.get("steps"), length))
 
     def _adapted(self, arguments: dict[str, Any]) -> dict[str, Any]:

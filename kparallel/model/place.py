@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from kparallel.comm.communicator import Communicator, LocalCommunicator, SingleReplica
 from kparallel.comm.group import WorkerGroup
-from kparallel.comm.join import peer_connections
+from kparallel.comm.join import cluster_departures, peer_connections
 from kparallel.comm.ring_communicator import RingCommunicator
 from kparallel.comm.tf_collectives import TFCommunicator
 from kparallel.compat.distribute import mirrored
@@ -52,10 +52,25 @@ def place(
     first = mesh.replicas * index
     workers = len(cluster.cluster_resolver.cluster_spec().as_dict()["worker"])
     # First, so that workers whose plans differ in stages number this exchange alike, and can tell one another.
-    group = WorkerGroup(cluster, workers, index)
+    group = WorkerGroup(cluster, workers, index, cluster_departures())
     agree(group)
     columns = [tuple(row[stage] for row in rows) for stage in range(mesh.stages)]
     return cluster, Placement(rows, first, replicas, _exchanges(columns, cluster, first, group), group, compression)
+
+
+def rejoin(placement: Placement) -> None:
+    """Let the workers, all in the same call, connect anew if a step has failed on one of them.
+
+    Args:
+        placement: Of the model that is called.
+
+    Raises:
+        WorkerError: They cannot.
+    """
+    connections = peer_connections()
+    if placement.group is not None and connections is not None:
+        connections.renew(placement.group)
+        placement.renew()
 
 
 def _exchanges(

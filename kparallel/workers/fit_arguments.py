@@ -14,6 +14,7 @@ from kparallel.data.cardinality import steps_of, training_length, validation_len
 from kparallel.data.shards import Shards
 from kparallel.data.shuffled import ShuffledArrays
 from kparallel.errors import DataError
+from kparallel.model.place import rejoin
 from kparallel.model.runtime import Runtime
 from kparallel.workers.callbacks import SynchronizedCallbacks
 from kparallel.workers.consistency import fit_fingerprint, require_same
@@ -34,6 +35,7 @@ def fit_arguments(model: Any, group: WorkerGroup, runtime: Runtime, asked: dict[
     """
     defaults = _defaults(keras.Model.fit) | _defaults(model.__class__.fit)
     given = defaults | asked
+    rejoin(runtime.placement)
     require_same(group, fit_fingerprint(model, given))
     if given["verbose"] == "auto":
         given["verbose"] = 1 if group.is_chief else 0
