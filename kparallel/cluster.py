@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,8 +45,11 @@ class Cluster:
     def __post_init__(self) -> None:
         for number, address in enumerate(self.workers):
             host, _, port = address.rpartition(":")
-            if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-                raise ClusterError(f"Expected host:port as the address of worker {number}, received {address!r}.")
+            if not host or not port.isdecimal() or not 0 < int(port) < 65536 or re.search(r"[/\s]", host):
+                raise ClusterError(
+                    f"Expected host:port, such as 10.0.0.1:2222, as the address of worker {number}, received "
+                    f"{address!r}."
+                )
             first = self.workers.index(address)
             if first != number:
                 raise ClusterError(
@@ -150,7 +154,9 @@ def _index(task: Any, jobs: dict[str, list[str]]) -> int:
 def _check_type(field: str, kind: Any) -> None:
     if kind in ("chief", "worker"):
         return
-    way_out = _REFUSED.get(kind, "TF_CONFIG names workers by these words")
+    way_out = "TF_CONFIG names workers by these words"
+    if isinstance(kind, str):
+        way_out = _REFUSED.get(kind, way_out)
     raise ClusterError(f"Expected chief or worker in TF_CONFIG's {field}, received {kind!r}: {way_out}.")
 
 

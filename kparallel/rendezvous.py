@@ -8,13 +8,14 @@ meet on their own ports first, then hand these ports to TensorFlow:
               ◄────────  handshake
     ready     ────────►           it greeted all and was greeted by all
               ◄────────  ready    all workers said so: both close their ports and start TensorFlow
+
+What is no message of a worker's is dropped, and named. A token that all workers share keeps strangers out.
 """
 
 import asyncio
 import concurrent.futures
 import contextlib
 import errno
-import json
 import socket
 import sys
 import time
@@ -23,12 +24,14 @@ from typing import Any
 
 from kparallel.cluster import Cluster, host_and_port
 from kparallel.errors import ClusterError, WorkerError
+from kparallel.handshake import Messages, NoMessageError
 
 __all__: list[str] = []
 
 _RETRY = 0.2
 _PROGRESS = 5.0
 _LINE = 1 << 20
+_TOLD = 5  # Dropped connections of which a line tells.
 
 
 def to_stderr(line: str) -> None:
@@ -41,6 +44,7 @@ def wait_for_peers(
     handshake: Mapping[str, str],
     timeout: float = 300.0,
     progress: Callable[[str], None] = to_stderr,
+    token: str = "",
 ) -> None:
     """Wait until all workers are there and agree; then their ports are free for TensorFlow.
 
@@ -49,6 +53,7 @@ def wait_for_peers(
         handshake: Name and text of what must be equal on all workers, such as versions.
         timeout: Seconds to wait.
         progress: Takes a line every few seconds.
+        token: What all workers know and nobody else; without one, whoever can connect is believed.
 
     Raises:
         WorkerError: Workers are missing after the timeout, another gave up, or they disagree; the message names them.
@@ -56,23 +61,35 @@ def wait_for_peers(
     """
 
     def meet() -> None:
-        asyncio.run(_Rendezvous(cluster, handshake, timeout, progress).hold())
+        asyncio.run(_Rendezvous(cluster, handshake, timeout, progress, token).hold())
 
+    if _loop_runs():  # Inside a notebook.
+        concurrent.futures.ThreadPoolExecutor(1).submit(meet).result()
+    else:
+        meet()
+
+
+def _loop_runs() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        meet()
-    else:  # Inside a notebook, whose loop runs already.
-        concurrent.futures.ThreadPoolExecutor(1).submit(meet).result()
+        return False
+    return True
 
 
 class _Rendezvous:
     """One worker's side of the barrier."""
 
     def __init__(
-        self, cluster: Cluster, handshake: Mapping[str, str], timeout: float, progress: Callable[[str], None]
+        self,
+        cluster: Cluster,
+        handshake: Mapping[str, str],
+        timeout: float,
+        progress: Callable[[str], None],
+        token: str,
     ) -> None:
         self._cluster = cluster
+        self._messages = Messages(cluster.index, len(cluster.workers), token)
         self._handshake = {**handshake, "cluster": ", ".join(cluster.workers)}
         self._timeout = timeout
         self._progress = progress
@@ -82,6 +99,8 @@ class _Rendezvous:
         self._unready = set(peers)
         self._handshakes: dict[int, Mapping[str, str]] = {cluster.index: self._handshake}
         self._strange: dict[int, str] = {}
+        self._dropped = 0
+        self._last_dropped = ""
         self._lines: dict[int, asyncio.StreamWriter] = {}
         self._opened: set[asyncio.StreamWriter] = set()
         self._calls: dict[int, asyncio.Task[None]] = {}
@@ -134,54 +153,98 @@ class _Rendezvous:
         """Greet a peer, again and again until it answers."""
         host, port = host_and_port(self._cluster.workers[peer])
         while True:
-            with contextlib.suppress(OSError, asyncio.TimeoutError):
+            try:
                 opening = asyncio.open_connection(host, port, limit=_LINE)
                 reader, writer = await asyncio.wait_for(opening, 5)
                 self._opened.add(writer)
-                if await self._shake_hands(peer, reader, writer):
-                    return
+                await self._shake_hands(peer, reader, writer)
+                return
+            except (socket.gaierror, UnicodeError) as error:
+                self._strange[peer] = f"its name cannot be resolved here: {error}"
+            except (NoMessageError, ValueError) as error:  # The latter is a line without an end.
+                self._strange[peer] = f"something else answers there: {error}"
+            except (TimeoutError, OSError):
+                self._strange.pop(peer, None)  # Not there yet.
             await asyncio.sleep(_RETRY)
 
-    async def _shake_hands(self, peer: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        _send(writer, {"worker": self._cluster.index, "handshake": self._handshake})
-        answer = _read(await asyncio.wait_for(reader.readline(), 5))
-        if answer is None or answer.get("worker") != peer:
-            self._strange[peer] = "something else answers there"
+    async def _shake_hands(self, peer: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Greet whoever answers at a peer's address.
+
+        Raises:
+            NoMessageError: It is another.
+        """
+        self._send(writer, {"handshake": self._handshake})
+        try:
+            answer = self._messages.read(await asyncio.wait_for(reader.readline(), 5))
+            if answer["worker"] != peer or "handshake" not in answer:
+                raise NoMessageError(f"it says that it is worker {answer['worker']}")
+        except BaseException:
             writer.close()
-            return False
+            raise
         self._handshakes[peer] = answer["handshake"]
         self._strange.pop(peer, None)
         self._lines[peer] = writer
         self._unreached.discard(peer)
         self._changed.set()
-        return True
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer a peer's handshake, then listen to what it tells."""
         peer = None
         self._opened.add(writer)
-        with contextlib.suppress(OSError, ValueError):
-            message = _read(await reader.readline())
-            if message is None or message.get("worker") not in self._not_heard | self._unready:
-                writer.close()
-                return
-            peer = int(message["worker"])
-            _send(writer, {"worker": self._cluster.index, "handshake": self._handshake})
-            self._handshakes[peer] = message["handshake"]
-            self._not_heard.discard(peer)
-            self._changed.set()
-            while told := _read(await reader.readline()):
-                if "gave_up" in told:
-                    passed_on = " gave up: " in told["gave_up"]
-                    who = "" if passed_on else f"Worker {peer} ({self._cluster.workers[peer]}) gave up: "
-                    self._fail(self._difference() or who + told["gave_up"])
-                self._unready.discard(peer)
-                self._changed.set()
+        try:
+            if line := await reader.readline():
+                peer = self._greeted(line)
+            if peer is not None:
+                self._send(writer, {"handshake": self._handshake})
+                await self._listen_to(peer, reader)
+        except (NoMessageError, ValueError) as error:
+            self._drop(writer, str(error))
+        except OSError:  # It hung up.
+            pass
+        writer.close()
         if peer in self._unready and not self._failure:  # It hung up: it may come again, restarted.
             self._calls[peer].cancel()
             self._not_heard.add(peer)
             self._unreached.add(peer)
             self._calls[peer] = asyncio.create_task(self._call(peer))
+
+    def _greeted(self, line: bytes) -> int | None:
+        """Return which peer greets, or None where one comes too late.
+
+        Raises:
+            NoMessageError: It is no handshake.
+        """
+        message = self._messages.read(line)
+        if "handshake" not in message:
+            raise NoMessageError("it does not greet first")
+        peer = int(message["worker"])
+        if peer not in self._not_heard | self._unready:
+            return None
+        self._handshakes[peer] = message["handshake"]
+        self._not_heard.discard(peer)
+        self._changed.set()
+        return peer
+
+    async def _listen_to(self, peer: int, reader: asyncio.StreamReader) -> None:
+        while line := await reader.readline():
+            told = self._messages.read(line)
+            if told["worker"] != peer:
+                raise NoMessageError(f"it is worker {peer} and says that it is worker {told['worker']}")
+            if "gave_up" in told:
+                passed_on = " gave up: " in told["gave_up"]
+                who = "" if passed_on else f"Worker {peer} ({self._cluster.workers[peer]}) gave up: "
+                self._fail(self._difference() or who + told["gave_up"])
+            if "ready" in told:
+                self._unready.discard(peer)
+            self._changed.set()
+
+    def _drop(self, writer: asyncio.StreamWriter, reason: str) -> None:
+        """Note a connection that is dropped; a scan of ports may make many."""
+        host = str((writer.get_extra_info("peername") or ("an unknown host",))[0])
+        self._dropped += 1
+        self._last_dropped = f"{host}: {reason}"
+        if self._dropped <= _TOLD:
+            self._progress(f"worker {self._cluster.index} dropped a connection from {host}: {reason}")
 
     def _difference(self) -> str:
         """Return in words what the workers met so far disagree on, or nothing."""
@@ -207,7 +270,7 @@ class _Rendezvous:
                 raise WorkerError(
                     f"Worker {self._cluster.index} waited {self._timeout:g} s for {self._missing()}. Is it started, "
                     "with the same list of addresses, and does no firewall stand between? "
-                    f"kparallel.init(timeout=seconds) waits longer. {self._difference()}".rstrip()
+                    f"kparallel.init(timeout=seconds) waits longer. {self._difference()}{self._strangers()}".rstrip()
                 )
             if now - self._shown >= _PROGRESS:
                 self._shown = now
@@ -217,6 +280,11 @@ class _Rendezvous:
                 await asyncio.wait_for(self._changed.wait(), min(1.0, self._start + self._timeout - now))
         if self._failure:
             raise WorkerError(self._failure)
+
+    def _strangers(self) -> str:
+        if not self._dropped:
+            return ""
+        return f" Connections that were dropped: {self._dropped}, the last from {self._last_dropped}."
 
     def _missing(self) -> str:
         peers = sorted(self._unreached | self._not_heard or self._unready)
@@ -231,19 +299,10 @@ class _Rendezvous:
     async def _tell(self, message: dict[str, Any]) -> None:
         for line in list(self._lines.values()):  # A peer that is reached meanwhile adds its own.
             with contextlib.suppress(OSError):
-                _send(line, message)
+                self._send(line, message)
                 await asyncio.wait_for(line.drain(), 5)
 
-
-def _send(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
-    connection = writer.get_extra_info("socket")
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    writer.write(json.dumps(message).encode() + b"\n")
-
-
-def _read(line: bytes) -> dict[str, Any] | None:
-    try:
-        message = json.loads(line)
-    except ValueError:
-        return None
-    return message if isinstance(message, dict) else None
+    def _send(self, writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
+        connection = writer.get_extra_info("socket")
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        writer.write(self._messages.write(message))

@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ class CommThread:
     def __init__(self, ring: Ring, on_done: Sequence[Callable[[], None]]) -> None:
         self._ring = ring
         self._on_done = on_done
-        self._submitted: list[queue.SimpleQueue[tuple[int, Work, Arrays] | None]] = [
+        self._submitted: list[queue.SimpleQueue[_Given | threading.Event | None]] = [
             queue.SimpleQueue() for _ in on_done
         ]
         self._counts = [0] * len(on_done)
@@ -38,7 +39,7 @@ class CommThread:
     def submit(self, replica: int, work: Work, arrays: Arrays) -> int:
         """Hand over a replica's arrays; return the number by which to take what becomes of them."""
         self._counts[replica] += 1
-        self._submitted[replica].put((self._counts[replica], work, arrays))
+        self._submitted[replica].put(_Given(self._counts[replica], work, arrays, self._ring.generation))
         return self._counts[replica]
 
     def result(self, replica: int, number: int) -> Arrays:
@@ -57,6 +58,18 @@ class CommThread:
         """Hang up: the other workers then know that this one trains no longer."""
         self._ring.abort()
 
+    def settle(self) -> None:
+        """After a step that failed: wait until nothing of it is carried any more, and forget what became of it."""
+        settled = threading.Event()
+        for submitted in self._submitted:
+            submitted.put(settled)
+        settled.wait()
+
+    @property
+    def generation(self) -> int:
+        """How often the ring has begun anew."""
+        return self._ring.generation
+
     def stop(self) -> None:
         """End the thread; nothing is handed over any more."""
         for submitted in self._submitted:
@@ -68,19 +81,43 @@ class CommThread:
 
     def _run_next(self) -> bool:
         """Carry what all replicas hand over next; return whether there was something."""
-        items = [item for submitted in self._submitted if (item := submitted.get()) is not None]
-        if not items:
+        items = [submitted.get() for submitted in self._submitted]
+        if None in items:
             return False
-        numbers, works, parts = zip(*items, strict=True)
+        if any(isinstance(item, threading.Event) for item in items):
+            self._forget(items)
+            return True
+        works = [item for item in items if isinstance(item, _Given)]
         results: list[Arrays | Exception]
         try:
-            results = list(works[0](self._ring, list(parts)))
+            if any(work.generation != self._ring.generation for work in works):
+                raise ValueError("This is of a step that failed, before the workers connected anew.")
+            results = list(works[0].work(self._ring, [work.arrays for work in works]))
         except Exception as error:  # The step raises it.
-            results = [error] * len(parts)
-        for replica, (number, result) in enumerate(zip(numbers, results, strict=True)):
-            self._done[replica][number] = result
+            results = [error] * len(works)
+        for replica, (work, result) in enumerate(zip(works, results, strict=True)):
+            self._done[replica][work.number] = result
             self._on_done[replica]()
         return True
+
+    def _forget(self, items: list[Any]) -> None:
+        """Drop what replicas handed over in a step that failed: one may have handed over more than another."""
+        for submitted, item in zip(self._submitted, items, strict=True):
+            while not isinstance(item, threading.Event):
+                item = submitted.get()
+        for done in self._done:
+            done.clear()
+        item.set()
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a replica hands over, under which number, and in which generation of the ring."""
+
+    number: int
+    work: Work
+    arrays: Arrays
+    generation: int
 
 
 def summing(add: Add) -> Work:

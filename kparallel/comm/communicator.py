@@ -32,6 +32,10 @@ class Communicator(abc.ABC):
         """After a step that failed: let no other worker wait for this one."""
         return None
 
+    def renew(self) -> None:
+        """Before the next steps: forget one that failed, if the workers have connected anew since."""
+        return None
+
 
 class SingleReplica(Communicator):
     """The exchange of a single replica."""

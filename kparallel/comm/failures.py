@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from kparallel.cluster import Cluster, read_cluster
+from kparallel.comm.departures import ENDED
 from kparallel.errors import WorkerError
 
 __all__: list[str] = []
@@ -57,13 +58,16 @@ def translate_worker_loss() -> Iterator[None]:
         if cluster is None or not lost:
             raise
         names = ", ".join(f"worker {index} ({cluster.workers[index]})" for index in lost)
-        how = (
-            "sends no sign of life: it has frozen, or its script has ended"
-            if "heartbeat" in str(error).lower()
-            else "hung up: it failed, or was killed"
-        )
         raise WorkerError(
-            f"Lost {names}, which {how}; or the network between failed. Look at the end of its output. This process "
-            "cannot train on: start all workers again; with BackupAndRestore they resume, and `kparallel run "
-            "--restarts` starts them again by itself."
+            f"Lost {names}, {_how(str(error))}. Look at the end of its output. Unless all workers catch their errors "
+            "and call fit again, start all again; with BackupAndRestore they resume, and `kparallel run --restarts` "
+            "starts them again by itself."
         ) from error
+
+
+def _how(message: str) -> str:
+    if ENDED in message:
+        return "whose script has ended without an error, as by sys.exit(0), while this worker's still trains with it"
+    if "heartbeat" in message.lower():
+        return "which sends no sign of life: it has frozen, or its script has ended; or the network between failed"
+    return "which hung up: it failed, was killed, or its script has ended; or the network between failed"

@@ -1,11 +1,13 @@
 """The control plane between workers, outside the training step: gathered text, and values broadcast by the chief."""
 
 import abc
+import contextlib
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from kparallel.comm.departures import Departures
 from kparallel.comm.packs import sum_by_dtype
 from kparallel.compat.distribute import CollectiveReducer
 from kparallel.compat.functions import traced
@@ -70,9 +72,16 @@ class TFWorkerGroup(WorkerGroup):
         strategy: The cluster's strategy; it numbers the collectives.
         workers: How many workers there are.
         worker_index: This worker's index.
+        departures: Ends the wait for a worker whose script has ended; None where no launcher tells.
     """
 
-    def __init__(self, strategy: tf.distribute.Strategy, workers: int, worker_index: int) -> None:
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        workers: int,
+        worker_index: int,
+        departures: Departures | None = None,
+    ) -> None:
         super().__init__(workers, worker_index)
         worker = strategy.extended.worker_devices[0].rsplit("/device:", 1)[0]
         ring = tf.distribute.experimental.CommunicationImplementation.RING
@@ -91,6 +100,7 @@ class TFWorkerGroup(WorkerGroup):
         signature = [tf.TensorSpec([1, None], tf.int32)]
         self._gather = traced(gather, input_signature=signature)
         self._sum = traced(total)
+        self._waiting = contextlib.nullcontext if departures is None else departures.waiting
 
     def all_gather_text(self, text: str) -> list[str]:
         data = text.encode()
@@ -105,7 +115,8 @@ class TFWorkerGroup(WorkerGroup):
     def _all_gather(self, data: bytes, size: int) -> list[bytes]:
         """Return every worker's bytes, padded to a size that all workers know alike."""
         words = np.frombuffer(data.ljust(-(-size // 4) * 4, b"\0"), np.int32)
-        return [row.tobytes() for row in self._gather(tf.constant(words[None])).numpy()]
+        with self._waiting():
+            return [row.tobytes() for row in self._gather(tf.constant(words[None])).numpy()]
 
     def broadcast(self, values: list[Any]) -> list[tf.Tensor]:
         if not values:
@@ -114,4 +125,5 @@ class TFWorkerGroup(WorkerGroup):
         sent = [tensor if tensor.dtype.is_floating else tf.cast(tensor, tf.int64) for tensor in tensors]
         # A sum in which all workers but the chief give zeros.
         terms = [value if self.is_chief else tf.zeros_like(value) for value in sent]
-        return [tf.cast(new, old.dtype) for new, old in zip(self._sum(terms), tensors, strict=True)]
+        with self._waiting():
+            return [tf.cast(new, old.dtype) for new, old in zip(self._sum(terms), tensors, strict=True)]

@@ -13,7 +13,8 @@ import tensorflow as tf
 import kparallel
 from kparallel.cluster import Cluster, read_cluster
 from kparallel.comm.connections import PeerConnections
-from kparallel.compat.startup import expect_cluster, tensorflow_has_started
+from kparallel.comm.departures import Departures
+from kparallel.compat.startup import abort_collectives, expect_cluster, tensorflow_has_started
 from kparallel.devices import virtual_devices
 from kparallel.errors import ClusterError
 from kparallel.rendezvous import to_stderr, wait_for_peers
@@ -57,7 +58,7 @@ def init(timeout: float = 300.0, heartbeat: float = 60.0) -> None:
             "cluster any more. Move the lines `import kparallel` and `kparallel.init()` above the first model, dataset "
             "or tensor, or start the script with `kparallel run`, which does it."
         )
-    wait_for_peers(cluster, _handshake(devices), timeout)
+    wait_for_peers(cluster, _handshake(devices), timeout, token=os.environ.get("KPARALLEL_TOKEN", ""))
     if devices:
         virtual_devices(int(devices))
     expect_cluster(len(cluster.workers), timeout, heartbeat)
@@ -70,7 +71,9 @@ def init(timeout: float = 300.0, heartbeat: float = 60.0) -> None:
     with _not_silently(cluster, timeout):
         strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
     own = len(cluster.workers) > 1 and _choice() == "auto"
-    made.append(_Joined(strategy, PeerConnections(cluster, heartbeat) if own else None))
+    news = os.environ.get("KPARALLEL_NEWS")  # Of the launcher, if there is one.
+    departures = Departures(int(news), abort_collectives) if news else None
+    made.append(_Joined(strategy, PeerConnections(cluster, heartbeat) if own else None, departures))
 
 
 def cluster_strategy() -> tf.distribute.Strategy | None:
@@ -97,6 +100,13 @@ def peer_connections() -> PeerConnections | None:
     cluster = read_cluster()
     made = [] if cluster is None else _joined(cluster)
     return made[0].connections if made else None
+
+
+def cluster_departures() -> Departures | None:
+    """Return what ends the wait for a worker whose script has ended, or None where no launcher tells."""
+    cluster = read_cluster()
+    made = [] if cluster is None else _joined(cluster)
+    return made[0].departures if made else None
 
 
 @contextlib.contextmanager
@@ -127,6 +137,7 @@ def _not_silently(cluster: Cluster, timeout: float) -> Iterator[None]:
 class _Joined:
     strategy: tf.distribute.Strategy
     connections: PeerConnections | None
+    departures: Departures | None
 
 
 @functools.cache

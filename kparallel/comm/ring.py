@@ -42,11 +42,14 @@ class LostError(Exception):
     Args:
         worker: Its index.
         frozen: Whether it has frozen, rather than hung up.
+        own: Whether it is this worker, which left after an error of its own.
     """
 
-    def __init__(self, worker: int, frozen: bool) -> None:
+    def __init__(self, worker: int, frozen: bool, own: bool = False) -> None:
         how = "sends no heartbeat" if frozen else "hung up"
-        super().__init__(f"from /job:worker/replica:0/task:{worker}: it {how}")
+        text = f"from /job:worker/replica:0/task:{worker}: it {how}"
+        left = "this worker left the exchange at an error in an earlier step; fit, evaluate and predict join it again"
+        super().__init__(left if own else text)
         self.worker = worker
         self.frozen = frozen
 
@@ -69,15 +72,39 @@ class Ring:
     ) -> None:
         self._index = index
         self._workers = workers
+        self._frozen = frozen
+        self._closing = threading.Lock()
+        self._exchanging = threading.Lock()
+        self.generation = 0
+        self._begin(after, before)
+
+    def _begin(self, after: socket.socket, before: socket.socket) -> None:
         self._after = after
         self._before = before
-        self._frozen = frozen
         self._serial = 0
         self._lost: LostError | None = None
-        self._closing = threading.Lock()
         before.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, int(_PATIENCE * 1e6)))
         self._sends: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        threading.Thread(target=self._send_all, name="kparallel-ring", daemon=True).start()
+        arguments = (self._sends, after)
+        threading.Thread(target=_send_all, args=arguments, name="kparallel-ring", daemon=True).start()
+
+    @property
+    def is_aborted(self) -> bool:
+        """Whether this worker has left, or lost another."""
+        return self._lost is not None
+
+    def renew(self, after: socket.socket, before: socket.socket) -> None:
+        """Begin anew over other connections, after every worker has left; they count as another generation.
+
+        Args:
+            after: A connection that the next worker has accepted.
+            before: A connection from the previous worker.
+        """
+        with self._exchanging:  # What still exchanges over the old ones finds out, and raises.
+            for end in (self._before, self._after):
+                end.close()
+            self.generation += 1
+            self._begin(after, before)
 
     def all_reduce(self, own: np.ndarray[Any, Any], add: Add = _add) -> np.ndarray[Any, Any]:
         """Sum arrays of one dim, of the same size and dtype on all workers.
@@ -90,6 +117,10 @@ class Ring:
             LostError: A worker is lost.
             ValueError: The previous worker sums something else.
         """
+        with self._exchanging:
+            return self._sum(own, add)
+
+    def _sum(self, own: np.ndarray[Any, Any], add: Add) -> np.ndarray[Any, Any]:
         self._exchange_headers(own.nbytes, own.dtype.name)
         total = aligned(own.size, own.dtype)
         self._put(own[self._segment(self._index, own.size)])
@@ -113,6 +144,10 @@ class Ring:
             LostError: A worker is lost.
             ValueError: The previous worker sums something.
         """
+        with self._exchanging:
+            return self._gather(own)
+
+    def _gather(self, own: bytes) -> list[bytes]:
         self._exchange_headers(0, "bytes")
         parts = {self._index: own}
         for step in range(self._workers - 1):
@@ -132,7 +167,7 @@ class Ring:
         with self._closing:
             if self._lost is not None:
                 return
-            self._lost = lost or LostError(self._index, False)
+            self._lost = lost or LostError(self._index, False, own=True)
         with contextlib.suppress(OSError):
             self._before.send(_NOTICE.pack(self._lost.worker, self._lost.frozen), socket.MSG_DONTWAIT)
         for end in (self._before, self._after):
@@ -184,20 +219,6 @@ class Ring:
         if self._lost is not None:
             raise self._lost
 
-    def _send_all(self) -> None:
-        """Send what is put, in a thread of its own: a worker that only sent would wait for one that only sends."""
-        broken = False
-        while (item := self._sends.get()) is not None:
-            if isinstance(item, threading.Event):
-                if not broken:
-                    item.set()
-                continue
-            try:
-                if not broken:
-                    self._after.sendall(item)
-            except OSError:
-                broken = True  # The receiving side finds out who it is.
-
     def _receive(self, into: np.ndarray[Any, Any]) -> None:
         view = into.view(np.uint8).data
         while len(view):
@@ -244,6 +265,21 @@ class Ring:
         self.abort(LostError(worker, frozen))
         assert self._lost is not None
         raise self._lost
+
+
+def _send_all(sends: queue.SimpleQueue[Any], after: socket.socket) -> None:
+    """Send what is put, in a thread of its own: a worker that only sent would wait for one that only sends."""
+    broken = False
+    while (item := sends.get()) is not None:
+        if isinstance(item, threading.Event):
+            if not broken:
+                item.set()
+            continue
+        try:
+            if not broken:
+                after.sendall(item)
+        except OSError:
+            broken = True  # The receiving side finds out who it is.
 
 
 def aligned(size: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:

@@ -42,6 +42,7 @@ class RingCommunicator(Communicator):
         with tf.init_scope(), tf.device(column[0]):
             self._done = [tf.queue.FIFOQueue(-1, [tf.bool], [[]]) for _ in column]
         self._comm_thread = CommThread(ring, [_notifier(done) for done in self._done])
+        self._generation = self._comm_thread.generation
         weakref.finalize(self, self._comm_thread.stop)
 
     @property
@@ -71,6 +72,15 @@ class RingCommunicator(Communicator):
 
     def abort(self) -> None:
         self._comm_thread.abort()
+
+    def renew(self) -> None:
+        if self._generation == self._comm_thread.generation:
+            return
+        self._generation = self._comm_thread.generation
+        self._comm_thread.settle()
+        for done in self._done:  # By what a step that failed did not take any more.
+            if count := int(done.size()):
+                done.dequeue_many(count)
 
     def _sum_packs(self, packs: list[list[tf.Tensor]]) -> list[tf.Tensor]:
         return [total for pack in packs for total in self._sum_pack(pack)]

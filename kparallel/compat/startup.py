@@ -2,6 +2,7 @@
 
 from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
 from tensorflow.python.eager import context
+from tensorflow.python.framework import errors
 
 __all__: list[str] = []
 
@@ -26,3 +27,12 @@ def expect_cluster(workers: int, timeout: float, heartbeat: float) -> None:
         heartbeat_timeout_in_ms=int(heartbeat * 1000),
         coordinated_jobs=[CoordinatedJob(name="worker", num_tasks=workers)],
     )
+
+
+def abort_collectives(message: str) -> None:
+    """End TensorFlow's collectives of this process that wait, and all to come, with an `UnavailableError`.
+
+    Args:
+        message: Its text.
+    """
+    context.context().abort_collective_ops(errors.UNAVAILABLE, message)

@@ -32,3 +32,8 @@ class Placement:
         """After a step that failed: let no other worker wait for this one."""
         for communicator in self.communicators:
             communicator.abort()
+
+    def renew(self) -> None:
+        """Before the steps of another call: forget one that failed, if the workers have connected anew since."""
+        for communicator in self.communicators:
+            communicator.renew()

@@ -14,19 +14,23 @@ from kparallel.errors import WorkerError
 
 __all__: list[str] = []
 
+_LONGEST = 10_000  # Characters of a traceback; escaped, they fit into a pipe, which holds 64 KB, whoever reads.
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 
 
 def main(arguments: list[str]) -> None:
     """Run a script as this process's program.
 
-    The launcher sets `KPARALLEL_LAUNCHER` to its process id, `KPARALLEL_REPORT` to the file that takes the report of
-    a failure, and `KPARALLEL_TIMEOUT` and `KPARALLEL_HEARTBEAT` to what `kparallel.init` is given.
+    The launcher sets `KPARALLEL_LAUNCHER` to its process id, `KPARALLEL_REPORT` and `KPARALLEL_NEWS` to the descriptors
+    of the pipes that take the report of a failure and bring news of other workers, and `KPARALLEL_TIMEOUT` and
+    `KPARALLEL_HEARTBEAT` to what `kparallel.init` is given.
 
     Args:
         arguments: The script's path (or `-m` and a module's name), then its arguments.
     """
     _die_with(int(os.environ["KPARALLEL_LAUNCHER"]))
+    for name in ("KPARALLEL_REPORT", "KPARALLEL_NEWS"):
+        os.set_inheritable(int(os.environ[name]), False)
     try:
         if os.environ.get("TF_CONFIG") or os.environ.get("KPARALLEL_DEVICES_PER_WORKER"):
             from kparallel.comm.join import init
@@ -76,8 +80,8 @@ def _own_traceback() -> str:
 
 def _report(text: str, consequence: bool = False) -> None:
     """Leave word for the launcher: what was raised, and whether another worker's failure caused it."""
-    report = {"time": time.time(), "traceback": text, "consequence": consequence}
-    Path(os.environ["KPARALLEL_REPORT"]).write_text(json.dumps(report))
+    report = {"time": time.time(), "traceback": text[-_LONGEST:], "consequence": consequence}
+    os.write(int(os.environ["KPARALLEL_REPORT"]), json.dumps(report).encode())
 
 
 if __name__ == "__main__":

@@ -2,23 +2,26 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
+import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from kparallel.launch.output import Relay
+from kparallel.launch import guard
+from kparallel.launch.output import Outlet, Relay
+from kparallel.launch.worker import Worker, start_worker
 
 __all__: list[str] = []
 
 # Seconds in which other workers may still end by themselves after one failed: longer where one of them caused that.
 _MOMENT = 0.5
 _PATIENCE = 3.0
+_DRAIN = 1.0  # Seconds that a signalled launcher waits for whoever reads its output.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 @dataclass(frozen=True)
@@ -58,110 +61,102 @@ class Ending:
 def run_gang(launch: Launch) -> Ending:
     """Start the workers, relay their output and wait for all; where one fails, end the others.
 
-    SIGINT and SIGTERM are passed on to the workers. Who does not end within the grace is killed, with every process
-    in its group.
+    SIGINT and SIGTERM are passed on to the workers, SIGHUP and SIGQUIT as SIGTERM; SIGHUP not under `nohup`. Who does
+    not end within the grace is killed, with every process in its group. If this process is killed, a guard does that.
 
     Args:
         launch: What is started.
     """
-    with tempfile.TemporaryDirectory(prefix="kparallel-") as folder:
-        return asyncio.run(_Gang(launch, Path(folder)).run())
+    with _guarding() as note:
+        return asyncio.run(_Gang(launch, note).run())
 
 
-class _Worker:
-    """One worker's process."""
+@contextlib.contextmanager
+def _guarding() -> Iterator[Callable[[str], None]]:
+    """Start the guard; yield what writes it a line."""
+    # Without `-I -S` it would take as long to start as a worker.
+    command = [sys.executable, "-I", "-S", str(Path(guard.__file__))]
+    null = subprocess.DEVNULL
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=null, stderr=null, start_new_session=True)
+    assert process.stdin is not None
+    pipe = process.stdin
 
-    def __init__(self, name: int, process: asyncio.subprocess.Process, report: Path, relays: Sequence[Relay]) -> None:
-        self.name = name
-        self.process = process
-        self._report = report
-        self._relays = relays
-        self.ended = 0.0
+    def note(line: str) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            pipe.write(f"{line}\n".encode())
+            pipe.flush()
 
-    async def wait(self) -> int:
-        """Wait for the process, and for the last of its output."""
-        code = await self.process.wait()
-        self.ended = time.time()
-        self.send(signal.SIGKILL)  # What it left behind in its group.
-        await asyncio.gather(*(relay.end() for relay in self._relays))
-        return code
-
-    def send(self, number: int) -> None:
-        """Send a signal to the process and to all that it started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
-
-    def failure(self) -> tuple[bool, float, str]:
-        """Return whether another worker's failure caused this one's, when it came, and the traceback."""
-        try:
-            report = json.loads(self._report.read_text())
-        except (OSError, ValueError):  # It was killed, perhaps while it wrote.
-            return False, self.ended, ""
-        return bool(report["consequence"]), float(report["time"]), str(report["traceback"])
+    try:
+        yield note
+    finally:
+        process.kill()
+        process.communicate()
 
 
 class _Gang:
     """The workers of one start."""
 
-    def __init__(self, launch: Launch, folder: Path) -> None:
+    def __init__(self, launch: Launch, note: Callable[[str], None]) -> None:
         self._launch = launch
-        self._folder = folder
-        self._workers: list[_Worker] = []
+        self._note = note
+        self._workers: list[Worker] = []
         self._signal = 0
-        self._asked: set[int] = set()
         self._signalled = asyncio.Event()
 
     async def run(self) -> Ending:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._pass_on, number)
+        for number in _SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:  # As nohup leaves SIGHUP.
+                loop.add_signal_handler(number, self._pass_on, number)
+        outlets = [Outlet(sys.stdout, _losing("stdout")), Outlet(sys.stderr, _losing("stderr"))]
         try:
             for index in range(len(self._launch.environments)):
                 if not self._signal:
-                    self._workers.append(await self._start(index))
+                    self._workers.append(await self._start(index, outlets))
             return await self._watch()
         finally:
             for worker in self._workers:
-                worker.send(signal.SIGKILL)
+                if worker.process.returncode is None:
+                    worker.send(signal.SIGKILL)
 
-    async def _start(self, index: int) -> _Worker:
+    async def _start(self, index: int, outlets: Sequence[Outlet]) -> Worker:
         name = self._launch.names[index]
-        report = self._folder / f"{name}.json"
-        own = {"KPARALLEL_LAUNCHER": str(os.getpid()), "KPARALLEL_REPORT": str(report), "PYTHONUNBUFFERED": "1"}
         many = len(self._launch.environments) > 1
-        relays = [Relay(stream, f"[{name}] ") for stream in (sys.stdout, sys.stderr)] if many else []
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "kparallel.launch.bootstrap", *self._launch.command),
-            env={**self._launch.environments[index], **own},
-            stdin=asyncio.subprocess.DEVNULL if many else None,
-            stdout=relays[0].source if many else None,
-            stderr=relays[1].source if many else None,
-            start_new_session=True,
-        )
-        for each in relays:
-            await each.start()
-        return _Worker(name, process, report, relays)
+        relays = [Relay(outlet, f"[{name}] ") for outlet in outlets] if many else []
+        worker = await start_worker(name, self._launch.command, self._launch.environments[index], relays)
+        self._note(f"+{worker.process.pid}")
+        return worker
+
+    async def _ended(self, worker: Worker) -> int:
+        """Wait for a worker's end; let the others know of one that ended without a failure."""
+        code = await worker.wait()
+        self._note(f"-{worker.process.pid}")
+        if code == 0:
+            for other in self._workers:
+                other.tell(worker.name)
+        return code
 
     async def _watch(self) -> Ending:
-        waits = {asyncio.create_task(worker.wait()): worker for worker in self._workers}
+        waits = {asyncio.create_task(self._ended(worker)): worker for worker in self._workers}
         running = set(waits)
         asked = asyncio.create_task(self._signalled.wait())
-        failed: list[_Worker] = []
+        failed: list[Worker] = []
         while running and not failed and not self._signal:
             done, _ = await asyncio.wait([*running, asked], return_when=asyncio.FIRST_COMPLETED)
             running -= done
             failed += [waits[task] for task in done if task is not asked and task.result() != 0]
-        asked.cancel()
         if running:
             consequence = all(worker.failure()[0] for worker in failed)
             failed += await self._end(running, waits, _PATIENCE if consequence else _MOMENT)
+        await self._drain(asked)
+        asked.cancel()
         if self._signal:
             return Ending(128 + self._signal, signalled=True)
         return _ending(failed) if failed else Ending(0)
 
     async def _end(
-        self, running: set[asyncio.Task[int]], waits: Mapping[asyncio.Task[int], _Worker], patience: float
-    ) -> list[_Worker]:
+        self, running: set[asyncio.Task[int]], waits: Mapping[asyncio.Task[int], Worker], patience: float
+    ) -> list[Worker]:
         """End the workers that still run; return those that had failed by themselves meanwhile."""
         if not self._signal:
             # A worker may have failed before the first to end did, but take longer to end.
@@ -179,19 +174,53 @@ class _Gang:
             await asyncio.wait(running)
         return by_themselves
 
+    async def _drain(self, asked: asyncio.Task[Literal[True]]) -> None:
+        """Wait until the workers' last output is written; after a signal not for a reader that stands still."""
+        relays = [relay for worker in self._workers for relay in worker.relays]
+        writing = {asyncio.create_task(relay.copied()) for relay in relays}
+        while writing and not self._signal:
+            await asyncio.wait([*writing, asked], return_when=asyncio.FIRST_COMPLETED)
+            writing = {task for task in writing if not task.done()}
+        if writing:
+            await asyncio.wait(writing, timeout=_DRAIN)
+        for task in writing:
+            task.cancel()
+
     def _pass_on(self, number: int) -> None:
         """Pass a signal on; the second Ctrl-C kills."""
-        number = signal.SIGKILL if self._signal == number == signal.SIGINT else number
-        if number != signal.SIGKILL:
-            self._signal = number
+        again = self._signal == number == signal.SIGINT
+        self._signal = number
+        passed = signal.SIGKILL if again else number if number == signal.SIGINT else signal.SIGTERM
         for worker in self._workers:
-            worker.send(number)
+            if worker.process.returncode is None:
+                worker.send(passed)
         self._signalled.set()
 
 
-def _ending(failed: Sequence[_Worker]) -> Ending:
+def _ending(failed: Sequence[Worker]) -> Ending:
     first = min(failed, key=lambda worker: worker.failure()[:2])
     code = first.process.returncode or 1
     if code < 0:
-        return Ending(128 - code, f"worker {first.name} was ended by {signal.Signals(-code).name}")
+        return Ending(128 - code, f"worker {first.name} was ended by {_signal_name(-code)}")
     return Ending(code, f"worker {first.name} failed with exit code {code}", first.failure()[2])
+
+
+def _signal_name(number: int) -> str:
+    """Return a signal's name; real-time signals have none of their own but for the first and the last."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}" if number > signal.SIGRTMIN else f"signal {number}"
+
+
+def _losing(name: str) -> Callable[[OSError], None]:
+    """Return what says, once, that a stream of the launcher's takes nothing any more."""
+
+    def say(error: OSError) -> None:
+        line = (
+            f"kparallel: {name} cannot be written ({error}); the workers train on, and what they print there is lost\n"
+        )
+        with contextlib.suppress(OSError):
+            os.write(2, line.encode())
+
+    return say

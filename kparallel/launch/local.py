@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import socket
 from collections.abc import Mapping
 
@@ -27,13 +28,23 @@ def local_environments(
     addresses = free_addresses(workers)
     gpus = [[] for _ in addresses] if devices_per_worker else divide_gpus(visible_gpus(environment), workers)
     # Without a share each worker's TensorFlow would take all cores.
+    # Nobody but the workers of this gang knows it, so that no stranger can greet one of them.
+    token = secrets.token_hex(16)
     threads = max(1, (os.cpu_count() or 1) // workers)
     result = []
     for index in range(workers):
         own = {"CUDA_VISIBLE_DEVICES": ",".join(gpus[index]) or "-1"}
         if workers > 1:
             own |= {"TF_CONFIG": Cluster(addresses, index).to_tf_config()}
-        result.append({"TF_NUM_INTRAOP_THREADS": str(threads), "TF_CPP_MIN_LOG_LEVEL": "1", **environment, **own})
+        result.append(
+            {
+                "TF_NUM_INTRAOP_THREADS": str(threads),
+                "TF_CPP_MIN_LOG_LEVEL": "1",
+                "KPARALLEL_TOKEN": token,
+                **environment,
+                **own,
+            }
+        )
     return result
 
 

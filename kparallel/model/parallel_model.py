@@ -29,6 +29,7 @@ from kparallel.planning.plan import Plan
 from kparallel.workers.consistency import call_fingerprint, require_same
 from kparallel.workers.fetch import agree_on_end
 from kparallel.workers.fit_arguments import fit_arguments
+from kparallel.workers.rejoin import rejoin
 
 __all__: list[str] = []
 
@@ -72,6 +73,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         arguments = named(self.__class__.fit, args, kwargs)
         if not runtime.placement.group.is_single:
             with translate_worker_loss():
+                rejoin(runtime.placement)
                 arguments = fit_arguments(self, runtime.placement.group, runtime.epoch, arguments)
         with runtime.whole_batches():
             return super().fit(**self._adapted(arguments))
@@ -101,6 +103,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
             length = length_of(x, arguments.get("batch_size"))
             runtime.epoch.unsized = length is None
             with translate_worker_loss():
+                rejoin(runtime.placement)
                 require_same(runtime.placement.group, call_fingerprint(name, x, arguments.get("steps"), length))
 
     def _adapted(self, arguments: dict[str, Any]) -> dict[str, Any]:

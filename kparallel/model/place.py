@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from kparallel.comm.communicator import Communicator, LocalCommunicator, SingleReplica
 from kparallel.comm.group import SingleWorker, TFWorkerGroup, WorkerGroup
-from kparallel.comm.join import peer_connections
+from kparallel.comm.join import cluster_departures, peer_connections
 from kparallel.comm.ring_communicator import RingCommunicator
 from kparallel.comm.tf_collectives import TFCommunicator
 from kparallel.compat.distribute import mirrored
@@ -52,7 +52,7 @@ def place(
     first = mesh.replicas * index
     workers = len(cluster.cluster_resolver.cluster_spec().as_dict()["worker"])
     # First, so that workers whose plans differ in stages number this collective alike, and can report the difference.
-    group = TFWorkerGroup(cluster, workers, index)
+    group = TFWorkerGroup(cluster, workers, index, cluster_departures())
     agree(group)
     columns = [tuple(row[stage] for row in rows) for stage in range(mesh.stages)]
     return cluster, Placement(rows, first, replicas, _communicators(columns, cluster, first, group), group, compression)

@@ -41,6 +41,8 @@ MALFORMED = {
     "cluster is a list": (config(TWO, WORKER), ["TF_CONFIG's cluster", "['a:1', 'b:2']"]),
     "workers are a string": (config({"worker": "a:1,b:2"}, WORKER), ["cluster.worker", "'a:1,b:2'"]),
     "no port": (config({"worker": ["a:1", "b"]}, WORKER), ["host:port", "worker 1", "'b'"]),
+    "a scheme": (config({"worker": ["a:1", "grpc://b:2"]}, WORKER), ["host:port", "worker 1", "'grpc://b:2'"]),
+    "a list as type": (config({"worker": TWO}, {"type": ["worker"], "index": 0}), ["task.type", "['worker']"]),
     "port out of range": (config({"worker": ["a:1", "b:70000"]}, WORKER), ["worker 1", "'b:70000'"]),
     "duplicate": (config({"worker": ["a:1", "b:2", "a:1"]}, WORKER), ["'a:1'", "workers 0 and 2"]),
     "two chiefs": (config({"chief": TWO}, {"type": "chief", "index": 0}), ["cluster.chief", "one address"]),

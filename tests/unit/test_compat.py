@@ -18,7 +18,7 @@ from kparallel.compat.functions import called_graphs, captured, run_independentl
 from kparallel.compat.layers import float8_variables
 from kparallel.compat.optimizers import optimizers_in, slots_by_weight, updating_copies
 from kparallel.compat.profiler import XSpace, read_profile
-from kparallel.compat.startup import tensorflow_has_started
+from kparallel.compat.startup import abort_collectives, tensorflow_has_started
 from kparallel.compat.training import build_layers, renew_functions, resume_at, resumed_epoch, trainer_metrics
 from kparallel.compat.variables import (
     PlacedVariable,
@@ -412,3 +412,16 @@ def test_a_keras_loss_in_a_replica_is_whole():
 
     for value, summed in zip(*map(strategy.experimental_local_results, strategy.run(tf.function(both))), strict=True):
         assert (float(value), float(summed)) == (1.0, 1.0)
+
+
+def test_collectives_can_be_aborted(monkeypatch):
+    """In a cluster tests/process/test_departure.py does it; here it would end the collectives of all other tests."""
+    told = []
+    monkeypatch.setattr(context.context(), "abort_collective_ops", lambda *told_of: told.append(told_of))
+    abort_collectives("because")
+    assert told == [(tf.errors.UNAVAILABLE, "because")]
+    assert list(inspect.signature(type(context.context()).abort_collective_ops).parameters) == [
+        "self",
+        "code",
+        "message",
+    ]

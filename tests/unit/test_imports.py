@@ -7,7 +7,7 @@ import kparallel
 
 ROOT = Path(kparallel.__file__).parent
 # From the floor upwards; a file imports only from its own layer's folder or from layers before it.
-LAYERS = ["errors", "mesh", "cluster", "rendezvous", "schedule", "planning", "trace"]
+LAYERS = ["errors", "mesh", "cluster", "handshake", "rendezvous", "schedule", "planning", "trace"]
 LAYERS += [
     "compat",
     "devices",
@@ -23,7 +23,7 @@ LAYERS += [
     "launch",
     "__main__",
 ]
-PURE = {"errors", "mesh", "cluster", "rendezvous", "schedule", "planning", "trace"}
+PURE = {"errors", "mesh", "cluster", "handshake", "rendezvous", "schedule", "planning", "trace"}
 
 
 def imports(path):

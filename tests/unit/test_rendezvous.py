@@ -10,6 +10,7 @@ import pytest
 
 from kparallel.cluster import Cluster
 from kparallel.errors import ClusterError, WorkerError
+from kparallel.handshake import Messages
 from kparallel.rendezvous import wait_for_peers
 
 
@@ -22,14 +23,14 @@ def addresses():
         return tuple(f"127.0.0.1:{each.getsockname()[1]}" for each in sockets)
 
 
-def meet(addresses, indices, timeout, greetings=(), late=0.0):
+def meet(addresses, indices, timeout, greetings=(), late=0.0, tokens=("",) * 3):
     """Run some workers; return each one's error, or None, and the progress lines."""
     lines = []
 
     def one(index):
         time.sleep(late * index)
         greeting = {"version": "1", **dict(greetings).get(index, {})}
-        wait_for_peers(Cluster(addresses, index), greeting, timeout, lines.append)
+        wait_for_peers(Cluster(addresses, index), greeting, timeout, lines.append, tokens[index])
 
     with ThreadPoolExecutor(len(indices)) as pool:
         return [future.exception(60) for future in [pool.submit(one, index) for index in indices]], lines
@@ -107,7 +108,7 @@ def test_a_worker_that_comes_again_is_met(addresses):
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(wait_for_peers, Cluster(two, 0), {}, 30)
         host, port = two[0].split(":")
-        message = f'{{"worker": 1, "greeting": {{"cluster": "{two[0]}, {two[1]}"}}}}\n'.encode()
+        message = f'{{"worker": 1, "handshake": {{"cluster": "{two[0]}, {two[1]}"}}}}\n'.encode()
         for _ in range(100):
             with contextlib.suppress(ConnectionRefusedError), socket.create_connection((host, int(port))) as line:
                 line.sendall(message)
@@ -116,3 +117,77 @@ def test_a_worker_that_comes_again_is_met(addresses):
             time.sleep(0.05)
         wait_for_peers(Cluster(two, 1), {}, 20)
         assert first.exception(20) is None
+
+
+def say(address, lines):
+    """Connect once somebody listens; say some lines, and return what comes back until the other side hangs up."""
+    host, port = address.split(":")
+    for _ in range(200):
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection((host, int(port)), 20) as line:
+            with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+                line.sendall(lines)
+                return line.makefile("rb").read()
+            return b""
+        time.sleep(0.05)
+    raise AssertionError("nobody listens")
+
+
+MALFORMED = {
+    "no JSON": b"GET / HTTP/1.1\r\n\r\n",
+    "no object": b"[1]\n",
+    "a worker that is a list": b'{"worker": [1], "handshake": {}}\n',
+    "a worker that is a truth": b'{"worker": true, "handshake": {}}\n',
+    "the worker itself": b'{"worker": 0, "handshake": {}}\n',
+    "no such worker": b'{"worker": 7, "handshake": {}}\n',
+    "numbers": b'{"worker": 1, "handshake": {"version": 1}}\n',
+    "no greeting": b'{"worker": 1, "gave_up": "an invented reason"}\n',
+    "nested": b"[" * 100_000 + b"\n",
+    "no text": b"\xff\xfe\n",
+    "without an end": b"x" * (3 << 20),
+    "another token": Messages(1, 2, "guess").write({"handshake": {}}),
+}
+
+
+@pytest.mark.parametrize("token", ["", "secret"])
+@pytest.mark.parametrize("name", MALFORMED)
+def test_what_is_no_message_is_dropped_and_named(addresses, name, token):
+    two, lines = addresses[:2], []
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(wait_for_peers, Cluster(two, 0), {}, 30, lines.append, token)
+        assert say(two[0], MALFORMED[name]) == b""
+        assert not first.done()
+        wait_for_peers(Cluster(two, 1), {}, 30, print, token)
+        assert first.exception(30) is None
+    (told,) = lines
+    assert told.startswith("worker 0 dropped a connection from 127.0.0.1: "), told
+
+
+def forged(token):
+    """A greeting of worker 1 and what follows it, by somebody who knows all but the token."""
+    messages = Messages(1, 2, token)
+    return messages.write({"handshake": {"cluster": ""}}) + messages.write({"gave_up": "an invented reason"})
+
+
+@pytest.mark.parametrize("guess", ["", "guess"])
+def test_a_stranger_without_the_token_is_not_believed(addresses, guess):
+    two, lines = addresses[:2], []
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(wait_for_peers, Cluster(two, 0), {}, 30, lines.append, "secret")
+        assert say(two[0], forged(guess)) == b"" and not first.done()
+        wait_for_peers(Cluster(two, 1), {}, 30, print, "secret")
+        assert first.exception(30) is None
+    assert "token: set KPARALLEL_TOKEN to the same text on all workers" in lines[0]
+
+
+def test_other_tokens_are_named_on_every_worker(addresses):
+    errors, _ = meet(addresses[:2], range(2), 2, tokens=("one", "another"))
+    for error in errors:
+        assert isinstance(error, WorkerError) and "KPARALLEL_TOKEN" in str(error), error
+
+
+def test_a_name_that_cannot_be_resolved_is_told(addresses):
+    hosts = (addresses[0], "no-such-host.invalid:2222", f"{'x' * 80}:2222")
+    with pytest.raises(WorkerError) as caught:
+        wait_for_peers(Cluster(hosts, 0), {}, 3, print)
+    assert str(caught.value).count("its name cannot be resolved here: ") == 2
+    assert caught.value.__context__ is None

@@ -1,0 +1,80 @@
+"""The messages of the rendezvous: one JSON object in a line, of one of three forms.
+
+```text
+{"worker": 1, "handshake": {"tensorflow version": "2.21.0", …}, "seal": "…"}
+{"worker": 1, "ready": true, "seal": "…"}
+{"worker": 1, "gave_up": "Worker 1 waited 300 s for …", "seal": "…"}
+```
+
+The seal is there where the workers share a token: the HMAC of the rest under it, so that a stranger who can connect can
+neither make a message nor learn the token. Whoever reads the traffic can repeat messages.
+"""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping
+from typing import Any
+
+__all__: list[str] = []
+
+
+class NoMessageError(Exception):
+    """A line is no message of another worker's; the text says why."""
+
+
+class Messages:
+    """Writes and reads messages.
+
+    Args:
+        worker: This worker's index.
+        workers: How many there are.
+        token: What all of them know and nobody else; empty for none.
+    """
+
+    def __init__(self, worker: int, workers: int, token: str) -> None:
+        self._worker = worker
+        self._workers = workers
+        self._token = token.encode()
+
+    def write(self, message: Mapping[str, Any]) -> bytes:
+        """Return the line that says something to another worker."""
+        whole = {"worker": self._worker, **message}
+        return json.dumps(whole | ({"seal": self._seal(whole)} if self._token else {})).encode() + b"\n"
+
+    def read(self, line: bytes) -> dict[str, Any]:
+        """Return what another worker says.
+
+        Raises:
+            NoMessageError: None does, or none that has the token.
+        """
+        if not line:
+            raise NoMessageError("it hung up, as a worker with another KPARALLEL_TOKEN does")
+        try:
+            message = json.loads(line)
+        except (ValueError, RecursionError):
+            message = None
+        if not isinstance(message, dict) or not self._is_of_a_form(message):
+            raise NoMessageError(f"it says {line[:40]!r}, which is no message of kparallel's")
+        seal = message.pop("seal", "")
+        if bool(seal) != bool(self._token):
+            who = "this worker" if seal else "it"
+            raise NoMessageError(f"{who} has no token: set KPARALLEL_TOKEN to the same text on all workers, or on none")
+        if self._token and not hmac.compare_digest(seal, self._seal(message)):
+            raise NoMessageError("it has another token: set KPARALLEL_TOKEN to the same text on all workers")
+        return message
+
+    def _is_of_a_form(self, message: dict[str, Any]) -> bool:
+        worker, seal = message.get("worker"), message.get("seal", "")
+        rest = {key: value for key, value in message.items() if key not in ("worker", "seal")}
+        named = type(worker) is int and 0 <= worker < self._workers and worker != self._worker
+        if not named or len(rest) != 1 or not isinstance(seal, str) or not seal.isascii():
+            return False
+        ((kind, value),) = rest.items()
+        if kind == "handshake":
+            return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+        return value is True if kind == "ready" else kind == "gave_up" and isinstance(value, str)
+
+    def _seal(self, message: Mapping[str, Any]) -> str:
+        text = json.dumps(message, sort_keys=True, separators=(",", ":"))
+        return hmac.new(self._token, text.encode(), hashlib.sha256).hexdigest()
