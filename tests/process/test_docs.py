@@ -52,9 +52,20 @@ def test_pages_build_without_a_warning(tmp_path):
 
 def test_the_reference_has_every_public_name():
     reference = (ROOT / "docs" / "api.md").read_text()
-    for name in [*kparallel.__all__, *(f"errors.{name}" for name in kparallel.errors.__all__)]:
+    rooms = (kparallel.callbacks, kparallel.errors, kparallel.schedule)
+    inside = [f"{room.__name__}.{name}".removeprefix("kparallel.") for room in rooms for name in room.__all__]
+    for name in [*kparallel.__all__, *inside]:
         if name != "errors":
-            assert re.search(rf"^\.\. auto\w+:: kparallel\.{re.escape(name)}$", reference, re.MULTILINE), name
+            assert re.search(rf"^\.\. (auto\w+|data):: kparallel\.{re.escape(name)}$", reference, re.MULTILINE), name
+
+
+def test_the_reference_has_what_public_calls_return():
+    reference = (ROOT / "docs" / "api.md").read_text()
+    homes = ("planning.plan.LayerGroup", "planning.memory.Memory", "planning.predict.Prediction", "data.shards.Shards")
+    for home in homes:
+        module, _, name = f"kparallel.{home}".rpartition(".")
+        assert hasattr(importlib.import_module(module), name)
+        assert f".. autoclass:: {module}.{name}\n" in reference
 
 
 def test_the_commands_exist():
@@ -75,6 +86,26 @@ def test_the_tests_that_documents_cite_exist():
             if not hasattr(keras.Model, name):
                 assert f"def {name}(" in sources, f"{path.name} cites {name}, which is no test"
             assert not case or f'"{case}"' in sources, f"{path.name} cites the case {case}, which is none"
+
+
+def test_the_files_that_documents_name_exist():
+    for path in PAGES:
+        for name in re.findall(r"`((?:kparallel|tests|examples|docs)(?:/[\w.*]+)+)/?`", path.read_text()):
+            assert list(ROOT.glob(name)), f"{path.name} names {name}, which does not exist"
+
+
+def test_the_modules_and_attributes_that_documents_name_exist():
+    for path in PAGES:
+        for name in re.findall(r"`(kparallel(?:\.[A-Za-z_]\w*)+)[`(]", path.read_text()):
+            assert name.endswith(".json") or resolves(name), f"{path.name} names {name}, which does not exist"
+
+
+def resolves(name):
+    """Whether a dotted name is a module or an attribute of one."""
+    value = kparallel
+    for part in name.split(".")[1:]:
+        value = getattr(value, part, None)
+    return value is not None
 
 
 def test_each_row_of_the_readme_table_names_a_test():
