@@ -13,6 +13,7 @@ import keras
 import pytest
 
 import kparallel
+from tests.unit.test_imports import LAYERS, PURE
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -66,6 +67,30 @@ def test_the_reference_has_what_public_calls_return():
         module, _, name = f"kparallel.{home}".rpartition(".")
         assert hasattr(importlib.import_module(module), name)
         assert f".. autoclass:: {module}.{name}\n" in reference
+
+
+def test_how_it_works_draws_every_layer_in_order():
+    page = (ROOT / "docs" / "how-it-works.md").read_text()
+    (tree,) = re.findall(r"^```text\nkparallel/\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    drawn = [name.removesuffix("/").removesuffix(".py") for name in re.findall(r"[├└]── (\S+)", tree)]
+    assert drawn == LAYERS
+    pure, rest = tree.split("with TensorFlow and Keras")
+    assert {name for name in PURE if f"── {name}" in pure} == PURE and not [n for n in PURE if f"── {n}" in rest]
+
+
+def test_how_it_works_names_files_and_what_is_in_them():
+    page = (ROOT / "docs" / "how-it-works.md").read_text()
+    (way,) = re.findall(r"^```text\n(model\.fit .*?)^```$", page, re.DOTALL | re.MULTILINE)
+    rows = re.findall(r"^.{33}(\w+/\w+\.py) +(.*)$", way, re.MULTILINE)
+    assert len(rows) == way.count(".py") > 20
+    for file, said in rows:
+        source = (ROOT / "kparallel" / file).read_text()
+        name = re.match(r"\w+", said)[0]
+        if name[0].isupper() or "_" in name:
+            assert re.search(rf"^(class|def) {name}\b", source, re.MULTILINE) or f"import {name}" in source, (
+                file,
+                said,
+            )
 
 
 def test_the_commands_exist():
