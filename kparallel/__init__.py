@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kparallel import callbacks, errors
+    from kparallel import callbacks, errors, schedule
     from kparallel.comm.join import init
     from kparallel.data.shards import read_records, read_tfds
     from kparallel.devices import virtual_devices
@@ -27,6 +27,7 @@ __all__ = [
     "plan",
     "read_records",
     "read_tfds",
+    "schedule",
     "unwrap",
     "virtual_devices",
     "wrap",
@@ -47,7 +48,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("callbacks", "errors"):
+    if name in ("callbacks", "errors", "schedule"):
         return import_module(f"kparallel.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)

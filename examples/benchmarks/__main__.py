@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from examples.benchmarks.catalogue import BENCHMARKS
+from examples.benchmarks.catalogue import BENCHMARKS, CHOSEN
 from examples.benchmarks.machine import facts, finds
 from examples.benchmarks.row import Settings
 from examples.benchmarks.table import line, update
@@ -19,7 +19,8 @@ __all__: list[str] = []
 @click.command()
 @click.option("--only", multiple=True, metavar="NAME", help="Run these only; globs are allowed; can be repeated.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="How often each arm is asked.")
-@click.option("--write", type=click.Path(exists=True, path_type=Path), help="The page whose table takes the rows.")
+@click.option("--write", type=click.Path(exists=True, path_type=Path), help="The page whose tables take the rows.")
+@click.option("--render", is_flag=True, help="Measure nothing: write the page from what is stored beside it.")
 @click.option("--torch-python", type=click.Path(exists=True), help="An interpreter with PyTorch; default this one.")
 @click.option("--legacy-python", type=click.Path(exists=True), help="An interpreter with tf_keras; default this one.")
 @click.option("--names", is_flag=True, help="List the benchmarks and end.")
@@ -27,6 +28,7 @@ def main(
     only: tuple[str, ...],
     rounds: int,
     write: Path | None,
+    render: bool,
     torch_python: str | None,
     legacy_python: str | None,
     names: bool,
@@ -36,6 +38,11 @@ def main(
     if names or not chosen:
         click.echo("\n".join(BENCHMARKS))
         sys.exit(0 if names else f"Expected names out of these, received {', '.join(only)}.")
+    if render:
+        if write is None:
+            raise click.UsageError("Expected --write with the page that --render is to write, received none.")
+        update(write, {}, {}, list(BENCHMARKS), CHOSEN)
+        return
     with tempfile.TemporaryDirectory() as log:
         settings = Settings(rounds, _with("torch", torch_python), _with("tf_keras", legacy_python), log)
         for name in chosen:
@@ -45,7 +52,7 @@ def main(
             click.echo("\n".join(line(row) for row in rows))
             click.echo(f"{name} took {time.perf_counter() - start:.0f} s")
             if write is not None:  # At once, so that nothing is lost if a later one fails.
-                update(write, {name: rows}, facts(settings.torch_python), list(BENCHMARKS))
+                update(write, {name: rows}, facts(settings.torch_python), list(BENCHMARKS), CHOSEN)
 
 
 def _with(module: str, python: str | None) -> str | None:

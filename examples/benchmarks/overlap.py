@@ -29,7 +29,7 @@ def rows(work: str, settings: Settings) -> list[Row]:
             "gradient bytes whose reduction can start before the last backward operation",
             share,
             at_least=0.8,
-            conditions="told from the graph that TensorFlow runs",
+            conditions="read off the graph that TensorFlow runs",
         )
         for (medium, jit, wrap), share in zip(_CELLS, shares, strict=True)
     ]

@@ -30,7 +30,7 @@ def keras_workers(work: str, module: str = _KERAS, workers: int = 2, **options: 
 
 
 def apart(work: str, workers: int = 2) -> list[Process]:
-    """Return workers that train at the same time and tell one another nothing: what the machine itself allows."""
+    """Return workers that train at the same time and do not communicate: what the machine itself allows."""
     return [process for index in range(workers) for process in keras_arm(work, "wrapped", [index])]
 
 

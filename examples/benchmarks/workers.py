@@ -28,7 +28,7 @@ def rows(work: str, settings: Settings) -> list[Row]:
         settings: How to run.
 
     Returns:
-        Two workers ÷ (2 × one worker): kparallel, PyTorch, one by the other, and two that tell one another nothing.
+        Two workers ÷ (2 × one worker): kparallel, PyTorch, one by the other, and two that do not communicate.
     """
     with running(_arms(work, settings), settings.log) as started:
         samples = alternate(started, settings.rounds, WORK[work].long)
@@ -127,7 +127,7 @@ def _scaling(work: str, samples: Samples, at_least: float | None) -> list[Row]:
     else:
         result.append(Row(f"{what}: PyTorch DDP", None, conditions="not run: no interpreter with PyTorch"))
     alone = _efficiency(samples["one"], samples["apart"])
-    return [*result, row_of(f"{what}: workers that tell one another nothing", alone, conditions="the machine's limit")]
+    return [*result, row_of(f"{what}: workers that do not communicate", alone, conditions="the machine's limit")]
 
 
 def _efficiency(one: Sequence[Sample], two: Sequence[Sample]) -> list[float]:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from examples.benchmarks.arms import ArmError, Process, Sample, running
-from examples.benchmarks.catalogue import BENCHMARKS
+from examples.benchmarks.catalogue import BENCHMARKS, CHOSEN
 from examples.benchmarks.ratio import best_variant
 from examples.benchmarks.row import Row
-from examples.benchmarks.table import BEGIN, END, line, render, update
+from examples.benchmarks.table import BEGIN, CHOSEN_BEGIN, CHOSEN_END, END, line, render, render_chosen, update
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -59,6 +59,26 @@ def test_the_page_shows_what_was_stored():
     kept = json.loads(PAGE.with_suffix(".json").read_text())
     assert set(kept) <= set(BENCHMARKS)
     assert render(kept) in PAGE.read_text()
+    assert render_chosen(kept, CHOSEN) in PAGE.read_text()
+
+
+def test_the_chosen_rows_exist_and_show_what_is_missed():
+    kept = json.loads(PAGE.with_suffix(".json").read_text())
+    rows = {row["what"]: Row(**row) for entry in kept.values() for row in entry["rows"]}
+    assert set(CHOSEN) <= set(rows)
+    assert {rows[what].met for what in CHOSEN} >= {True, False}
+
+
+def test_the_page_is_written_from_what_is_stored(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"{CHOSEN_BEGIN}\nold\n{CHOSEN_END}\nbetween\n{BEGIN}\n{END}\n")
+    results = {"a": [Row("first", 1.0, conditions="one core"), Row("second", 2.0)]}
+    update(page, results, {"CPU": "one"}, ["a"], ["second", "never measured"])
+    written = page.read_text()
+    assert "| second | 2.00 |  |  |  |\n\n<!--" in written and "old" not in written and "\nbetween\n" in written
+    update(page, {}, {}, ["a"], ["first"])
+    assert "| first | 1.00 |  |  |  |\n\n<!--" in page.read_text()
+    assert render(json.loads(page.with_suffix(".json").read_text())) in page.read_text()
 
 
 def test_the_fastest_variant_is_found_over_turns():

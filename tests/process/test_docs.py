@@ -13,6 +13,7 @@ import keras
 import pytest
 
 import kparallel
+from tests.unit.test_imports import LAYERS, PURE
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -52,9 +53,44 @@ def test_pages_build_without_a_warning(tmp_path):
 
 def test_the_reference_has_every_public_name():
     reference = (ROOT / "docs" / "api.md").read_text()
-    for name in [*kparallel.__all__, *(f"errors.{name}" for name in kparallel.errors.__all__)]:
+    rooms = (kparallel.callbacks, kparallel.errors, kparallel.schedule)
+    inside = [f"{room.__name__}.{name}".removeprefix("kparallel.") for room in rooms for name in room.__all__]
+    for name in [*kparallel.__all__, *inside]:
         if name != "errors":
-            assert re.search(rf"^\.\. auto\w+:: kparallel\.{re.escape(name)}$", reference, re.MULTILINE), name
+            assert re.search(rf"^\.\. (auto\w+|data):: kparallel\.{re.escape(name)}$", reference, re.MULTILINE), name
+
+
+def test_the_reference_has_what_public_calls_return():
+    reference = (ROOT / "docs" / "api.md").read_text()
+    homes = ("planning.plan.LayerGroup", "planning.memory.Memory", "planning.predict.Prediction", "data.shards.Shards")
+    for home in homes:
+        module, _, name = f"kparallel.{home}".rpartition(".")
+        assert hasattr(importlib.import_module(module), name)
+        assert f".. autoclass:: {module}.{name}\n" in reference
+
+
+def test_how_it_works_draws_every_layer_in_order():
+    page = (ROOT / "docs" / "how-it-works.md").read_text()
+    (tree,) = re.findall(r"^```text\nkparallel/\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    drawn = [name.removesuffix("/").removesuffix(".py") for name in re.findall(r"[├└]── (\S+)", tree)]
+    assert drawn == LAYERS
+    pure, rest = tree.split("with TensorFlow and Keras")
+    assert {name for name in PURE if f"── {name}" in pure} == PURE and not [n for n in PURE if f"── {n}" in rest]
+
+
+def test_how_it_works_names_files_and_what_is_in_them():
+    page = (ROOT / "docs" / "how-it-works.md").read_text()
+    (way,) = re.findall(r"^```text\n(model\.fit .*?)^```$", page, re.DOTALL | re.MULTILINE)
+    rows = re.findall(r"^.{33}(\w+/\w+\.py) +(.*)$", way, re.MULTILINE)
+    assert len(rows) == way.count(".py") > 20
+    for file, said in rows:
+        source = (ROOT / "kparallel" / file).read_text()
+        name = re.match(r"\w+", said)[0]
+        if name[0].isupper() or "_" in name:
+            assert re.search(rf"^(class|def) {name}\b", source, re.MULTILINE) or f"import {name}" in source, (
+                file,
+                said,
+            )
 
 
 def test_the_commands_exist():
@@ -75,6 +111,26 @@ def test_the_tests_that_documents_cite_exist():
             if not hasattr(keras.Model, name):
                 assert f"def {name}(" in sources, f"{path.name} cites {name}, which is no test"
             assert not case or f'"{case}"' in sources, f"{path.name} cites the case {case}, which is none"
+
+
+def test_the_files_that_documents_name_exist():
+    for path in PAGES:
+        for name in re.findall(r"`((?:kparallel|tests|examples|docs)(?:/[\w.*]+)+)/?`", path.read_text()):
+            assert list(ROOT.glob(name)), f"{path.name} names {name}, which does not exist"
+
+
+def test_the_modules_and_attributes_that_documents_name_exist():
+    for path in PAGES:
+        for name in re.findall(r"`(kparallel(?:\.[A-Za-z_]\w*)+)[`(]", path.read_text()):
+            assert name.endswith(".json") or resolves(name), f"{path.name} names {name}, which does not exist"
+
+
+def resolves(name):
+    """Whether a dotted name is a module or an attribute of one."""
+    value = kparallel
+    for part in name.split(".")[1:]:
+        value = getattr(value, part, None)
+    return value is not None
 
 
 def test_each_row_of_the_readme_table_names_a_test():

@@ -10,8 +10,9 @@ IMPORT = """
 import os, sys, threading
 before = dict(os.environ), threading.active_count(), list(sys.path)
 import kparallel
+kparallel.schedule.chart  # First, since a plan would import it.
 kparallel.Mesh, kparallel.Plan, kparallel.errors, dir(kparallel)
-import kparallel.schedule, kparallel.planning.plan
+import kparallel.planning.plan
 assert not {"tensorflow", "keras"} & set(sys.modules), sorted(sys.modules)
 assert before == (dict(os.environ), threading.active_count(), list(sys.path))
 try:

@@ -124,7 +124,7 @@ def test_all_name_the_worker_that_was_lost(connected, workers):
 def test_a_worker_that_leaves_is_named_while_others_wait(connected):
     rings = connected(4)
     calls = [lambda r=ring: r.all_gather(b"") for ring in rings[:3]]
-    assert [error.worker for error in at_once([*calls, rings[3].leave])[:-1]] == [3, 3, 3]
+    assert [error.worker for error in at_once([*calls, rings[3].abort])[:-1]] == [3, 3, 3]
 
 
 def test_a_frozen_worker_is_named(connected):
