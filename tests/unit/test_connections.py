@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kparallel.cluster import Cluster
-from kparallel.comm import links as links_module
+from kparallel.comm import connections as connections_module
 from kparallel.comm.connections import PeerConnections
 
 SECONDS = 30
@@ -24,7 +24,7 @@ class Table:
         table = self
 
         class Seat:
-            def gather(self, text):
+            def all_gather_text(self, text):
                 table.texts[index] = text
                 table.barrier.wait()
                 answer = list(table.texts)
@@ -63,14 +63,14 @@ def test_each_column_has_a_ring_of_its_own_which_later_models_share(hosts):
 
 
 def test_workers_that_cannot_connect_say_so_and_use_tensorflow_together(monkeypatch):
-    open_door = links_module._listen
+    open_door = connections_module._listen
 
     def fails(cluster):
         if cluster.index == 1:
             raise OSError("no port is free")
         return open_door(cluster)
 
-    monkeypatch.setattr(links_module, "_listen", fails)
+    monkeypatch.setattr(connections_module, "_listen", fails)
 
     def work(links, group, index):
         first = links.rings(1, group)

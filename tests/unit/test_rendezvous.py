@@ -107,7 +107,7 @@ def test_a_worker_that_comes_again_is_met(addresses):
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(wait_for_peers, Cluster(two, 0), {}, 30)
         host, port = two[0].split(":")
-        message = f'{{"worker": 1, "greeting": {{"cluster": "{two[0]}, {two[1]}"}}}}\n'.encode()
+        message = f'{{"worker": 1, "handshake": {{"cluster": "{two[0]}, {two[1]}"}}}}\n'.encode()
         for _ in range(100):
             with contextlib.suppress(ConnectionRefusedError), socket.create_connection((host, int(port))) as line:
                 line.sendall(message)
