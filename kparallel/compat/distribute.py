@@ -100,7 +100,7 @@ def replica_spec(spec: Any) -> Any:
     return spec if hasattr(spec, "shape") and hasattr(spec, "dtype") else None
 
 
-class _OneReplica:
+class OneReplica:
     """A strategy that says of itself that it has one replica.
 
     Args:
@@ -127,7 +127,7 @@ def whole_losses() -> Iterator[None]:
         yield
         return
     distribute_lib._push_per_thread_mode(
-        distribute_lib._ThreadMode(_OneReplica(mode.strategy), mode.cross_replica_context, mode.replica_context)
+        distribute_lib._ThreadMode(OneReplica(mode.strategy), mode.cross_replica_context, mode.replica_context)
     )
     try:
         yield

@@ -32,6 +32,15 @@ def traced(function: Callable[..., Any], **options: Any) -> Any:
     return made
 
 
+def draw_apart(graph: Any, number: int) -> None:
+    """Let the random operations that a graph gets from now on draw other numbers than those of another worker's.
+
+    TensorFlow seeds them by the global seed and by their place in the graph, which is the same on all workers.
+    """
+    if graph.seed is not None:
+        graph.seed = (graph.seed + number * 0x9E3779B9) % 2**31
+
+
 _CALLED = {"PartitionedCall": ("f",), "If": ("then_branch", "else_branch"), "While": ("body", "cond")}
 
 

@@ -29,6 +29,11 @@ def loss_tracker(model: keras.Model) -> keras.metrics.Mean:
     return model._loss_tracker
 
 
+def metrics_inside(metric: keras.metrics.Metric) -> list[keras.metrics.Metric]:
+    """Return the metrics that another one holds: as attributes, or as `compile` was given them."""
+    return [*getattr(metric, "_metrics", []), *getattr(metric, "metrics", [])]
+
+
 def route_losses(compile_loss: Any, y: Any, y_pred: Any, sample_weight: Any) -> list[tuple[Any, Any, Any]]:
     """Let Keras match targets, outputs and weights to losses.
 

@@ -15,6 +15,11 @@ def own_optimizer(optimizer: Any) -> Any:
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
+def trained_by(optimizer: Any) -> list[Any]:
+    """Return the weights that an optimizer was built for."""
+    return list(optimizer._trainable_variables)
+
+
 @contextmanager
 def updates_through(
     optimizer: Any, run: Callable[[Callable[..., None], list[tuple[Any, Any]], Any], None]

@@ -10,6 +10,8 @@ import keras
 import tensorflow as tf
 from tensorflow.python.distribute.values import MirroredVariable, OnWritePolicy
 
+from kparallel.compat.distribute import OneReplica
+
 __all__: list[str] = []
 
 
@@ -19,6 +21,8 @@ def _writing_all(name: str) -> Callable[..., Any]:
 
     @functools.wraps(inherited)
     def write(self: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(tf.distribute.get_strategy(), OneReplica):  # A replica that runs a step of the user's own.
+            return getattr(self._get_on_device_or_primary(), name)(value, *args, **kwargs)
         if tf.distribute.has_strategy():
             return inherited(self, value, *args, **kwargs)
         if not isinstance(value, tf.IndexedSlices):
@@ -174,6 +178,11 @@ def _set_container(single: tf.Variable, container: Any) -> None:
 def placed_value(variable: keras.Variable) -> PlacedVariable | None:
     """Return the copies of a placed variable, or None."""
     return variable._value if isinstance(variable._value, PlacedVariable) else None
+
+
+def copies_of(variable: keras.Variable) -> tuple[tf.Variable, ...]:
+    """Return the copies of a placed variable on this process's devices, in the order of the replicas."""
+    return tuple(variable._value.values)
 
 
 def is_initialized(variable: keras.Variable) -> bool:

@@ -41,6 +41,11 @@ class RowCounts:
     rows: int | tuple[int, ...]
 
 
+def first_rows(data: Any, count: int) -> Any:
+    """Return the first rows of a batch."""
+    return _slice(data, 0, count)
+
+
 def row_count(data: Any) -> int:
     """Return the number of rows of a batch, or of one replica's share of it.
 
@@ -69,20 +74,29 @@ def take_share(
     Returns:
         The rows.
     """
-    first = None
-    if isinstance(counts.rows, tuple):
-        count = counts.rows[local_index]
-        if count == 0 and pad:
-            data = keras.tree.map_structure(_row_of_zeros, data)
-    else:
-        sizes = split_sizes(counts.rows, replicas)
-        count, first = sizes[replica_index], sum(sizes[:replica_index])
-        if count == 0 and pad:
-            data = _slice(data, 0, 1)
-        elif replicas > 1:
-            data = _slice(data, first, count)
+    data, count, first = slice_share(data, counts, local_index, replica_index, replicas, pad=pad)
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     return Share(x, y, sample_weight, count, counts.rows if isinstance(counts.rows, int) else None, first)
+
+
+def slice_share(
+    data: Any, counts: RowCounts, local_index: int, replica_index: int, replicas: int, *, pad: bool
+) -> tuple[Any, int, int | None]:
+    """Take one replica's share of a batch as the dataset yields it, with the arguments of `take_share`.
+
+    Returns:
+        The share, its true number of rows, and the index of the first in the whole batch, None where it is not known.
+    """
+    if isinstance(counts.rows, tuple):
+        count = counts.rows[local_index]
+        return keras.tree.map_structure(_row_of_zeros, data) if count == 0 and pad else data, count, None
+    sizes = split_sizes(counts.rows, replicas)
+    count, first = sizes[replica_index], sum(sizes[:replica_index])
+    if count == 0 and pad:
+        data = _slice(data, 0, 1)
+    elif replicas > 1:
+        data = _slice(data, first, count)
+    return data, count, first
 
 
 def split_sizes(count: int, parts: int) -> list[int]:

@@ -31,7 +31,21 @@ def step_function(
         runtime: Its plan and what carries it out.
         choose: Picks the step's `train` or `test`.
     """
-    compiled = _Compiled(model, runtime, choose, lambda _, report: _log(model, runtime, report))
+    return over_batches(
+        model,
+        runtime,
+        _Compiled(model, runtime, choose, lambda _, report: _log(model, runtime, report)),
+    )
+
+
+def over_batches(model: Any, runtime: Runtime, compiled: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a function of an iterator over batches, which runs as many steps as Keras asks for in one call.
+
+    Args:
+        model: The compiled wrapped model.
+        runtime: Its plan and what carries it out.
+        compiled: A step: takes a batch, returns logs.
+    """
     fetch = Fetch(runtime.placement, runtime.strategy, runtime.epoch)
 
     def run(iterator: Any) -> Any:
@@ -52,9 +66,21 @@ def step_function(
 
 def predict_function(model: Any, runtime: Runtime) -> Callable[[list[Any]], Any]:
     """Return the function that `predict` calls with a list of batches."""
-    compiled = _Compiled(
-        model, runtime, lambda step: step.predict, lambda _, outputs: first_share(runtime, outputs), predicts=True
+    return over_lists(
+        runtime,
+        _Compiled(
+            model, runtime, lambda step: step.predict, lambda _, outputs: first_share(runtime, outputs), predicts=True
+        ),
     )
+
+
+def over_lists(runtime: Runtime, compiled: Callable[[Any], Any]) -> Callable[[list[Any]], Any]:
+    """Return a function of a list of batches, as `predict` calls it, which gives the outputs of all.
+
+    Args:
+        runtime: The plan and what carries it out.
+        compiled: A step: takes a batch, returns outputs.
+    """
 
     def run(batches: list[Any]) -> Any:
         if runtime.epoch.unsized:
@@ -107,7 +133,7 @@ class _Compiled:
 
     def __call__(self, batch: Any) -> Any:
         batch, runtime = tensors(batch), self._runtime
-        graph = self._graph(batch, _counts(runtime, batch))
+        graph = self._graph(batch, counts_of(runtime, batch))
         with translate_worker_loss():
             try:
                 return graph(batch)
@@ -140,7 +166,8 @@ class _Compiled:
         return one if self._model.run_eagerly else traced(one, reduce_retracing=True)
 
 
-def _counts(runtime: Runtime, batch: Any) -> RowCounts:
+def counts_of(runtime: Runtime, batch: Any) -> RowCounts:
+    """Return the rows of a batch, whole or divided between the replicas."""
     leaves = [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
     first = leaves[0] if leaves else None
     if isinstance(first, tf.distribute.DistributedValues):

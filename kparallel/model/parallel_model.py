@@ -22,7 +22,8 @@ from kparallel.data.shards import ShardBatches, Shards
 from kparallel.errors import ModelError
 from kparallel.model.arguments import named, takes
 from kparallel.model.functions import first_share, predict_function, step_function, tensors
-from kparallel.model.overrides import check_overrides
+from kparallel.model.overrides import check_overrides, check_steps, has_own
+from kparallel.model.own_functions import own_predict_function, own_test_function, own_train_function
 from kparallel.model.runtime import Runtime
 from kparallel.model.takeover import give_back, take_over
 from kparallel.planning.plan import Plan
@@ -181,31 +182,49 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
             build_symbolically(self, data_batch)
         self._place_new()
 
+    def _prepare(self) -> None:
+        """Make sure that the hooks, which may be assigned at any time, are called, and place what is new."""
+        check_overrides(self)
+        check_steps(self, self._kparallel.plan)
+        self._place_new()
+
     def make_train_function(self, force: bool = False) -> Any:
         """Build the function that `fit` calls for every step."""
-        check_overrides(self)
-        self._place_new()
+        self._prepare()
         if self.train_function is None or force:
-            self.train_function = step_function(self, self._kparallel, lambda step: step.train)
+            own = has_own(self, "train_step")
+            self.train_function = (
+                own_train_function(self, self._kparallel)
+                if own
+                else step_function(self, self._kparallel, lambda step: step.train)
+            )
         return self.train_function
 
     def make_test_function(self, force: bool = False) -> Any:
         """Build the function that `evaluate` calls for every step."""
-        check_overrides(self)
-        self._place_new()
+        self._prepare()
         if self.test_function is None or force:
-            self.test_function = step_function(self, self._kparallel, lambda step: step.test)
+            own = has_own(self, "test_step")
+            self.test_function = (
+                own_test_function(self, self._kparallel)
+                if own
+                else step_function(self, self._kparallel, lambda step: step.test)
+            )
         return self.test_function
 
     def make_predict_function(self, force: bool = False) -> Any:
         """Build the function that `predict` calls for every step."""
-        check_overrides(self)
-        self._place_new()
+        self._prepare()
         if self.predict_function is None or force:
-            self.predict_function = predict_function(self, self._kparallel)
+            own = has_own(self, "predict_step")
+            self.predict_function = (
+                own_predict_function(self, self._kparallel) if own else predict_function(self, self._kparallel)
+            )
         return self.predict_function
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        if has_own(self, "train_step") or has_own(self, "test_step"):
+            return  # Its own step builds what it uses, as in plain Keras, when it is first traced.
         if iterator is not None:
             # No batch is read where shapes are known: a generator yields each of its batches once.
             batches = epoch_batches(iterator)

@@ -9,6 +9,8 @@ import keras
 import tensorflow as tf
 
 from kparallel.comm.failures import translate_worker_loss
+from kparallel.compat.steps import default_generator
+from kparallel.compat.variables import place_variable
 from kparallel.engine.placement import Placement
 from kparallel.errors import PlanError
 from kparallel.planning.plan import Plan
@@ -27,6 +29,7 @@ class Runtime:
         strategy: The strategy that holds the variables.
         placement: Where replicas run.
         loss_reduction: What a loss means that returns a scalar.
+        check: What to do about a step of the user's own that does not do the same on one device.
     """
 
     def __init__(
@@ -35,17 +38,28 @@ class Runtime:
         strategy: tf.distribute.Strategy,
         placement: Placement,
         loss_reduction: str,
+        check: str = "error",
     ) -> None:
         self.plan = plan
         self.strategy = strategy
         self.placement = placement
         self.loss_reduction = loss_reduction
+        self.check = check
         self.feeding = False
         self.epoch = EpochState()
         self.jit: bool | None = None
+        self._draws: keras.random.SeedGenerator | None = None
         self.moves = 0  # How often variables have moved; a function traced before a move is traced anew.
         # What each layer's call was replaced by, and what the layer itself had in its place, which its class may have.
         self._redirected: dict[keras.layers.Layer, tuple[Callable[..., Any], Callable[..., Any] | None]] = {}
+
+    def draws(self) -> keras.random.SeedGenerator:
+        """Return what Keras's random functions draw from that are given no seed: one, with a copy on each replica."""
+        if self._draws is None:
+            made = keras.random.SeedGenerator(int(default_generator().state.numpy()[0]) + 1)
+            place_variable(made.state, self.strategy, self.column(0))
+            self._draws = made
+        return self._draws
 
     @property
     def writes(self) -> bool:

@@ -12,18 +12,16 @@ model that shares layers, the optimizer, a metric.
 """
 
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 
-from kparallel.compat.layers import flatten_layers, own_metrics, recurrent_states
-from kparallel.compat.optimizers import optimizers_in, slots_by_weight
-from kparallel.compat.training import renew_functions, trainer_metrics
+from kparallel.compat.optimizers import slots_by_weight
+from kparallel.compat.training import renew_functions
 from kparallel.compat.variables import (
     foreign_strategy,
     gather_variable,
-    is_initialized,
     is_placed,
     place_variable,
     placed_value,
@@ -31,6 +29,7 @@ from kparallel.compat.variables import (
 )
 from kparallel.errors import ModelError
 from kparallel.model.runtime import Runtime
+from kparallel.ownstep.found import optimizers_of, variables_of
 
 __all__: list[str] = []
 
@@ -122,9 +121,9 @@ def give_back(model: keras.Model, runtime: Runtime) -> None:
 
 def _columns(model: keras.Model, runtime: Runtime) -> Iterator[tuple[keras.Variable, Column]]:
     """Yield each variable of a model once, with the devices on which the plan wants its copies."""
-    stages = runtime.stages_of(model) if model.built else {}
     last = len(runtime.plan.groups) - 1
-    for optimizer in optimizers_in(getattr(model, "optimizer", None)):
+    stages = runtime.stages_of(model) if model.built and last else {}
+    for optimizer in optimizers_of(model):
         for slot, weight in slots_by_weight(optimizer).items():
             stages.setdefault(slot, stages.get(id(weight), last))
     for variable in _variables(model):
@@ -133,15 +132,7 @@ def _columns(model: keras.Model, runtime: Runtime) -> Iterator[tuple[keras.Varia
 
 def _variables(model: keras.Model) -> Iterator[keras.Variable]:
     """Yield each variable that a model's steps may write, once: weights, state, metrics, the optimizer's."""
-    layers = flatten_layers(model)
-    metrics = [*trainer_metrics(model), *own_metrics(layers)]
-    optimizers = optimizers_in(getattr(model, "optimizer", None))
-    everything = [*model.variables, *recurrent_states(layers), *_in(metrics), *_in(optimizers)]
-    yield from {id(variable): variable for variable in everything if is_initialized(variable)}.values()
-
-
-def _in(owners: Iterable[Any]) -> Iterator[keras.Variable]:
-    return (variable for owner in owners for variable in owner.variables)
+    yield from variables_of(model)
 
 
 def _holds(runtime: Runtime, variable: keras.Variable) -> bool:

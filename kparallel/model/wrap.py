@@ -14,6 +14,7 @@ from kparallel.devices import check_devices
 from kparallel.errors import ModelError, PlanError
 from kparallel.model.decide import check_microbatches, check_plan, decide
 from kparallel.model.options import Options
+from kparallel.model.overrides import check_steps
 from kparallel.model.parallel_model import ParallelModel, make_parallel
 from kparallel.model.place import place
 from kparallel.model.runtime import Runtime
@@ -106,6 +107,7 @@ def wrap(
     batch_size: int | None = None,
     loss_reduction: str = "mean",
     gradient_compression: str | None = None,
+    check: str = "error",
 ) -> ParallelModel:
     """Make a Keras model train over several devices and compute what plain Keras computes on one.
 
@@ -130,6 +132,9 @@ def wrap(
             the bytes of float32. Then training no longer equals one device: each replica's gradient and their sum are
             rounded, to 8 bits (bfloat16) or to 11 bits (float16, where a value below 6e-8 becomes 0 and one above
             65504 infinite). Default None, the gradients' own dtype.
+        check: Before training goes on, a `train_step` or `test_step` of your own is run on one device and on the
+            replicas, with two rows of the first batch for each, and put back. Where it does not do the same, `"error"`
+            (default) raises, `"warn"` warns; `"off"` does not look.
 
     Returns:
         The model that was given or built: compile and fit it as always.
@@ -152,6 +157,8 @@ def wrap(
     cluster = cluster_strategy()
     if loss_reduction not in ("mean", "sum", "global"):
         raise PlanError(f"Expected loss_reduction 'mean', 'sum' or 'global', received {loss_reduction!r}.")
+    if check not in ("error", "warn", "off"):
+        raise PlanError(f"Expected check 'error', 'warn' or 'off', received {check!r}.")
     check_compression(gradient_compression)
     options = Options(
         replicas, stages, microbatches, schedule, recompute, balance, sample, devices, memory_per_device, batch_size
@@ -170,10 +177,11 @@ def wrap(
         check_devices([name for row in plan.mesh.rows for name in row])
         check_plan(plan, model)
     check_microbatches(model, plan)
+    check_steps(model, plan)
     facts = wrap_fingerprint(model, plan, loss_reduction, gradient_compression)
     with translate_worker_loss():
         strategy, placement = place(plan.mesh, cluster, gradient_compression, lambda group: require_same(group, facts))
-        return make_parallel(model, Runtime(plan, strategy, placement, loss_reduction))
+        return make_parallel(model, Runtime(plan, strategy, placement, loss_reduction, check))
 
 
 def _built(model: Any) -> Any:

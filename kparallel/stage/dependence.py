@@ -135,7 +135,7 @@ class RowDependence:
     """
 
     def __init__(self, rows: Sequence[tf.Tensor], random: Sequence[tf.Tensor]) -> None:
-        self._known: dict[tuple[Any, int], Dependence] = {_key(tensor): Dependence.ROWS for tensor in rows}
+        self._known: dict[tuple[int, str, int], Dependence] = {_key(tensor): Dependence.ROWS for tensor in rows}
         self._known |= {_key(tensor): Dependence.OTHER for tensor in random}
 
     def of(self, tensor: tf.Tensor) -> Dependence:
@@ -146,7 +146,7 @@ class RowDependence:
             if _key(top) in self._known:
                 pending.pop()
                 continue
-            inputs = _inputs(top)
+            inputs = self._inputs(top)
             unknown = [each for each in inputs if _key(each) not in self._known]
             if unknown:
                 pending += unknown
@@ -168,6 +168,15 @@ class RowDependence:
         others = [each for each, end in zip(new.op.inputs, ends, strict=True) if _key(end) != _key(old)]
         added = len(others) == 1 and self.of(others[0]) is Dependence.SUM
         return Dependence.SUM if added else Dependence.OTHER
+
+    def _inputs(self, tensor: tf.Tensor) -> list[tf.Tensor]:
+        """Return what a tensor is computed from."""
+        operation = tensor.op
+        if operation.type == "IdentityN":
+            return [operation.inputs[tensor.value_index]]
+        if operation.type == "Reshape":
+            return [operation.inputs[0]]
+        return list(operation.inputs)
 
     def _through(self, tensor: tf.Tensor, inputs: list[tf.Tensor]) -> Dependence:
         kind = tensor.op.type
@@ -252,21 +261,11 @@ def _of_reduced(tensor: tf.Tensor, ways: list[Dependence]) -> Dependence:
     return Dependence.OTHER
 
 
-def _inputs(tensor: tf.Tensor) -> list[tf.Tensor]:
-    """Return what a tensor is computed from."""
-    operation = tensor.op
-    if operation.type == "IdentityN":
-        return [operation.inputs[tensor.value_index]]
-    if operation.type == "Reshape":
-        return [operation.inputs[0]]
-    return list(operation.inputs)
-
-
 def _origin(tensor: tf.Tensor) -> tf.Tensor:
     while tensor.op.type == "Identity":
         tensor = tensor.op.inputs[0]
     return tensor
 
 
-def _key(tensor: tf.Tensor) -> tuple[Any, int]:
-    return tensor.op.name, tensor.value_index
+def _key(tensor: tf.Tensor) -> tuple[int, str, int]:
+    return id(tensor.graph), tensor.op.name, tensor.value_index

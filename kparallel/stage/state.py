@@ -71,7 +71,7 @@ class State:
 
     def read(self, replica_index: int) -> list[tf.Tensor]:
         """Return this replica's state as tensors; `replica_index` shifts the seeds, so that replicas draw apart."""
-        shift = _shift(replica_index)
+        shift = seed_shift(replica_index)
         return [
             tf.identity(variable.value) + tf.cast(shift, variable.value.dtype)
             if rule is Rule.SEED and replica_index
@@ -159,7 +159,7 @@ class State:
             if last is not None and rules[index] is Rule.COMMON:
                 self.variables[index].assign(last)
             elif last is not None and rules[index] is Rule.SEED:
-                self.variables[index].assign(last - tf.cast(_shift(replica_index), last.dtype))
+                self.variables[index].assign(last - tf.cast(seed_shift(replica_index), last.dtype))
 
     def changed(self, ends: Sequence[End]) -> list[keras.Variable]:
         """Return the variables that a call changes."""
@@ -194,5 +194,6 @@ def _wide(value: tf.Tensor) -> tf.Tensor:
     return value if value.dtype.is_floating else tf.cast(value, tf.int64)
 
 
-def _shift(replica_index: int) -> tf.Tensor:
+def seed_shift(replica_index: int) -> tf.Tensor:
+    """Return what is added to the state of a replica's seeds, so that replicas draw apart."""
     return tf.constant([replica_index * _SEED_STRIDE % 2**32, 0], tf.uint32)

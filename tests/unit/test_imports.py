@@ -17,6 +17,7 @@ LAYERS += [
     "loss",
     "stage",
     "engine",
+    "ownstep",
     "workers",
     "model",
     "callbacks",

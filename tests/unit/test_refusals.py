@@ -15,9 +15,9 @@ def line():
     return keras.Sequential([keras.Input((3,)), L.Dense(1)], name="line")
 
 
-class OwnStep(keras.Model):
-    def train_step(self, data):
-        return {}
+class OwnLoop(keras.Model):
+    def make_train_function(self, force=False):
+        return lambda iterator: {}
 
 
 def assigned(hook, *, wrapped=False):
@@ -61,16 +61,20 @@ REFUSED = {
     "a layer": (lambda: kparallel.wrap(L.Dense(2)), errors.ModelError, ["keras.Model", "Dense"]),
     "builder of nothing": (lambda: kparallel.wrap(lambda: None), errors.ModelError, ["builder", "NoneType"]),
     "legacy": (lambda: kparallel.wrap(legacy()), errors.ModelError, ["tf_keras", "Keras 3"]),
-    "own train_step": (lambda: kparallel.wrap(OwnStep()), errors.ModelError, ["train_step", "compute_loss"]),
-    "assigned train_step": (
-        lambda: kparallel.wrap(assigned("train_step")),
+    "own make_train_function": (
+        lambda: kparallel.wrap(OwnLoop()),
         errors.ModelError,
-        ["overrides train_step"],
+        ["OwnLoop overrides make_train_function", "train_step"],
     ),
-    "train_step assigned later": (
-        lambda: assigned("train_step", wrapped=True).fit(np.ones((4, 3)), np.ones((4, 1)), verbose=0),
+    "assigned make_train_function": (
+        lambda: kparallel.wrap(assigned("make_train_function")),
         errors.ModelError,
-        ["Sequential overrides train_step"],
+        ["overrides make_train_function"],
+    ),
+    "make_test_function assigned later": (
+        lambda: assigned("make_test_function", wrapped=True).fit(np.ones((4, 3)), np.ones((4, 1)), verbose=0),
+        errors.ModelError,
+        ["Sequential overrides make_test_function"],
     ),
     "stateful": (lambda: kparallel.wrap(stateful()), errors.ModelError, ["stateful=True", "recurrent", "Set it False"]),
     "unknown device": (

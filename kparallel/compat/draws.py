@@ -1,0 +1,115 @@
+"""Keras's random functions, as a comparison of one device with several replicas needs them: with the same numbers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, Protocol
+
+import keras
+import tensorflow as tf
+from keras.src.backend.tensorflow import random
+
+__all__: list[str] = []
+
+_BY_SHAPE = ("normal", "uniform", "randint", "truncated_normal", "gamma", "binomial", "beta")
+_BY_ROWS = ("dropout", "categorical")  # Take a tensor whose rows they draw for.
+
+
+class Rows(Protocol):
+    """Which rows are drawn for."""
+
+    def number(self, rows: Any) -> int | None:
+        """Return for how many rows to draw, None for as many as was asked for.
+
+        Args:
+            rows: The first dim of what was asked for: a number, or a tensor in a graph.
+        """
+
+    def own(self, drawn: tf.Tensor) -> tf.Tensor:
+        """Return the rows that are this part's."""
+
+    def among(self, given: tf.Tensor) -> tf.Tensor:
+        """Return a tensor of this part's rows among those that are drawn for."""
+
+
+@contextmanager
+def drawing_for(rows: Callable[[], Rows | None]) -> Iterator[None]:
+    """Let Keras's random functions draw for other rows than they are asked for.
+
+    Args:
+        rows: Returns which rows are drawn for in the present thread; None leaves a draw alone.
+    """
+    before = {name: getattr(random, name) for name in (*_BY_SHAPE, *_BY_ROWS)}
+    for name in _BY_SHAPE:
+        setattr(random, name, _by_shape(before[name], rows))
+    for name in _BY_ROWS:
+        setattr(random, name, _by_rows(before[name], rows))
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(random, name, function)
+
+
+def _by_shape(draw: Callable[..., tf.Tensor], rows: Callable[[], Rows | None]) -> Callable[..., tf.Tensor]:
+    @wraps(draw)
+    def drawn(shape: Sequence[Any], *args: Any, **kwargs: Any) -> tf.Tensor:
+        part = rows()
+        if part is None:
+            return draw(shape, *args, **kwargs)
+        dims = _dims(shape)
+        number = part.number(dims[0]) if dims else None
+        if number is None:
+            return draw(shape, *args, **kwargs)
+        return part.own(draw([number, *dims[1:]], *args, **kwargs))
+
+    return drawn
+
+
+def _by_rows(draw: Callable[..., tf.Tensor], rows: Callable[[], Rows | None]) -> Callable[..., tf.Tensor]:
+    @wraps(draw)
+    def drawn(given: tf.Tensor, *args: Any, **kwargs: Any) -> tf.Tensor:
+        part = rows()
+        if part is None or not given.shape.rank:
+            return draw(given, *args, **kwargs)
+        if part.number(_dims(tf.shape(given))[0]) is None:
+            return draw(given, *args, **kwargs)
+        return part.own(draw(part.among(given), *args, **kwargs))
+
+    return drawn
+
+
+def _dims(shape: Any) -> list[Any]:
+    """Return the dims of a shape: numbers where they are known, else tensors."""
+    dims = list(shape) if isinstance(shape, list | tuple | tf.TensorShape) else tf.unstack(shape)
+    known = [tf.get_static_value(dim) if tf.is_tensor(dim) else dim for dim in dims]
+    return [dim if value is None else int(value) for dim, value in zip(dims, known, strict=True)]
+
+
+@contextmanager
+def moving_statistics(layers: Sequence[keras.layers.Layer]) -> Iterator[None]:
+    """Let BatchNormalization layers use their moving statistics, also while training.
+
+    Args:
+        layers: Some layers, of any kind.
+    """
+    norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+    before = [vars(norm).get("call") for norm in norms]
+    for norm in norms:
+        vars(norm)["call"] = _resting(norm.call)
+    try:
+        yield
+    finally:
+        for norm, had in zip(norms, before, strict=True):
+            if had is None:
+                del vars(norm)["call"]
+            else:
+                vars(norm)["call"] = had
+
+
+def _resting(call: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(call)
+    def resting(inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        return call(inputs, training=False, mask=mask)
+
+    return resting

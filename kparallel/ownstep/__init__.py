@@ -1,0 +1,1 @@
+"""A training step of the user's own, over replicas and workers."""

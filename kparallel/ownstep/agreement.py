@@ -1,0 +1,72 @@
+"""How the replicas' values of one variable, or of one result, become the whole batch's."""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from kparallel.ownstep.sums import Sums, scaled, wide
+from kparallel.ownstep.written import Change
+from kparallel.stage.dependence import Dependence
+
+__all__: list[str] = []
+
+
+def own_average(variable: keras.Variable, sums: Sums, moments: bool) -> tf.Tensor:
+    """Return what this replica gives to a variable that is averaged: the sum of all gives its new value.
+
+    Args:
+        variable: Floats are averaged over rows, anything else is the first replica's.
+        sums: Knows this replica's share.
+        moments: Whether it is a statistic of BatchNorm's, averaged over the replicas that have rows.
+    """
+    end = wide(tf.convert_to_tensor(variable.value))
+    if not end.dtype.is_floating:
+        return end if sums.first else tf.zeros_like(end)
+    if moments:
+        return sums.share.counted(scaled(end, sums.share.filled))
+    return sums.share.averaged(end)
+
+
+def own_sum(variable: keras.Variable, sums: Sums, change: Change) -> tf.Tensor:
+    """Return what this replica gives to a variable to which sums over rows were added.
+
+    All replicas have had one value before but for rounding. The average of that is the same to the last bit on all.
+    """
+    end = wide(tf.convert_to_tensor(variable.value))
+    parts = [[wide(tf.cast(each, variable.dtype)) for each in some] for some in (change.sums, change.means)]
+    added, averaged = (tf.add_n(some) if some else tf.zeros_like(end) for some in parts)
+    start = end - added - averaged
+    if end.dtype.is_floating:
+        start = start / tf.cast(sums.replicas, end.dtype)
+        return start + sums.share.averaged(averaged) + sums.share.counted(added)
+    first = start + averaged if sums.first else tf.zeros_like(end)
+    return first + sums.share.counted(added)
+
+
+def whole_results(leaves: list[tf.Tensor], ways: Sequence[Dependence], sums: Sums) -> list[tf.Tensor]:
+    """Return what a step gives, of the whole batch: sums added, rows gathered, means averaged over the rows.
+
+    Args:
+        leaves: This replica's.
+        ways: How each depends on the rows: what is equal on all replicas stays.
+        sums: To the other replicas.
+    """
+    leaves = list(leaves)
+    joined = [index for index, way in enumerate(ways) if way not in (Dependence.NONE, Dependence.ROWS)]
+    totals = sums.add([_own_result(leaves[index], ways[index], sums) for index in joined])
+    for index, total in zip(joined, totals, strict=True):
+        leaves[index] = tf.cast(total, leaves[index].dtype)
+    held = [index for index, way in enumerate(ways) if way is Dependence.ROWS]
+    for index, parts in zip(held, sums.collect([leaves[index][: sums.share.rows] for index in held]), strict=True):
+        leaves[index] = tf.concat(parts, 0)
+    return leaves
+
+
+def _own_result(leaf: tf.Tensor, way: Dependence, sums: Sums) -> tf.Tensor:
+    leaf = wide(leaf)
+    if way is Dependence.SUM:
+        return sums.share.counted(leaf)
+    if leaf.dtype.is_floating:
+        return sums.share.averaged(leaf)
+    return leaf if sums.first else tf.zeros_like(leaf)

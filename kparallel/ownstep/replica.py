@@ -1,0 +1,243 @@
+"""One replica's run of a step of the user's own: what it does with gradients, updates, metrics and results.
+
+```text
+replica 0   tape.gradient(loss, weights) ── times 3/5 ──┐
+replica 1   tape.gradient(loss, weights) ── times 2/5 ──┴─► the whole batch's gradient on both ─► clipping, norms,
+                                                            any number of updates, as on one device
+```
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kparallel.compat.distribute import local_updates
+from kparallel.compat.optimizers import trained_by
+from kparallel.compat.steps import beside_step
+from kparallel.compat.variables import placed_value
+from kparallel.engine.placement import Placement
+from kparallel.metric.additive import is_additive
+from kparallel.ownstep.agreement import own_average, own_sum, whole_results
+from kparallel.ownstep.decisions import Decisions
+from kparallel.ownstep.rows import StepRows
+from kparallel.ownstep.sums import Share, Sums, wide
+from kparallel.ownstep.written import Change, Written
+from kparallel.stage.dependence import Dependence
+
+__all__: list[str] = []
+
+Update = Callable[[Any, list[Any], list[Any]], None]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What follows a replica through the graph of its step.
+
+    Args:
+        rows: Tells how tensors depend on the rows.
+        written: Follows what is written.
+    """
+
+    rows: StepRows
+    written: Written
+
+    def way(self, tensor: tf.Tensor) -> Dependence:
+        """Return how a tensor depends on the rows."""
+        self.written.follow()
+        return self.rows.of(tensor)
+
+
+class Replica:
+    """One replica's run of one step.
+
+    Args:
+        placement: Where replicas run.
+        share: What this one has of the batch.
+        variables: What the step may write, in one order on all replicas.
+        moments: Ids of BatchNorm's moving statistics.
+        traced: Follows the graph; None in a step that runs eagerly.
+        decisions: Takes note of what is found in the graph, or has it for a step that runs eagerly.
+        update: Applies an optimizer to gradients and variables.
+    """
+
+    def __init__(
+        self,
+        placement: Placement,
+        share: Share,
+        variables: Sequence[keras.Variable],
+        moments: set[int],
+        traced: Traced | None,
+        decisions: Decisions,
+        update: Update,
+    ) -> None:
+        self._sums = Sums(placement, share, self._mark, self._same_indices)
+        self.refusals = self._sums.refusals
+        self._variables = {id(variable): variable for variable in variables}
+        self._moments = moments
+        self._traced = traced
+        self._decisions = decisions
+        self._update = update
+        self._applying = False
+        # No graph tells what is added to variables in a step that runs eagerly: there it is the difference from these.
+        self._before: dict[int, tf.Tensor] = {}
+        if traced is None:
+            self._note(variable for variable in variables if not variable.trainable)
+
+    @property
+    def draw(self) -> str | None:
+        """Where the step first draws by TensorFlow's own random operations, None if it does not."""
+        return None if self._traced is None else self._traced.written.draw
+
+    def gather(self, value: tf.Tensor) -> tf.Tensor:
+        """Return all replicas' rows of a tensor."""
+        return self._sums.rows(value)
+
+    def total(self, value: tf.Tensor) -> tf.Tensor:
+        """Return the sum of a tensor over the replicas."""
+        return self._sums.total(value)
+
+    def reduced(self, gradients: Any, sources: Any) -> Any:
+        """Return gradients that leave a tape, those of the model's weights summed over the replicas."""
+        if self._applying:
+            return gradients
+        flat, places = tf.nest.flatten(gradients), tf.nest.flatten(sources)
+        own = [i for i, (g, s) in enumerate(zip(flat, places, strict=True)) if g is not None and is_weight(s)]
+        totals = self._sums.gradients([flat[i] for i in own], [places[i] for i in own])
+        for index, total in zip(own, totals, strict=True):
+            flat[index] = total
+        return tf.nest.pack_sequence_as(gradients, flat)
+
+    def apply(self, optimizer: Any, original: Callable[..., Any], gradients: Any, variables: Any = None) -> None:
+        """Apply gradients once they are the whole batch's; those that are so already are not summed again."""
+        gradients = list(gradients)
+        if self._applying or not gradients:
+            original(gradients, variables)
+            return
+        variables = list(trained_by(optimizer) if variables is None else variables)
+        inside = self._sums.inside()
+        local = self._decisions.of("an update", lambda: [self._differs(each) for each in gradients], not inside)
+        own = [index for index, differs in enumerate(local) if differs]
+        totals = self._sums.gradients([gradients[i] for i in own], [variables[i] for i in own])
+        for index, total in zip(own, totals, strict=True):
+            gradients[index] = total
+        if self._traced is not None:
+            self._traced.written.follow()
+        self._applying = True
+        try:
+            with beside_step(), local_updates(tf.distribute.get_strategy()):
+                self._update(optimizer, gradients, variables)
+        finally:
+            self._applying = False
+        if self._traced is not None:
+            self._traced.written.skip()
+        self._note(self._variables[key] for key in self._before)
+
+    def update_metric(self, metric: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Update a metric with this replica's rows."""
+        if self._traced is None or not self._sums.inside():
+            return original(*args, **kwargs)
+        self._traced.written.follow()
+        found = original(*args, **kwargs)
+        self._traced.written.follow(additive=self._adds(metric, args, kwargs))
+        return found
+
+    def read_metric(self, metric: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Read what a metric has come to, with all replicas' rows."""
+        if self._sums.inside():
+            self.agree()
+        return original(*args, **kwargs)
+
+    def reset_metric(self, metric: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Reset a metric: what the replicas have added so far counts no more."""
+        found = original(*args, **kwargs)
+        if self._traced is not None:
+            self._traced.written.follow()
+        self._note(variable for variable in metric.variables if id(variable) in self._before)
+        return found
+
+    def agree(self) -> None:
+        """Bring what the step has written to one value on all replicas."""
+        rules = self._decisions.of("an agreement", self._rules)
+        changes = {} if self._traced is None else self._traced.written.settled()
+        keys = [] if self._sums.replicas == 1 else [key for key in self._variables if key in rules]
+        own = [self._own_part(key, rules[key], changes.get(key)) for key in keys]
+        for key, total in zip(keys, self._sums.add(own), strict=True):
+            self._variables[key].assign(tf.cast(total, self._variables[key].dtype))
+        if self._traced is not None:
+            self._traced.written.skip()
+        self._note(self._variables[key] for key in keys if key in self._before)
+
+    def results(self, leaves: list[Any]) -> list[tf.Tensor]:
+        """Return what a step gives, of the whole batch."""
+        self.agree()
+        leaves = [tf.convert_to_tensor(leaf) for leaf in leaves]
+        if self._sums.replicas == 1:
+            return leaves
+        ways = self._decisions.of("results", lambda: [self._result_way(leaf) for leaf in leaves])
+        return whole_results(leaves, ways, self._sums)
+
+    def _mark(self, tensor: tf.Tensor) -> None:
+        """Take a tensor as equal on all replicas."""
+        if self._traced is not None and self._sums.inside():
+            self._traced.rows.set(tensor, Dependence.NONE)
+
+    def _same_indices(self, slices: tf.IndexedSlices) -> bool:
+        """Tell whether slices have the same indices on all replicas, as those of positions do."""
+        return self._decisions.of("slices", lambda: self._way(slices.indices) is Dependence.NONE)
+
+    def _way(self, tensor: tf.Tensor) -> Dependence:
+        assert self._traced is not None
+        return self._traced.way(tensor)
+
+    def _differs(self, gradient: Any) -> bool:
+        if gradient is None or self._sums.replicas == 1:
+            return False
+        parts = [gradient.values, gradient.indices] if isinstance(gradient, tf.IndexedSlices) else [gradient]
+        return any(self._way(tf.convert_to_tensor(part)) is not Dependence.NONE for part in parts)
+
+    def _adds(self, metric: Any, args: Any, kwargs: Any) -> bool:
+        """Tell what an update of a metric is of the rows where the graph does not: a sum, or else a mean."""
+        floats = [leaf for leaf in keras.tree.flatten((args, kwargs)) if tf.is_tensor(leaf) and leaf.dtype.is_floating]
+        if is_additive(metric) and all(leaf.shape.rank for leaf in floats[:1]):
+            return True
+        # A mean that counts a scalar by the rows, as `sample_weight=tf.shape(x)[0]` does.
+        weight = kwargs.get("sample_weight", args[1] if len(args) == 2 else None)
+        scalar = isinstance(metric, keras.metrics.Mean) and tf.is_tensor(weight) and not weight.shape.rank
+        return scalar and self._traced is not None and self._traced.rows.of(weight) is Dependence.SUM
+
+    def _rules(self) -> dict[int, bool]:
+        """Return which variables the replicas have to agree on, and whether they add up."""
+        assert self._traced is not None
+        self._traced.written.follow()
+        changes = self._traced.written.changes
+        return {key: bool(change.sums) for key, change in changes.items() if change.differs}
+
+    def _own_part(self, key: int, adds: bool, change: Change | None) -> tf.Tensor:
+        variable = self._variables[key]
+        if not adds:
+            return own_average(variable, self._sums, key in self._moments)
+        if change is None:
+            change = Change(sums=[wide(tf.convert_to_tensor(variable.value)) - wide(self._before[key])])
+        return own_sum(variable, self._sums, change)
+
+    def _note(self, variables: Iterable[keras.Variable]) -> None:
+        """Take note of what variables hold, in a step that runs eagerly."""
+        if self._traced is None:
+            self._before |= {id(variable): tf.identity(variable.value) for variable in list(variables)}
+
+    def _result_way(self, leaf: tf.Tensor) -> Dependence:
+        number = leaf.dtype.is_floating or leaf.dtype.is_integer
+        way = self._way(leaf)
+        if not leaf.shape.rank:
+            return Dependence.OTHER if way is Dependence.ROWS and number else way if number else Dependence.NONE
+        return Dependence.ROWS if way is Dependence.OTHER and leaf.shape[0] is None else way
+
+
+def is_weight(source: Any) -> bool:
+    """Tell whether a source of a gradient is a variable with a copy on each replica."""
+    if isinstance(source, keras.Variable):
+        return placed_value(source) is not None
+    return isinstance(source, tf.distribute.DistributedValues) and isinstance(source, tf.Variable)

@@ -1,0 +1,241 @@
+"""A `train_step`, `test_step` or `predict_step` of the user's own, run unmodified on each replica's share of rows."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
+from typing import Any, Protocol
+
+import keras
+import tensorflow as tf
+
+from kparallel.compat.functions import draw_apart, traced
+from kparallel.compat.layers import flatten_layers, seed_states
+from kparallel.compat.steps import (
+    drawing_from,
+    gradients_through_steps,
+    redirected,
+    running,
+    running_step,
+)
+from kparallel.compat.variables import copies_of, placed_value
+from kparallel.data.share import RowCounts, slice_share, split_sizes
+from kparallel.engine.optimizer_update import OptimizerUpdate
+from kparallel.engine.placement import Placement
+from kparallel.ownstep.decisions import Decisions
+from kparallel.ownstep.found import metrics_of, optimizers_of, variables_of
+from kparallel.ownstep.replica import Replica, Traced
+from kparallel.ownstep.rows import StepRows
+from kparallel.ownstep.sums import Share
+from kparallel.ownstep.written import Written
+from kparallel.stage.stage import averaged_states
+from kparallel.stage.state import seed_shift
+
+__all__: list[str] = []
+
+
+class Trial(Protocol):
+    """A run of a step that is compared with another one."""
+
+    def note(self, optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
+        """Take note of what reaches an optimizer on the first replica."""
+
+    def place(self, first: int, count: int) -> None:
+        """Take note of which rows the present replica has."""
+
+
+class OwnStep:
+    """The user's own step over the replicas.
+
+    Args:
+        model: The wrapped model, all of whose variables are placed.
+        step: Its method.
+        placement: Where replicas run.
+        loss_reduction: What the user's losses are of their rows: `"sum"`, or else means.
+        jit: As `OptimizerUpdate` takes it.
+        draws: What Keras's random functions draw from that are given no seed, with a copy on each replica; None leaves
+            them alone.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        step: Callable[[Any], Any],
+        placement: Placement,
+        loss_reduction: str,
+        jit: bool | None,
+        draws: keras.random.SeedGenerator | None = None,
+    ) -> None:
+        self._model = model
+        self._step = step
+        self._placement = placement
+        self._sums = loss_reduction == "sum"
+        self._draws = draws
+        self.sized = False  # Whether the step has to be traced with the number of rows.
+        self.draw: str | None = None  # Where the step first draws by TensorFlow's own random operations.
+        self.trial: Trial | None = None  # What a run that is compared with another one does otherwise.
+        self._like = RowCounts(0)
+        self.structure: Any = None  # Of what the step returns.
+        layers = flatten_layers(model)
+        self._optimizers = optimizers_of(model)
+        self._updaters = {id(optimizer): OptimizerUpdate(optimizer, jit) for optimizer in self._optimizers}
+        self._metrics = metrics_of(model)
+        drawn = [] if draws is None else [draws.state]
+        self._variables = [v for v in [*variables_of(model), *drawn] if placed_value(v) is not None]
+        self._seeds = seed_states(model) | {id(variable) for variable in drawn}
+        self._moments = averaged_states(layers)
+        self._pad = not any(getattr(layer, "synchronized", False) for layer in layers)
+        self._known: dict[RowCounts, dict[int, Decisions]] = {}
+
+    def run(self, strategy: tf.distribute.Strategy, data: Any, counts: RowCounts, like: RowCounts | None = None) -> Any:
+        """Run the step on a batch and return what it gives of the whole batch: one structure of tensors.
+
+        Args:
+            strategy: Runs the replicas.
+            data: The batch.
+            counts: Its rows.
+            like: The rows of a batch with which the step has been traced, to run eagerly as that; default `counts`.
+        """
+        self._like = counts if like is None else like
+        if tf.executing_eagerly() and self._like not in self._known:
+            self.find_out(strategy, data, counts)
+        with self._observed():
+            leaves = strategy.run(partial(self._replica, counts=counts), args=(data,))
+        first = iter([strategy.experimental_local_results(leaf)[0] for leaf in leaves])
+        return keras.tree.map_structure(lambda leaf: None if leaf is None else next(first), self.structure)
+
+    def find_out(self, strategy: tf.distribute.Strategy, data: Any, counts: RowCounts) -> None:
+        """Trace the step without running it: a step that runs eagerly has no graph that tells what it does."""
+        self._known[counts] = {}
+
+        def once(data: Any) -> Any:
+            with self._observed():
+                return strategy.run(partial(self._replica, counts=counts), args=(data,))
+
+        try:
+            traced(once).get_concrete_function(data)
+        except BaseException:
+            del self._known[counts]
+            raise
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """What the step may write."""
+        return self._variables
+
+    @property
+    def optimizers(self) -> list[Any]:
+        """What the step may update with."""
+        return self._optimizers
+
+    @property
+    def replicas(self) -> int:
+        """How many replicas run the step."""
+        return self._placement.replicas
+
+    def drawing(self) -> AbstractContextManager[None]:
+        """Return a context in which Keras's random functions that are given no seed draw as in the step."""
+        return nullcontext() if self._draws is None else drawing_from(self._draws)
+
+    @contextmanager
+    def _observed(self) -> Iterator[None]:
+        """Let the running step see what leaves tapes, reaches optimizers and is read of metrics."""
+        with ExitStack() as stack:
+            stack.enter_context(gradients_through_steps())
+            for owners, name, take in (
+                (self._optimizers, "apply", "apply"),
+                (self._metrics, "update_state", "update_metric"),
+                (self._metrics, "result", "read_metric"),
+                (self._metrics, "reset_state", "reset_metric"),
+            ):
+                stack.enter_context(redirected(owners, name, partial(_through, take)))
+            yield
+
+    def _replica(self, data: Any, counts: RowCounts) -> list[tf.Tensor]:
+        """Run the step of one replica and return the leaves of what it gives."""
+        placement = self._placement
+        communicator = placement.communicators[-1]
+        index = communicator.replica_index
+        local = index - placement.first_replica
+        data, rows, first = slice_share(data, counts, local, index, placement.replicas, pad=self._pad)
+        if self.trial is not None:
+            self.trial.place(first or 0, rows)
+        if not tf.executing_eagerly() and not local and placement.first_replica:
+            draw_apart(tf.compat.v1.get_default_graph(), placement.first_replica)
+        if not tf.executing_eagerly() and not self.sized:
+            data = keras.tree.map_structure(_of_any_rows, data)
+        replica = self._made(data, self._share(rows, counts, index), counts, index)
+        self._shift_seeds(index, 1)
+        with running(replica), self.drawing():
+            try:
+                found = self._step(data)
+            except Exception as error:
+                if replica.refusals and error is not replica.refusals[0]:
+                    raise replica.refusals[0] from error
+                raise
+            self.structure = {} if found is None else found
+            leaves = replica.results([leaf for leaf in keras.tree.flatten(self.structure) if leaf is not None])
+        self._shift_seeds(index, -1)
+        self.draw = replica.draw or self.draw
+        return leaves
+
+    def _made(self, data: Any, share: Share, counts: RowCounts, index: int) -> Replica:
+        if tf.executing_eagerly():
+            traced, decisions = None, Decisions(self._known[self._like][index])
+        else:
+            traced, decisions = self._followed(data, index), Decisions()
+            self._known.setdefault(counts, {})[index] = decisions
+        return Replica(self._placement, share, self._variables, self._moments, traced, decisions, self._update)
+
+    def _followed(self, data: Any, index: int) -> Traced:
+        """Return what follows a replica through the graph that it is about to make."""
+        graph = tf.compat.v1.get_default_graph()
+        leaves = tf.nest.flatten(data, expand_composites=True)
+        rows = StepRows(graph, [leaf for leaf in leaves if tf.is_tensor(leaf)])
+        local = index - self._placement.first_replica
+        copies = {id(copies_of(variable)[local].handle): variable for variable in self._variables}
+        metrics = {id(variable) for metric in self._metrics for variable in metric.variables}
+        return Traced(rows, Written(graph, rows, copies, self._seeds, metrics, self._placement.replicas))
+
+    def _share(self, rows: int, counts: RowCounts, index: int) -> Share:
+        """Return what a replica has of a batch."""
+        if isinstance(counts.rows, int):
+            whole = float(counts.rows)
+            filled = float(sum(size > 0 for size in split_sizes(counts.rows, self._placement.replicas)))
+        elif self._placement.group.is_single:
+            whole, filled = float(sum(counts.rows)), float(sum(size > 0 for size in counts.rows))
+        else:
+            own = tf.constant([float(rows), float(rows > 0)], tf.float64)
+            whole, filled = tf.unstack(self._placement.communicators[-1].all_reduce([own])[0])
+        part, single = rows / whole, float(rows > 0) / filled
+        return Share(rows, part, single, float(rows > 0) if self._sums else part)
+
+    def _update(self, optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
+        if self.trial is not None and self._placement.communicators[-1].replica_index == self._placement.first_replica:
+            self.trial.note(optimizer, gradients, variables)
+        self._updaters[id(optimizer)].apply(gradients, variables)
+
+    def _shift_seeds(self, index: int, sign: int) -> None:
+        """Let replicas draw apart while the step runs; what is kept is plain Keras's own."""
+        if not index or self.trial is not None:
+            return
+        for variable in self._variables:
+            if id(variable) in self._seeds:
+                shift = tf.cast(seed_shift(index), variable.value.dtype)
+                variable.assign(variable.value + shift if sign > 0 else variable.value - shift)
+
+
+def _through(take: str, owner: Any, method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that goes through the running step, if one runs."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        step = running_step()
+        return method(*args, **kwargs) if step is None else getattr(step, take)(owner, method, *args, **kwargs)
+
+    return call
+
+
+def _of_any_rows(leaf: Any) -> Any:
+    """Return a tensor of which the graph does not know the number of rows, as plain Keras's steps see it."""
+    if not isinstance(leaf, tf.Tensor) or not leaf.shape.rank:
+        return leaf
+    return tf.raw_ops.PlaceholderWithDefault(input=leaf, shape=[None, *leaf.shape[1:]])

@@ -1,0 +1,224 @@
+"""Sums and rows of all replicas, as a step of the user's own sees them: differentiable, and equal on every replica.
+
+A replica's loss counts in the whole batch's by its factor: by its part of the rows where losses are means over rows, by
+1 where they are sums. All gradients follow from that:
+
+```text
+                    forward                              backward, to replica s
+gradients           y = sum over r of f_r g_r            f_s g_s counts, so that g_s gets  sum over r of f_r dy_r
+all_reduce          y = sum over r of x_r                x_s gets  (sum over r of f_r dy_r) / f_s
+gather              y = rows of all r, one after other   x_s gets  its rows of (sum over r of f_r dy_r) / f_s
+```
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from kparallel.comm.communicator import local_copy
+from kparallel.comm.compression import compressed, restored
+from kparallel.compat.steps import beside_step
+from kparallel.engine.placement import Placement
+from kparallel.errors import ModelError
+from kparallel.ownstep.user_code import line_of
+
+__all__: list[str] = []
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one replica has of a batch.
+
+    Args:
+        rows: How many rows.
+        part: Which part of the batch's rows they are, between 0 and 1.
+        filled: Which part of the replicas that have rows this one is; 0 without any.
+        factor: By which this replica's gradients count: its part where they are means over rows, 1 where they are sums.
+    """
+
+    rows: int
+    part: Any
+    filled: Any
+    factor: Any
+
+    def counted(self, value: tf.Tensor) -> tf.Tensor:
+        """Return a value, or zeros for what the row of an empty share gave."""
+        return value if self.rows else tf.zeros_like(value)
+
+    def averaged(self, value: tf.Tensor) -> tf.Tensor:
+        """Return this replica's part of an average over rows."""
+        return self.counted(scaled(value, self.part))
+
+
+class Sums:
+    """What one replica sums and gathers with the others while its step runs.
+
+    Args:
+        placement: Where replicas run.
+        share: What this one has of the batch.
+        mark: Takes note of a tensor that is equal on all replicas.
+        same_indices: Tells of slices whether all replicas have the same indices, so that they add up.
+    """
+
+    def __init__(
+        self,
+        placement: Placement,
+        share: Share,
+        mark: Callable[[tf.Tensor], None],
+        same_indices: Callable[[tf.IndexedSlices], bool],
+    ) -> None:
+        self._communicator = placement.communicators[-1]
+        self._compression = placement.compression
+        self.replicas = placement.replicas
+        self.share = share
+        self._mark = mark
+        self._same_indices = same_indices
+        self.refusals: list[ModelError] = []  # Autograph raises an error of its own in place of one of these.
+        self._graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the first replica."""
+        return self._communicator.replica_index == 0
+
+    def inside(self) -> bool:
+        """Tell whether the step itself runs, and no function, condition or loop in it."""
+        if self._graph is None:
+            return bool(tf.executing_eagerly())
+        return tf.compat.v1.get_default_graph() is self._graph
+
+    def add(self, values: list[Any]) -> list[Any]:
+        """Sum what all replicas give."""
+        if not values:
+            return []
+        self._check_place()
+        with beside_step():
+            sums = [local_copy(value) for value in self._communicator.all_reduce(values)]
+        return [self._equal(value) for value in sums]
+
+    def collect(self, values: list[Any]) -> list[list[Any]]:
+        """Return, for each value, the list of every replica's."""
+        if not values:
+            return []
+        self._check_place()
+        with beside_step():
+            return self._communicator.all_gather(values)
+
+    def total(self, value: tf.Tensor) -> tf.Tensor:
+        """Return the sum of a tensor over the replicas; the gradient reaches each one's part."""
+        factor = self.share.factor
+
+        def whole(own: tf.Tensor) -> Any:
+            def backward(upstream: tf.Tensor) -> tf.Tensor:
+                return self.share.counted(_over(self.add([scaled(upstream, factor)])[0], factor))
+
+            return self.add([self.share.counted(own)])[0], backward
+
+        return self._equal(tf.identity(tf.custom_gradient(whole)(value)))
+
+    def rows(self, value: tf.Tensor) -> tf.Tensor:
+        """Return all replicas' rows of a tensor, in order; the gradient reaches each one's own."""
+        index, factor = self._communicator.replica_index, self.share.factor
+
+        def whole(own: tf.Tensor) -> Any:
+            (parts,) = self.collect([own[: self.share.rows]])
+
+            def backward(upstream: tf.Tensor) -> tf.Tensor:
+                sums = self.add([scaled(upstream, factor)])[0]
+                if not self.share.rows:
+                    return tf.zeros_like(own)
+                start = tf.add_n([tf.shape(part)[0] for part in parts[:index]]) if index else 0
+                return _over(sums[start : start + tf.shape(own)[0]], factor)
+
+            return tf.concat(parts, 0), backward
+
+        return self._equal(tf.identity(tf.custom_gradient(whole)(value)))
+
+    def gradients(self, gradients: list[Any], variables: list[Any]) -> list[Any]:
+        """Return the whole batch's gradients of what each replica's rows give.
+
+        Args:
+            gradients: Tensors or `tf.IndexedSlices`, without None.
+            variables: Of which they are.
+        """
+        if not gradients or self.replicas == 1:
+            return gradients
+        added = [not isinstance(g, tf.IndexedSlices) or self._same_indices(g) for g in gradients]
+        dense = [_values(g, v) for g, v, adds in zip(gradients, variables, added, strict=True) if adds]
+        slices = [self._scaled_slices(g) for g, adds in zip(gradients, added, strict=True) if not adds]
+        sums = iter(self._weighted(dense))
+        kept = iter(self._travelled(slices))
+        return [_like(g, next(sums)) if adds else next(kept) for g, adds in zip(gradients, added, strict=True)]
+
+    def _weighted(self, values: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Sum tensors by the replicas' factors. What is differentiated once more is so with every replica."""
+        factor = self.share.factor
+
+        def whole(*own: tf.Tensor) -> Any:
+            def backward(*upstream: tf.Tensor) -> list[tf.Tensor]:
+                return self.add([scaled(each, factor) for each in upstream])
+
+            return self._travelled([self.share.counted(scaled(each, factor)) for each in own]), backward
+
+        if not values:
+            return []
+        sums = [tf.ensure_shape(s, v.shape) for s, v in zip(tf.custom_gradient(whole)(*values), values, strict=True)]
+        return [self._equal(value) for value in sums]
+
+    def _travelled(self, values: list[Any]) -> list[Any]:
+        return restored(self.add(compressed(values, self._compression)), values)
+
+    def _scaled_slices(self, slices: tf.IndexedSlices) -> tf.IndexedSlices:
+        values = self.share.counted(scaled(slices.values, self.share.factor))
+        return tf.IndexedSlices(values, slices.indices, slices.dense_shape)
+
+    def _equal(self, value: Any) -> Any:
+        for part in [value.values, value.indices] if isinstance(value, tf.IndexedSlices) else [value]:
+            self._mark(part)
+        return value
+
+    def _check_place(self) -> None:
+        if not self.inside():
+            refusal = ModelError(
+                "Expected the gradients of weights, updates by an optimizer and sums over replicas in the step itself, "
+                f"received one inside a tf.function, a condition or a loop{line_of()}: there the replicas cannot wait "
+                "for one another. Move it out; a loop over numbers of Python's is no loop to TensorFlow."
+            )
+            self.refusals.append(refusal)
+            raise refusal
+
+
+def _values(gradient: Any, variable: Any) -> tf.Tensor:
+    """Return what adds up of a gradient, of a known shape where it has one."""
+    if isinstance(gradient, tf.IndexedSlices):
+        return gradient.values
+    gradient = tf.convert_to_tensor(gradient)
+    return gradient if tf.executing_eagerly() else tf.ensure_shape(gradient, variable.shape)
+
+
+def _like(gradient: Any, total: tf.Tensor) -> Any:
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.IndexedSlices(total, gradient.indices, gradient.dense_shape)
+    return total
+
+
+def scaled(value: tf.Tensor, factor: Any) -> tf.Tensor:
+    """Return a value times a factor: a number of Python's, or a float64 scalar."""
+    return value if isinstance(factor, float) and factor == 1 else value * _number(factor, value.dtype)
+
+
+def _over(value: tf.Tensor, factor: Any) -> tf.Tensor:
+    plain = isinstance(factor, float) and factor in (0, 1)  # 0 is the factor of an empty share, which counts nowhere.
+    return value if plain else value / _number(factor, value.dtype)
+
+
+def _number(factor: Any, dtype: tf.DType) -> tf.Tensor:
+    """Return a factor in a dtype; `tf.cast` alone takes a number of Python's through float32."""
+    return tf.constant(factor, dtype) if isinstance(factor, float) else tf.cast(factor, dtype)
+
+
+def wide(value: tf.Tensor) -> tf.Tensor:
+    """Return a float as it is, anything else as what sums do not overflow."""
+    return value if value.dtype.is_floating else tf.cast(value, tf.int64)

@@ -1,0 +1,173 @@
+"""Whether a step does the same whole and divided is found out before training goes on."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kparallel
+from kparallel import errors
+from tests.equality.measure import use
+from tests.ownstep.measure import state
+from tests.ownstep.programs import FEATURES, Guide, mlp, regressed
+
+L = keras.layers
+
+
+class Step(Guide):
+    """A step whose loss is a function of targets and outputs."""
+
+    def __init__(self, loss, net=None):
+        super().__init__(net or mlp(8, 1))
+        self.own = loss
+        self.kept = self.add_weight(shape=(14, 1), initializer="zeros", trainable=False)
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.own(self, y, self(x, training=True))
+        self.optimizer.apply(tape.gradient(loss, self.trainable_weights), self.trainable_weights)
+        return {"loss": loss}
+
+
+def compares_rows(model, y, y_pred):
+    return tf.reduce_mean((y_pred - tf.reduce_mean(y_pred, 0)) ** 2 + y * y_pred)
+
+
+def mixes_in_a_product(model, y, y_pred):
+    """No reading of code sees that these rows are mixed: the product has as many rows as each factor."""
+    return tf.reduce_mean(tf.nn.softmax(tf.matmul(y_pred, y_pred, transpose_b=True), 1) @ y)
+
+
+def batch_size_in_the_step(model, y, y_pred):
+    return tf.reduce_sum((y - y_pred) ** 2) / 7.0
+
+
+def sum_of_losses(model, y, y_pred):
+    return tf.reduce_sum((y - y_pred) ** 2)
+
+
+def ratio_of_sums(model, y, y_pred):
+    return tf.reduce_sum(y**2 * (y - y_pred) ** 2) / tf.reduce_sum(y**2)
+
+
+def keeps_rows(model, y, y_pred):
+    model.kept.assign(tf.concat([tf.stop_gradient(y_pred), model.kept], 0)[:14])
+    return tf.reduce_mean((y - y_pred) ** 2)
+
+
+def insists_on_its_batch(model, y, y_pred):
+    return tf.reduce_mean((tf.reshape(y, [7, 1]) - tf.reshape(y_pred, [7, 1])) ** 2)
+
+
+FOUND = {
+    "rows compared": (compares_rows, {}, ["gradient of", "update 1 of 1", "kparallel.gather"]),
+    "rows mixed in a product": (mixes_in_a_product, {}, ["gradient of", "kparallel.gather"]),
+    "a batch size in the step": (batch_size_in_the_step, {}, ["0.5 times the whole's", "tf.shape(x)[0]"]),
+    "a sum of losses": (sum_of_losses, {}, ["0.5 times the whole's", 'loss_reduction="sum"']),
+    "a mean taken for a sum": (
+        lambda model, y, y_pred: tf.reduce_mean((y - y_pred) ** 2),
+        {"loss_reduction": "sum"},
+        ["2 times the whole's", "Leave out"],
+    ),
+    "a ratio of sums": (ratio_of_sums, {}, ["gradient of", "kparallel.all_reduce"]),
+    "rows that are kept": (keeps_rows, {}, ["value assigned to", "kparallel.gather"]),
+}
+
+
+def wrapped(loss, net=None, **options):
+    use("float64")
+    model = kparallel.wrap(Step(loss, net), replicas=2, **options)
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    return model
+
+
+def fit(model):
+    model.fit(**regressed(), batch_size=7, shuffle=False, verbose=0)
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_is_found(name):
+    loss, options, words = FOUND[name]
+    model = wrapped(loss, **options)
+    with pytest.raises(errors.ModelError) as caught:
+        fit(model)
+    for word in ["Step.train_step", "4 rows", *words]:
+        assert word in str(caught.value), caught.value
+    assert all(not copy.any() for copy in (model.kept.numpy(), *(v.numpy() for v in model.optimizer.variables[2:])))
+
+
+def test_a_finding_may_be_a_warning_or_none():
+    with pytest.warns(UserWarning, match="received the gradient of"):
+        fit(wrapped(compares_rows, check="warn"))
+    fit(wrapped(compares_rows, check="off"))
+    with pytest.raises(errors.PlanError, match="check 'error', 'warn' or 'off'"):
+        kparallel.wrap(mlp(1), check="maybe")
+
+
+def test_a_warned_step_leaves_all_replicas_alike():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = wrapped(keeps_rows, check="warn")
+        fit(model)
+    for variable in model.variables:
+        np.testing.assert_array_equal(*[copy.numpy() for copy in variable.value.values])
+
+
+def noise(model, y, y_pred):
+    noise = keras.random.normal(tf.shape(y_pred), dtype="float64")
+    scale = keras.random.uniform((3,), dtype="float64")
+    return tf.reduce_mean((y + noise - y_pred) ** 2) * tf.reduce_sum(scale)
+
+
+def test_random_draws_and_batch_norm_are_no_findings():
+    use("float64")
+    net = keras.Sequential(
+        [keras.Input((FEATURES,)), L.Dense(6), L.BatchNormalization(), L.Dropout(0.5), L.GaussianNoise(0.1), L.Dense(1)]
+    )
+    fit(wrapped(noise, net))
+
+
+def test_what_tf_random_draws_is_said_and_not_compared():
+    def drawn(model, y, y_pred):
+        return tf.reduce_mean((y + tf.random.normal(tf.shape(y_pred), dtype=tf.float64) - y_pred) ** 2)
+
+    with pytest.warns(UserWarning, match=r"draws random numbers by tf.random at .*test_check.py:\d+"):
+        fit(wrapped(drawn))
+
+
+def test_the_check_leaves_the_state_as_it_was():
+    """Of two models that train alike one has been checked."""
+    found = []
+    for check in ("error", "off"):
+        keras.utils.set_random_seed(0)
+        keras.backend.clear_session()
+        model = wrapped(noise, check=check)
+        fit(model)
+        found.append(state(model))
+    for one, other in zip(*map(dict.values, found), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_replicas_draw_apart_and_the_run_repeats_with_its_seed():
+    drawn = []
+    for _ in range(2):
+        keras.utils.set_random_seed(0)
+        model = wrapped(lambda model, y, y_pred: tf.reduce_mean(y_pred) * 0)
+        model.draws = []
+
+        def train_step(data, model=model):
+            x, _ = data
+            return {"draw": kparallel.gather(keras.random.normal(tf.shape(x)[:1], dtype="float64"))}
+
+        model.train_step = train_step
+        data = regressed()
+        rows = (tf.constant(data["x"][:7]), tf.constant(data["y"][:7]))
+        step = model.make_train_function()
+        drawn.append([np.asarray(step(iter([rows]))["draw"]) for _ in range(2)])
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    for draw in drawn[0]:
+        assert len(draw) == 7 and len(set(draw)) == 7
+    assert not set(drawn[0][0]) & set(drawn[0][1])
