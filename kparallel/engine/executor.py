@@ -116,6 +116,7 @@ class Executor:
                 microbatches than the schedule; the actions of missing ones are skipped.
             inputs: `[m]`: each microbatch's inputs, as the model takes them.
         """
+        # The inputs are values too: each stage that reads one copies it to its own device.
         for m, x in enumerate(inputs):
             self._values[m].update(self._pipeline.feed(x))
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -151,6 +152,7 @@ class Executor:
         if m == 0:
             # `commit` refuses an assigned value that differs between microbatches or replicas, so one is enough.
             self._assigned[s] = forward.assigned
+        # The rules are the same for each microbatch: they follow from the graph of the stage.
         self._rules[s] = forward.state_rules
         self._ends[s].append(forward.state)
         self._state[s] = stage.state.chain(self._state[s], forward.state, forward.state_rules.rules)

@@ -87,6 +87,7 @@ class ForwardBackward:
         losses = self._loss_stage(replica, share, parts, training, statistics)
         functions = self.train_functions if training else self._test_functions
         result = self._execute(replica, parts, losses, functions, order)
+        # Whether layers call `add_loss` is known only once they have been called.
         refuse_added(self._model, losses.terms.added())
         return result, losses
 

@@ -67,7 +67,7 @@ class OutputStage(abc.ABC):
     def __init__(self, stages: int, training: bool) -> None:
         self.training = training
         self.terms = TermTable(stages)
-        self._outputs: dict[int, Any] = {}
+        self._outputs: dict[int, Any] = {}  # `[m]`
 
     def take(self, microbatch: int, outputs: Any) -> None:
         """Store one microbatch's outputs."""
@@ -203,7 +203,8 @@ class LossStage(OutputStage):
         upstream = [tf.cast(factor, n.dtype) for factor, n in zip(factors, numerators, strict=True)]
         outputs = [self._outputs[m] for m in microbatches]
         with tf.device(self._device):
-            sources = [_sources(each) for each in outputs]
+            sources = [_sources(of_microbatch) for of_microbatch in outputs]
+            # Popped: a tape is used once, and would keep the activations of the losses alive.
             gradients = self._tapes.pop(key).gradient(numerators, sources, output_gradients=upstream)
         return {m: self._by_number(*each) for m, *each in zip(microbatches, outputs, gradients, strict=True)}
 

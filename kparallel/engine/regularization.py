@@ -31,6 +31,7 @@ def add_regularization(
     Returns:
         The result with the gradients added, and this replica's summand of each penalty as a float64 scalar.
     """
+    # (stage, weight, variable) of each penalty.
     places = [
         (s, w, variable)
         for s, stage in enumerate(replica.pipeline.stages)

@@ -65,12 +65,14 @@ class Step:
         self._placement = placement
         self._is_first = True  # Until the first training step is traced.
         layers = [layer for stage in pipeline.stages for layer in stage.layers]
-        # Synchronized BatchNorm counts rows itself, so an empty share must stay empty.
+        # An empty share gets a padding row, because few layers accept an empty batch. Synchronized BatchNorm counts the
+        # rows itself, so it must see none.
         self._pad = not any(getattr(layer, "synchronized", False) for layer in layers)
         coupling = Coupling(model, loss_reduction, placement.replicas * plan.microbatches)
         self._passes = ForwardBackward(model, pipeline, plan, coupling, bool(jit))
         self._kinds = Kinds(pipeline, self._passes.train_functions, plan.microbatches, placement.replicas)
         self._metrics = Metrics(model)
+        # Placed layers have several devices in one stage, and an XLA program has one.
         self._optimizer = OptimizerUpdate(getattr(model, "optimizer", None), False if pipeline.placed else jit)
 
     def train(self, data: Any, counts: RowCounts) -> StepReport:
@@ -168,8 +170,9 @@ class Step:
     def _update(self, gradients: dict[int, Any]) -> None:
         """Apply the optimizer to summed gradients, given by the id of their variable."""
         variables = self._model.trainable_variables
-        if not variables:
+        if not variables:  # Keras's train_step warns in the same words.
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
             return
+        # A variable without a gradient is passed too: Keras warns about it, or raises if there is none at all.
         with tf.name_scope("update"), local_updates(tf.distribute.get_strategy()), colocate_with_inputs():
             self._optimizer.apply([gradients.get(id(variable)) for variable in variables], variables)
