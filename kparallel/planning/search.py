@@ -13,7 +13,7 @@ from kparallel.planning.cut import cut, least_slowest, most_stages
 from kparallel.planning.groups import layer_groups
 from kparallel.planning.memory import parse_bytes, stage_memory
 from kparallel.planning.plan import Plan
-from kparallel.planning.predict import even_replicas, predict, wider_than
+from kparallel.planning.predict import even_replicas, predict, step_time_bound
 from kparallel.planning.report import count, size
 from kparallel.planning.units import Unit, cut_points, incoming_bytes
 from kparallel.schedule import Schedule, in_flight, programs_for
@@ -212,7 +212,7 @@ class _Search:
         """Return a lower bound of the candidate's time: that of the slowest stage of the best cut without a limit."""
         share = max(self._shares(self._free_starts(candidate.stages)))
         least = [share] + [0.0] * (candidate.stages - 1)
-        return wider_than(least, candidate.microbatches, self._speed(candidate), candidate.recompute)
+        return step_time_bound(least, candidate.microbatches, self._speed(candidate), candidate.recompute)
 
     def _time(self, candidate: Candidate) -> float:
         starts = self._starts(candidate)
