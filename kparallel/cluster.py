@@ -1,4 +1,4 @@
-"""Which workers train together: the `TF_CONFIG` variable, read and checked without TensorFlow."""
+"""The cluster of workers that train together: reads and checks `TF_CONFIG`, without TensorFlow."""
 
 import json
 import os
@@ -22,21 +22,21 @@ _REFUSED = {
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """Return an address's parts, as sockets take them: an IPv6 host without its brackets."""
+    """Split an address into host and port for a socket; an IPv6 host loses its brackets."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The workers that train together, and which of them this process is.
+    """The workers that train together, seen from one of them.
 
     Args:
-        workers: Every worker's `host:port`; worker 0 is the chief.
+        workers: The `host:port` of every worker; worker 0 is the chief.
         index: This worker's index.
 
     Raises:
-        ClusterError: An address is malformed or named twice, or the index is out of range.
+        ClusterError: An address is malformed or occurs twice, or the index is out of range.
     """
 
     workers: tuple[str, ...]
@@ -68,7 +68,7 @@ class Cluster:
         return self.workers[self.index]
 
     def to_tf_config(self) -> str:
-        """Return the `TF_CONFIG` that names this cluster and this worker.
+        """Return the value of `TF_CONFIG` for this cluster and this worker.
 
         Example:
             >>> Cluster(("a:1", "b:1"), 1).to_tf_config()
@@ -79,15 +79,15 @@ class Cluster:
 
 
 def read_cluster(environment: Mapping[str, str] = os.environ) -> Cluster | None:
-    """Return the cluster that `TF_CONFIG` names, or None for a single worker.
+    """Return the cluster in `TF_CONFIG`, or None for a single worker.
 
-    A `chief` becomes worker 0 and the others follow, as TensorFlow orders them.
+    A `chief` is worker 0, and the others follow, in TensorFlow's order.
 
     Args:
-        environment: Environment variables.
+        environment: The environment variables. Default: those of this process.
 
     Raises:
-        ClusterError: `TF_CONFIG` is malformed; the message shows the field.
+        ClusterError: `TF_CONFIG` is malformed; the message names the field.
 
     Example:
         >>> config = '{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, "task": {"type": "worker", "index": 0}}'
@@ -116,7 +116,7 @@ def read_cluster(environment: Mapping[str, str] = os.environ) -> Cluster | None:
 
 
 def size() -> int:
-    """Return how many workers train together; 1 without a cluster."""
+    """Return the number of workers; 1 without a cluster."""
     cluster = read_cluster()
     return 1 if cluster is None else len(cluster.workers)
 

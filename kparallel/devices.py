@@ -12,7 +12,11 @@ __all__: list[str] = []
 
 
 def local_devices() -> tuple[str, ...]:
-    """Return every local GPU, or every local CPU device where there is no GPU."""
+    """Return every local GPU, or every local CPU device if there is no GPU.
+
+    Raises:
+        DeviceError: TensorFlow lists no device.
+    """
     for kind in ("GPU", "CPU"):
         names = _listed(kind)
         if names:
@@ -21,7 +25,8 @@ def local_devices() -> tuple[str, ...]:
 
 
 def _listed(kind: str) -> tuple[str, ...]:
-    """Return the devices of one type; in a cluster TensorFlow lists those of the other workers too."""
+    """Return this process's devices of one kind."""
+    # In a cluster TensorFlow lists the devices of the other workers too.
     cluster = read_cluster()
     task = "" if cluster is None else f"/task:{cluster.index}/"
     listed = [device.name for device in tf.config.list_logical_devices(kind)]
@@ -29,10 +34,10 @@ def _listed(kind: str) -> tuple[str, ...]:
 
 
 def check_devices(devices: Sequence[str]) -> tuple[str, ...]:
-    """Return the short names of devices that exist.
+    """Return the short names of devices, after a check that they exist.
 
     Raises:
-        DeviceError: A device that TensorFlow does not list.
+        DeviceError: The argument is no list of names, or TensorFlow does not list a device.
     """
     if isinstance(devices, str):
         raise DeviceError(f"Expected a list of device names, received the string {devices!r}. Write [{devices!r}].")
@@ -50,15 +55,15 @@ def check_devices(devices: Sequence[str]) -> tuple[str, ...]:
 
 
 def virtual_devices(count: int) -> tuple[str, ...]:
-    """Split the CPU into virtual devices, to try a plan without accelerators.
+    """Split the CPU into virtual devices, so that a plan can run without accelerators.
 
     Call it before anything else uses TensorFlow.
 
     Args:
-        count: How many devices, at least 1.
+        count: The number of devices, at least 1.
 
     Returns:
-        Their names, `("CPU:0", ...)`.
+        The names of the devices, `("CPU:0", ...)`.
 
     Raises:
         DeviceError: `count` is below 1, or TensorFlow has started with another number of devices.

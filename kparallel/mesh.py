@@ -1,4 +1,4 @@
-"""The mesh: a grid of device names with the axes replica and stage. Knows nothing of TensorFlow."""
+"""The mesh: a grid of device names with the axes replica and stage. It does not depend on TensorFlow."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ def device_name(name: str) -> str:
     """Shorten a TensorFlow device name to its kind and index.
 
     Args:
-        name: Any spelling TensorFlow takes, such as `"gpu:0"` or `"/device:GPU:0"`.
+        name: Any spelling that TensorFlow accepts, such as `"gpu:0"` or `"/device:GPU:0"`.
 
     Returns:
         The short name.
@@ -37,15 +37,15 @@ def device_name(name: str) -> str:
 class Mesh:
     """A grid of devices: one row per replica, one column per stage.
 
-    A row is one replica of the model; a column holds every home of one stage, and is the group over
-    which that stage's gradients are reduced. A device may stand several times in its row: it then runs several stages.
+    A row is one replica of the model. A column is the group of all devices that hold a copy of one stage; the gradients
+    of the stage are reduced over it. A device may occur several times in its row: it then runs several stages.
 
     Args:
         rows: Short device names, `rows[replica_index][stage_index]`.
 
     Raises:
-        DeviceError: No device, rows of unequal length, a device in two rows, rows that repeat their devices at
-            different places, or mixed kinds.
+        DeviceError: There is no device, the rows differ in length, a device is in two rows, the rows put different
+            stages on one device, or the devices are of several kinds.
 
     Example:
         >>> print(Mesh((("CPU:0",), ("CPU:1",))))
@@ -77,16 +77,16 @@ class Mesh:
 
     @property
     def replicas(self) -> int:
-        """Number of rows."""
+        """The number of rows."""
         return len(self.rows)
 
     @property
     def stages(self) -> int:
-        """Number of columns."""
+        """The number of columns."""
         return len(self.rows[0])
 
     def column(self, stage_index: int) -> tuple[str, ...]:
-        """Return the devices that hold one stage, in replica order."""
+        """Return the devices that hold one stage, in the order of the replicas."""
         return tuple(row[stage_index] for row in self.rows)
 
     def __str__(self) -> str:
@@ -96,5 +96,5 @@ class Mesh:
 
 
 def grid(devices: Sequence[str], replicas: int) -> Mesh:
-    """Lay devices out as one column of `replicas` rows, in the order given."""
+    """Return the mesh of one column with the first `replicas` devices."""
     return Mesh(tuple((name,) for name in devices[:replicas]))

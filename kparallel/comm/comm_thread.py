@@ -1,4 +1,4 @@
-"""Carries arrays between workers behind the step, so that no thread of TensorFlow's waits for another worker."""
+"""A background thread that runs collectives between workers, so that no TensorFlow thread blocks on the network."""
 
 import queue
 import threading
@@ -12,18 +12,19 @@ from kparallel.comm.ring import Add, Ring, aligned
 
 __all__: list[str] = []
 
+# The arrays of one replica. A `Work` maps those of all local replicas, `[replica][array]`, to their results.
 Arrays = list[np.ndarray[Any, Any]]
 Work = Callable[[Ring, list[Arrays]], list[Arrays]]
 
 
 class CommThread:
-    """One thread that carries what the replicas of one column on this worker hand over, in that order.
+    """A thread that runs the collectives of one column, in the order in which this worker's replicas submit them.
 
-    Law: each replica gives the same kinds of work in the same order as all replicas of the column on all workers.
+    Law: each replica submits the same kinds of work in the same order as all replicas of the column on all workers.
 
     Args:
-        ring: To the other workers.
-        on_done: For each replica of this worker, what to call when its next work is done.
+        ring: The connections to the other workers.
+        on_done: For each replica of this worker, a function to call whenever work of its is done.
     """
 
     def __init__(self, ring: Ring, on_done: Sequence[Callable[[], None]]) -> None:
@@ -37,17 +38,21 @@ class CommThread:
         threading.Thread(target=self._run, name="kparallel-comm_thread", daemon=True).start()
 
     def submit(self, replica: int, work: Work, arrays: Arrays) -> int:
-        """Hand over a replica's arrays; return the number by which to take what becomes of them."""
+        """Submit a replica's arrays without waiting.
+
+        Returns:
+            The number by which `result` finds the results.
+        """
         self._counts[replica] += 1
         self._submitted[replica].put(_Given(self._counts[replica], work, arrays, self._ring.generation))
         return self._counts[replica]
 
     def result(self, replica: int, number: int) -> Arrays:
-        """Return what became of a replica's arrays, after it was woken.
+        """Return the results of a submission. Call it after `on_done`.
 
         Raises:
             LostError: A worker is lost.
-            ValueError: The workers exchange different things.
+            ValueError: The workers run different collectives.
         """
         result = self._done[replica].pop(number)
         if isinstance(result, Exception):
@@ -71,7 +76,7 @@ class CommThread:
         return self._ring.generation
 
     def stop(self) -> None:
-        """End the thread; nothing is handed over any more."""
+        """End the thread. Nothing may be submitted afterwards."""
         for submitted in self._submitted:
             submitted.put(None)
 
@@ -80,7 +85,8 @@ class CommThread:
             pass
 
     def _run_next(self) -> bool:
-        """Carry what all replicas hand over next; return whether there was something."""
+        """Run the next work of all replicas; return False once the thread is stopped."""
+        # One submission of each replica makes one collective.
         items = [submitted.get() for submitted in self._submitted]
         if None in items:
             return False
@@ -93,7 +99,7 @@ class CommThread:
             if any(work.generation != self._ring.generation for work in works):
                 raise ValueError("This is of a step that failed, before the workers connected anew.")
             results = list(works[0].work(self._ring, [work.arrays for work in works]))
-        except Exception as error:  # The step raises it.
+        except Exception as error:  # `result` raises it in the step.
             results = [error] * len(works)
         for replica, (work, result) in enumerate(zip(works, results, strict=True)):
             self._done[replica][work.number] = result
@@ -121,46 +127,58 @@ class _Given:
 
 
 def summing(add: Add) -> Work:
-    """Return the work of summing one array of one dim from each replica."""
+    """Return the work that sums one array of one dim from each replica."""
 
     def work(ring: Ring, parts: list[Arrays]) -> list[Arrays]:
-        own, *others = (array for (array,) in parts)
+        # First over this worker's replicas, so that the ring carries one array for each worker.
+        local_sum, *others = (array for (array,) in parts)
         if others:
-            own = _copy(own)
+            local_sum = _copy(local_sum)
             for other in others:
-                add(other, own)
-        total = ring.all_reduce(own, add)
-        # A memory of its own for each replica, which may write into it.
+                add(other, local_sum)
+        total = ring.all_reduce(local_sum, add)
+        # TensorFlow may write into the memory, so each replica gets memory of its own.
         return [[total], *([_copy(total)] for _ in others)]
 
     return work
 
 
 def gather(ring: Ring, parts: list[Arrays]) -> list[Arrays]:
-    """Gather each replica's arrays, of which only the first dim may differ: for each, all replicas' in order."""
+    """Gather the arrays of all replicas, whose first dims may differ.
+
+    ```text
+    bytes of one worker    [ first dims: replica 0, replica 1, ... | replica 0: arrays | replica 1: arrays | ... ]
+    result of a replica    [ array 0 of all replicas | array 1 of all replicas | ... ]
+    ```
+    """
     counts = [np.array([array.shape[0] for array in arrays], np.int64) for arrays in parts]
     blobs = [np.ascontiguousarray(array).tobytes() for arrays in parts for array in arrays]
-    own = b"".join([*(count.tobytes() for count in counts), *blobs])
+    packed = b"".join([*(count.tobytes() for count in counts), *blobs])
     replicas: list[Arrays] = []
-    for blob in ring.all_gather(own):
+    for blob in ring.all_gather(packed):
         replicas.extend(_read(blob, parts))
-    whole = [array for of_one in zip(*replicas, strict=True) for array in of_one]
-    return [whole, *([array.copy() for array in whole] for _ in parts[1:])]
+    gathered = [array for of_one in zip(*replicas, strict=True) for array in of_one]
+    return [gathered, *([array.copy() for array in gathered] for _ in parts[1:])]
 
 
 def _read(blob: bytes, like: list[Arrays]) -> list[Arrays]:
-    """Return the arrays that one worker's replicas packed into bytes."""
-    each = len(like[0])
-    counts = np.frombuffer(blob, np.int64, each * len(like)).reshape(len(like), each)
-    place = counts.nbytes
+    """Return the arrays in one worker's bytes, `[replica][array]`.
+
+    Args:
+        blob: The bytes.
+        like: This worker's arrays, whose dtypes and inner dims all replicas have.
+    """
+    per_replica = len(like[0])
+    counts = np.frombuffer(blob, np.int64, per_replica * len(like)).reshape(len(like), per_replica)
+    offset = counts.nbytes
     result = []
     for row in counts:
         arrays = []
         for count, array in zip(row, like[0], strict=True):
             shape = (int(count), *array.shape[1:])
             size = int(np.prod(shape)) * array.itemsize
-            arrays.append(np.frombuffer(blob[place : place + size], array.dtype).reshape(shape))
-            place += size
+            arrays.append(np.frombuffer(blob[offset : offset + size], array.dtype).reshape(shape))
+            offset += size
         result.append(arrays)
     return result
 

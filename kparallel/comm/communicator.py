@@ -1,4 +1,4 @@
-"""What the replicas of one column tell one another: sums and gathered rows."""
+"""Collectives between the replicas of one column: all-reduce and all-gather."""
 
 import abc
 from typing import Any
@@ -9,27 +9,27 @@ __all__: list[str] = []
 
 
 class Communicator(abc.ABC):
-    """An exchange between replicas.
+    """Collectives between the replicas of one column.
 
-    StateRules: every replica makes the same calls in the same order; the results are equal on every replica;
-    rows come in the order of the replicas.
+    Law: every replica makes the same calls in the same order. The results are equal on every replica. Gathered values
+    have the order of the replicas.
     """
 
     @abc.abstractmethod
     def all_reduce(self, values: list[Any]) -> list[Any]:
-        """Sum tensors or `tf.IndexedSlices` over the replicas, each on its own."""
+        """Sum each value over the replicas; the slices of `tf.IndexedSlices` are concatenated."""
 
     @abc.abstractmethod
     def all_gather(self, values: list[Any]) -> list[list[Any]]:
-        """Return, for each value, the list of every replica's."""
+        """Return `[value][replica]`. The replicas' tensors may differ in their first dim."""
 
     @property
     @abc.abstractmethod
     def replica_index(self) -> int:
-        """This replica's index."""
+        """This replica's index among the replicas of all workers."""
 
     def abort(self) -> None:
-        """After a step that failed: let no other worker wait for this one."""
+        """Give up after a failed step, so that no other worker waits for this one."""
         return None
 
     def renew(self) -> None:
@@ -38,7 +38,7 @@ class Communicator(abc.ABC):
 
 
 class SingleReplica(Communicator):
-    """The exchange of a single replica."""
+    """The communicator of a single replica: nothing is sent."""
 
     def all_reduce(self, values: list[Any]) -> list[Any]:
         return list(values)
@@ -52,7 +52,7 @@ class SingleReplica(Communicator):
 
 
 class LocalCommunicator(Communicator):
-    """An exchange between devices of one process: CPUs add on one device, GPUs use NCCL.
+    """Collectives between devices of one process. CPUs add on the first device, GPUs use NCCL.
 
     The NCCL path follows TensorFlow's documentation and has not run on GPUs yet.
 
@@ -71,6 +71,7 @@ class LocalCommunicator(Communicator):
     def all_reduce(self, values: list[Any]) -> list[Any]:
         if not values:
             return []
+        # `merge_call` waits until all replicas have called it, then runs `_sum` once with the values of all of them.
         return list(tf.distribute.get_replica_context().merge_call(self._sum, args=(values,)))
 
     def all_gather(self, values: list[Any]) -> list[list[Any]]:
@@ -91,9 +92,9 @@ def add(values: list[Any]) -> Any:
     if not any(isinstance(value, tf.IndexedSlices) for value in values):
         return tf.add_n(values)
     if all(isinstance(value, tf.IndexedSlices) for value in values):
-        # Kept apart: an optimizer that looks at single slices sees what one device would show it.
+        # Concatenated, not summed: an optimizer that treats slices one by one gets those of one device.
         indices = [value.indices for value in values]
-        if len({each.dtype for each in indices}) > 1:
+        if len({each.dtype for each in indices}) > 1:  # Two lookups may use int32 and int64.
             indices = [tf.cast(each, tf.int64) for each in indices]
         return tf.IndexedSlices(
             tf.concat([value.values for value in values], 0), tf.concat(indices, 0), values[0].dense_shape
@@ -102,7 +103,7 @@ def add(values: list[Any]) -> Any:
 
 
 def local_copy(value: Any) -> Any:
-    """Return a sum on the present device: clipping and the update are each replica's own work."""
+    """Return a copy of a sum on the current device, because each replica clips and updates on its own devices."""
     if isinstance(value, tf.IndexedSlices):
         return tf.IndexedSlices(tf.identity(value.values), tf.identity(value.indices), value.dense_shape)
     return tf.identity(value)

@@ -1,4 +1,4 @@
-"""Gradients in fewer bytes while they travel between replicas."""
+"""Compresses gradients while they travel between replicas: a cast to a smaller dtype."""
 
 from typing import Any
 
@@ -8,28 +8,28 @@ from kparallel.errors import PlanError
 
 __all__: list[str] = []
 
-_WAYS = ("bfloat16", "float16")
+_DTYPES = ("bfloat16", "float16")
 
 
-def check_compression(way: str | None) -> None:
-    """Make sure that a way to compress gradients is known.
+def check_compression(dtype: str | None) -> None:
+    """Check the dtype in which gradients are to travel.
 
     Raises:
-        PlanError: It is not.
+        PlanError: The dtype is not supported.
     """
-    if way is not None and way not in _WAYS:
-        raise PlanError(f"Expected gradient_compression None, 'bfloat16' or 'float16', received {way!r}.")
+    if dtype is not None and dtype not in _DTYPES:
+        raise PlanError(f"Expected gradient_compression None, 'bfloat16' or 'float16', received {dtype!r}.")
 
 
-def compressed(gradients: list[Any], way: str | None) -> list[Any]:
-    """Return gradients in the dtype in which they are to travel; None leaves them as they are."""
-    if way is None:
+def compressed(gradients: list[Any], dtype: str | None) -> list[Any]:
+    """Return gradients in the dtype in which they travel; None leaves them unchanged."""
+    if dtype is None:
         return gradients
-    return [_cast(g, tf.as_dtype(way)) if g.dtype in (tf.float32, tf.float64) else g for g in gradients]
+    return [_cast(g, tf.as_dtype(dtype)) if g.dtype in (tf.float32, tf.float64) else g for g in gradients]
 
 
 def restored(sums: list[Any], gradients: list[Any]) -> list[Any]:
-    """Return sums in the dtypes that the gradients had."""
+    """Return sums in the dtypes of the gradients before compression."""
     return [s if s.dtype == g.dtype else _cast(s, g.dtype) for s, g in zip(sums, gradients, strict=True)]
 
 

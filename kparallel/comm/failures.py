@@ -1,4 +1,4 @@
-"""A worker that is lost while the others train: which one, in the error that they raise."""
+"""Names the worker that was lost during training in the error that the other workers raise."""
 
 import contextlib
 import re
@@ -13,30 +13,30 @@ from kparallel.errors import WorkerError
 __all__: list[str] = []
 
 _TASK = r"/job:worker/replica:0/task:(\d+)"
-# In the order of how sure they are: the coordination service names who is silent, gRPC names who hung up. What else
-# stands in these messages is the worker that passes the news on, or that the failed operation belongs to.
+# The most reliable first: the coordination service names the worker without heartbeats, gRPC the worker that closed a
+# connection. Any other worker in a message is the one that forwards it, or the one of the failed operation.
 _PATTERNS = (
     r"unhealthy \(stopped sending heartbeats\):((?:\s*" + _TASK + ")+)",
     r"(?:remote target|[Tt]ask|from) " + _TASK,
 )
-_SERVICE = "RPC: /tensorflow.CoordinationService/"  # It runs on the chief, and did not answer.
+_SERVICE = "RPC: /tensorflow.CoordinationService/"  # It runs on the chief: if a call of it fails, the chief is lost.
 _CHIEF = 0
 
 
 def lost_workers(message: str, cluster: Cluster) -> tuple[int, ...]:
-    """Return which workers TensorFlow's message tells to be lost, this worker aside.
+    """Return the workers that a TensorFlow error message reports as lost, excluding this one.
 
     Args:
-        message: The text of an error of TensorFlow's.
+        message: The text of the error.
         cluster: The workers.
 
     Example:
         >>> lost_workers("from remote target /job:worker/replica:0/task:1 while", Cluster(("a:1", "b:1"), 0))
         (1,)
     """
-    for saying in _PATTERNS:
-        told = " ".join(found[0] for found in re.finditer(saying, message))
-        numbers = {int(number) for number in re.findall(_TASK, told)} - {cluster.index}
+    for pattern in _PATTERNS:
+        matches = " ".join(match[0] for match in re.finditer(pattern, message))
+        numbers = {int(number) for number in re.findall(_TASK, matches)} - {cluster.index}
         lost = tuple(sorted(number for number in numbers if number < len(cluster.workers)))
         if lost:
             return lost
@@ -45,7 +45,7 @@ def lost_workers(message: str, cluster: Cluster) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def translate_worker_loss() -> Iterator[None]:
-    """Turn TensorFlow's error at a lost worker into one that names the worker.
+    """Translate TensorFlow's error after the loss of a worker into one that names the worker.
 
     Raises:
         WorkerError: A worker was killed, failed, froze or cannot be reached.

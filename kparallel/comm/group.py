@@ -14,18 +14,18 @@ from kparallel.compat.functions import traced
 
 __all__: list[str] = []
 
-# A message of up to so many bytes, its length included, takes one collective, a longer one two.
+# A message of up to this many bytes, with its length, takes one collective; a longer one takes two.
 _FIRST = 1024
-_LENGTH = 4  # Bytes that hold the length.
+_LENGTH = 4  # Bytes of the length.
 
 
 class WorkerGroup(abc.ABC):
-    """The workers of a cluster as one of them sees them.
+    """The workers of a cluster, seen from one of them.
 
-    Law: every worker makes the same calls in the same order; a call returns when all workers have made it.
+    Law: every worker makes the same calls in the same order. A call returns once all workers have made it.
 
     Args:
-        workers: How many workers there are.
+        workers: The number of workers.
         worker_index: This worker's index; 0 is the chief.
     """
 
@@ -35,12 +35,12 @@ class WorkerGroup(abc.ABC):
 
     @property
     def is_chief(self) -> bool:
-        """Whether this worker is the one that writes files."""
+        """Whether this worker is the chief, which writes files."""
         return self.worker_index == 0
 
     @property
     def is_single(self) -> bool:
-        """Whether there is no other worker."""
+        """Whether this is the only worker."""
         return self.workers == 1
 
     @abc.abstractmethod
@@ -49,7 +49,7 @@ class WorkerGroup(abc.ABC):
 
     @abc.abstractmethod
     def broadcast(self, values: list[Any]) -> list[tf.Tensor]:
-        """Return the chief's tensors; each worker gives its own, of the same shapes and dtypes."""
+        """Return the chief's tensors. Every worker passes values of the same shapes and dtypes."""
 
 
 class SingleWorker(WorkerGroup):
@@ -70,7 +70,7 @@ class TFWorkerGroup(WorkerGroup):
 
     Args:
         strategy: The cluster's strategy; it numbers the collectives.
-        workers: How many workers there are.
+        workers: The number of workers.
         worker_index: This worker's index.
         departures: Ends the wait for a worker whose script has ended; None where no launcher tells.
     """
@@ -104,6 +104,8 @@ class TFWorkerGroup(WorkerGroup):
 
     def all_gather_text(self, text: str) -> list[str]:
         data = text.encode()
+        # Every worker has to know how many bytes the others send. So the first collective has a fixed size and contains
+        # the lengths; the second has the size of the longest rest.
         message = len(data).to_bytes(_LENGTH, "big") + data
         parts = self._all_gather(message[:_FIRST], _FIRST)
         lengths = [int.from_bytes(part[:_LENGTH], "big") + _LENGTH for part in parts]
@@ -113,7 +115,8 @@ class TFWorkerGroup(WorkerGroup):
         return [part[_LENGTH:length].decode() for part, length in zip(parts, lengths, strict=True)]
 
     def _all_gather(self, data: bytes, size: int) -> list[bytes]:
-        """Return every worker's bytes, padded to a size that all workers know alike."""
+        """Return every worker's bytes, padded to the given size, which is the same on all workers."""
+        # As int32, the dtype of the traced gather.
         words = np.frombuffer(data.ljust(-(-size // 4) * 4, b"\0"), np.int32)
         with self._waiting():
             return [row.tobytes() for row in self._gather(tf.constant(words[None])).numpy()]
@@ -123,7 +126,7 @@ class TFWorkerGroup(WorkerGroup):
             return []
         tensors = [tf.convert_to_tensor(value) for value in values]
         sent = [tensor if tensor.dtype.is_floating else tf.cast(tensor, tf.int64) for tensor in tensors]
-        # A sum in which all workers but the chief give zeros.
+        # A broadcast by a sum: all workers but the chief add zeros.
         terms = [value if self.is_chief else tf.zeros_like(value) for value in sent]
         with self._waiting():
             return [tf.cast(new, old.dtype) for new, old in zip(self._sum(terms), tensors, strict=True)]

@@ -1,4 +1,4 @@
-"""Whether the next worker lives."""
+"""A liveness probe of the next worker in the ring."""
 
 import socket
 import threading
@@ -8,21 +8,21 @@ from kparallel.cluster import Cluster, host_and_port
 
 __all__: list[str] = []
 
-_INTERVAL = 2.0  # Seconds between questions.
-# What an HTTP/2 client says first, and settings of which none differ from the usual (RFC 9113, 3.4 and 6.5).
+_INTERVAL = 2.0  # Seconds between probes.
+# The preface of an HTTP/2 client and an empty SETTINGS frame (RFC 9113, sections 3.4 and 6.5).
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
 
 
 class LivenessProbe:
-    """Tells whether the next worker of the ring gives signs of life; it asks only while somebody waits.
+    """Probes whether the next worker of the ring is alive, but only while a caller waits for it.
 
-    It greets the server that TensorFlow runs in every worker, whose own threads answer whatever Python does there.
-    TensorFlow's coordination service knows the same, but lives on the chief: who asks a frozen chief waits for it,
-    and holds the interpreter's lock meanwhile.
+    It opens an HTTP/2 connection to the gRPC server that TensorFlow runs in every worker. The server has threads of its
+    own and responds whatever Python does there. TensorFlow's coordination service has the same information, but runs on
+    the chief: a query blocks while the chief is frozen, and holds the interpreter's lock meanwhile.
 
     Args:
         cluster: The workers.
-        heartbeat: Seconds without a sign of life after which a worker is lost.
+        heartbeat: Seconds without a response after which a worker is lost.
     """
 
     def __init__(self, cluster: Cluster, heartbeat: float) -> None:
@@ -34,7 +34,7 @@ class LivenessProbe:
         threading.Thread(target=self._watch, name="kparallel-liveness", daemon=True).start()
 
     def frozen(self) -> int | None:
-        """Return the next worker's index if it gives no sign of life, or None; call it again while you wait."""
+        """Return the next worker's index if it does not respond, or None. Call it again and again while waiting."""
         self._asked.set()
         return self._next if self._silent else None
 
@@ -43,6 +43,7 @@ class LivenessProbe:
             self._asked.wait()
             self._asked.clear()
             until = time.monotonic() + self._heartbeat
+            # Probe again until the heartbeat has passed: a busy machine may miss single probes.
             while not (lives := responds(self._address, until - time.monotonic())) and time.monotonic() < until:
                 time.sleep(min(_INTERVAL, self._heartbeat / 4))
             self._silent = not lives
@@ -50,11 +51,11 @@ class LivenessProbe:
 
 
 def responds(address: str, timeout: float) -> bool:
-    """Return whether the gRPC server at an address responds a greeting in time.
+    """Return whether the gRPC server at an address responds to an HTTP/2 preface in time.
 
     Args:
         address: Host and port.
-        timeout: Seconds.
+        timeout: The time limit in seconds.
     """
     try:
         with socket.create_connection(host_and_port(address), max(timeout, 0.01)) as line:

@@ -1,4 +1,4 @@
-"""Which tensors travel together between workers."""
+"""Groups tensors into packs, each of which is one collective between workers."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,24 +6,24 @@ import tensorflow as tf
 
 __all__: list[str] = []
 
-# A tensor of this many bytes travels alone: to put it into a pack and to take it out costs two copies, a fifth of the
-# processor time of 30 MB between two workers of one core each. Smaller ones share packs of up to so many bytes.
+# A tensor of at least ALONE bytes travels alone: packing and unpacking are two copies, which cost a fifth of the
+# processor time of 30 MB between two workers of one core each. Smaller tensors share packs of up to PACK bytes.
 ALONE = 2**20
 PACK = 2**22
-# What travels last waits for the last gradient, and no arithmetic is left to hide it: at most a fifth of all bytes,
-# where there are enough to outweigh one more communicator, about a millisecond.
+# The last pack waits for the last gradient, and no computation is left that could hide it. So it gets at most a fifth
+# of all bytes, if the rest is at least WORTH bytes: one more collective costs about a millisecond.
 LAST = 1 / 5
 WORTH = 2**19
 
 
 def packs(sizes: Sequence[int]) -> list[list[int]]:
-    """Group tensors for reduction, in the order in which backward passes give them: the last first.
+    """Group tensors for reduction, in the order in which the backward pass computes them: the last one first.
 
     Args:
-        sizes: Bytes of each tensor, in the order of the model.
+        sizes: The bytes of each tensor, in the order of the model.
 
     Returns:
-        Indices of the tensors of each pack, in the order in which the packs can start.
+        The indices of the tensors of each pack, in the order in which the packs can start.
 
     Example:
         >>> packs([2_000_000, 1_000, 2_000_000, 1_000])
@@ -45,10 +45,10 @@ def packs(sizes: Sequence[int]) -> list[list[int]]:
 
 
 def _divided(last: list[int], sizes: Sequence[int]) -> list[list[int]]:
-    """Divide the last pack where much of it could travel before the last gradient is there."""
-    whole = sum(sizes)
-    count = 0  # Of its tensors, those that come last.
-    while count < len(last) and sum(sizes[index] for index in last[len(last) - count - 1 :]) <= whole * LAST:
+    """Divide the last pack if much of it could travel before the last gradient is computed."""
+    total = sum(sizes)
+    count = 0  # The number of its tensors that have to wait for the last gradient.
+    while count < len(last) and sum(sizes[index] for index in last[len(last) - count - 1 :]) <= total * LAST:
         count += 1
     early, late = last[: len(last) - count], last[len(last) - count :]
     if sum(sizes[index] for index in early) < WORTH:
@@ -62,14 +62,14 @@ def sum_by_dtype(
     """Sum each tensor over a group of devices.
 
     Args:
-        sum_packs: Sums each tensor; a pack's tensors, of one dtype, travel as one.
-        values: Tensors of any shapes and dtypes, the same on all devices.
+        sum_packs: Sums each tensor. The tensors of a pack have one dtype and travel as one.
+        values: Tensors of any shapes and dtypes, which are the same on all devices.
     """
-    total: dict[int, tf.Tensor] = {}
+    total: dict[int, tf.Tensor] = {}  # By the index in `values`.
     for dtype in dict.fromkeys(value.dtype for value in values):
-        places = [index for index, value in enumerate(values) if value.dtype == dtype]
-        sizes = [(values[index].shape.num_elements() or 0) * dtype.size for index in places]
-        grouped = [[places[index] for index in pack] for pack in packs(sizes)]
+        indices = [index for index, value in enumerate(values) if value.dtype == dtype]
+        sizes = [(values[index].shape.num_elements() or 0) * dtype.size for index in indices]
+        grouped = [[indices[index] for index in pack] for pack in packs(sizes)]
         sums = sum_packs([[values[index] for index in pack] for pack in grouped])
         total |= zip((index for pack in grouped for index in pack), sums, strict=True)
     return [total[index] for index in range(len(values))]

@@ -1,4 +1,4 @@
-"""The exchange between CPUs of several workers: a ring of our own, which takes less than half of gRPC's time."""
+"""Collectives between CPUs of several workers: a ring over TCP, which takes less than half of gRPC's time."""
 
 import weakref
 from collections.abc import Callable, Sequence
@@ -18,28 +18,31 @@ __all__: list[str] = []
 
 
 class RingCommunicator(Communicator):
-    """An exchange between the CPUs that hold one stage on all workers.
+    """Collectives between the CPUs of one column on all workers.
 
     ```text
-    gradients ─► give ─► (next operations of the backward pass …)
-                  │
-              comm_thread's thread: ring over TCP ─► queue ─► dequeue ─► take ─► sums
+    TensorFlow    gradients ─► submit ─► (next operations of the backward pass ...)
+                                 │
+    CommThread                   └──► ring over TCP ──► on_done
+                                                           │
+    TensorFlow                                             └──► dequeue ─► result ─► sums
     ```
 
-    Nothing of it blocks a thread of TensorFlow's: `give` and `take` return at once, and a queue's dequeue waits
-    without a thread. Steps that run eagerly use TensorFlow's collectives.
+    No thread of TensorFlow's is blocked: `submit` and `result` return at once, and the dequeue of a queue waits without
+    a thread. Steps that run eagerly use TensorFlow's collectives.
 
     Args:
-        column: This worker's devices, full names, in replica order.
-        ring: To the other workers.
-        plain: The same exchange by TensorFlow's collectives.
-        first_replica: Index of this worker's first replica.
+        column: This worker's devices of the column: full names, in the order of the replicas.
+        ring: The connections to the other workers.
+        plain: TensorFlow's collectives between the same devices.
+        first_replica: The index of this worker's first replica.
     """
 
     def __init__(self, column: Sequence[str], ring: Ring, plain: TFCommunicator, first_replica: int) -> None:
         self._plain = plain
         self._first_replica = first_replica
         with tf.init_scope(), tf.device(column[0]):
+            # For each local replica a queue, which holds one element for each transfer that is done.
             self._done = [tf.queue.FIFOQueue(-1, [tf.bool], [[]]) for _ in column]
         self._comm_thread = CommThread(ring, [_notifier(done) for done in self._done])
         self._generation = self._comm_thread.generation
@@ -57,8 +60,8 @@ class RingCommunicator(Communicator):
         total = dict(zip(dense, sum_by_dtype(self._sum_packs, [values[index] for index in dense]), strict=True))
         for index in slices:
             parts = self.all_gather([values[index].values, values[index].indices])
-            whole, indices = (tf.concat(part, 0) for part in parts)
-            total[index] = tf.IndexedSlices(whole, indices, values[index].dense_shape)
+            slice_values, indices = (tf.concat(part, 0) for part in parts)
+            total[index] = tf.IndexedSlices(slice_values, indices, values[index].dense_shape)
         return [total[index] for index in range(len(values))]
 
     def all_gather(self, values: list[Any]) -> list[list[Any]]:
@@ -86,18 +89,26 @@ class RingCommunicator(Communicator):
         return [total for pack in packs for total in self._sum_pack(pack)]
 
     def _sum_pack(self, pack: list[tf.Tensor]) -> list[tf.Tensor]:
-        """Sum tensors of one dtype as one: a call of Python costs more for each tensor than TensorFlow's operations."""
+        """Sum tensors of one dtype as one, since one call of Python costs more than concatenation in TensorFlow."""
         dtype = pack[0].dtype
         flat = [tf.reshape(tensor, [-1]) for tensor in pack]
-        own = tf.concat(flat, 0) if len(pack) > 1 else flat[0]
-        (total,) = self._exchanged(summing(_add_half if dtype == tf.float16 else _add), [own], [own.shape], [dtype])
+        packed = tf.concat(flat, 0) if len(pack) > 1 else flat[0]
+        add = _add_half if dtype == tf.float16 else _add
+        (total,) = self._exchanged(summing(add), [packed], [packed.shape], [dtype])
         parts = tf.split(total, [tf.size(part) for part in flat]) if len(pack) > 1 else [total]
         return [tf.reshape(part, tf.shape(tensor)) for part, tensor in zip(parts, pack, strict=True)]
 
     def _exchanged(
         self, work: Work, tensors: list[tf.Tensor], shapes: list[tf.TensorShape], dtypes: list[tf.DType]
     ) -> list[tf.Tensor]:
-        """Hand tensors to the comm_thread and return what becomes of them."""
+        """Submit tensors to the communication thread and return the results.
+
+        Args:
+            work: The collective to run.
+            tensors: This replica's tensors.
+            shapes: The static shapes of the results.
+            dtypes: The dtypes of the results.
+        """
         replica = self.replica_index - self._first_replica
         comm_thread = self._comm_thread
 
@@ -107,7 +118,8 @@ class RingCommunicator(Communicator):
         def result(number: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
             return comm_thread.result(replica, int(number))
 
-        # Every worker hands over in one order: that in which the step was traced.
+        # Every worker submits in the same order: that in which the step was traced. The graph keeps the last
+        # submission, after which the next one has to come.
         submitted = tf.compat.v1.get_default_graph().get_collection_ref(f"kparallel_submitted_{id(self)}_{replica}")
         with tf.control_dependencies(submitted[-1:]):
             number = tf.numpy_function(submit, tensors, tf.int64)
@@ -116,6 +128,7 @@ class RingCommunicator(Communicator):
             done = self._done[replica].dequeue()
         with tf.control_dependencies([done]):
             results = tf.numpy_function(result, [number], dtypes)
+        # TensorFlow would run all stateful operations of a function one after another. The edges above are enough.
         run_independently(number.op)
         run_independently(results[0].op)
         for tensor, shape in zip(results, shapes, strict=True):
@@ -124,14 +137,14 @@ class RingCommunicator(Communicator):
 
 
 def _notifier(done: tf.queue.FIFOQueue) -> Callable[[], None]:
-    handle, word = done.queue_ref, [tf.constant(True)]
-    return lambda: tf.raw_ops.QueueEnqueueV2(handle=handle, components=word)
+    handle, components = done.queue_ref, [tf.constant(True)]
+    return lambda: tf.raw_ops.QueueEnqueueV2(handle=handle, components=components)
 
 
-def _add(own: np.ndarray[Any, Any], total: np.ndarray[Any, Any]) -> None:
-    np.add(own, total, out=total)
+def _add(summand: np.ndarray[Any, Any], total: np.ndarray[Any, Any]) -> None:
+    np.add(summand, total, out=total)
 
 
-def _add_half(own: np.ndarray[Any, Any], total: np.ndarray[Any, Any]) -> None:
+def _add_half(summand: np.ndarray[Any, Any], total: np.ndarray[Any, Any]) -> None:
     """Add with TensorFlow, copies included: NumPy takes eight times as long for float16 as for float32."""
-    total[:] = tf.add(own, total)
+    total[:] = tf.add(summand, total)

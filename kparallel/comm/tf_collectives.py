@@ -1,4 +1,4 @@
-"""The exchange between workers: TensorFlow's collectives over gRPC or NCCL, one group for each column."""
+"""Collectives between workers by TensorFlow, over gRPC or NCCL: one group of devices for each column."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,16 +13,16 @@ __all__: list[str] = []
 
 
 class TFCommunicator(Communicator):
-    """An exchange between the devices that hold one stage on all workers.
+    """Collectives between the devices of one column on all workers.
 
-    Every worker traces the same step, so that every replica launches the same collectives in the same order.
-    The NCCL path follows TensorFlow's documentation and has not run on GPUs yet.
+    Every worker traces the same step, so every replica launches the same collectives in the same order. The NCCL path
+    follows TensorFlow's documentation and has not run on GPUs yet.
 
     Args:
-        column: This worker's devices, full names, in replica order.
+        column: This worker's devices of the column: full names, in the order of the replicas.
         strategy: The cluster's strategy; it numbers the collectives.
-        replicas: How many replicas there are on all workers.
-        first_replica: Index of this worker's first replica.
+        replicas: The number of replicas on all workers.
+        first_replica: The index of this worker's first replica.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class TFCommunicator(Communicator):
 
     def all_reduce(self, values: list[Any]) -> list[Any]:
         local = self.replica_index - self._first_replica
+        # By the index in `values`: slices one by one, then dense tensors in packs.
         total = {
             index: self._reducer.sum_slices(value, local)
             for index, value in enumerate(values)
@@ -62,9 +63,11 @@ class TFCommunicator(Communicator):
         result = []
         for value in values:
             value = tf.convert_to_tensor(value)
-            own = tf.one_hot(self.replica_index, self.replicas, tf.shape(value)[0], 0, dtype=tf.int32)
-            sizes = self._reducer.sum([[own]], local)[0]
-            carried = tf.cast(value, tf.int32) if value.dtype == tf.bool else value
-            whole = self._reducer.gather(carried, local)
-            result.append(list(tf.split(tf.cast(whole, value.dtype), sizes, num=self.replicas)))
+            # The sizes of the first dim on all replicas: a sum of vectors with one entry for each replica.
+            own_size = tf.one_hot(self.replica_index, self.replicas, tf.shape(value)[0], 0, dtype=tf.int32)
+            sizes = self._reducer.sum([[own_size]], local)[0]
+            # TensorFlow's collectives know no booleans.
+            sent = tf.cast(value, tf.int32) if value.dtype == tf.bool else value
+            gathered = self._reducer.gather(sent, local)
+            result.append(list(tf.split(tf.cast(gathered, value.dtype), sizes, num=self.replicas)))
         return result

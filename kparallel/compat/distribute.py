@@ -84,7 +84,7 @@ class CollectiveReducer:
         return self._reducer._launchers[local_index]._all_gather(value, self._options)
 
     def gather(self, value: tf.Tensor, local_index: int) -> tf.Tensor:
-        """Concatenate all replicas' rows, in order: two communicators."""
+        """Concatenate all replicas' rows, in order: two collectives."""
         return self._reducer._launchers[local_index].all_gather(value, 0, self._options)
 
 

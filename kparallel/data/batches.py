@@ -1,4 +1,4 @@
-"""What Keras's loops read: whole batches, which the step divides, or batches that the user divided already."""
+"""The batches that Keras's loops read: whole batches, which the step divides, or batches that are divided already."""
 
 import abc
 from collections.abc import Callable, Iterator
@@ -16,11 +16,11 @@ __all__: list[str] = []
 
 
 class Batches:
-    """A dataset's batches, which must not be none at the first reading.
+    """The batches of a dataset. An empty dataset is refused when it is first read.
 
     Args:
-        dataset: A `tf.data.Dataset` or one that is distributed already.
-        change: Applied to each batch, or None.
+        dataset: A `tf.data.Dataset`, or a distributed dataset.
+        change: A function that is applied to each batch, or None.
     """
 
     def __init__(self, dataset: Any, change: Callable[[Any], Any] | None = None) -> None:
@@ -29,7 +29,7 @@ class Batches:
         self._seen = False
 
     def __iter__(self) -> Iterator[Any]:
-        # The iterator is made at once: making one draws the order of a shuffled dataset.
+        # The iterator is made now, not at the first `next`: making it draws the order of a shuffled dataset.
         return self._read(iter(self._dataset))
 
     def _read(self, iterator: Iterator[Any]) -> Iterator[Any]:
@@ -43,8 +43,9 @@ class Batches:
             )
 
     def spec(self) -> Any:
-        """Return the types and shapes of one replica's part, without reading a batch; None where they are unknown."""
+        """Return the spec of one replica's part without reading a batch, or None if a rank is unknown."""
         spec = keras.tree.map_structure(replica_spec, self._dataset.element_spec)
+        # The only change is to apply class weights, which adds a sample weight.
         if self._change is not None and keras.tree.is_nested(spec) and len(spec) == 2:
             spec = (*spec, tf.TensorSpec((None,), keras.config.floatx()))
         shapes = [leaf.shape for leaf in keras.tree.flatten(spec) if leaf is not None]
@@ -56,12 +57,12 @@ class Batches:
 
 
 class WholeBatchStrategy:
-    """The strategy as Keras's loops see it: it distributes nothing, so that the step gets whole batches.
+    """A strategy that distributes no dataset, so that Keras's loops pass whole batches to the step.
 
-    TensorFlow's own rebatching deals rows across the borders of batches where it can not tell their size.
+    TensorFlow's own rebatching may move rows from one batch to another if it does not know the batch size.
 
     Args:
-        strategy: What all but `experimental_distribute_dataset` is passed on to.
+        strategy: The strategy that has all other methods and attributes.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
@@ -76,7 +77,7 @@ class WholeBatchStrategy:
 
 
 class PerReplicaAdapter(DataAdapter, abc.ABC):  # type: ignore[misc]
-    """Batches that come divided between the replicas, so that Keras cannot know the global batch size."""
+    """Batches that are divided between the replicas already; the global batch size is unknown."""
 
     @abc.abstractmethod
     def get_tf_dataset(self) -> Batches:
@@ -99,15 +100,15 @@ class PerReplicaAdapter(DataAdapter, abc.ABC):  # type: ignore[misc]
 
 
 class PerReplicaDataset(PerReplicaAdapter):
-    """A dataset that is distributed already, as Keras's loops take it.
+    """An adapter from a distributed dataset to Keras's loops.
 
     Args:
-        dataset: Made by `strategy.experimental_distribute_dataset` or `distribute_datasets_from_function`.
-        strategy: The wrapped model's.
-        class_weight: Weight of each class, or None. Keras itself can not weigh such a dataset.
+        dataset: A dataset from `strategy.experimental_distribute_dataset` or `distribute_datasets_from_function`.
+        strategy: The wrapped model's strategy.
+        class_weight: The weight of each class, or None. Keras itself cannot apply it to such a dataset.
 
     Raises:
-        DataError: Another strategy distributed it.
+        DataError: The dataset was distributed by another strategy.
     """
 
     def __init__(
@@ -133,17 +134,17 @@ class PerReplicaDataset(PerReplicaAdapter):
         return Batches(self._dataset, lambda batch: self._kept_apart(change(batch)))
 
     def _kept_apart(self, batch: Any) -> Any:
-        """Return what the replicas gave as values of theirs: of one replica here, the strategy gives plain tensors."""
+        """Return a batch whose leaves are per-replica values. `run` on one local replica returns plain tensors."""
 
-        def one(leaf: Any) -> Any:
+        def per_replica(leaf: Any) -> Any:
             if leaf is None or isinstance(leaf, tf.distribute.DistributedValues):
                 return leaf
             return self._strategy.experimental_distribute_values_from_function(lambda _: leaf)
 
-        return keras.tree.map_structure(one, batch)
+        return keras.tree.map_structure(per_replica, batch)
 
     @property
     def num_batches(self) -> int | None:
-        """How many batches there are, or None where it is unknown."""
+        """The number of batches, or None if it is unknown."""
         number = int(getattr(self._dataset, "cardinality", -1))
         return number if number >= 0 else None

@@ -1,4 +1,4 @@
-"""How many batches data give, as far as that is known before they are read."""
+"""The number of batches of data, as far as it is known before they are read."""
 
 import math
 from typing import Any
@@ -12,11 +12,11 @@ __all__: list[str] = []
 
 
 def length_of(x: Any, batch_size: int | None) -> float | None:
-    """Return how many batches data have, infinity for endless ones, or None where only their end will tell.
+    """Return the number of batches of data: infinity for endless data, None if it is unknown.
 
     Args:
-        x: As `fit`, `evaluate` and `predict` take it.
-        batch_size: Rows of a batch of arrays; default 32, as in Keras.
+        x: The data, as for `fit`, `evaluate` and `predict`.
+        batch_size: The number of rows of a batch of arrays; None is 32, as in Keras.
     """
     if isinstance(x, Shards):
         return None
@@ -31,29 +31,29 @@ def length_of(x: Any, batch_size: int | None) -> float | None:
     return None if rows is None else _in_batches(rows, batch_size)
 
 
-def training_length(given: dict[str, Any]) -> float | None:
-    """Return the length of the data that `fit` trains on, from its arguments."""
-    x, split = given["x"], given["validation_split"]
+def training_length(arguments: dict[str, Any]) -> float | None:
+    """Return the number of batches that `fit` trains on, from its arguments."""
+    x, split = arguments["x"], arguments["validation_split"]
     rows = _rows(x) if split else None
     if rows is None:
-        return length_of(x, given["batch_size"])
-    return _in_batches(int(rows * (1 - split)), given["batch_size"])
+        return length_of(x, arguments["batch_size"])
+    return _in_batches(int(rows * (1 - split)), arguments["batch_size"])
 
 
-def validation_length(given: dict[str, Any]) -> float | None:
-    """Return the length of `validation_data`, from the arguments of `fit`; 0 without."""
-    data = given["validation_data"]
+def validation_length(arguments: dict[str, Any]) -> float | None:
+    """Return the number of batches of `validation_data`, from the arguments of `fit`; 0 without any."""
+    data = arguments["validation_data"]
     if data is None:
         return 0
     x = data[0] if isinstance(data, tuple | list) else data
-    return length_of(x, given["validation_batch_size"] or given["batch_size"])
+    return length_of(x, arguments["validation_batch_size"] or arguments["batch_size"])
 
 
-def steps_of(given: dict[str, Any]) -> int | None:
-    """Return the steps of an epoch, from the arguments of `fit`, or None."""
-    if given["steps_per_epoch"] is not None:
-        return int(given["steps_per_epoch"])
-    length = training_length(given)
+def steps_of(arguments: dict[str, Any]) -> int | None:
+    """Return the number of steps of an epoch, from the arguments of `fit`, or None if it is unknown."""
+    if arguments["steps_per_epoch"] is not None:
+        return int(arguments["steps_per_epoch"])
+    length = training_length(arguments)
     return None if length is None or math.isinf(length) else int(length)
 
 

@@ -1,8 +1,8 @@
 """Data of which each worker reads only its own shard: record files and TensorFlow Datasets.
 
-Data that every worker reads whole need none of this: the step takes each worker's share of every batch. A shard saves
-the reading of what other workers train on. Its rows come in an order that is a function of (seed, epoch), so that a
-resumed run reads on as the interrupted one would have.
+By default every worker reads all data, and the step takes each worker's share of every batch. With shards no worker
+reads what other workers train on. The order of the rows is a function of (seed, epoch), so a resumed run continues with
+the rows that the interrupted run would have read next.
 """
 
 import warnings
@@ -25,14 +25,14 @@ Read = Callable[[int, int, int], tf.data.Dataset]
 
 
 class Shards:
-    """Share that are read in shards, one for each worker; give it to `fit` or `evaluate` as x.
+    """Data that are read in shards, one for each worker. Pass it to `fit` or `evaluate` as x.
 
-    Made by `kparallel.read_records` and `kparallel.read_tfds`.
+    `kparallel.read_records` and `kparallel.read_tfds` make it.
 
     Args:
-        read: Returns the rows of (shard, shards, seed of the epoch), not batched.
-        batch_size: Share of the global batch.
-        seed: Of the order.
+        read: A function of (shard, shards, seed of the epoch) that returns the shard's rows, not batched.
+        batch_size: The number of rows of the global batch.
+        seed: The seed of the order of the rows.
     """
 
     def __init__(self, read: Read, batch_size: int, seed: int) -> None:
@@ -44,7 +44,7 @@ class Shards:
         self.epoch = 0
 
     def batches(self, shard: int, shards: int) -> tf.data.Dataset:
-        """Return one worker's batches of the present epoch."""
+        """Return one worker's batches of the current epoch."""
         rows = split_sizes(self.batch_size, shards)[shard]
         if not rows:
             raise DataError(f"Expected a global batch of at least {shards} rows for as many workers, received {rows}.")
@@ -53,14 +53,14 @@ class Shards:
 
 
 class ShardBatches(PerReplicaAdapter):
-    """One worker's shard, as Keras's loops take it.
+    """An adapter from one worker's shard to Keras's loops.
 
     Args:
         shards: The data.
-        strategy: The wrapped model's.
+        strategy: The wrapped model's strategy.
         worker: This worker's index.
-        workers: How many workers there are.
-        class_weight: Weight of each class, or None.
+        workers: The number of workers.
+        class_weight: The weight of each class, or None.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ShardBatches(PerReplicaAdapter):
 
     @property
     def element_spec(self) -> Any:
-        """Types and shapes of a batch."""
+        """The spec of a batch."""
         return self._read().element_spec
 
     def __iter__(self) -> Iterator[Any]:
@@ -98,9 +98,9 @@ class ShardBatches(PerReplicaAdapter):
     def _divided(self, batch: Any) -> Any:
         """Divide a batch between the local replicas."""
         local = self._strategy.num_replicas_in_sync // self._workers
-        first = self._worker * local
+        first = self._worker * local  # The index of this worker's first replica.
 
-        def one(leaf: Any) -> Any:
+        def per_replica(leaf: Any) -> Any:
             sizes = split_sizes(int(leaf.shape[0]), local)
 
             def share(context: Any) -> Any:
@@ -109,11 +109,11 @@ class ShardBatches(PerReplicaAdapter):
 
             return self._strategy.experimental_distribute_values_from_function(share)
 
-        return keras.tree.map_structure(one, batch)
+        return keras.tree.map_structure(per_replica, batch)
 
     @property
     def num_batches(self) -> None:
-        """Unknown: shards need not be equal."""
+        """Unknown: shards may differ in size."""
         return None
 
 
@@ -125,14 +125,15 @@ def read_records(
     seed: int = 0,
     shuffle: int = 10_000,
 ) -> Shards:
-    """Read TFRecord files in shards: whole files where every worker gets some, else every n-th record.
+    """Read TFRecord files in shards: whole files if every worker gets at least one, else every n-th record.
 
     Args:
-        files: Paths of the files; every worker names the same.
-        parse: Turns one serialized record, a scalar string, into what a dataset yields: x, (x, y) or (x, y, weight).
-        batch_size: Share of the global batch.
-        seed: Of the order of files and rows, which changes with the epoch.
-        shuffle: Share of the buffer in which they are mixed; 0 keeps the order of the files.
+        files: The paths of the files, the same on every worker.
+        parse: A function from one serialized record, a scalar string tensor, to an element: x, (x, y) or (x, y,
+            weight).
+        batch_size: The number of rows of the global batch.
+        seed: The seed of the order of files and rows. The order changes with each epoch. Default 0.
+        shuffle: The number of rows in the shuffle buffer; 0 keeps the order of the files. Default 10,000.
 
     Returns:
         Data for `fit` or `evaluate` of a wrapped model.
@@ -154,6 +155,7 @@ def read_records(
 
     def read(shard: int, shards: int, epoch_seed: int) -> tf.data.Dataset:
         order = np.random.default_rng(epoch_seed).permutation(len(names)) if shuffle else range(len(names))
+        # Every worker computes the same permutation, so the shards are disjoint.
         ordered = [names[index] for index in order]
         if len(names) >= shards:
             rows = tf.data.TFRecordDataset(ordered[shard::shards])
@@ -184,13 +186,13 @@ def read_tfds(
     """Read a split of TensorFlow Datasets in even shards, one for each worker.
 
     Args:
-        name: As `tfds.load` takes it.
-        split: As `tfds.load` takes it.
-        batch_size: Share of the global batch.
-        seed: Of the order of rows, which changes with the epoch.
-        shuffle: Share of the buffer in which they are mixed; 0 keeps the order of the files.
-        prepare: Applied to each element; default none.
-        **load: Passed on to `tfds.load`; `as_supervised=True` unless it says otherwise.
+        name: The name of the dataset, as for `tfds.load`.
+        split: The split, as for `tfds.load`.
+        batch_size: The number of rows of the global batch.
+        seed: The seed of the order of rows. The order changes with each epoch. Default 0.
+        shuffle: The number of rows in the shuffle buffer; 0 keeps the order of the files. Default 10,000.
+        prepare: A function that is applied to each element. Default none.
+        **load: Further arguments of `tfds.load`. The default of `as_supervised` is True.
 
     Returns:
         Data for `fit` or `evaluate` of a wrapped model.
@@ -201,9 +203,9 @@ def read_tfds(
     import tensorflow_datasets as tfds
 
     def read(shard: int, shards: int, epoch_seed: int) -> tf.data.Dataset:
-        mine = tfds.even_splits(split, n=shards)[shard] if shards > 1 else split
+        own_split = tfds.even_splits(split, n=shards)[shard] if shards > 1 else split
         config = tfds.ReadConfig(shuffle_seed=epoch_seed, interleave_cycle_length=1)
-        rows = tfds.load(name, split=mine, read_config=config, **{"as_supervised": True, "try_gcs": False, **load})
+        rows = tfds.load(name, split=own_split, read_config=config, **{"as_supervised": True, "try_gcs": False, **load})
         if shuffle:
             rows = rows.shuffle(shuffle, seed=epoch_seed, reshuffle_each_iteration=False)
         return rows if prepare is None else rows.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)

@@ -1,4 +1,4 @@
-"""The rows of one replica's share of a batch, and how they are dealt to replicas and microbatches."""
+"""The share of a batch: the rows of one replica, and their division into microbatches."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +13,13 @@ __all__: list[str] = []
 
 @dataclass(frozen=True)
 class Share:
-    """Some rows of a batch.
+    """The rows of one replica, or of one of its microbatches.
 
     Args:
-        x, y, sample_weight: As Keras unpacks them; one row that counts nowhere where there is none.
-        count: The true number of rows, perhaps 0.
-        whole: Share of the whole batch on all replicas, or None where this replica cannot know.
-        first: Index of the first row in the whole batch, or None where this replica cannot know.
+        x, y, sample_weight: The parts of the batch, as Keras unpacks them. An empty share may have one padding row.
+        count: The number of rows, without a padding row.
+        whole: The number of rows of the whole batch, or None if this replica does not know it.
+        first: The index of the first row in the whole batch, or None if this replica does not know it.
     """
 
     x: Any
@@ -32,10 +32,10 @@ class Share:
 
 @dataclass(frozen=True)
 class RowCounts:
-    """How many rows a step gets; known when it is traced, so that no step computes with empty microbatches.
+    """The number of rows of a step's data. It is known when the step is traced, so no microbatch is ever empty.
 
     Args:
-        rows: The batch's rows if the step gets the whole batch, or each local replica's if it is divided already.
+        rows: The number of rows of the whole batch; or that of each local replica, if the batch is divided already.
     """
 
     rows: int | tuple[int, ...]
@@ -61,18 +61,15 @@ def row_count(data: Any) -> int:
 def take_share(
     data: Any, counts: RowCounts, local_index: int, replica_index: int, replicas: int, *, pad: bool
 ) -> Share:
-    """Take one replica's share of a batch.
+    """Return one replica's share of a batch.
 
     Args:
-        data: What the dataset yields: x, (x,), (x, y) or (x, y, sample_weight).
-        counts: Its rows.
+        data: An element of the dataset: x, (x,), (x, y) or (x, y, sample_weight).
+        counts: Its number of rows.
         local_index: The replica's index in this process.
-        replica_index: Its index among all.
-        replicas: How many there are.
-        pad: Whether an empty share gets one row that counts nowhere, because few layers stand an empty batch.
-
-    Returns:
-        The rows.
+        replica_index: Its index among the replicas of all workers.
+        replicas: The number of replicas of all workers.
+        pad: Whether an empty share gets one padding row, because few layers accept an empty batch.
     """
     data, count, first = slice_share(data, counts, local_index, replica_index, replicas, pad=pad)
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -100,7 +97,7 @@ def slice_share(
 
 
 def split_sizes(count: int, parts: int) -> list[int]:
-    """Deal rows to parts as evenly as can be, the first parts taking one more.
+    """Split a row count as evenly as possible; earlier parts get the extra rows.
 
     Example:
         >>> split_sizes(7, 3)
@@ -111,16 +108,16 @@ def split_sizes(count: int, parts: int) -> list[int]:
     return [count // parts + (index < count % parts) for index in range(parts)]
 
 
-def microbatches(rows: Share, number: int) -> list[Share]:
-    """Split a share into microbatches; empty ones are left out, but an empty share stays one."""
-    if number == 1 or rows.count <= 1:
-        return [rows]
+def microbatches(share: Share, number: int) -> list[Share]:
+    """Split a share into microbatches. Empty ones are left out; an empty share is one microbatch."""
+    if number == 1 or share.count <= 1:
+        return [share]
     parts, start = [], 0
-    for size in split_sizes(rows.count, number):
+    for size in split_sizes(share.count, number):
         if size:
-            cut = [_slice(part, start, size) for part in (rows.x, rows.y, rows.sample_weight)]
-            first = None if rows.first is None else rows.first + start
-            parts.append(Share(cut[0], cut[1], cut[2], size, rows.whole, first))
+            cut = [_slice(part, start, size) for part in (share.x, share.y, share.sample_weight)]
+            first = None if share.first is None else share.first + start
+            parts.append(Share(cut[0], cut[1], cut[2], size, share.whole, first))
         start += size
     return parts
 
@@ -130,8 +127,8 @@ def _slice(structure: Any, start: int, size: int) -> Any:
         if leaf is None:
             return None
         if isinstance(leaf, tf.SparseTensor):
-            rest = [0] * (leaf.shape.rank - 1)
-            return tf.sparse.slice(leaf, [start, *rest], tf.concat([[size], leaf.dense_shape[1:]], 0))
+            starts = [0] * (leaf.shape.rank - 1)
+            return tf.sparse.slice(leaf, [start, *starts], tf.concat([[size], leaf.dense_shape[1:]], 0))
         return leaf[start : start + size]
 
     return keras.tree.map_structure(cut, structure)

@@ -15,19 +15,19 @@ class ShuffledArrays(keras.utils.PyDataset):  # type: ignore[misc]
     """Batches of arrays, shuffled anew for each epoch.
 
     Args:
-        given: The arguments of `fit`, arrays among them. `shuffle="batch"` shuffles the rows inside each batch alone.
-        seed: Agreed on by all workers.
+        arguments: The arguments of `fit`, with arrays. `shuffle="batch"` shuffles the rows inside each batch only.
+        seed: The seed, the same on all workers.
 
     Raises:
-        ValueError: Keras refuses the arrays, as for different numbers of rows.
+        ValueError: Keras refuses the arrays, for instance because their numbers of rows differ.
     """
 
-    def __init__(self, given: dict[str, Any], seed: int) -> None:
+    def __init__(self, arguments: dict[str, Any], seed: int) -> None:
         super().__init__()
-        inputs, self._rows, self._batch_size = rows_of_arrays(given)
+        inputs, self._rows, self._batch_size = rows_of_arrays(arguments)
         parts = keras.utils.unpack_x_y_sample_weight(inputs)
         self._inputs = keras.tree.lists_to_tuples(tuple(part for part in parts if part is not None))
-        self._inside_batches = given["shuffle"] == "batch"
+        self._inside_batches = arguments["shuffle"] == "batch"
         self.seed = seed
         self.epoch = 0
         self._begun = 0
@@ -38,14 +38,15 @@ class ShuffledArrays(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         if index == 0:
-            # With fewer steps than batches, a pass goes on through several epochs and is read ahead of them.
+            # With fewer steps in an epoch than batches, one pass lasts several epochs. It keeps the order with which it
+            # began, also for batches that are read ahead.
             self._begun = self.epoch
         chosen = self._order()[index * self._batch_size : (index + 1) * self._batch_size]
         rows: tuple[Any, ...] = keras.tree.map_structure(lambda leaf: chosen_rows(leaf, chosen), self._inputs)
         return rows
 
     def _order(self) -> np.ndarray:
-        """Return the order of the rows in the present pass; it is drawn once."""
+        """Return the order of the rows in the current pass, which is drawn once."""
         key = (self.seed, self._begun)
         if self._drawn is None or self._drawn[0] != key:
             self._drawn = key, self._draw(np.random.default_rng(key))

@@ -21,19 +21,20 @@ from kparallel.stage.stage import Stage
 
 __all__: list[str] = []
 
-Sort = Callable[[int, int], SlicedGradient]
+Sort = Callable[[int, int], SlicedGradient]  # From a stage and the index of one of its weights.
 
-_SMALL = 2**22  # Bytes of a variable whose gradient is rather summed whole than gathered in slices.
+# Bytes of a variable up to which its gradient is summed as a dense tensor, rather than gathered as slices.
+_SMALL = 2**22
 
 
 @dataclass(frozen=True)
 class Sums:
-    """What the replicas have summed.
+    """The sums over the replicas, equal on each of them.
 
     Args:
-        gradients: The gradient of each variable by its id.
-        states: `[stage]`: the changes of state.
-        report: What is reported.
+        gradients: By the id of the variable.
+        states: `[s]`: the changes of state, in the order of `State.changes`.
+        report: The report of the whole batch.
     """
 
     gradients: dict[int, Any]
@@ -42,15 +43,15 @@ class Sums:
 
 
 def gradients_of(replica: Replica, result: ReplicaResult, sort: Sort) -> dict[int, list[Any]]:
-    """Return this replica's gradients of each variable by its id: tensors, or else `SlicedGradient`s.
+    """Return this replica's gradients by the id of the variable: a list of tensors, or a list of `SlicedGradient`s.
 
-    Tied weights have one from each stage that reads them. Slices and tensors of one variable add up to a tensor, as
-    they do on one device.
+    A list has one gradient from each stage that reads the variable; tied weights are read by several. If one of them is
+    a tensor, all of them become tensors, since slices and a tensor add up to a tensor on one device too.
 
     Args:
-        replica: This one.
-        result: What its passes left.
-        sort: Sorts the slices of a weight, by its stage and index.
+        replica: The present replica.
+        result: The result of its passes.
+        sort: Sorts the slices of a weight by their kind.
     """
     parts: dict[int, list[tuple[int, int, Any]]] = {}
     for s, (stage, gradients) in enumerate(zip(replica.pipeline.stages, result.gradients, strict=True)):
@@ -58,16 +59,16 @@ def gradients_of(replica: Replica, result: ReplicaResult, sort: Sort) -> dict[in
             if gradient is not None:
                 parts.setdefault(id(variable), []).append((s, w, gradient))
 
-    def one(s: int, w: int, gradient: Any, sliced: bool) -> Any:
+    def as_travels(s: int, w: int, gradient: Any, sliced: bool) -> Any:
         if not isinstance(gradient, MicrobatchSlices):
             return gradient
         with tf.name_scope(f"reduce{s}"), _at_stage(replica, s):
             return sort(s, w) if sliced else gradient.dense()
 
     gradients_by_variable = {}
-    for variable, found in parts.items():
-        sliced = all(isinstance(gradient, MicrobatchSlices) for _, _, gradient in found)
-        gradients_by_variable[variable] = [one(*each, sliced) for each in found]
+    for variable, of_stages in parts.items():
+        sliced = all(isinstance(gradient, MicrobatchSlices) for _, _, gradient in of_stages)
+        gradients_by_variable[variable] = [as_travels(*part, sliced) for part in of_stages]
     return gradients_by_variable
 
 
@@ -86,33 +87,40 @@ def all_reduce(
     stage 0:  [ gradients | changes of state ]           ─► all_reduce over column 0
     ```
 
-    The report goes with the last stage's, so that one collective is all that a step of one stage waits for.
+    Each stage is one call. The report travels with the last stage's call, so it costs no collective of its own.
 
     Args:
-        replica: This one.
+        replica: The present replica.
         share: Its rows.
-        result: What its passes left.
-        gradients: As `gradients_of` returns them; none to evaluate.
-        report: This replica's.
-        dense: Whether `tf.IndexedSlices` may become tensors; those of small variables do.
+        result: The result of its passes.
+        gradients: The result of `gradients_of`; empty for an evaluation step.
+        report: This replica's report.
+        dense: Whether the slices of small variables may become dense tensors.
     """
     summed: dict[int, Any] = {}
     states: list[list[tf.Tensor]] = []
     report_vector: tf.Tensor | None = None
+    # From the last stage to the first: the order in which their backward passes end. The reduction of a later stage
+    # runs while earlier stages still compute.
     for s, stage in reversed(list(enumerate(replica.pipeline.stages))):
+        # A tied weight is summed once, with the stage that owns it.
         variables = [variable for variable in stage.owned if id(variable) in gradients]
         with tf.name_scope(f"reduce{s}"), _at_stage(replica, s):
             local = [zeroed(_total(gradients[id(variable)]), share) for variable in variables]
             if dense and not replica.is_single:
                 local = [_dense(gradient, variable) for gradient, variable in zip(local, variables, strict=True)]
+            # Every replica sends the same list. Its order is the key by which the sums are taken apart again:
+            #   [piece of gradient 0, piece of gradient 0, piece of gradient 1, ... | change 0, ... | report]
             pieces = [piece for gradient in local for piece in _pieces(gradient)]
             sent = compressed(pieces, None if replica.is_single else replica.compression)
             changes = _changes(stage, s, result, share)
+            # The loop begins at the last stage, whose device holds the report.
             carries_report = report_vector is None and not replica.is_single
             reports = [report.vector(_report_dtype(sent))] if carries_report else []
             sums = iter(replica.communicators[s].all_reduce([*sent, *changes, *reports]))
             arrived = iter(restored([local_copy(next(sums)) for _ in sent], pieces))
             summed |= {id(v): _from_pieces(gradient, arrived) for v, gradient in zip(variables, local, strict=True)}
+            # `sums` has given the gradients; the changes of state follow, and the report is last.
             states.insert(0, [next(sums) for _ in changes])
         if carries_report:
             report_vector = next(sums)
@@ -121,7 +129,7 @@ def all_reduce(
 
 
 def all_reduce_state(replica: Replica, share: Share, result: ReplicaResult, report: Report) -> Sums:
-    """Sum the changes of state alone, as `predict` leaves them; seldom are there any, and then nothing is sent."""
+    """Sum the changes of state after `predict`. Few layers change state there; without any nothing is sent."""
     stages = replica.pipeline.stages
     if any(_changes(stage, s, result, share) for s, stage in enumerate(stages)):
         return all_reduce(replica, share, result, {}, report)
@@ -129,16 +137,17 @@ def all_reduce_state(replica: Replica, share: Share, result: ReplicaResult, repo
 
 
 def _changes(stage: Stage, s: int, result: ReplicaResult, share: Share) -> list[tf.Tensor]:
-    """Return by how much this replica's rows change what the replicas have to add up of a stage's state."""
+    """Return this replica's changes of those variables of a stage's state that are summed over the replicas."""
     rules = result.rules[s].rules
     return stage.state.changes(result.start[s], result.ends[s], rules, result.counts, share.count)
 
 
 def _report_dtype(gradients: list[Any]) -> tf.DType:
-    """Return a dtype in which a report can travel together with gradients.
+    """Return the dtype in which the report travels.
 
-    float64 holds sums as exactly as can be; float32 as exactly as the losses and metrics of a float32 model are. A
-    model of both, as Keras's LoRA makes of a float64 one, reports in float64.
+    Tensors of one dtype share a pack, so the report takes the dtype of the gradients. float32 is as exact as the losses
+    and metrics of a float32 model. A model with gradients of both dtypes (a float64 model with Keras's LoRA) reports in
+    float64.
     """
     dtypes = {gradient.dtype for gradient in gradients}
     return tf.float32 if tf.float32 in dtypes and tf.float64 not in dtypes else tf.float64
@@ -149,34 +158,34 @@ def _at_stage(replica: Replica, s: int) -> AbstractContextManager[Any]:
 
 
 def _total(gradients: list[Any]) -> Any:
-    """Add what the stages give of one variable: all tensors, or all slices."""
+    """Add the gradients of one variable from several stages: all tensors, or all `SlicedGradient`s."""
     return joined(gradients) if isinstance(gradients[0], SlicedGradient) else add(gradients)
 
 
 def _pieces(gradient: Any) -> list[Any]:
-    """Return what travels of a gradient."""
+    """Return the tensors and slices of a gradient that are all-reduced."""
     return gradient.pieces() if isinstance(gradient, SlicedGradient) else [gradient]
 
 
 def _from_pieces(gradient: Any, sums: Iterator[Any]) -> Any:
-    """Return the sum of a gradient over the replicas, as the optimizer takes it."""
+    """Return the sum of a gradient over the replicas, in the form that Keras's optimizers take."""
     return gradient.from_pieces(sums).whole() if isinstance(gradient, SlicedGradient) else next(sums)
 
 
 def _dense(gradient: Any, variable: keras.Variable) -> Any:
-    """Return slices of a small variable as a tensor: one sum in place of several gathered tensors.
+    """Return the slices of a small variable as a dense tensor: one sum in place of several all-gathers.
 
-    The variable alone decides, because every replica has to decide alike.
+    Only the variable's size decides, not the number of slices: every replica has to launch the same collectives.
     """
     if not isinstance(gradient, SlicedGradient):
         return gradient
-    whole = gradient.whole()
-    small = math.prod(variable.shape) * whole.dtype.size <= _SMALL
-    return tf.convert_to_tensor(whole) if small else gradient
+    slices = gradient.whole()
+    small = math.prod(variable.shape) * slices.dtype.size <= _SMALL
+    return tf.convert_to_tensor(slices) if small else gradient
 
 
 def zeroed(value: Any, share: Share) -> Any:
-    """Zero what an empty share gave: its row of zeros may have made NaN."""
+    """Return a value, or zeros if the share is empty: its padding row must not count, and may have given NaN."""
     if share.count:
         return value
     return value.zeroed() if isinstance(value, SlicedGradient) else tf.zeros_like(value)

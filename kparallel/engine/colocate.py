@@ -1,4 +1,4 @@
-"""RowRange operations where their inputs, or the forward operations that they differentiate, are."""
+"""Device functions: operations run on the device of their inputs, or of the forward operations they differentiate."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -9,11 +9,11 @@ __all__: list[str] = []
 
 
 def colocate_with_inputs() -> AbstractContextManager[Any]:
-    """RowRange each operation without a device of its own on the device of its first input that has one.
+    """Place each operation without a device of its own on the device of its first input that has one.
 
-    Keras clips and scales all gradients in one list, in plain operations. Without this they would all be computed
-    on the replica's first device, and every stage's gradients would travel there and back; with it only their
-    norms do. Eagerly, TensorFlow already computes where the inputs are.
+    Keras clips and scales all gradients in one list, by operations without a device. Without this context they would
+    run on the replica's first device, and the gradients of every stage would travel there and back. With it only their
+    norms travel. Eager operations already run where their inputs are.
     """
     if tf.executing_eagerly():
         return nullcontext()
@@ -21,6 +21,7 @@ def colocate_with_inputs() -> AbstractContextManager[Any]:
     def place(operation: Any) -> str:
         if operation.device:
             return str(operation.device)
+        # A device function gets operations in the order of tracing, so the inputs have their devices already.
         return next((tensor.device for tensor in operation.inputs if tensor.device), "")
 
     device: AbstractContextManager[Any] = tf.compat.v1.get_default_graph().device(place)
@@ -28,14 +29,20 @@ def colocate_with_inputs() -> AbstractContextManager[Any]:
 
 
 def colocate_with_forward() -> AbstractContextManager[Any]:
-    """RowRange each operation of a backward pass on the device of the operation that it differentiates.
+    """Place each operation of a backward pass on the device of the forward operation that it differentiates.
 
-    A model whose layers lie on several devices, but which is no graph that could be cut, is differentiated by one tape.
-    TensorFlow names what a tape makes after the forward operation or its scope, and would leave it without a device.
+    A model that cannot be cut into stages is differentiated by one tape, even if its layers are on several devices.
+    TensorFlow gives the operations of a tape no device, but names them after the forward operation or its name scope:
+
+    ```text
+    forward    block/dense/MatMul                       /device:CPU:1
+    backward   gradient_tape/block/dense/MatMul/grad    ─► longest prefix with a known device: block/dense/MatMul
+    ```
     """
     if tf.executing_eagerly():
         return nullcontext()
     graph = tf.compat.v1.get_default_graph()
+    # By the name of an operation, and of a scope: the device of its first operation that has one.
     devices: dict[str, str] = {}
     for operation in graph.get_operations():
         scope = operation.name.rpartition("/")[0]
@@ -44,6 +51,7 @@ def colocate_with_forward() -> AbstractContextManager[Any]:
                 devices.setdefault(name, operation.device)
 
     def place(operation: Any) -> str:
+        # The scopes of a name from the innermost outwards: the nearest forward operation decides.
         parts = operation.name.removeprefix("gradient_tape/").split("/")
         for end in range(len(parts), 0, -1):
             device = devices.get("/".join(parts[:end]))

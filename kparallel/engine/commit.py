@@ -1,4 +1,4 @@
-"""What a batch leaves behind: state that layers changed in their calls, and weights that they assigned."""
+"""Writes the variables that layers change in their calls: state, and weights that they assign."""
 
 from collections.abc import Sequence
 
@@ -21,54 +21,55 @@ __all__: list[str] = []
 def commit(
     replica: Replica, share: Share, result: ReplicaResult, sums: Sums, loss_state: LossState | None = None
 ) -> None:
-    """Write the weights and the state that a batch leaves, equal on every replica but for seeds.
+    """Write the weights and the state after a batch. Every replica writes the same values, except for seeds.
 
-    It comes before the optimizer's update, which starts from the weights that layers have assigned.
+    Call it before the optimizer's update, which starts from the weights that layers have assigned.
 
     Args:
-        replica: This one.
+        replica: The present replica.
         share: Its rows.
-        result: What its passes left.
-        sums: What the replicas have summed.
-        loss_state: What a model's own `compute_loss` leaves, if losses were computed.
+        result: The result of its passes.
+        sums: The sums over the replicas.
+        loss_state: The state that an overridden `compute_loss` changes, or None if no loss was computed.
 
     Raises:
-        ModelError: What the parts of a batch leave is not what one device would.
-        PlanError: What is assigned belongs to layers of two stages.
+        ModelError: The values after the parts of a batch do not determine the value after the whole batch.
+        PlanError: An assigned variable belongs to layers of two stages.
     """
-    _check_assigned(replica, result)
-    whole = (sums.report.rows, sums.report.replicas)
+    _check_assigned(replica, result)  # Before the first write, so that a refused step changes nothing.
+    totals = (sums.report.rows, sums.report.replicas)
     for s, stage in enumerate(replica.pipeline.stages):
         with tf.device(replica.devices[s]):
             for variable, value in zip(stage.weights, result.assigned[s], strict=True):
                 if value is not None:
                     variable.assign(value)
             rules = result.rules[s].rules
-            stage.state.commit(result.start[s], result.ends[s], rules, sums.states[s], whole, replica.index)
+            stage.state.commit(result.start[s], result.ends[s], rules, sums.states[s], totals, replica.index)
     _commit_rows(replica, share, result)
     if loss_state is not None:
         stages = enumerate(replica.pipeline.stages)
         changed = [variable for s, stage in stages for variable in stage.state.changed(result.ends[s])]
         with replica.on_last_device():
-            loss_state.commit(sums.report.loss_state, whole, replica.parts, changed)
+            loss_state.commit(sums.report.loss_state, totals, replica.parts, changed)
 
 
 def _commit_rows(replica: Replica, share: Share, result: ReplicaResult) -> None:
-    """Write the state that belongs to rows, gathered from all replicas, so that each copy is whole."""
+    """Write the state that belongs to the rows, gathered from all replicas: each replica's copy holds all rows."""
     for s, stage in enumerate(replica.pipeline.stages):
-        left = stage.state.left_by_rows(result.ends[s], share.count)
+        updates = stage.state.left_by_rows(result.ends[s], share.count)
         with tf.device(replica.devices[s]):
-            parts = replica.communicators[s].all_gather([value for _, value in left]) if left else []
-            for (variable, _), values in zip(left, parts, strict=True):
+            parts = replica.communicators[s].all_gather([value for _, value in updates]) if updates else []
+            for (variable, _), values in zip(updates, parts, strict=True):
                 variable.assign(tf.concat(values, 0))
 
 
 def _check_assigned(replica: Replica, result: ReplicaResult) -> None:
-    """Make sure that what the forward passes assigned is what one device's would assign.
+    """Refuse assignments whose values after the parts of a batch do not determine the value on one device.
 
     Raises:
-        ModelError: A weight is assigned what depends on the rows, or a metric is neither a sum nor a mean over them.
-        PlanError: What is assigned belongs to layers of two stages.
+        ModelError: A weight is assigned a value that depends on the rows, or a metric is neither a sum nor a mean over
+            them.
+        PlanError: An assigned variable belongs to layers of two stages.
     """
     stages, parts = replica.pipeline.stages, replica.parts
     for s, stage in enumerate(stages):
@@ -81,6 +82,7 @@ def _check_assigned(replica: Replica, result: ReplicaResult) -> None:
                     "have alike. Use one replica and one microbatch, or compute it from weights alone."
                 )
         _check_metrics(stage, result.ends[s], result.rules[s].rules, parts)
+        # A stage reads its variables once, before the batch: another stage that reads a changed one has the old value.
         changed = [*(stage.weights[w] for w in assigned), *stage.state.changed(result.ends[s])]
         for variable in changed:
             for other, reader in enumerate(stages):
@@ -89,11 +91,12 @@ def _check_assigned(replica: Replica, result: ReplicaResult) -> None:
 
 
 def _check_metrics(stage: Stage, ends: Sequence[End], rules: Sequence[Rule], parts: int) -> None:
-    """Make sure that the parts of a batch leave a metric, which a layer updates in its call, as one device does."""
+    """Refuse a metric that a layer updates in its call with anything but a sum or a mean over the rows."""
+    # A change that is neither has the rule CHAIN.
     chained = {
         id(variable)
-        for variable, last, rule in zip(stage.state.variables, ends[-1], rules, strict=True)
-        if last is not None and rule is Rule.CHAIN
+        for variable, value, rule in zip(stage.state.variables, ends[-1], rules, strict=True)
+        if value is not None and rule is Rule.CHAIN
     }
     for metric in stage.metrics:
         if parts > 1 and any(id(variable) in chained for variable in metric.variables):

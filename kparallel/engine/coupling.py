@@ -1,4 +1,4 @@
-"""Which losses must see the whole batch: told by the class of Keras's own, read off the graph of the user's."""
+"""Decides which losses need the whole batch: by class for Keras's losses, from the graph for the user's."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,73 +11,80 @@ from kparallel.stage.dependence import Dependence, dependence
 
 __all__: list[str] = []
 
+# The meaning of a scalar loss, by how it depends on the rows. A constant counts once, as a mean of itself.
 _SCALARS = {Dependence.NONE: "mean", Dependence.MEAN: "mean", Dependence.SUM: "sum"}
 
 
 class WholeBatchNeeded(Exception):
-    """A loss of microbatches turned out to be no function of what each of them gives."""
+    """Raised when a loss turns out to need the whole batch while it is computed on microbatches."""
 
 
 class Coupling:
-    """How the losses of a model are had from the parts of a batch.
+    """Decides how a model's losses are computed from the parts of a batch.
+
+    Attributes:
+        whole: Whether some loss needs all rows of a share at once. It may become true while the first step is traced.
 
     Args:
         model: The compiled model.
-        reduction: What the user says that a loss means that returns a scalar. `"mean"`, the default, is no promise:
-            what the graph of a loss shows goes before it.
-        parts: Into how many shares and microbatches a batch is divided.
+        reduction: The user's `loss_reduction`: the meaning of a loss that returns a scalar. With `"mean"`, the default,
+            the graph of the loss decides.
+        parts: The number of parts of a batch: replicas times microbatches.
     """
 
     def __init__(self, model: keras.Model, reduction: str, parts: int) -> None:
         losses = compiled_loss(model)
-        own = losses is not None and any(is_batch_coupled(loss) for loss in flat_losses(losses))
-        self.whole = reduction == "global" or own
+        compares_rows = losses is not None and any(is_batch_coupled(loss) for loss in flat_losses(losses))
+        self.whole = reduction == "global" or compares_rows
         self._reduction = reduction
         self._undivided = parts == 1
+        # By the id of a loss, None for an overridden `compute_loss`: "mean", "sum" or "global".
         self._found: dict[int | None, str] = {}
 
     def of(self, loss: Any, call: tuple[Any, Any, Any], whole: bool) -> str:
-        """Return `"mean"` or `"sum"`, what a scalar means, or `"global"` for a loss of the whole batch.
+        """Return the meaning of a loss: `"mean"` or `"sum"` over the rows, or `"global"` if it needs the whole batch.
 
         Args:
             loss: One of the model's losses.
             call: Targets, outputs and sample weights.
-            whole: Whether they are of all rows of a replica's share.
+            whole: Whether these are all rows of a replica's share.
 
         Raises:
-            WholeBatchNeeded: The loss is of the whole batch, but these are of a microbatch; `whole` is set.
+            WholeBatchNeeded: The loss needs the whole batch, and these are the rows of a microbatch. The attribute
+                `whole` is set before.
         """
         if id(loss) not in self._found:
             self._found[id(loss)] = self._of_loss(loss, call)
         return self._checked(self._found[id(loss)], whole)
 
     def of_own(self, compute: Callable[..., Any], arguments: list[Any], whole: bool) -> str:
-        """Return the same as `of` for a model's own `compute_loss`.
+        """Return the meaning of the loss of an overridden `compute_loss`, as `of` does.
 
         Args:
             compute: Returns the loss of `arguments`.
             arguments: x, y, outputs and sample weights.
-            whole: As `of` takes it.
+            whole: As in `of`.
 
         Raises:
-            WholeBatchNeeded: As `of` raises it.
+            WholeBatchNeeded: As in `of`.
         """
         if None not in self._found:
             read = self._reduction == "mean" and not self._undivided
-            way = dependence(compute, arguments) if read else Dependence.NONE
-            self._found[None] = _SCALARS.get(way, "global") if read else self._reduction
+            on_rows = dependence(compute, arguments) if read else Dependence.NONE
+            self._found[None] = _SCALARS.get(on_rows, "global") if read else self._reduction
         return self._checked(self._found[None], whole)
 
-    def _checked(self, found: str, whole: bool) -> str:
-        if found == "global" and not whole:
+    def _checked(self, meaning: str, whole: bool) -> str:
+        if meaning == "global" and not whole:
             self.whole = True
             raise WholeBatchNeeded
-        return found
+        return meaning
 
     def _of_loss(self, loss: Any, call: tuple[Any, Any, Any]) -> str:
         if is_batch_coupled(loss):
             return "global"
         if self._reduction == "global":
+            # A loss of Keras's that gives a value for each row needs no gathering: the parts' values are the batch's.
             couples = not is_rowwise(loss) or not loss.call(call[0], call[1]).shape.rank
             return "global" if couples else "mean"
         if self._reduction == "sum" or is_rowwise(loss) or self._undivided:
@@ -85,7 +92,8 @@ class Coupling:
         return self._read(loss, call)
 
     def _read(self, loss: Any, call: tuple[Any, Any, Any]) -> str:
-        """Read off the graph of a user's own loss what its parts make of the whole."""
+        """Return the meaning of a user's loss from the graph of its values."""
+        # Noted while `dependence` traces the loss, which also happens with an unknown number of rows.
         ranks: list[int | None] = []
 
         def compute(y_true: Any, y_pred: Any) -> Any:
@@ -93,7 +101,8 @@ class Coupling:
             ranks.append(values.shape.rank)
             return values
 
-        way = dependence(compute, call[:2])
+        on_rows = dependence(compute, call[:2])
         if ranks[-1] == 0:
-            return _SCALARS.get(way, "global")
-        return "mean" if way in (Dependence.ROWS, Dependence.NONE) else "global"
+            return _SCALARS.get(on_rows, "global")
+        # A value for each row: Keras reduces it, and `loss_term` splits the reduction.
+        return "mean" if on_rows in (Dependence.ROWS, Dependence.NONE) else "global"

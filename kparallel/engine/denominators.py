@@ -1,4 +1,4 @@
-"""The denominators of the losses: what each replica counts of its rows, summed over the whole batch."""
+"""The denominators of the losses: the statistics of each replica's rows, summed over the whole batch."""
 
 from collections.abc import Callable
 
@@ -20,15 +20,16 @@ def whole_batch_factors(
     statistics: list[tf.Tensor],
     scale: Callable[..., tf.Tensor],
 ) -> Factors:
-    """Sum this replica's statistics over the replicas, and return the factors that they make.
+    """Sum the statistics over the replicas and return the factors of the whole batch.
 
     Args:
-        replica: This one.
+        replica: The present replica.
         share: Its rows.
-        terms: One of each loss.
-        statistics: This replica's, of all terms one after another.
+        terms: All terms of one microbatch; they say what the statistics mean.
+        statistics: This replica's statistics, those of all terms in one list.
         scale: Applies the optimizer's loss scale.
     """
+    # Each term takes its own statistics off the front of the common list.
     total = iter(_summed(replica, share, statistics, by_rows=all(term.by_rows for _, term in terms)))
     gradient, report = [], []
     for weight, term in terms:
@@ -46,11 +47,14 @@ def rows_of_batch(replica: Replica, share: Share) -> tf.Tensor:
 
 
 def _summed(replica: Replica, share: Share, statistics: list[tf.Tensor], by_rows: bool) -> list[tf.Tensor]:
-    """Sum statistics over the replicas; without communication where the number of rows determines the sums."""
-    local = [tf.cast(each, tf.float64) for each in statistics]
+    """Sum statistics over the replicas; without communication if the row counts already determine the sums."""
+    local = [tf.cast(statistic, tf.float64) for statistic in statistics]
     if by_rows and share.whole is not None:
-        return [each / float(share.count) * float(share.whole) if share.count else each for each in local]
-    if not share.count:
+        # Such a statistic is proportional to the rows. An empty share needs no factors: its gradients are zeroed.
+        return [
+            statistic / float(share.count) * float(share.whole) if share.count else statistic for statistic in local
+        ]
+    if not share.count:  # The padding row of an empty share must not count.
         local = [tf.zeros((), tf.float64) for _ in local]
     with tf.name_scope(f"reduce{len(replica.pipeline.stages) - 1}"):
         return tf.unstack(replica.last.all_reduce([tf.stack(local)])[0]) if local else []

@@ -1,4 +1,4 @@
-"""Carries out the actions of one replica for one batch; it knows no schedule by name.
+"""Runs the actions of one replica for one batch, in the order of any schedule.
 
 ```text
 stage (device)        0                    1                    2
@@ -7,9 +7,9 @@ backward            B ◄── cotangents ◄──── B ◄── cotangent
                     └► gradients of the weights of the stage, added up over the microbatches
 ```
 
-What travels is kept by microbatch, under the number that the model's graph gives the value: stage 2 may read what
-stage 0 wrote. Each action runs on its stage's device and after the lane's previous action. Traced without this order,
-every schedule would become the same unordered graph, and TensorFlow would run it in any order.
+Values and cotangents are stored by microbatch, under the number that the model's graph gives the value: stage 2 may
+read a value that stage 0 wrote. Each action runs on its stage's device, after the previous action of the same lane.
+Without this order every schedule would be traced to the same unordered graph, and TensorFlow would run it in any order.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,7 +39,7 @@ __all__: list[str] = []
 
 @dataclass
 class _SavedForward:
-    """What the backward pass of one (stage, microbatch) needs; the tape is missing if the pass is to run again."""
+    """The inputs of one (stage, microbatch) and, unless the forward pass is to be recomputed, its tape and results."""
 
     inputs: list[Value]
     state: list[Any]
@@ -56,10 +56,10 @@ class Executor:
         devices: The row: one device name for each stage.
         functions: One for each stage: (weights, state, inputs) to `Forward`.
         lanes: The lane of each stage; actions of one lane run one after another.
-        row_ranges: Which rows each microbatch has.
-        outputs: Takes the last stage's outputs and gives their cotangents.
-        keeps_tape: Tells for (stage, microbatch) whether the forward pass keeps its tape, else it is run again.
-        replica_index: Shifts the seeds.
+        row_ranges: The rows of the batch that each microbatch has.
+        outputs: Receives the last stage's outputs and returns their cotangents.
+        keeps_tape: A predicate: does (stage, microbatch) keep its tape? If not, the backward pass recomputes it.
+        replica_index: Shifts the seeds, so that each replica draws random numbers of its own.
     """
 
     def __init__(
@@ -82,35 +82,41 @@ class Executor:
         self._keeps_tape = keeps_tape
         stages, counts = pipeline.stages, tuple(rows.count for rows in row_ranges)
         self._counts = counts
-        # By stage: what is read before the batch.
+        # `[s][w]` and `[s][v]`: weights and state as they are before the batch. Each is read once, so that all
+        # microbatches see the same weights whatever is assigned meanwhile.
         self._weights: list[list[tf.Tensor]] = []
         self._start: list[list[tf.Tensor]] = []
         for stage, device in zip(stages, devices, strict=True):
             with tf.device(device):
                 self._weights.append(stage.read(in_place=pipeline.placed))
                 self._start.append(stage.state.read(replica_index))
-        # By stage: what the actions leave, as `ReplicaResult` has it.
+        # `[s][v]`: the state with which the stage's next microbatch starts.
         self._state = [list(state) for state in self._start]
+        # `[s]...`: what the actions leave; `ReplicaResult` names the other axes.
         self._ends: list[list[End]] = [[] for _ in stages]
         self._assigned: list[End] = [[None] * len(stage.weights) for stage in stages]
         self._rules: dict[int, StateRules] = {}
         self._gradients: list[list[Any]] = [[None] * len(stage.weights) for stage in stages]
         self._overwritten: list[dict[int, tf.Tensor]] = [{} for _ in stages]
         self._differentiated: list[list[bool]] = [[] for _ in stages]
-        # By microbatch: what travels, by the number of the value.
+        # `[m][number]`: what travels between stages. A value stays here until the step ends, since a later stage may
+        # read it; a cotangent is removed when the stage that wrote the value runs backward.
         self._values: list[dict[int, Value]] = [{} for _ in counts]
         self._cotangents: list[dict[int, Cotangent]] = [{} for _ in counts]
-        # By (stage, microbatch), and by lane.
+        # `[s, m]`: from the forward action to the backward action.
         self._saved: dict[tuple[int, int], _SavedForward] = {}
+        # `[lane]`: a tensor that exists once the lane's previous action is done.
         self._previous: dict[int, list[tf.Tensor]] = {}
 
     def run(self, order: Sequence[Action], inputs: Sequence[Any]) -> ReplicaResult:
-        """Carry out actions.
+        """Run the actions and return what they leave.
 
         Args:
-            order: The actions, each after those that it depends on; those of missing microbatches are left out.
-            inputs: Each microbatch's inputs, as the model takes them.
+            order: The actions, each after those that it depends on. The last batch of an epoch may have fewer
+                microbatches than the schedule; the actions of missing ones are skipped.
+            inputs: `[m]`: each microbatch's inputs, as the model takes them.
         """
+        # The inputs are values too: each stage that reads one copies it to its own device.
         for m, x in enumerate(inputs):
             self._values[m].update(self._pipeline.feed(x))
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -118,9 +124,9 @@ class Executor:
             for action in order:
                 if action.microbatch >= len(self._counts):
                     continue
-                with tf.name_scope(str(action)):  # Profiles tell actions apart by it.
-                    carry_out = self._forward if action.kind == FORWARD else self._backward
-                    carry_out(action.stage, action.microbatch)
+                with tf.name_scope(str(action)):  # `kparallel.trace` recognizes actions in a profile by this name.
+                    run_action = self._forward if action.kind == FORWARD else self._backward
+                    run_action(action.stage, action.microbatch)
         return ReplicaResult(
             self._counts,
             self._weights,
@@ -136,13 +142,17 @@ class Executor:
     def _forward(self, s: int, m: int) -> None:
         stage = self._pipeline.stages[s]
         with tf.device(self._devices[s]), self._after_previous(s):
+            # The copies belong to this action: they arrive on its device, and the control edge holds them back. Without
+            # them an operation whose inputs are ready would run before the lane's previous action.
             inputs = [self._values[m][number].copied() for number in stage.reads]
             saved = _SavedForward(inputs, stage.state.of_rows(self._state[s], self._row_ranges[m]))
             forward = self._call(s, m, saved, self._outputs.training and self._keeps_tape(s, m))
         if self._outputs.training:
             self._saved[s, m] = saved
         if m == 0:
-            self._assigned[s] = forward.assigned  # Any other microbatch assigns the same, and so do other replicas.
+            # `commit` refuses an assigned value that differs between microbatches or replicas, so one is enough.
+            self._assigned[s] = forward.assigned
+        # The rules are the same for each microbatch: they follow from the graph of the stage.
         self._rules[s] = forward.state_rules
         self._ends[s].append(forward.state)
         self._state[s] = stage.state.chain(self._state[s], forward.state, forward.state_rules.rules)
@@ -166,45 +176,64 @@ class Executor:
         return forward
 
     def _backward(self, s: int, m: int) -> None:
+        """Differentiate one stage's forward pass: cotangents of its outputs in, cotangents of its inputs out.
+
+        ```text
+        cotangents[m][writes] ─┐
+                               ├─► tape.gradient ─► received ─► cotangents[m][reads]     (earlier stages)
+        factors of add_loss ───┘                └─► weights ──► gradients[s]             (summed over m)
+        ```
+        """
         if s == len(self._devices) - 1:
+            # The losses have no action of their own: the last stage's backward action differentiates them first.
             self._add_cotangents(m, self._outputs.cotangents(m))
         saved = self._saved.pop((s, m))
         with tf.device(self._devices[s]), self._after_previous(s):
             if saved.tape is None:
-                # Recompute from new tensors, which come after the lane's previous action: of the same tensors
-                # TensorFlow would find that everything is computed already, and keep it.
+                # Recompute from copies, which the control edge delays until after the lane's previous action. From the
+                # same tensors TensorFlow's common-subexpression elimination would merge the recomputation with the
+                # first forward pass, and keep all of its activations.
                 saved.inputs = [value.copied() for value in saved.inputs]
                 saved.state = copied(saved.state)
                 self._call(s, m, saved, taped=True)
-            received, weights = self._differentiate(s, m, saved)
-            weights = self._without_overwritten(s, weights)
-            parts = [_part(gradient, self._counts[m]) for gradient in weights]
+            of_inputs, of_weights = self._differentiate(s, m, saved)
+            of_weights = self._without_overwritten(s, of_weights)
+            # Slices keep the number of rows that they came from: a kind may have to divide them again by microbatch.
+            parts = [_part(gradient, self._counts[m]) for gradient in of_weights]
             self._gradients[s] = [accumulated(a, b) for a, b in zip(self._gradients[s], parts, strict=True)]
-            self._finish(s, [g for g in [*received, *weights] if g is not None])
-        self._add_cotangents(m, self._cotangents_of_inputs(s, saved, received))
+            self._finish(s, [gradient for gradient in [*of_inputs, *of_weights] if gradient is not None])
+        self._add_cotangents(m, self._cotangents_of_inputs(s, saved, of_inputs))
 
     def _differentiate(self, s: int, m: int, saved: _SavedForward) -> tuple[list[Any], list[Any]]:
-        """Return the gradients of what a stage received, and of its weights, in one microbatch."""
+        """Return the gradients of `_received`, and of the stage's weights, in one microbatch."""
         targets, upstream = self._upstream(s, m, saved)
         sources = [self._received(s, saved), self._weights[s]]
         if not targets or saved.tape is None:
             return [None] * len(sources[0]), [None] * len(sources[1])
+        # Layers that are placed one by one share one tape; each backward operation follows its forward operation.
         with colocate_with_forward() if self._pipeline.placed else nullcontext():
-            received, weights = saved.tape.gradient(targets, sources, output_gradients=upstream)
-        return received, weights
+            of_inputs, of_weights = saved.tape.gradient(targets, sources, output_gradients=upstream)
+        return of_inputs, of_weights
 
     def _upstream(self, s: int, m: int, saved: _SavedForward) -> tuple[list[Any], list[Any]]:
-        """Pair what a stage gave, outputs and added losses, with the cotangents that came for it."""
+        """Return what the tape differentiates, and the cotangent of each.
+
+        These are the leaves of the stage's outputs for which a later stage or the loss sent a cotangent, and the
+        stage's `add_loss` terms, whose cotangent is the term's factor in the loss.
+        """
         values, numbers = saved.outputs or [], self._pipeline.stages[s].writes
         cotangents = [self._cotangents[m].pop(number, None) for number in numbers]
+        # `by_leaf` has the order of `differentiable_leaves`: all tensors of all values, then all logits. A value that
+        # nothing differentiable reads has no cotangent, and None in the place of each leaf.
         leaves = differentiable_leaves(values)
-        received: list[Any] = []
+        by_leaf: list[Any] = []
         for attribute in ("tensor", "logits"):
             for value, cotangent in zip(values, cotangents, strict=True):
-                holes = [None] * len(keras.tree.flatten(getattr(value, attribute)))
-                received += getattr(cotangent, attribute, None) or holes
-        pairs = [(leaf, c) for leaf, c in zip(leaves, received, strict=True) if c is not None]
-        self._differentiated[s] = [cotangent is not None for cotangent in received]
+                missing = [None] * len(keras.tree.flatten(getattr(value, attribute)))
+                by_leaf += getattr(cotangent, attribute, None) or missing
+        pairs = [(leaf, cotangent) for leaf, cotangent in zip(leaves, by_leaf, strict=True) if cotangent is not None]
+        self._differentiated[s] = [cotangent is not None for cotangent in by_leaf]
+        # Copied, so that the cotangents too arrive on this device and after the lane's previous action.
         targets, upstream = [leaf for leaf, _ in pairs], [copied(cotangent) for _, cotangent in pairs]
         for term, factor in zip(saved.added or [], self._outputs.added_factors(s), strict=True):
             targets.append(term.numerator)
@@ -212,7 +241,7 @@ class Executor:
         return targets, upstream
 
     def _received(self, s: int, saved: _SavedForward) -> list[Any]:
-        """Return what a stage differentiates with respect to besides its weights: all it reads but the data."""
+        """Return the floating tensors that a stage received from earlier stages; the data need no gradient."""
         reads = zip(self._pipeline.stages[s].reads, saved.inputs, strict=True)
         return differentiable([value.tensor for number, value in reads if number not in self._pipeline.inputs])
 
@@ -226,19 +255,19 @@ class Executor:
         return result
 
     def _add_cotangents(self, m: int, cotangents: dict[int, Cotangent]) -> None:
-        """Add to what other readers of the same values, on later stages, have sent back."""
-        known = self._cotangents[m]
+        """Add cotangents to those that other readers of the same values have sent: the chain rule's sum."""
+        sums = self._cotangents[m]
         for number, cotangent in cotangents.items():
-            known[number] = _sum(known[number], cotangent) if number in known else cotangent
+            sums[number] = _sum(sums[number], cotangent) if number in sums else cotangent
 
     def _without_overwritten(self, s: int, gradients: list[Any]) -> list[Any]:
-        """Take out the gradients of the weights that are overwritten with them; the largest microbatch's is kept."""
-        known = self._overwritten[s]
+        """Take out the "gradients" that are new values of float8 variables; keep the largest over the microbatches."""
+        largest = self._overwritten[s]
         for w in self._pipeline.stages[s].overwritten:
             value = gradients[w]
             if value is not None:
-                known[w] = tf.maximum(known[w], value) if w in known else value
-        return [None if w in known else gradient for w, gradient in enumerate(gradients)]
+                largest[w] = tf.maximum(largest[w], value) if w in largest else value
+        return [None if w in largest else gradient for w, gradient in enumerate(gradients)]
 
     def _after_previous(self, s: int) -> Any:
         return tf.control_dependencies(self._previous.get(self._lanes[s], []))
@@ -246,17 +275,21 @@ class Executor:
     def _finish(self, s: int, results: Any) -> None:
         """Let the lane's next action wait for these results.
 
-        A control edge from a call of a stage's function would not do: TensorFlow puts the function's operations in
-        place of the call, and control edges then wait for its side effects only, of which a stage has none. Data do.
+        ```text
+        results ─► identity_n ┄┄ control edge ┄┄► copies of the next action's inputs ─► its stage function
+        ```
+
+        A control edge from the call of a stage's function would not order anything: TensorFlow inlines the function,
+        and the edge then waits for its side effects only, of which a stage has none. A data edge survives inlining.
         """
         tensors = [leaf for leaf in tf.nest.flatten(results, expand_composites=True) if isinstance(leaf, tf.Tensor)]
-        if tensors and not self._pipeline.placed:
+        if tensors and not self._pipeline.placed:  # Placed layers are one stage of one microbatch: nothing to order.
             with tf.device(self._devices[s]):
                 self._previous[self._lanes[s]] = tf.identity_n(tensors)[:1]
 
 
 def _part(gradient: Any, rows: int) -> Any:
-    """Return a weight's gradient in one microbatch, slices with the number of their rows."""
+    """Return a weight's gradient in one microbatch; slices come with the microbatch's number of rows."""
     return MicrobatchSlices((gradient,), (rows,)) if isinstance(gradient, tf.IndexedSlices) else gradient
 
 

@@ -28,13 +28,13 @@ __all__: list[str] = []
 
 
 class ForwardBackward:
-    """Runs the passes of a model's stages.
+    """Runs the forward and backward passes of a model's stages.
 
     Args:
         model: The compiled and built model.
         pipeline: Its stages.
-        plan: Has the schedule, the number of microbatches and what is recomputed.
-        coupling: Tells which losses must see the whole batch.
+        plan: The plan: schedule, number of microbatches, recompute policy.
+        coupling: Decides which losses need the whole batch.
         jit: Whether to compile the stages with XLA.
     """
 
@@ -44,7 +44,9 @@ class ForwardBackward:
         self._plan = plan
         self._coupling = coupling
         self._lanes = (0,) if pipeline.placed else plan.lanes
+        # A stage that is called once gains nothing from being a function of its own.
         inline = len(pipeline.stages) == 1 and plan.microbatches == 1
+        # An XLA program runs on one device, and placed layers have several.
         jit = jit and not pipeline.placed
         self.train_functions, self._test_functions = (
             [stage_function(stage, training, jit=jit, inline=inline) for stage in pipeline.stages]
@@ -52,23 +54,25 @@ class ForwardBackward:
         )
 
     def run(self, replica: Replica, share: Share, training: bool) -> tuple[ReplicaResult, LossStage]:
-        """Compute the losses of a replica's share, and to train their gradients.
+        """Compute the losses of a replica's share, and their gradients if training.
 
         Args:
-            replica: This one.
+            replica: The present replica.
             share: Its rows.
             training: Whether to run backward too.
 
         Returns:
-            What the passes leave, and the losses.
+            The result of the passes, and the losses.
         """
         try:
             return self._run(replica, share, training)
-        except WholeBatchNeeded:  # Known once the first outputs are there; nothing has been reduced or written.
+        except WholeBatchNeeded:
+            # The graph of a loss exists only once the first outputs do. Nothing has been reduced or written yet, so the
+            # passes are traced again, now with one loss of the whole share; the first trace is pruned.
             return self._run(replica, share, training)
 
     def predict(self, replica: Replica, share: Share) -> tuple[ReplicaResult, Any]:
-        """Return what the forward passes leave, and the outputs of a replica's rows."""
+        """Return the result of the forward passes, and the outputs of a replica's rows."""
         parts = microbatches(share, self._plan.microbatches)
         outputs = Predictions(len(self._pipeline.stages))
         return self._execute(replica, parts, outputs, self._test_functions, self._forward()), outputs.joined()
@@ -76,21 +80,25 @@ class ForwardBackward:
     def _run(self, replica: Replica, share: Share, training: bool) -> tuple[ReplicaResult, LossStage]:
         parts = microbatches(share, self._plan.microbatches)
         order = self._forward_and_backward() if training else self._forward()
+        # 1F1B runs backward on microbatch 0 before forward on the last one. Its factors need the statistics of all.
         statistics = None
         if training and len(parts) > 1 and not _all_forward_first(order, len(self._pipeline.stages) - 1, len(parts)):
             statistics = self._count(replica, share)
         losses = self._loss_stage(replica, share, parts, training, statistics)
         functions = self.train_functions if training else self._test_functions
         result = self._execute(replica, parts, losses, functions, order)
+        # Whether layers call `add_loss` is known only once they have been called.
         refuse_added(self._model, losses.terms.added())
         return result, losses
 
     def _count(self, replica: Replica, share: Share) -> list[tf.Tensor]:
-        """Return this replica's statistics before its passes.
+        """Return this replica's statistics before its passes run.
 
-        One forward pass in the step's own graph, of which TensorFlow drops all that no count depends on.
+        This traces a forward pass over the whole share. TensorFlow prunes every operation that no statistic depends on,
+        so that seldom more than masks and shapes is computed.
         """
         losses = self._loss_stage(replica, share, [share], False, None)
+        # Inline and without XLA: in the step's own graph operations can be pruned one by one.
         functions = [stage_function(stage, True, jit=False, inline=True) for stage in self._pipeline.stages]
         order = [action for action in self._forward() if action.microbatch == 0]
         with tf.name_scope("count"):
@@ -115,13 +123,13 @@ class ForwardBackward:
         def factors(terms: list[WeightedTerm], statistics: list[tf.Tensor]) -> Factors:
             return whole_batch_factors(replica, share, terms, statistics, self.scaled)
 
-        whole = share if coupled and len(parts) > 1 else None
+        all_rows = share if coupled and len(parts) > 1 else None
         return LossStage(
-            self._pipeline, replica.devices[-1], function, parts, factors, training, whole, statistics, state
+            self._pipeline, replica.devices[-1], function, parts, factors, training, all_rows, statistics, state
         )
 
     def scaled(self, factor: tf.Tensor) -> tf.Tensor:
-        """Apply the optimizer's loss scale."""
+        """Return a factor times the optimizer's loss scale."""
         optimizer = self._model.optimizer
         return factor if optimizer is None else optimizer.scale_loss(factor)
 
@@ -135,7 +143,7 @@ class ForwardBackward:
     ) -> ReplicaResult:
         executor = Executor(
             self._pipeline,
-            # A stage whose layers are placed one by one starts on the first device.
+            # Placed layers form one stage, whose replica has a device for each layer group: it starts on the first.
             replica.devices[: len(self._pipeline.stages)],
             functions,
             self._lanes,
@@ -150,19 +158,19 @@ class ForwardBackward:
         return linear_order(forward_only(len(self._pipeline.stages), self._plan.microbatches))
 
     def _forward_and_backward(self) -> Sequence[Action]:
-        if self._coupling.whole:  # Such a loss waits for the last row's outputs.
+        if self._coupling.whole:  # A loss of all rows needs all outputs, so all forward actions come first.
             return linear_order(gpipe(len(self._pipeline.stages), self._plan.microbatches))
         return linear_order(gpipe(1, 1) if self._pipeline.placed else self._plan.programs())
 
 
 def _keeps_tape(recompute: str, microbatches: int) -> Callable[[int, int], bool]:
-    """Return a predicate: does (stage, microbatch) keep its tape? Where it does not, its forward pass runs again."""
+    """Return a predicate: does (stage, microbatch) keep its tape? If not, the backward pass recomputes it."""
     if recompute == "never":
         return lambda s, m: True
     return lambda s, m: recompute == "except_last" and m == microbatches - 1
 
 
 def _all_forward_first(order: Sequence[Action], last: int, microbatches: int) -> bool:
-    """Tell whether the last stage has run forward on every microbatch before it first runs backward."""
+    """Return whether the last stage runs forward on every microbatch before it first runs backward."""
     kinds = [action.kind for action in order if action.stage == last and action.microbatch < microbatches]
     return kinds.index(BACKWARD) == microbatches

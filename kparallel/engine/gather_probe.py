@@ -1,6 +1,6 @@
-"""Traces the stages with other numbers of rows, to see which gathers give more slices for more rows.
+"""Traces the stages with other numbers of rows, to find the gathers that give more slices for more rows.
 
-Nothing of it is ever run.
+The traced functions are never run.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ __all__: list[str] = []
 
 
 class Probe:
-    """The stages as they ran, to be traced again.
+    """Traces the stages again as they ran.
 
     Args:
         pipeline: The stages.
-        functions: The stages, as they were called.
-        result: What the passes of a replica left.
-        varying: For each stage and state variable, whether microbatches or replicas differ in it.
+        functions: `[s]`: the function of each stage.
+        result: The result of a replica's passes.
+        varying: `[s][v]`: whether microbatches or replicas differ in a state variable.
     """
 
     def __init__(
@@ -43,31 +43,36 @@ class Probe:
         self._varying = varying
 
     def sources(self, x: Any, rows: int) -> dict[tuple[int, int], list[Source]]:
-        """Return the sources of each gradient of slices, by (stage, weight).
+        """Return the sources of each gradient that is a `tf.IndexedSlices`, by (stage, weight).
 
         Args:
-            x: The inputs of a part of a batch.
-            rows: How many rows to trace with.
+            x: The inputs of a part of a batch; only their shapes and dtypes are used.
+            rows: The number of rows to trace with.
         """
-        found: dict[tuple[int, int], list[Source]] = {}
+        by_weight: dict[tuple[int, int], list[Source]] = {}
 
         def trace(weights: Any, state: Any, x: Any) -> None:
             varying = varying_names(x, state, self._varying)
             for s, gradients in enumerate(self._gradients(weights, state, x, rows)):
                 for index, gradient in enumerate(gradients):
                     if isinstance(gradient, tf.IndexedSlices):
-                        found[s, index] = sources(gradient.indices, varying)
+                        by_weight[s, index] = sources(gradient.indices, varying)
 
+        # Weights and state are arguments, as in the step: the walk ends at placeholders whose names are known.
         of_weights, of_state = (
             tf.nest.map_structure(_like, each) for each in (self._result.weights, self._result.start)
         )
         with one_replica_view():
             specs = keras.tree.map_structure(lambda leaf: _with_rows(leaf, rows), x)
             tf.function(trace, autograph=False).get_concrete_function(of_weights, of_state, specs)
-        return found
+        return by_weight
 
     def _gradients(self, weights: Any, state: Any, x: Any, rows: int) -> list[list[Any]]:
-        """Return each stage's gradients, of whatever it hands on that had a cotangent."""
+        """Return the gradients of each stage's weights, `[s][w]`.
+
+        Each stage is differentiated by itself. Which gathers a gradient consists of depends on which outputs had a
+        cotangent, not on the values of the cotangents, so those are left at 1.
+        """
         values = self._pipeline.feed(x)
         result = []
         for s, stage in enumerate(self._pipeline.stages):
@@ -79,6 +84,7 @@ class Probe:
                 forward = self._functions[s](weights[s], state[s], inputs)
                 added = [tf.reduce_sum(value) for value in forward.added]
             values.update(zip(stage.writes, forward.outputs, strict=True))
+            # The same targets as in the step's backward pass: an output that no loss depends on gives no slices.
             targets = [*self._targets(s, forward), *added]
             result.append(tape.gradient(targets, weights[s]) if targets else [])
         return result
@@ -92,9 +98,9 @@ def varying_names(x: Any, state: Any, varying: Sequence[Sequence[bool]]) -> set[
     """Return the names of the tensors in which parts of a batch differ.
 
     Args:
-        x: The inputs; of those that are sparse the values, not the shape.
-        state: Each stage's state.
-        varying: For each stage and state variable, whether it is one of them.
+        x: The inputs. All parts of a sparse input have the same dense shape, which does not count.
+        state: `[s][v]`: the state of each stage.
+        varying: `[s][v]`: whether parts differ in it.
     """
     names = set()
     for leaf in keras.tree.flatten(x):

@@ -1,4 +1,15 @@
-"""Where the indices of slices come from: the graph behind them, walked backwards through calls of functions."""
+"""Finds where the indices of `tf.IndexedSlices` come from: walks the graph backwards, into the functions it calls.
+
+```text
+outer graph     tokens ─► Call(f) ───────────────────────► concat ─► indices        gradients of two gathers
+                            │  ▲                             ▲
+graph of f      argument ◄──┘  └─ output ◄─ ... ◄─ argument  └── range(n)
+```
+
+A `_Place` is a tensor together with the calls around it: the same tensor inside a function stands for different values
+in different calls. `_before` is the one step of the walk; it enters a function at its outputs and leaves it at its
+inputs.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,26 +21,28 @@ from kparallel.compat.functions import called_graphs
 
 __all__: list[str] = []
 
-# Their outputs tell of their inputs' shapes only.
+# Operations whose outputs depend on the shapes of their inputs, not on the values.
 _OF_SHAPES = {"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike"}
-# They hand on each element of their first input, in order.
-_HANDING_ON = {"Identity", "Snapshot", "StopGradient", "PreventGradient", "EnsureShape"}
-_HANDING_ON |= {"Reshape", "ExpandDims", "Squeeze"}
+# Operations whose output has the elements of their first input, in order.
+_PASSING_ON = {"Identity", "Snapshot", "StopGradient", "PreventGradient", "EnsureShape"}
+_PASSING_ON |= {"Reshape", "ExpandDims", "Squeeze"}
+# Operations whose output has no value twice.
 _DISTINCT = {"Unique", "UniqueV2", "UniqueWithCounts", "UniqueWithCountsV2", "Range"}
-# Stateful, but taken to give the same outputs for the same inputs throughout a step; all others draw at random.
+# Stateful operations that give the same outputs for the same inputs throughout a step. All others are taken to draw at
+# random.
 _READING = ("ReadVariableOp", "VarHandleOp", "LookupTable", "HashTable", "PyFunc", "EagerPyFunc")
 
 
 @dataclass(frozen=True)
 class Source:
-    """One gather's indices.
+    """The indices of one gather.
 
     Args:
-        count: How many there are, where that is known when the step is traced.
-        size: The same as a tensor of the present graph, where it can be had.
+        count: Their number, or None where it is unknown when the step is traced.
+        size: Their number as a tensor of the traced graph, or None where they are inside a function.
         varies: Whether their values come from the data, or from anything else in which parts of a batch differ.
-        distinct: Whether no index occurs twice, whatever the data.
-        merged: Whether they are computed from such distinct values.
+        distinct: Whether no index occurs twice, whatever the data are.
+        merged: Whether they are computed from values among which none occurs twice.
     """
 
     count: int | None
@@ -41,7 +54,13 @@ class Source:
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of a function: what is inside it, and what it was called with."""
+    """One call of a function.
+
+    Args:
+        operation: The calling operation; its inputs are the arguments.
+        attribute: The attribute that names the function: `"body"`, `"cond"`, `"then_branch"` and so on.
+        graph: The function's graph.
+    """
 
     operation: tf.Operation
     attribute: str
@@ -54,7 +73,7 @@ class _Call:
 
 @dataclass(frozen=True)
 class _Place:
-    """A tensor, and the calls that it stands in, the outermost first."""
+    """A tensor and the calls around it, the outermost first."""
 
     tensor: tf.Tensor
     calls: tuple[_Call, ...] = ()
@@ -75,12 +94,12 @@ def sources(indices: tf.Tensor, varying: set[str]) -> list[Source]:
 
 
 def _segments(place: _Place) -> Iterator[_Place]:
-    """Yield what was concatenated to these indices."""
-    made = _made(place)
-    operation = made.tensor.op
+    """Yield the indices of each gather: TensorFlow concatenates the slices of several gathers of one weight."""
+    origin = _made(place)
+    operation = origin.tensor.op
     if operation.type == "ConcatV2" and _along_first_dim(operation):
-        for part in operation.inputs[:-1]:
-            yield from _segments(_Place(part, made.calls))
+        for part in operation.inputs[:-1]:  # The last input is the axis.
+            yield from _segments(_Place(part, origin.calls))
     else:
         yield place
 
@@ -91,47 +110,48 @@ def _along_first_dim(concat: tf.Operation) -> bool:
 
 
 def _source(place: _Place, varying: set[str]) -> Source:
-    made = _made(place)
-    counts = [each.tensor.shape.num_elements() for each in (place, made) if each.tensor.shape.rank is not None]
+    origin = _made(place)
+    counts = [each.tensor.shape.num_elements() for each in (place, origin) if each.tensor.shape.rank is not None]
     return Source(
         count=next((count for count in counts if count is not None), None),
         size=None if place.calls else tf.size(place.tensor),
         varies=any(_differs(each, varying) for each in _behind(place, lambda each: _differs(each, varying))),
-        distinct=made.tensor.op.type in _DISTINCT,
-        # A mask only chooses among other values.
+        distinct=origin.tensor.op.type in _DISTINCT,
+        # The walk ends at booleans: a mask only chooses among other values.
         merged=any(each.tensor.op.type in _DISTINCT for each in _behind(place, lambda each: each.tensor.dtype.is_bool)),
     )
 
 
 def _made(place: _Place) -> _Place:
-    """Return where the elements of a tensor were made."""
+    """Follow a tensor back through operations that only pass on its elements, and return where these were computed."""
     while True:
-        before = _handed_on(place)
-        if before is None:
+        earlier = _passed_on(place)
+        if earlier is None:
             return place
-        place = before
+        place = earlier
 
 
-def _handed_on(place: _Place) -> _Place | None:
-    """Return the tensor that has the same elements in the same order one operation earlier, if there is one."""
+def _passed_on(place: _Place) -> _Place | None:
+    """Return the tensor with the same elements in the same order one operation earlier, or None."""
     operation = place.tensor.op
     if operation.type == "Placeholder":
+        # A loop's variable is more than its initial value: the body replaces it.
         in_loop = place.calls and place.calls[-1].attribute in ("body", "cond")
-        before = [] if in_loop else _before(place)
-        return before[0] if before else None
+        earlier = [] if in_loop else _before(place)
+        return earlier[0] if earlier else None
     if operation.type in ("PartitionedCall", "StatefulPartitionedCall"):
         return _before(place)[0]
     if operation.type == "IdentityN":
         return _before(place)[int(place.tensor.value_index)]
     if _counts_from_end(operation):
         return _before(place)[2]
-    # A cast of fractions may make two indices of one number.
+    # A cast of floats cuts off: two distinct numbers may become one index.
     exact = operation.type == "Cast" and operation.inputs[0].dtype.is_integer
-    return _before(place)[0] if exact or operation.type in _HANDING_ON else None
+    return _before(place)[0] if exact or operation.type in _PASSING_ON else None
 
 
 def _counts_from_end(operation: tf.Operation) -> bool:
-    """Tell whether this is `where(i < 0, i + n, i)`, as every lookup of Keras has."""
+    """Return whether an operation is `where(i < 0, i + n, i)`, which is part of every lookup of Keras."""
     if operation.type != "SelectV2":
         return False
     negative, shifted, indices = operation.inputs
@@ -143,19 +163,19 @@ def _counts_from_end(operation: tf.Operation) -> bool:
 
 
 def _behind(place: _Place, ends: Callable[[_Place], bool]) -> Iterator[_Place]:
-    """Yield a tensor and all that its values depend on, up to where that ends."""
-    seen, waiting = {place.key}, [place]
-    while waiting:
-        here = waiting.pop()
-        yield here
-        for before in [] if ends(here) else _before(here):
-            if before.key not in seen:
-                seen.add(before.key)
-                waiting.append(before)
+    """Yield a tensor and all tensors that its values depend on. The walk goes no further where `ends` is true."""
+    visited, pending = {place.key}, [place]
+    while pending:
+        current = pending.pop()
+        yield current
+        for earlier in [] if ends(current) else _before(current):
+            if earlier.key not in visited:
+                visited.add(earlier.key)
+                pending.append(earlier)
 
 
 def _differs(place: _Place, varying: set[str]) -> bool:
-    """Tell whether parts of a batch may differ in a tensor by itself: given so, or drawn by a stateful operation."""
+    """Return whether parts of a batch differ in a tensor by itself: it is named in `varying`, or drawn at random."""
     operation = place.tensor.op
     if not place.calls and place.tensor.name in varying:
         return True
@@ -164,32 +184,36 @@ def _differs(place: _Place, varying: set[str]) -> bool:
 
 
 def _before(place: _Place) -> list[_Place]:
-    """Return the tensors on which a tensor's values depend, inside the functions called or outside of them."""
+    """Return the tensors on which a tensor's values depend, one step back; the step may enter or leave a function."""
     tensor, operation = place.tensor, place.tensor.op
     if operation.type in _OF_SHAPES:
         return []
-    if operation.type == "Placeholder" and place.calls:
+    if operation.type == "Placeholder" and place.calls:  # An input of a function: leave it.
         return _outside(place)
     calls = [_Call(operation, attribute, graph) for attribute, graph in called_graphs(operation).items()]
     if not calls:
-        return [_Place(each, place.calls) for each in operation.inputs]
-    inside = []
+        return [_Place(source, place.calls) for source in operation.inputs]
+    # A call: enter each function at the output that this tensor is. A condition of a loop has one output, on which all
+    # of the loop's values depend.
+    entered = []
     for call in calls:
         index = 0 if call.attribute == "cond" else tensor.value_index
-        inside.append(_Place(call.graph.outputs[index], (*place.calls, call)))
-    chosen = operation.inputs[:1] if len(calls) > 1 and "then_branch" in calls[0].attribute else []
-    return inside + [_Place(each, place.calls) for each in chosen]
+        entered.append(_Place(call.graph.outputs[index], (*place.calls, call)))
+    # Of a conditional also its first input, which chooses the branch.
+    choice = operation.inputs[:1] if len(calls) > 1 and "then_branch" in calls[0].attribute else []
+    return entered + [_Place(source, place.calls) for source in choice]
 
 
 def _outside(place: _Place) -> list[_Place]:
-    """Return what the input of a function stands for: the argument of its call, in a loop also what it becomes."""
+    """Return the values of a function's input: the argument of its call, and in a loop also the body's output."""
     *outer, call = place.calls
-    index = next((i for i, each in enumerate(call.graph.inputs) if each.name == place.tensor.name), None)
-    if index is None:
+    index = next((i for i, parameter in enumerate(call.graph.inputs) if parameter.name == place.tensor.name), None)
+    if index is None:  # A placeholder of the function's own.
         return []
+    # A conditional's own first input chooses the branch; the branches' inputs follow it.
     argument = call.operation.inputs[index + (call.attribute.endswith("_branch"))]
-    found = [_Place(argument, tuple(outer))]
+    places = [_Place(argument, tuple(outer))]
     if call.attribute in ("body", "cond"):
         body = _Call(call.operation, "body", called_graphs(call.operation)["body"])
-        found.append(_Place(body.graph.outputs[index], (*outer, body)))
-    return found
+        places.append(_Place(body.graph.outputs[index], (*outer, body)))
+    return places

@@ -1,4 +1,4 @@
-"""What the last stage computes from its outputs: loss terms, as numerators and statistics."""
+"""The loss function of the last stage: from outputs to loss terms, as numerators and statistics."""
 
 from typing import Any
 
@@ -28,31 +28,33 @@ def loss_function(
     training: bool,
     loss_state: LossState,
 ) -> LossFunction:
-    """Return the head that turns outputs and rows into (loss weight, term) pairs, in Keras's order.
+    """Return a function from outputs and their rows to (loss weight, term) pairs, in Keras's order.
 
     Args:
         model: The compiled model.
         communicator: Gathers outputs where a loss needs the whole batch.
-        replicas: How many replicas there are.
-        coupling: Tells which losses must see the whole batch.
-        whole: Whether the head is given all rows of a share at once.
-        training: As Keras means it.
-        loss_state: Takes what the model's own `compute_loss` does to state.
+        replicas: The number of replicas.
+        coupling: Decides which losses need the whole batch.
+        whole: Whether the function receives all rows of a share at once.
+        training: Keras's `training` argument.
+        loss_state: Records the state that an overridden `compute_loss` changes.
     """
 
     def own_term(outputs: Any, share: Share) -> Term:
         arguments = [share.x, share.y, outputs, share.sample_weight]
-        way = coupling.of_own(lambda *given: loss_state.computed(list(given)), arguments, whole)
-        if way == "global":
+        meaning = coupling.of_own(lambda *traced: loss_state.computed(list(traced)), arguments, whole)
+        if meaning == "global":
+            # Every replica computes the loss of the whole batch from the same rows. So each assigns the same values,
+            # and they are written at once, without an all-reduce.
             arguments = [_gathered(argument, share, communicator, replicas) for argument in arguments]
             state = own_state(model)
-            value, news, _ = own_loss(model, arguments, training, state)
-            for (variable, _), new in zip(state, news, strict=True):
+            value, new_values, _ = own_loss(model, arguments, training, state)
+            for (variable, _), new in zip(state, new_values, strict=True):
                 if new is not None:
                     variable.assign(new)
             return _whole(value, share)
         value = loss_state.loss(arguments, share.count)
-        return row_mean(value, share.count) if way == "mean" else summed(value)
+        return row_mean(value, share.count) if meaning == "mean" else summed(value)
 
     def terms(outputs: Any, share: Share) -> list[tuple[LossWeight, Term]]:
         if overrides_compute_loss(model):
@@ -63,47 +65,54 @@ def loss_function(
             return result
         for loss, weight, call in route_losses(losses, share.y, outputs, share.sample_weight):
             y_true, y_pred, row_weight = call
-            way = coupling.of(loss, call, whole)
-            if way == "global":
+            meaning = coupling.of(loss, call, whole)
+            if meaning == "global":
                 batch = [_gathered(value, share, communicator, replicas) for value in call]
+                # Keras scales a loss by the number of replicas in the current strategy; here nothing is divided.
                 with one_replica_view():
                     result.append((weight, _whole(loss(*batch), share)))
             else:
-                result.append((weight, loss_term(loss, y_true, y_pred, row_weight, share.count, way)))
+                result.append((weight, loss_term(loss, y_true, y_pred, row_weight, share.count, meaning)))
         return result
 
     return terms
 
 
 def _gathered(value: Any, share: Share, communicator: Communicator, replicas: int) -> Any:
-    """Return all replicas' rows, through which only this replica's are differentiable."""
+    """Return the rows of all replicas; gradients flow to this replica's rows only.
+
+    ```text
+    replica 0   leaf ─┐   ┌─► [leaf, stop(leaf1)]     this replica's part stays connected to its tape,
+    replica 1   leaf ─┴─►─┴─► [stop(leaf0), leaf]     the other parts are constants
+    ```
+    """
 
     def whole(leaf: Any) -> Any:
         if leaf is None or replicas == 1:
             return leaf
         leaf = tf.convert_to_tensor(leaf)
-        leaf = leaf[: share.count]
+        leaf = leaf[: share.count]  # Without the padding row of an empty share.
         parts = [tf.stop_gradient(part) for part in communicator.all_gather([leaf])[0]]
         parts[communicator.replica_index] = leaf
         return tf.concat(parts, 0)
 
     def with_mask_and_logits(leaf: Any) -> Any:
-        joined = whole(leaf)
+        gathered = whole(leaf)
         for read, attach in ((keras_mask, set_mask), (keras_logits, set_logits)):
             attached = read(leaf)
             if attached is not None and replicas > 1:
-                attach(joined, whole(attached))
-        return joined
+                attach(gathered, whole(attached))
+        return gathered
 
     return keras.tree.map_structure(with_mask_and_logits, value)
 
 
 def _whole(value: tf.Tensor, share: Share) -> Term:
-    """Make a term of a loss that every replica computed for the whole batch.
+    """Return the term of a loss that every replica computed for the whole batch.
 
-    Each replica's gradient reaches its own rows only, so gradients add up; the value is averaged over the
-    replicas that had rows.
+    Each replica's gradient reaches its own rows only, so the gradients add up with a factor of 1. Each replica
+    reports the same value, so the reported value is averaged over the replicas that had rows.
     """
     value = tf.reduce_sum(value)
     one = tf.constant(1.0, tf.float64)
-    return Term(value, [tf.constant(float(share.count > 0), tf.float64)], lambda present: (one, one / present[0]))
+    return Term(value, [tf.constant(float(share.count > 0), tf.float64)], lambda statistics: (one, one / statistics[0]))

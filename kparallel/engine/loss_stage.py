@@ -1,8 +1,15 @@
-"""What follows the last stage: losses of its outputs, their denominators over the whole batch, the first cotangents.
+"""The stage after the last one: losses of the outputs, and the cotangents with which the backward pass begins.
 
-A denominator (valid tokens, weights) is summed over all microbatches and replicas before it divides. A schedule
-that runs backward before its last forward pass needs it early; it is then counted first, in a pass of which
-TensorFlow keeps only what the counts depend on (masks and shapes, seldom anything else).
+```text
+outputs[m] ─► loss function ─► term: numerator n[m], statistics b[m]
+                                         │                │ sum over microbatches, all-reduce over replicas
+                                         │                ▼
+cotangents[m] ◄─ tape.gradient ◄─ n[m] × factor = loss weight × loss scale / (sum of b)
+```
+
+A denominator (valid tokens, weights) is summed over all microbatches and replicas before it divides. A schedule that
+runs backward before its last forward pass needs the denominators before all of them are known. A separate pass then
+counts them first; TensorFlow prunes that pass to what the counts depend on (masks and shapes, seldom anything else).
 """
 
 import abc
@@ -25,11 +32,11 @@ LossFunction = Callable[[Any, Share], list[WeightedTerm]]
 
 
 class Factors(NamedTuple):
-    """What the numerators of the terms are multiplied by, one for each term of a `TermTable`.
+    """The factors of the terms' numerators. Both lists have one float64 scalar for each term of a `TermTable`.
 
     Args:
-        gradient: For the gradient; contains the loss weight and the optimizer's loss scale.
-        report: For the value that is reported.
+        gradient: The factors for the gradient; they contain the loss weight and the optimizer's loss scale.
+        report: The factors for the reported values.
     """
 
     gradient: list[tf.Tensor]
@@ -37,11 +44,12 @@ class Factors(NamedTuple):
 
 
 class Cotangent(NamedTuple):
-    """The gradient of the loss for a value that travels: one leaf for each of its tensors, None where there is none.
+    """The gradient of the loss with respect to one `Value`. A leaf is None where the loss does not depend on it.
 
     Args:
-        tensor: For its tensors.
-        logits: For the logits that Keras's losses read in place of the tensors; None before the last stage.
+        tensor: `[leaf]`: the cotangents of the value's tensors.
+        logits: `[leaf]`: the cotangents of the logits that Keras's losses read in place of the tensors. None before the
+            last stage.
     """
 
     tensor: list[Any]
@@ -49,20 +57,20 @@ class Cotangent(NamedTuple):
 
 
 class OutputStage(abc.ABC):
-    """What takes the outputs of the last stage.
+    """The receiver of the last stage's outputs.
 
     Args:
-        stages: How many stages there are.
-        training: Whether cotangents will be asked for.
+        stages: The number of stages.
+        training: Whether the executor runs backward and needs cotangents.
     """
 
     def __init__(self, stages: int, training: bool) -> None:
         self.training = training
         self.terms = TermTable(stages)
-        self._outputs: dict[int, Any] = {}
+        self._outputs: dict[int, Any] = {}  # `[m]`
 
     def take(self, microbatch: int, outputs: Any) -> None:
-        """Take one microbatch's outputs."""
+        """Store one microbatch's outputs."""
         self._outputs[microbatch] = outputs
 
     def joined(self) -> Any:
@@ -79,10 +87,10 @@ class OutputStage(abc.ABC):
 
 
 class Predictions(OutputStage):
-    """Keeps the outputs.
+    """Stores the outputs for `predict`, without a loss.
 
     Args:
-        stages: How many stages there are.
+        stages: The number of stages.
     """
 
     def __init__(self, stages: int) -> None:
@@ -96,18 +104,18 @@ class Predictions(OutputStage):
 
 
 class LossStage(OutputStage):
-    """Losses of one replica's outputs.
+    """The losses of one replica's outputs.
 
     Args:
-        pipeline: Knows which values the outputs are.
+        pipeline: Maps outputs to the numbers of their values.
         device: The last stage's device.
-        loss_function: Turns outputs and rows into weighted terms.
-        shares: Each microbatch's rows.
-        factors: Turns terms and this replica's statistics into factors.
-        training: Whether gradients will be asked for.
-        whole: All rows of the share if the loss function must see them at once, else None.
-        statistics: This replica's statistics of all terms, if they were counted beforehand.
-        loss_state: What the loss function does to state.
+        loss_function: Takes outputs and their rows, returns weighted terms.
+        shares: `[m]`: each microbatch's rows.
+        factors: Takes one microbatch's terms and this replica's statistics, returns the factors of the whole batch.
+        training: Whether gradients will be needed.
+        whole: All rows of the share if the loss function needs them at once, else None.
+        statistics: This replica's statistics of all terms if they were counted beforehand, else None.
+        loss_state: The state that the loss function changes.
     """
 
     def __init__(
@@ -132,12 +140,15 @@ class LossStage(OutputStage):
         self._whole = whole
         self._counted = statistics
         self._factors: Factors | None = None
+        # `[m]`: from the forward pass of a microbatch to its backward pass.
         self._tapes: dict[int, tf.GradientTape] = {}
+        # `[m][number]`: filled by a loss of the whole share only.
         self._cotangents: dict[int, dict[int, Cotangent]] = {}
 
     def take(self, microbatch: int, outputs: Any) -> None:
-        """Take one microbatch's outputs and compute its terms, or all terms with the last one."""
+        """Store one microbatch's outputs and compute its terms; a loss of the whole share waits for the last one."""
         super().take(microbatch, outputs)
+        # A tape is stored under its microbatch. The one tape of a loss of the whole share is stored under 0.
         if self._whole is None:
             self._compute(microbatch, [outputs], self._shares[microbatch])
         elif len(self._outputs) == len(self._shares):
@@ -146,7 +157,9 @@ class LossStage(OutputStage):
     def cotangents(self, microbatch: int) -> dict[int, Cotangent]:
         if self._whole is None:
             return self._differentiated(microbatch, [microbatch])[microbatch]
-        if not self._cotangents:  # One loss of all microbatches: its tape gives the cotangents of all.
+        # One tape has seen the outputs of all microbatches. The first backward action, whichever microbatch it has,
+        # differentiates it for all of them.
+        if not self._cotangents:
             self._cotangents = self._differentiated(0, range(len(self._shares)))
         return self._cotangents[microbatch]
 
@@ -154,8 +167,10 @@ class LossStage(OutputStage):
         return self.factors().gradient[self.terms.added_by(stage)]
 
     def factors(self) -> Factors:
-        """Return the factors of all terms; asked for at the first backward action at the earliest."""
+        """Return the factors of all terms. They are made at the first call, which all-reduces the statistics."""
         if self._factors is None:
+            # The first call comes from the first backward action. By then either every microbatch has run forward, or
+            # the statistics were counted beforehand.
             with tf.device(self._device):
                 statistics = self.statistics() if self._counted is None else self._counted
                 self._factors = self._make_factors(self.terms.of_one_microbatch(), statistics)
@@ -172,6 +187,7 @@ class LossStage(OutputStage):
         return [numerator * factor for numerator, factor in zip(numerators, report, strict=True)]
 
     def _compute(self, key: int, parts: list[Any], share: Share) -> None:
+        # The tape begins at the outputs: a loss depends on the weights through the last stage's tape only.
         with tf.device(self._device), tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([_sources(outputs) for outputs in parts])
             self.terms.set_losses(key, self._loss_function(_join(parts), share))
@@ -182,18 +198,21 @@ class LossStage(OutputStage):
         """Return the cotangents of the microbatches whose outputs one tape has seen."""
         numerators = [term.numerator for term in self.terms.losses(key)]
         factors = self.factors().gradient[: len(numerators)]
+        # A numerator is not divided yet: its cotangent is its factor. The factors of `add_loss` terms come last; those
+        # terms are differentiated by their stages' own tapes.
         upstream = [tf.cast(factor, n.dtype) for factor, n in zip(factors, numerators, strict=True)]
         outputs = [self._outputs[m] for m in microbatches]
         with tf.device(self._device):
-            sources = [_sources(each) for each in outputs]
+            sources = [_sources(of_microbatch) for of_microbatch in outputs]
+            # Popped: a tape is used once, and would keep the activations of the losses alive.
             gradients = self._tapes.pop(key).gradient(numerators, sources, output_gradients=upstream)
         return {m: self._by_number(*each) for m, *each in zip(microbatches, outputs, gradients, strict=True)}
 
     def _by_number(self, outputs: Any, gradients: list[Any]) -> dict[int, Cotangent]:
         """Assign the gradients of `_sources` to the numbers of the values that the outputs are."""
-        flat = iter(gradients)
+        flat = iter(gradients)  # First those of the outputs' leaves, then those of the logits.
         tensors, logits = (
-            self._pipeline.by_number(outputs, _with_holes(each, flat)) for each in (outputs, _logits(outputs))
+            self._pipeline.by_number(outputs, _per_leaf(each, flat)) for each in (outputs, _logits(outputs))
         )
         return {number: Cotangent(leaves, logits[number]) for number, leaves in tensors.items()}
 
@@ -203,17 +222,18 @@ def _join(parts: list[Any]) -> Any:
     if len(parts) == 1:
         return parts[0]
 
-    def one(*leaves: Any) -> Any:
+    def concatenated(*leaves: Any) -> Any:
         if leaves[0] is None:
             return None
-        whole = tf.concat(leaves, 0)
+        batch = tf.concat(leaves, 0)
+        # A new tensor has none of the attributes by which Keras passes masks and logits to its losses.
         for read, attach in ((keras_mask, set_mask), (keras_logits, set_logits)):
             attributes = [read(leaf) for leaf in leaves]
             if attributes[0] is not None:
-                attach(whole, tf.concat(attributes, 0))
-        return whole
+                attach(batch, tf.concat(attributes, 0))
+        return batch
 
-    return keras.tree.map_structure(one, *parts)
+    return keras.tree.map_structure(concatenated, *parts)
 
 
 def _logits(outputs: Any) -> Any:
@@ -221,9 +241,14 @@ def _logits(outputs: Any) -> Any:
 
 
 def _sources(outputs: Any) -> list[Any]:
-    """Return what a loss is differentiated for: outputs, and the logits that Keras's losses read in their place."""
+    """Return the tensors with respect to which a loss is differentiated.
+
+    These are the outputs, and the logits that Keras attaches to a softmax's or sigmoid's output. A cross-entropy reads
+    the logits in place of the output, so the output's own gradient is None then.
+    """
     return [*differentiable(outputs), *differentiable(_logits(outputs))]
 
 
-def _with_holes(structure: Any, flat: Iterator[Any]) -> list[Any]:
+def _per_leaf(structure: Any, flat: Iterator[Any]) -> list[Any]:
+    """Return one gradient for each leaf of a structure, None for a leaf that is not differentiable."""
     return [next(flat) if is_differentiable(leaf) else None for leaf in keras.tree.flatten(structure)]

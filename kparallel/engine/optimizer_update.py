@@ -1,8 +1,8 @@
 """The optimizer's update of large stages as XLA programs.
 
-Keras writes an update as several operations for each weight (momentum: two products, a difference, two sums), each of
-which reads and writes whole tensors. XLA makes one pass over memory of them. Compiling takes a moment, so that small
-stages are updated as Keras wrote it.
+Keras writes an update as several operations for each weight (momentum: two products, a difference, two sums). Each of
+them reads and writes whole tensors; XLA fuses them into one pass over memory. Compiling takes time, so small stages are
+updated by Keras's own operations.
 """
 
 from collections.abc import Callable
@@ -17,20 +17,21 @@ from kparallel.engine.shared_writes import refuse_shared_writes
 
 __all__: list[str] = []
 
-# Weights in one stage from which on compiling pays: below it an update takes less than two milliseconds uncompiled.
+# The number of weights of one stage from which compiling pays: below it an uncompiled update takes less than 2 ms.
 LARGE = 2**20
 
-# Make some slots without naming their weight, so that these lie with the last stage, where no program reaches them.
+# Optimizers that create some slots without a reference variable. Such slots live on the last stage, out of reach of the
+# other stages' programs.
 _SLOTS_APART = (keras.optimizers.Adafactor,)
 
 Update = Callable[[list[tuple[Any, Any]], Any], None]
 
 
 class OptimizerUpdate:
-    """Applies an optimizer, each large stage's weights in XLA programs of about a million weights.
+    """Applies an optimizer; the weights of each large stage in XLA programs of about a million weights.
 
     Args:
-        optimizer: The compiled optimizer, or None where there is none.
+        optimizer: The compiled optimizer, or None for a model without one.
         jit: True compiles every stage's update, False none, None the large ones.
     """
 
@@ -38,22 +39,24 @@ class OptimizerUpdate:
         self._optimizer = optimizer
         self._own = own_optimizer(optimizer)
         # An optimizer of the user's own may do what XLA cannot, such as print.
-        known = getattr(keras.optimizers, type(self._own).__name__, None) is type(self._own)
-        self._least = None if jit is False or not known else 0 if jit else LARGE
+        is_keras = getattr(keras.optimizers, type(self._own).__name__, None) is type(self._own)
+        self._least = None if jit is False or not is_keras else 0 if jit else LARGE
         self._programs: dict[tuple[Any, ...], Any] = {}
 
     def apply(self, gradients: list[Any], variables: list[keras.Variable]) -> None:
-        """Apply summed gradients to this replica's copies of the variables; call it in the replica's context."""
+        """Apply summed gradients to this replica's copies of the variables. Call it in the replica's context."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         with updating_copies(optimizers_in(self._optimizer)), refuse_shared_writes(replicas):
             if self._least is None:
                 self._optimizer.apply(gradients, variables)
                 return
+            # Keras clips, scales, accumulates and averages as always; only its loop over the variables is replaced.
             with updates_through(self._optimizer, self._run):
                 self._optimizer.apply(gradients, variables)
 
     def _run(self, update: Update, pairs: list[tuple[Any, Any]], rate: Any) -> None:
-        """Update each device's variables in programs, or as Keras does it where they are few."""
+        """Update the variables of each device by XLA programs, or by Keras's loop if they are few."""
+        # By device: a program runs on one device, and a stage's variables are all on one.
         groups: dict[str, list[tuple[Any, Any]]] = {}
         for gradient, variable in pairs:
             groups.setdefault(variable.device, []).append((gradient, variable))
@@ -68,7 +71,7 @@ class OptimizerUpdate:
                 update(group, rate)
                 continue
             slices = [pair for pair in group if not isinstance(pair[0], tf.Tensor)]
-            if slices:  # XLA knows none; an optimizer that looks at single ones gets them.
+            if slices:  # XLA has no `tf.IndexedSlices`, and a dense gradient would update all rows, not only these.
                 update(slices, rate)
             values = [tf.identity(variable.value) for variable in scalars]
             for part in _parts(dense):
@@ -78,10 +81,11 @@ class OptimizerUpdate:
                     program(gradients, tf.convert_to_tensor(rate), values)
 
     def _program(self, device: str, update: Update, variables: list[Any], scalars: list[keras.Variable]) -> Any:
-        """Return the program that updates some variables, made once for all numbers of rows."""
+        """Return the program that updates some variables. It is compiled once, not once for each number of rows."""
         key = (device, *(id(variable) for variable in variables))
         if key not in self._programs:
-
+            # The variables are captured, since they are updated in place. The scalars live on another device and are
+            # only read: the scope lets Keras's code see the values that were passed.
             def program(gradients: list[tf.Tensor], rate: tf.Tensor, values: list[tf.Tensor]) -> None:
                 with keras.StatelessScope(state_mapping=list(zip(scalars, values, strict=True))):
                     update(list(zip(gradients, variables, strict=True)), rate)
@@ -95,7 +99,7 @@ def _size(pairs: list[tuple[Any, Any]]) -> int:
 
 
 def _parts(pairs: list[tuple[Any, Any]]) -> list[list[tuple[Any, Any]]]:
-    """Divide large stages, so that weights whose gradients are there are updated while the others still travel."""
+    """Divide the pairs of a large stage, so that the update of some weights overlaps the all-reduce of the others."""
     parts: list[list[tuple[Any, Any]]] = [[]]
     for pair in pairs:
         if parts[-1] and _size(parts[-1]) >= LARGE:

@@ -1,4 +1,4 @@
-"""Where the replicas of a process run, and what they communicate through."""
+"""The devices of a process's replicas, and the communicators between them."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,15 @@ __all__: list[str] = []
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the replicas of this process run, and what they communicate through.
+    """The devices of this process's replicas, and the communicators between them.
 
     Args:
-        rows: Full device names, one row for each replica of this process, one name for each stage.
-        first_replica: Index of the first row's replica among all workers' replicas.
-        replicas: How many replicas there are on all workers.
-        communicators: One for each stage: between the devices of its column.
-        group: The workers, for what they exchange between steps.
-        compression: The dtype in which gradients travel, or None to leave them as they are.
+        rows: `[replica][s]`: full device names, for the replicas of this process.
+        first_replica: The index of the first row's replica among the replicas of all workers.
+        replicas: The number of replicas on all workers.
+        communicators: `[s]`: the communicator between the devices of a stage's column.
+        group: The workers, for messages between steps.
+        compression: The dtype in which gradients travel, or None to keep their own.
     """
 
     rows: tuple[tuple[str, ...], ...]
@@ -29,7 +29,7 @@ class Placement:
     compression: str | None = None
 
     def abort(self) -> None:
-        """After a step that failed: let no other worker wait for this one."""
+        """Close the communicators after a failed step, so that no other worker waits for this one."""
         for communicator in self.communicators:
             communicator.abort()
 

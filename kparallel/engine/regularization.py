@@ -1,4 +1,4 @@
-"""Penalties on weights (`kernel_regularizer` and the like), which depend on no microbatch."""
+"""Penalties on weights (`kernel_regularizer` and the like): functions of the weights alone, added once per step."""
 
 from collections.abc import Callable
 
@@ -19,17 +19,19 @@ def add_regularization(
 ) -> tuple[ReplicaResult, list[tf.Tensor]]:
     """Add the gradients of the regularizers of all weights.
 
-    A weight that several stages read is counted with the one that owns it.
+    A weight that several stages read is counted once, with the stage that owns it.
 
     Args:
-        replica: This one.
-        result: What its passes left.
-        part: Gives the float64 scalar that each penalty counts by; asked only where there is one.
+        replica: The present replica.
+        result: The result of its passes.
+        part: Returns the fraction of the rows that this replica has, a float64 scalar. It is called only if there is a
+            penalty, since it may need an all-reduce.
         scaled: Applies the optimizer's loss scale.
 
     Returns:
-        The result with the gradients added, and the value of each penalty as a float64 scalar.
+        The result with the gradients added, and this replica's summand of each penalty as a float64 scalar.
     """
+    # (stage, weight, variable) of each penalty.
     places = [
         (s, w, variable)
         for s, stage in enumerate(replica.pipeline.stages)
@@ -43,10 +45,12 @@ def add_regularization(
     values = []
     for s, w, variable in places:
         with tf.device(replica.devices[s]):
+            # Keras computes penalties after the forward pass, so a value that a layer assigned in its call counts.
             weight = result.weight(s, w)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(weight)
                 value = variable.regularizer(weight)
+            # The same penalty on every replica: the fractions of the rows sum to 1, so it counts once.
             gradient = tape.gradient(value, weight, output_gradients=tf.cast(scaled(fraction), value.dtype))
             gradients[s][w] = accumulated(gradients[s][w], gradient)
             values.append(tf.cast(value, tf.float64) * fraction)

@@ -1,4 +1,4 @@
-"""One replica while its step runs."""
+"""The context of one replica during a step."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,16 +14,17 @@ __all__: list[str] = []
 
 @dataclass(frozen=True)
 class Replica:
-    """One replica: its stages, its devices, and what it communicates through.
+    """One replica: its stages, its devices, and its communicators.
 
     Args:
-        index: Its index among all replicas of all workers.
+        index: Its index among the replicas of all workers.
         pipeline: The stages.
-        devices: Its row: a full device name for each stage; for each layer group where layers are placed one by one.
-        communicators: For each stage, between the replicas' devices of its column.
-        replicas: How many replicas there are.
-        parts: Into how many shares and microbatches a batch is divided.
-        compression: The dtype in which gradients travel, or None.
+        devices: `[s]`: the full names of its mesh row's devices; one for each layer group where layers are placed one
+            by one.
+        communicators: `[s]`: the communicator between the devices of a stage's column.
+        replicas: The number of replicas.
+        parts: The number of parts of a batch: replicas times microbatches.
+        compression: The dtype in which gradients travel, or None to keep their own.
     """
 
     index: int
@@ -36,12 +37,12 @@ class Replica:
 
     @classmethod
     def present(cls, pipeline: Pipeline, placement: Placement, microbatches: int) -> "Replica":
-        """Return the replica in whose context this is called.
+        """Return the replica whose replica context is active.
 
         Args:
             pipeline: The stages.
             placement: Where the replicas of this process run.
-            microbatches: Into how many microbatches a share is divided.
+            microbatches: The number of microbatches of a share.
         """
         index = placement.communicators[-1].replica_index
         row = placement.rows[index - placement.first_replica]
@@ -50,14 +51,14 @@ class Replica:
 
     @property
     def is_single(self) -> bool:
-        """Whether there is no other replica."""
+        """Whether this is the only replica."""
         return self.replicas == 1
 
     @property
     def last(self) -> Communicator:
-        """The communicator of the last stage, where losses and metrics are computed."""
+        """The last stage's communicator: losses and metrics are computed there."""
         return self.communicators[-1]
 
     def on_last_device(self) -> Any:
-        """Return the context of the last stage's device."""
+        """Return a context manager that places operations on the last stage's device."""
         return tf.device(self.devices[-1])

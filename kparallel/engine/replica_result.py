@@ -1,4 +1,4 @@
-"""What the forward and backward passes of one replica's share of a batch leave, before replicas communicate."""
+"""The result of one replica's forward and backward passes over its share of a batch, before any all-reduce."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,18 +13,20 @@ __all__: list[str] = []
 
 @dataclass(frozen=True)
 class ReplicaResult:
-    """What one replica's share leaves. `s` is a stage, `m` a microbatch; `w` and `v` count a stage's weights and state.
+    """The result of one replica's passes.
+
+    Axes: `s` is a stage, `m` a microbatch, `w` an index into `Stage.weights`, `v` one into `Stage.state.variables`.
 
     Args:
-        counts: `[m]`: how many rows each microbatch has.
+        counts: `[m]`: the number of rows of each microbatch.
         weights: `[s][w]`: the weights before the batch.
         start: `[s][v]`: the state before the batch.
-        ends: `[s][m][v]`: the state after each microbatch, None where a call does not change it.
-        assigned: `[s][w]`: what a call assigned to a weight, None to most.
-        rules: `[s]`: how parts of a batch go together in what the calls change.
+        ends: `[s][m][v]`: the state after each microbatch, None where the call does not change it.
+        assigned: `[s][w]`: the value that the forward pass assigned to a weight, None for most weights.
+        rules: `[s]`: how the changes of state by several parts of a batch are combined.
         gradients: `[s][w]`: a tensor or `MicrobatchSlices`, None where the losses do not depend on the weight.
-        overwritten: `[s]`: by `w`, the new value of a weight that is overwritten with its gradient.
-        differentiated: `[s]`: whether the losses depend on each leaf of `differentiable_leaves` of the outputs.
+        overwritten: `[s][w]`: the new value of a weight that is overwritten with its gradient (float8).
+        differentiated: `[s][leaf]`: whether a cotangent arrived for a leaf of `differentiable_leaves` of the outputs.
     """
 
     counts: tuple[int, ...]
@@ -38,7 +40,7 @@ class ReplicaResult:
     differentiated: list[list[bool]]
 
     def weight(self, s: int, w: int) -> tf.Tensor:
-        """Return a weight as it is after the forward passes, in which layers may have assigned it."""
+        """Return a weight's value after the forward passes, in which layers may have assigned it."""
         assigned = self.assigned[s][w]
         return self.weights[s][w] if assigned is None else assigned
 

@@ -1,4 +1,4 @@
-"""What a step reports: losses and metrics, of one replica or summed over all."""
+"""The report of a step: losses and changes of metrics, of one replica or summed over all replicas."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,14 +17,14 @@ __all__: list[str] = []
 
 @dataclass(frozen=True)
 class Report:
-    """What is reported of a step: of one replica, or summed over all.
+    """The report of one replica, or the sum of all replicas' reports.
 
     Args:
-        rows: How many rows there were.
-        replicas: How many replicas had rows.
-        terms: Each loss term's part of its value.
-        metrics: By how much each variable of the metrics changes.
-        loss_state: By how much each variable changes that a model's own `compute_loss` updates.
+        rows: The number of rows; a float64 scalar.
+        replicas: The number of replicas that had rows; a float64 scalar.
+        terms: `[term]`: this replica's summand of each loss term's value; float64 scalars.
+        metrics: The change of each variable of the metrics.
+        loss_state: The change of each variable that an overridden `compute_loss` updates.
     """
 
     rows: tf.Tensor
@@ -37,21 +37,22 @@ class Report:
     def of(
         cls, share: Share, terms: list[tf.Tensor], metrics: list[tf.Tensor], loss_state: list[tf.Tensor]
     ) -> "Report":
-        """Return one replica's report. An empty share reports zeros: its row of zeros may have made NaN."""
+        """Return one replica's report. An empty share reports zeros: its padding row may have given NaN."""
         if not share.count:
             terms, metrics = ([tf.zeros_like(value) for value in values] for values in (terms, metrics))
         rows = tf.constant(float(share.count), tf.float64)
         return cls(rows, tf.constant(float(share.count > 0), tf.float64), terms, metrics, loss_state)
 
     def vector(self, dtype: tf.DType) -> tf.Tensor:
-        """Return this report as one vector, which travels as one tensor."""
+        """Return this report as one vector: one tensor travels faster than many scalars."""
         return tf.concat([tf.reshape(tf.cast(value, dtype), [-1]) for value in self._values()], 0)
 
     def from_vector(self, vector: tf.Tensor) -> "Report":
-        """Return the report of another replica, or of all, which has this one's shapes and dtypes."""
+        """Return a summed report from its vector. It has the shapes and dtypes of this one."""
         values = self._values()
         parts = tf.split(vector, [value.shape.num_elements() for value in values])
         own = iter([tf.cast(tf.reshape(p, v.shape), v.dtype) for p, v in zip(parts, values, strict=True)])
+        # The order is that of `_values`.
         rows, replicas = next(own), next(own)
         terms, metrics, loss_state = ([next(own) for _ in each] for each in (self.terms, self.metrics, self.loss_state))
         return Report(rows, replicas, terms, metrics, loss_state)
@@ -61,13 +62,13 @@ class Report:
 
 
 class StepReport(NamedTuple):
-    """What a step returns to the functions that Keras's loops call, the same on every replica.
+    """The result of a step for the functions that Keras's loops call; equal on every replica.
 
     Args:
-        rows: How many rows the batch had.
-        terms: The value of each loss term, in one vector.
-        metrics: By how much each variable of the metrics changes.
-        batch: All rows, where metrics have to see them at once, else None.
+        rows: The number of rows of the batch.
+        terms: `[term]`: the value of each loss term, as one vector.
+        metrics: The change of each variable of the metrics.
+        batch: Inputs, targets, outputs, weights and logits of all rows if the metrics need them at once, else None.
     """
 
     rows: tf.Tensor
@@ -77,7 +78,7 @@ class StepReport(NamedTuple):
 
 
 class Metrics:
-    """How a model's metrics are had from the replicas: each adds up, or they see the whole batch at once.
+    """The compiled metrics of a model: they are updated on each replica and summed, or once with the whole batch.
 
     Args:
         model: The compiled model.
@@ -85,27 +86,30 @@ class Metrics:
 
     def __init__(self, model: keras.Model) -> None:
         self._metrics = compiled_metrics(model)
+        # An overridden `compute_metrics` may do anything with the rows, so it gets all of them.
         self._own = getattr(model.compute_metrics, "__func__", None) is not keras.Model.compute_metrics
         self._additive = not self._own and (
             self._metrics is None or all(is_additive(metric) for metric in self._metrics.metrics)
         )
 
     def changes(self, outputs: Any, share: Share) -> list[tf.Tensor]:
-        """Return by how much this replica's rows change the metrics' variables; nothing where they do not add up."""
+        """Return this replica's changes of the metrics' variables; an empty list if they need the whole batch."""
         if self._metrics is None or not self._metrics.variables or not self._add_up(outputs):
             return []
         return state_change(self._metrics, share.y, outputs, sample_weight=share.sample_weight)
 
     def batch(self, outputs: Any, share: Share, replica: Replica) -> Any:
-        """Return all replicas' inputs, targets, outputs, weights and logits where metrics need them, else None."""
+        """Return the inputs, targets, outputs, weights and logits of all replicas if metrics need them, else None."""
         if self._add_up(outputs):
             return None
+        # Logits are attributes of the outputs, which the gathered tensors would lose.
         logits = keras.tree.map_structure(keras_logits, outputs)
         inputs = share.x if self._own else None  # Keras's own metrics do not read them.
         return gathered((inputs, share.y, outputs, share.sample_weight, logits), share, replica)
 
     def _add_up(self, outputs: Any) -> bool:
-        # Of one number a row Keras's metrics take the mean over the rows, and then count batches.
+        # Given outputs without an inner dim, Keras's metrics take the mean over the rows first, and then the mean over
+        # batches: each call counts as 1, whatever its number of rows.
         flat = self._metrics is not None and any(
             leaf.dtype.is_floating and leaf.shape.rank < 2 for leaf in keras.tree.flatten(outputs)
         )
@@ -113,9 +117,10 @@ class Metrics:
 
 
 def gathered(structure: Any, share: Share, replica: Replica) -> Any:
-    """Return all replicas' rows of a structure, in the order of the replicas."""
+    """Return a structure with the rows of all replicas, in the order of the replicas."""
     if replica.is_single:
         return structure
+    # None is a leaf for `keras.tree`, but no tensor: it stays in its place, and the others are gathered around it.
     leaves = [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
     parts = iter(replica.last.all_gather([leaf[: share.count] for leaf in leaves]))
     return keras.tree.map_structure(lambda leaf: None if leaf is None else tf.concat(next(parts), 0), structure)

@@ -1,7 +1,8 @@
-"""Refuses what would be written once for each part of a batch: a variable of which nothing of the model knows.
+"""Refuses writes to variables that Keras does not track: each part of a batch would write them.
 
-Layers, optimizers and metrics keep such variables as attributes that Keras does not track, and losses may have any. On
-one device a batch writes them once.
+A layer, optimizer or metric may have a plain `tf.Variable` as an attribute that Keras does not track; a loss may have
+one too. kparallel makes no copies of such a variable for the replicas. On one device a batch writes it once; here each
+replica and microbatch would.
 """
 
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from kparallel.errors import ModelError
 
 __all__: list[str] = []
 
+# How the types of operations begin that write a variable, whose handle is their first input.
 _WRITING = ("Assign", "ResourceScatter", "ResourceStridedSliceAssign", "ResourceApply", "ResourceSparseApply")
 
 Call = tuple[tf.Operation, str, Any]  # The operation, which of its functions, and that function's graph.
@@ -23,22 +25,22 @@ Call = tuple[tf.Operation, str, Any]  # The operation, which of its functions, a
 
 @contextmanager
 def refuse_shared_writes(parts: int) -> Iterator[None]:
-    """Make sure that what is traced inside writes no variable that the parts of a batch share.
+    """Refuse operations traced inside the context that write a variable that the parts of a batch share.
 
-    In a step that runs eagerly there is no graph to look at.
+    A step that runs eagerly is not checked, because it has no graph.
 
     Args:
-        parts: How many times a batch runs it; once is as on one device.
+        parts: How many times a batch runs these operations. One time is as on one device, and always allowed.
 
     Raises:
-        ModelError: It writes one.
+        ModelError: An operation writes such a variable.
     """
     graph = tf.compat.v1.get_default_graph() if parts > 1 and not tf.executing_eagerly() else None
     start = 0 if graph is None else len(graph.get_operations())
     yield
     if graph is not None:
         for handle in _written(graph.get_operations()[start:], ()):
-            if not is_copy(handle):
+            if not is_copy(handle):  # A replica's own copy of a moved variable may be written.
                 raise _refused(handle, parts)
 
 
@@ -54,12 +56,14 @@ def _written(operations: list[tf.Operation], calls: tuple[Call, ...]) -> Iterato
 
 
 def _outside(tensor: Any, calls: tuple[Call, ...]) -> Any:
-    """Return the handle that a tensor in functions stands for; None if they have made it themselves."""
+    """Return the handle outside of all functions that a tensor inside them is; None if a function made it itself."""
     while calls:
+        # One level up: an input of the function is an argument of its call.
         *outer, (operation, attribute, graph) = calls
         index = next((i for i, each in enumerate(graph.inputs) if each.name == tensor.name), None)
         if index is None:
             return None
+        # A conditional's own first input chooses the branch; the branches' inputs follow it.
         tensor, calls = operation.inputs[index + attribute.endswith("_branch")], tuple(outer)
     return captured(tensor)
 

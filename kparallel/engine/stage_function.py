@@ -1,4 +1,4 @@
-"""A stage as a callable: inline, a function traced once for each shape, or an XLA program."""
+"""A stage as a callable: Python that is traced inline, a `tf.function`, or an XLA program."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,17 +21,17 @@ def stage_function(stage: Stage, training: bool, *, jit: bool, inline: bool) -> 
 
     Args:
         stage: The stage.
-        training: As Keras means it.
-        jit: Whether to compile with XLA, where every layer of the stage allows it; a recurrent layer does not,
-            because what its loop keeps for the backward pass cannot leave an XLA program.
-        inline: Whether to leave an uncompiled stage in the step's own graph; worth it for a single call.
+        training: Keras's `training` argument.
+        jit: Whether to compile with XLA if every layer of the stage allows it. A recurrent layer does not: the tensor
+            lists that its loop keeps for the backward pass cannot leave an XLA program.
+        inline: Whether to trace an uncompiled stage into the step's own graph. It pays for a stage that is called once.
 
     Returns:
-        Takes (weights, state, inputs), returns `Forward`. A synchronized BatchNorm keeps its stage
-        inline, because it reduces over the replicas while it runs.
+        A function from (weights, state, inputs) to `Forward`. A stage with a synchronized BatchNorm is always inline:
+        the layer reduces over the replicas while it runs, which no nested function can.
 
     Raises:
-        PlanError: When called: the stage reads a variable that is not its layers' own.
+        PlanError: When the function is called: the stage reads a variable that belongs to none of its layers.
     """
 
     def run(weights: list[Any], state: list[Any], inputs: list[Value]) -> Forward:
@@ -43,6 +43,7 @@ def stage_function(stage: Stage, training: bool, *, jit: bool, inline: bool) -> 
     if inline and not xla:
         return run
 
+    # A `tf.function` returns tensors only. The stage finds its `StateRules` while it is traced, and keeps them.
     def flat(weights: list[Any], state: list[Any], inputs: list[Value]) -> tuple[Any, ...]:
         forward = run(weights, state, inputs)
         return forward.outputs, forward.added, forward.assigned, forward.state
@@ -51,6 +52,7 @@ def stage_function(stage: Stage, training: bool, *, jit: bool, inline: bool) -> 
 
     def call(weights: list[Any], state: list[Any], inputs: list[Value]) -> Forward:
         if not tf.executing_eagerly():
+            # Weights and state are arguments, so the traced function should have captured no variable at all.
             _refuse_foreign(function.get_concrete_function(weights, state, inputs).graph.variables, stage)
         outputs, added, assigned, end = function(weights, state, inputs)
         return Forward(outputs, added, assigned, end, stage.state_rules(training))
@@ -59,11 +61,11 @@ def stage_function(stage: Stage, training: bool, *, jit: bool, inline: bool) -> 
 
 
 def _refuse_foreign(variables: Any, stage: Stage) -> None:
-    """Make sure that a stage reads nothing but its own weights and state.
+    """Refuse a stage that reads a variable other than its own weights and state.
 
     Raises:
-        PlanError: It reads another variable, whose changes would not pass from microbatch to microbatch, and which
-            would make TensorFlow run the stages one after another.
+        PlanError: The stage captured a variable. Changes of it would not pass from microbatch to microbatch, and the
+            stage would be a stateful call: TensorFlow would run the stages one after another.
     """
     if variables:
         names = sorted({variable.name for variable in variables})

@@ -1,4 +1,4 @@
-"""One step of one replica: its passes, the reduction over the replicas, the update, and what is reported."""
+"""One step of one replica: forward and backward passes, all-reduce, update and report."""
 
 import warnings
 from typing import Any
@@ -33,7 +33,7 @@ __all__: list[str] = []
 
 
 class Step:
-    """The work of one replica on its share of a batch; call its methods in the replica's context.
+    """The step of one replica on its share of a batch. Call its methods in the replica's context.
 
     ```text
     share ─► forward and backward ─► add penalties ─► all-reduce ─► commit state ─► update ─► report
@@ -44,10 +44,10 @@ class Step:
     Args:
         model: The compiled and built model.
         pipeline: Its stages.
-        plan: The decision.
-        placement: Where replicas run.
-        loss_reduction: What a loss means that returns a scalar.
-        jit: True compiles stages and updates with XLA, False nothing, None what gains by it: updates of large stages.
+        plan: The plan of the model.
+        placement: The devices of the replicas, and their communicators.
+        loss_reduction: The meaning of a loss that returns a scalar: `"mean"`, `"sum"` or `"global"`.
+        jit: True compiles stages and updates with XLA, False nothing, None the updates of large stages only.
     """
 
     def __init__(
@@ -63,22 +63,24 @@ class Step:
         self._pipeline = pipeline
         self._plan = plan
         self._placement = placement
-        self._is_first = True
+        self._is_first = True  # Until the first training step is traced.
         layers = [layer for stage in pipeline.stages for layer in stage.layers]
-        # Synchronized BatchNorm counts rows itself, so an empty share must stay empty.
+        # An empty share gets a padding row, because few layers accept an empty batch. Synchronized BatchNorm counts the
+        # rows itself, so it must see none.
         self._pad = not any(getattr(layer, "synchronized", False) for layer in layers)
         coupling = Coupling(model, loss_reduction, placement.replicas * plan.microbatches)
         self._passes = ForwardBackward(model, pipeline, plan, coupling, bool(jit))
         self._kinds = Kinds(pipeline, self._passes.train_functions, plan.microbatches, placement.replicas)
         self._metrics = Metrics(model)
+        # Placed layers have several devices in one stage, and an XLA program has one.
         self._optimizer = OptimizerUpdate(getattr(model, "optimizer", None), False if pipeline.placed else jit)
 
     def train(self, data: Any, counts: RowCounts) -> StepReport:
         """Run a training step.
 
         Args:
-            data: What the dataset yields: the whole batch, or this replica's part of it.
-            counts: Its rows.
+            data: An element of the dataset: the whole batch, or this replica's part of it.
+            counts: Its number of rows.
 
         Raises:
             PlanError: The first batch has fewer rows for a replica than there are microbatches.
@@ -89,10 +91,12 @@ class Step:
         result, penalties = self._with_penalties(replica, share, result)
         if not losses.terms.of_one_microbatch() and not penalties:
             raise ValueError("No loss to compute. Pass `loss=` to compile(), or call add_loss() in a layer.")
+        # From here on every replica launches the same collectives in the same order.
         linear = scales_and_adds(self._model.optimizer)
         gradients = gradients_of(replica, result, self._kinds.sorter(result, share, linear))
         report = self._local_report(replica, share, losses, penalties)
         sums = all_reduce(replica, share, result, gradients, report, dense=linear and bool(gradients))
+        # Weights that layers assigned are written first: the optimizer's update starts from them.
         commit(replica, share, result, sums, losses.loss_state)
         self._update(sums.gradients | overwritten(replica, share, result))
         return self._report(replica, share, losses, sums)
@@ -102,12 +106,13 @@ class Step:
         replica, share = self._replica(), self._take(data, counts)
         result, losses = self._passes.run(replica, share, training=False)
         result, penalties = self._with_penalties(replica, share, result)
+        # No gradients: only the report and the changes of state travel.
         sums = all_reduce(replica, share, result, {}, self._local_report(replica, share, losses, penalties))
         commit(replica, share, result, sums, losses.loss_state)
         return self._report(replica, share, losses, sums)
 
     def predict(self, data: Any, counts: RowCounts) -> Any:
-        """Return the outputs of all replicas' rows; arguments as of `train`."""
+        """Return the outputs of all rows of the batch; arguments as of `train`."""
         replica, share = self._replica(), self._take(data, counts)
         result, outputs = self._passes.predict(replica, share)
         commit(replica, share, result, all_reduce_state(replica, share, result, Report.of(share, [], [], [])))
@@ -122,13 +127,13 @@ class Step:
         return take_share(data, counts, index - placement.first_replica, index, placement.replicas, pad=self._pad)
 
     def _check_first(self, counts: RowCounts) -> None:
-        """Refuse a first batch that leaves microbatches empty; a last one may.
+        """Refuse a first batch that leaves microbatches empty. The last batch of an epoch may do so.
 
-        The first replica's share decides, the largest, so that all workers of a cluster decide alike.
+        The largest share decides, that of the first replica: then all workers of a cluster decide alike.
         """
         number, is_first, self._is_first = self._plan.microbatches, self._is_first, False
-        whole = counts.rows
-        rows = whole[0] if isinstance(whole, tuple) else split_sizes(whole, self._placement.replicas)[0]
+        counted = counts.rows
+        rows = counted[0] if isinstance(counted, tuple) else split_sizes(counted, self._placement.replicas)[0]
         if is_first and number > 1 and rows < number:
             raise PlanError(
                 f"Expected at most {rows} microbatches for a first batch that gives a replica {rows} rows, "
@@ -138,9 +143,9 @@ class Step:
     def _with_penalties(
         self, replica: Replica, share: Share, result: ReplicaResult
     ) -> tuple[ReplicaResult, list[tf.Tensor]]:
-        """Add the regularizers' gradients; a `compute_loss` of the model's own decides on its penalties itself.
+        """Add the gradients of the regularizers, weighted by this replica's fraction of the rows.
 
-        Each replica counts its part of the rows, so that a penalty counts once over all replicas.
+        The fractions sum to 1, so a penalty counts once. An overridden `compute_loss` counts penalties itself.
         """
         if overrides_compute_loss(self._model):
             return result, []
@@ -148,14 +153,14 @@ class Step:
         return add_regularization(replica, result, lambda: rows / rows_of_batch(replica, share), self._passes.scaled)
 
     def _local_report(self, replica: Replica, share: Share, losses: LossStage, penalties: list[tf.Tensor]) -> Report:
-        """Return this replica's part of the losses and of the metrics' changes."""
-        losses.factors()
+        """Return this replica's summands of the losses, and its changes of the metrics."""
+        losses.factors()  # Made before the scope "report" is entered: an all-reduce of statistics has its own scope.
         with tf.name_scope("report"), replica.on_last_device():
             metrics = self._metrics.changes(losses.joined(), share)
             return Report.of(share, losses.values() + penalties, metrics, losses.loss_state.changes(share.count))
 
     def _report(self, replica: Replica, share: Share, losses: LossStage, sums: Sums) -> StepReport:
-        """Return the report of all replicas."""
+        """Return the report of the whole batch."""
         report = sums.report
         with tf.name_scope("report"):
             with replica.on_last_device():
@@ -163,10 +168,11 @@ class Step:
             return StepReport(report.rows, terms, report.metrics, self._metrics.batch(losses.joined(), share, replica))
 
     def _update(self, gradients: dict[int, Any]) -> None:
-        """Apply the optimizer to gradients by the id of their variable."""
+        """Apply the optimizer to summed gradients, given by the id of their variable."""
         variables = self._model.trainable_variables
-        if not variables:
+        if not variables:  # Keras's train_step warns in the same words.
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
             return
+        # A variable without a gradient is passed too: Keras warns about it, or raises if there is none at all.
         with tf.name_scope("update"), local_updates(tf.distribute.get_strategy()), colocate_with_inputs():
             self._optimizer.apply([gradients.get(id(variable)) for variable in variables], variables)

@@ -1,4 +1,4 @@
-"""The loss terms of one replica, by what computes them and by microbatch."""
+"""The loss terms of one replica, by their origin (compiled losses, or a stage's `add_loss`) and by microbatch."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -23,48 +23,50 @@ class TermTable:
     add_loss in stage 1      []        []        []
     ```
 
-    Each microbatch has the same terms, so a term's sum over the microbatches is the sum of one place of each cell.
-    Wherever terms are listed they come in the order of the rows: a, b, c. A loss that needs all rows at once fills the
-    cell of microbatch 0 alone.
+    Each microbatch has the same terms, so the sum of a term over the microbatches is the sum along a line of the table.
+    A list of all terms has the order of the lines: a, b, c. A loss that needs all rows at once fills the cell of
+    microbatch 0 only.
 
     Args:
-        stages: How many stages there are.
+        stages: The number of stages.
     """
 
     def __init__(self, stages: int) -> None:
-        self._losses: dict[int, list[WeightedTerm]] = {}
+        self._losses: dict[int, list[WeightedTerm]] = {}  # `[m][term]`
+        # `[s][m][term]`
         self._added: list[dict[int, list[Term]]] = [{} for _ in range(stages)]
 
     def set_losses(self, m: int, terms: list[WeightedTerm]) -> None:
-        """Enter what the compiled losses, or the model's own `compute_loss`, give for a microbatch."""
+        """Store a microbatch's terms of the compiled losses, or the one term of an overridden `compute_loss`."""
         self._losses[m] = terms
 
     def set_added(self, s: int, m: int, terms: list[Term]) -> None:
-        """Enter what `add_loss` and activity regularizers of a stage give for a microbatch."""
+        """Store a microbatch's terms of a stage's `add_loss` calls and activity regularizers."""
         self._added[s][m] = terms
 
     def losses(self, m: int) -> list[Term]:
-        """Return what the compiled losses gave for a microbatch, without their weights."""
+        """Return a microbatch's terms of the compiled losses, without their weights."""
         return [term for _, term in self._losses[m]]
 
     def added(self) -> list[Term]:
-        """Return what the stages added to the losses, from one microbatch."""
+        """Return the `add_loss` terms of all stages, from one microbatch."""
         return [term for cells in self._added for term in _any(cells)]
 
     def of_one_microbatch(self) -> list[WeightedTerm]:
         """Return each term with its weight, from one microbatch."""
+        # `add_loss` has no loss weight.
         return [*_any(self._losses), *((None, term) for term in self.added())]
 
     def added_by(self, s: int) -> slice:
-        """Return the places of a stage's own terms among all terms."""
+        """Return the slice of a stage's `add_loss` terms in the list of all terms."""
         start = len(_any(self._losses)) + sum(len(_any(cells)) for cells in self._added[:s])
         return slice(start, start + len(_any(self._added[s])))
 
     def summed(self, of_term: Callable[[Term], list[tf.Tensor]]) -> list[tf.Tensor]:
-        """Return tensors of each term, summed over the microbatches.
+        """Return tensors of all terms, summed over the microbatches.
 
         Args:
-            of_term: Picks a term's tensors, such as its statistics.
+            of_term: Returns a term's tensors, such as its statistics.
         """
         losses = {m: [term for _, term in terms] for m, terms in self._losses.items()}
         totals: list[tf.Tensor] = []

@@ -1,4 +1,4 @@
-"""A subclass's own `compute_loss`, called so that what cannot be differentiated is refused by name."""
+"""Calls an overridden `compute_loss` without side effects, and refuses what it reads or assigns but may not."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ __all__: list[str] = []
 
 
 def overrides_compute_loss(model: keras.Model) -> bool:
-    """Tell whether a model's class, or a function that was assigned to the model, computes its loss."""
+    """Return whether `compute_loss` is overridden, by the model's class or by an assignment to the model."""
     return getattr(model.compute_loss, "__func__", None) is not keras.Model.compute_loss
 
 
 class _Recorder(keras.StatelessScope):  # type: ignore[misc]
-    """Holds assignments back and notes which variables are read, and which are assigned."""
+    """Records assignments instead of writing them, and which variables are read and assigned."""
 
     def __init__(self, state: list[tuple[keras.Variable, Any]]) -> None:
         super().__init__(state_mapping=state)
@@ -38,22 +38,24 @@ class _Recorder(keras.StatelessScope):  # type: ignore[misc]
 def own_loss(
     model: Any, arguments: list[Any], training: bool, state: list[tuple[keras.Variable, Any]]
 ) -> tuple[Any, list[Any], set[int]]:
-    """Call a model's own `compute_loss`.
+    """Call an overridden `compute_loss`.
 
     Args:
         model: The model.
         arguments: x, y, outputs and sample weights.
-        training: As Keras means it.
-        state: Of `own_variables`, with their values on this replica.
+        training: Keras's `training` argument.
+        state: The variables of `own_variables` with their values on this replica.
 
     Returns:
-        The loss, a function of the outputs alone, the new value of each variable of `state`, None where it stays, and
-        the ids of those that were read or assigned.
+        The loss, which depends on the outputs only; the new value of each variable of `state`, None where it does not
+        change; and the ids of the variables that were read or assigned.
 
     Raises:
-        ModelError: It reads weights, whose gradient would be lost, or assigns what is no state of the model.
+        ModelError: The method reads weights, whose gradients would be lost, or assigns a variable that is no state of
+            the model.
     """
     extra = {"training": training} if compute_loss_takes_training(model) else {}
+    # Weights are in the scope too, so that reads of them are recorded.
     weights = [(variable, variable.value) for variable in model.trainable_variables]
     with _Recorder([*weights, *state]) as scope, one_replica_view():
         value = model.compute_loss(*arguments, **extra)
@@ -66,8 +68,8 @@ def own_loss(
             "what it needs as one more output."
         )
     _refuse_foreign(model, [variable for variable, _ in state], scope)
-    news = [(scope.state_mapping[id(variable)], old) for variable, old in state]
-    return value, [None if new is old else new for new, old in news], {*scope.read, *scope.assigned}
+    ends = [(scope.state_mapping[id(variable)], old) for variable, old in state]
+    return value, [None if new is old else new for new, old in ends], {*scope.read, *scope.assigned}
 
 
 def _refuse_foreign(model: Any, state: list[keras.Variable], scope: _Recorder) -> None:
@@ -81,25 +83,25 @@ def _refuse_foreign(model: Any, state: list[keras.Variable], scope: _Recorder) -
 
 
 def own_variables(model: keras.Model) -> list[keras.Variable]:
-    """Return what a model's own `compute_loss` may change: variables that do not train, and its own metrics'."""
-    rest = [variable for variable in model.variables if not variable.trainable]
+    """Return the variables that `compute_loss` may change: the non-trainable ones, and those of the model's metrics."""
+    non_trainable = [variable for variable in model.variables if not variable.trainable]
     metrics = [variable for metric in own_metrics([model]) for variable in metric.variables]
-    return list({id(variable): variable for variable in [*metrics, *rest]}.values())
+    return list({id(variable): variable for variable in [*metrics, *non_trainable]}.values())
 
 
 def own_state(model: keras.Model) -> list[tuple[keras.Variable, tf.Tensor]]:
     """Return `own_variables` with their values on this replica.
 
-    Call it outside the view of one replica, in which there is only the first one's copy.
+    Call it outside of `one_replica_view`, inside which only the first replica's copy can be read.
     """
     return [(variable, tf.identity(variable.value)) for variable in own_variables(model)]
 
 
 def refuse_added(model: Any, added: list[Any]) -> None:
-    """Make sure that a model with its own `compute_loss` adds no losses, which that may count or not.
+    """Refuse a model that overrides `compute_loss` and calls `add_loss`: whether the override counts them is unknown.
 
     Raises:
-        ModelError: It does.
+        ModelError: The model does both.
     """
     if added and overrides_compute_loss(model):
         raise ModelError(

@@ -1,7 +1,7 @@
 """Loss terms as numerators and statistics, so that a loss of shares is the loss of the whole batch.
 
-A mean over a batch that lies on several replicas is sum(numerators) / sum(denominators); dividing on each
-replica and averaging is wrong as soon as shares, masks or weights differ.
+The mean over a batch that is divided among replicas is sum(numerators) / sum(denominators). Dividing on each replica
+and averaging the quotients is wrong as soon as the sizes, masks or weights of the shares differ.
 """
 
 from collections.abc import Callable
@@ -28,10 +28,11 @@ class Term:
     """One loss term on one replica.
 
     Args:
-        numerator: Scalar; what is differentiated.
-        statistics: Scalars that are summed over the replicas before they divide.
-        factors: Maps the summed statistics to (factor of the gradient, factor of the reported value).
-        by_rows: Whether each statistic is a constant, and in proportion to the rows: then no replica need be asked.
+        numerator: A scalar that is differentiated.
+        statistics: Scalars that are summed over microbatches and replicas, and then make the factors.
+        factors: Maps the summed statistics to (factor for the gradient, factor for the reported value).
+        by_rows: Whether each statistic is a constant that is proportional to the number of rows. Then the sums follow
+            from the row counts, without communication.
     """
 
     numerator: tf.Tensor
@@ -49,19 +50,19 @@ def _same(factor: Callable[[list[tf.Tensor]], tf.Tensor]) -> Factors:
 
 
 def as_scalar(weight: LossWeight, dtype: Any) -> tf.Tensor:
-    """Return a loss weight as a tensor: 1 for None; a variable's present value, which may change while training."""
+    """Return a loss weight as a scalar tensor: 1 for None, the current value of a variable."""
     if weight is None or isinstance(weight, int | float):
         return tf.constant(1.0 if weight is None else weight, dtype)
     return tf.cast(keras.ops.convert_to_tensor(weight), dtype)
 
 
 def summed(value: tf.Tensor) -> Term:
-    """Make a term whose replicas' values add up."""
+    """Return the term of a value that is summed over the replicas."""
     return Term(tf.reduce_sum(value), [], _same(lambda _: tf.constant(1.0, tf.float64)), by_rows=True)
 
 
 def row_mean(value: tf.Tensor, count: int) -> Term:
-    """Make a term of a scalar that each replica has as a mean over its rows."""
+    """Return the term of a scalar that is a mean over each replica's rows."""
     rows = tf.constant(count, tf.float64)
     return Term(
         value * tf.constant(count, value.dtype),
@@ -72,15 +73,16 @@ def row_mean(value: tf.Tensor, count: int) -> Term:
 
 
 def added_term(value: tf.Tensor, count: int) -> Term:
-    """Make a term of what `add_loss` gave: a scalar is a mean over rows, anything else is summed."""
+    """Return the term of an `add_loss` value: a scalar is a mean over the rows, any other tensor is summed."""
     return summed(value) if value.shape.rank else row_mean(value, count)
 
 
 def is_batch_coupled(loss: Any) -> bool:
-    """Tell whether a loss needs the whole batch at once.
+    """Return whether a loss is known to need the whole batch at once.
 
-    One of Keras's that compares rows does, whether given as a class, a function or a name. So does one that overrides
-    `__call__`, the reduction included: nothing tells what it makes of a part of the batch.
+    This holds for Keras's losses that compare rows, whether passed as a class, a function or a name. It also holds for
+    a loss that overrides `__call__`, which contains the reduction: its value for a part of a batch has no known
+    meaning.
     """
     if type(loss).__call__ is not keras.losses.Loss.__call__:
         return True
@@ -90,7 +92,7 @@ def is_batch_coupled(loss: Any) -> bool:
 
 
 def loss_values(loss: Any, y_true: Any, y_pred: Any) -> tf.Tensor:
-    """Return what a Keras loss gives before its reduction: a value for each row, or a scalar."""
+    """Return the values of a Keras loss before its reduction: a tensor with a value for each row, or a scalar."""
 
     def cast(leaf: Any) -> Any:
         return keras.ops.convert_to_tensor(leaf, dtype=loss.dtype)
@@ -105,9 +107,9 @@ def loss_term(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any, count: in
 
     Args:
         loss: A `keras.losses.Loss`.
-        y_true, y_pred, sample_weight: This replica's rows.
-        count: Their number.
-        scalar: What a loss means that returns a scalar: `"mean"` over rows, or `"sum"`.
+        y_true, y_pred, sample_weight: The rows.
+        count: The number of rows.
+        scalar: The meaning of a loss that returns a scalar: a `"mean"` over the rows, or a `"sum"`.
 
     Returns:
         The term, equal to `loss(y_true, y_pred, sample_weight)` once summed over replicas.
@@ -120,7 +122,8 @@ def loss_term(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any, count: in
     values = loss_values(loss, y_true, y_pred)
     mask = _both(keras_mask(y_pred), keras_mask(values))
     weight = None if sample_weight is None else keras.ops.convert_to_tensor(sample_weight, dtype=dtype)
-    valid = None
+    # As Keras: a mask becomes a weight, and the mean is taken over the valid entries.
+    valid = None  # (number of valid entries, number of entries)
     if mask is not None:
         flags = tf.cast(mask, dtype)
         valid = [tf.reduce_sum(flags), tf.cast(tf.size(flags), dtype)]
@@ -134,7 +137,7 @@ def loss_term(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any, count: in
 
 
 def _check_reduction(loss: Any) -> None:
-    """Make sure that a loss reduces as Keras knows it: an attribute may have been set, or a class of one's own made."""
+    """Refuse a loss with an unknown reduction, which a subclass or an assignment may have set."""
     if loss.reduction not in _REDUCTIONS:
         raise ModelError(
             f"Expected a loss with one of the reductions {_REDUCTIONS}, received {type(loss).__name__} with "
@@ -143,7 +146,7 @@ def _check_reduction(loss: Any) -> None:
 
 
 def is_rowwise(loss: Any) -> bool:
-    """Tell whether a loss is Keras's own, which has as many entries for one row as for any other."""
+    """Return whether a loss is Keras's own: it then has the same number of entries for each row."""
     parts = (type(loss), wrapped_function(loss) or type(loss))
     return all(part.__module__.startswith("keras.") for part in parts)
 
@@ -151,7 +154,8 @@ def is_rowwise(loss: Any) -> bool:
 def _vector_term(
     values: tf.Tensor, weight: Any, valid: list[tf.Tensor] | None, reduction: str | None, rows: int | None
 ) -> Term:
-    # Of the inner dims alone, which all replicas have alike: a dim of one row may be unknown where one of two is not.
+    # The size follows from `rows` and the inner dims, which are the same on all replicas. Dim 0 is not used, because it
+    # may be statically unknown on one replica and known on another.
     inner = values.shape[1:].num_elements()
     known = rows is not None and inner is not None
     size = tf.constant(rows * inner, tf.float64) if known else _size(values)
@@ -166,21 +170,22 @@ def _vector_term(
         return Term(total, [mass], _same(lambda s: tf.math.divide_no_nan(one, s[0])))
     if valid is None or reduction == "mean_with_sample_weight":
         return Term(total, [size], _same(lambda s: tf.math.divide_no_nan(one, s[0])), known)
-    # What is left is the mean. Keras weighs valid entries by total/valid of the mask, then divides by the size.
+    # The mean with a mask. Keras multiplies valid entries by total/valid of the mask, then divides by the size.
     statistics = [size, *(tf.cast(v, tf.float64) for v in valid)]
     return Term(total, statistics, _same(lambda s: tf.math.divide_no_nan(tf.math.divide_no_nan(s[2], s[1]), s[0])))
 
 
 def _size(values: tf.Tensor) -> tf.Tensor:
-    """Return the number of entries, as a constant where shapes tell it: then nothing waits for the values."""
-    known = values.shape.num_elements()
-    return tf.cast(tf.size(values), tf.float64) if known is None else tf.constant(known, tf.float64)
+    """Return the number of entries; a constant if the static shape determines it, so that it needs no forward pass."""
+    static = values.shape.num_elements()
+    return tf.cast(tf.size(values), tf.float64) if static is None else tf.constant(static, tf.float64)
 
 
 def _scalar_term(value: tf.Tensor, weight: Any, count: int, scalar: str, reduction: str | None) -> Term:
     base = row_mean(value, count) if scalar == "mean" else summed(value)
     if weight is None:
         return base
+    # Keras multiplies the scalar by each weight and then reduces, so the weights' sum or mean is a factor.
     mass = [tf.cast(tf.reduce_sum(weight), tf.float64), tf.cast(tf.size(weight), tf.float64)]
 
     def factor(statistics: list[tf.Tensor]) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""Which metrics may be updated on each replica and added up."""
+"""Metrics whose state after a batch is the sum of their states after its parts."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +14,11 @@ __all__: list[str] = []
 
 
 def is_additive(metric: Any) -> bool:
-    """Tell whether a metric's state after a batch is the sum of its states after the batch's shares.
+    """Return whether a metric's state after a batch is the sum of its states after the batch's shares.
 
-    Keras's own metrics are, but for `CosineSimilarity(axis=0)` and the like. One that averages a user's function
-    may see a scalar per batch, and a user's own class may do anything: these are updated once, with the whole batch.
+    This holds for Keras's own metrics, except those that reduce over the rows, such as `CosineSimilarity(axis=0)`. A
+    metric that averages a user's function may see a scalar for each batch, and a user's class may do anything. Both are
+    updated once, with the whole batch.
     """
     if not type(metric).__module__.startswith("keras.") or 0 in reduced_dims(metric):
         return False
@@ -27,12 +28,12 @@ def is_additive(metric: Any) -> bool:
 
 @contextmanager
 def noting_sums(metrics: Sequence[keras.metrics.Metric], added: set[int]) -> Iterator[None]:
-    """Note which metrics are updated with rows alone, so that their states add up over the parts of a batch.
+    """Find the metrics that are updated with rows only: their states add up over the parts of a batch.
 
     Args:
-        metrics: Those that may be updated.
-        added: Takes the ids of the variables of those that are. A metric of Keras's that is given numbers of one dim
-            takes their mean, and counts it as one: its graph tells how the parts of such a mean go together.
+        metrics: The metrics that may be updated.
+        added: A set to which the ids of their variables are added. A metric of Keras's that receives a tensor of one
+            dim takes its mean and counts it as 1; how the parts of such a mean are combined is found from the graph.
     """
     updates = {id(metric): metric.update_state for metric in metrics if is_additive(metric)}
     seen: dict[int, bool] = {}
@@ -48,7 +49,7 @@ def noting_sums(metrics: Sequence[keras.metrics.Metric], added: set[int]) -> Ite
 
     watched = [metric for metric in metrics if id(metric) in updates]
     for metric in watched:
-        metric.__dict__["update_state"] = noted(metric)
+        metric.__dict__["update_state"] = noted(metric)  # Not `setattr`, by which Keras tracks attributes.
     try:
         yield
     finally:
@@ -62,12 +63,12 @@ def _is_float(leaf: Any) -> bool:
 
 
 def refuse_divided(metric: keras.metrics.Metric, where: str, way_out: str) -> ModelError:
-    """Return the error about a metric whose state after a batch is not had from those after the batch's parts.
+    """Return the error for a metric whose states after the parts of a batch do not determine the one after the batch.
 
     Args:
-        metric: It.
-        where: What updates it.
-        way_out: What the user may do.
+        metric: The metric.
+        where: The code that updates it, in the words of the message.
+        way_out: A sentence on what the user can do.
     """
     return ModelError(
         f"Metric {metric.name!r} is updated in {where}, which sees a part of a batch alone, with what is neither a sum "
@@ -76,7 +77,7 @@ def refuse_divided(metric: keras.metrics.Metric, where: str, way_out: str) -> Mo
 
 
 def state_change(metric: keras.metrics.Metric, *args: Any, **kwargs: Any) -> list[Any]:
-    """Return by how much one update changes a metric's variables, starting from its reset state."""
+    """Return the change of a metric's variables by one update that starts from its reset state."""
     start = metric.stateless_reset_state()
     end = metric.stateless_update_state(start, *args, **kwargs)
     return [new - old for new, old in zip(end, start, strict=True)]

@@ -1,4 +1,4 @@
-"""The mesh that a user's options and the machine's devices make."""
+"""Chooses the mesh from the user's options and the devices of the machine."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,15 +12,15 @@ __all__: list[str] = []
 
 
 def choose_mesh(options: Options, stages: int, workers: int) -> Mesh:
-    """Lay the devices out as rows: one replica each, as many lanes as a row has devices.
+    """Return this worker's mesh: a row of devices for each of its replicas.
 
     Args:
-        options: What the user said.
-        stages: How many stages there are.
-        workers: How many workers share the replicas.
+        options: The user's options.
+        stages: The number of stages.
+        workers: The number of workers that share the replicas.
 
     Raises:
-        DeviceError: A device is unknown, repeated or of mixed type.
+        DeviceError: A device is unknown or repeated, or the devices are of several kinds.
         PlanError: There are too few devices, or the workers do not divide the replicas.
     """
     if isinstance(options.stages, Mapping):
@@ -50,11 +50,13 @@ def choose_mesh(options: Options, stages: int, workers: int) -> Mesh:
 
 
 def _local_replicas(options: Options, stages: int, workers: int, names: Sequence[str]) -> int:
+    """Return the number of this worker's replicas."""
     way_out = "kparallel.virtual_devices(n), called first, makes n virtual CPU devices."
     if workers > 1:
         way_out = "kparallel run --devices-per-worker n gives each worker n virtual CPU devices."
-    # Of a worker's CPUs, TensorFlow's multi-worker strategy runs one replica; its stages may use them all.
-    alone = workers > 1 and names[0].startswith("CPU")
+    # TensorFlow's multi-worker strategy runs one replica on a worker's CPUs. The stages of that replica may use all of
+    # the worker's virtual devices.
+    one_replica = workers > 1 and names[0].startswith("CPU")
     if options.replicas is None:
         dealt = registered(options.schedule).dealt
         needed = 1 if dealt else stages
@@ -63,11 +65,11 @@ def _local_replicas(options: Options, stages: int, workers: int, names: Sequence
                 f"Expected at most {len(names)} stages for the devices {list(names)}, received {stages}. {way_out} "
                 "Or say replicas=1 to put several stages on one device."
             )
-        return 1 if dealt or alone else len(names) // stages
+        return 1 if dealt or one_replica else len(names) // stages
     if options.replicas % workers:
         raise PlanError(f"Expected replicas that {workers} workers divide evenly, received {options.replicas}.")
     local = options.replicas // workers
-    if alone and local > 1:
+    if one_replica and local > 1:
         raise PlanError(
             f"Expected one replica on each of {workers} workers, whose devices are CPUs, received replicas="
             f"{options.replicas}. Start {options.replicas} workers, or let stages use the other devices."

@@ -1,4 +1,4 @@
-"""From a user's options to a plan: how many replicas and stages, which devices, and where to cut."""
+"""Makes a plan from the user's options: replicas, stages, devices and cut."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,12 +32,12 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
     """Return the plan for a model.
 
     Args:
-        model: A plain model, built if it is to be cut.
-        options: What the user said.
-        workers: How many workers share the replicas.
+        model: The plain model. It has to be built if it is to be cut.
+        options: The user's options.
+        workers: The number of workers that share the replicas.
 
     Raises:
-        DeviceError: A device is unknown, repeated or of mixed type.
+        DeviceError: A device is unknown or repeated, or the devices are of several kinds.
         PlanError: The options do not fit the model or the machine; the message says the way out.
     """
     check_options(options)
@@ -61,6 +61,7 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
     else:
         stage_of = stages_by_name(units, stages)
     groups = layer_groups(units, stage_of, number, costs)
+    # Four microbatches for each stage: beyond that the bubble shrinks little.
     microbatches = 4 * number
     if options.batch_size is not None:
         microbatches = min(microbatches, ceil(options.batch_size / (workers * mesh.replicas)))
@@ -90,7 +91,7 @@ def _plan(
 
 
 def _search(model: keras.Model, graph: Graph, options: Options, workers: int) -> Plan:
-    """Choose the fastest plan that fits the memory; what the user fixed stays fixed."""
+    """Choose the fastest plan that fits the memory and has the values that the user fixed."""
     if options.batch_size is None:
         raise PlanError("Expected batch_size along with memory_per_device: activations grow with it. Say batch_size=.")
     if not isinstance(options.stages, int | None):
@@ -112,7 +113,7 @@ def _search(model: keras.Model, graph: Graph, options: Options, workers: int) ->
         microbatches=options.microbatches,
         recompute=options.recompute,
     )
-    # A model of one stage is not cut, so its group names no calls, as for a plan that was not searched.
+    # A model of one stage is not cut, so its group has no calls; a plan that was not searched has none either.
     return replace(plan, groups=(_whole(model),)) if plan.mesh.stages == 1 else plan
 
 
@@ -132,7 +133,7 @@ def _required(graph: Graph | None, model: keras.Model, purpose: str) -> Graph:
 
 
 def _by_layer(model: keras.Model, options: Options, mesh: Mesh, stages: Any, workers: int) -> Plan:
-    """Put the layers of a model that is no graph on devices by name; they run one after another."""
+    """Return the plan for a model that cannot be cut: its layers are placed by name and run one after another."""
     unbuilt = [layer.name for layer in model.layers if not layer.built]
     if not model.built or unbuilt:
         raise PlanError(
@@ -150,21 +151,21 @@ def _by_layer(model: keras.Model, options: Options, mesh: Mesh, stages: Any, wor
         for layer in model.layers
     ]
     stage_of = stages_by_name(units, stages)
-    whole = sum(unit.parameters for unit in units) or 1
+    total = sum(unit.parameters for unit in units) or 1
     groups = []
     for stage in range(mesh.stages):
-        mine = [unit for unit, at in zip(units, stage_of, strict=True) if at == stage]
-        names, parameters = tuple(unit.name for unit in mine), sum(unit.parameters for unit in mine)
-        if not mine:
+        members = [unit for unit, stage_of_unit in zip(units, stage_of, strict=True) if stage_of_unit == stage]
+        names, parameters = tuple(unit.name for unit in members), sum(unit.parameters for unit in members)
+        if not members:
             raise PlanError(f"Expected every stage to have layers, received none for stage {stage}.")
-        size = sum(unit.weight_bytes for unit in mine)
-        groups.append(LayerGroup(names, parameters, size, share=parameters / whole))
-    # Nothing is run again: there is no stage whose inputs could be kept instead.
+        size = sum(unit.weight_bytes for unit in members)
+        groups.append(LayerGroup(names, parameters, size, share=parameters / total))
+    # No recomputation: it would need the inputs of a stage, and there are no stages.
     return _plan(model, mesh, tuple(groups), 1, replace(options, recompute=None), workers)
 
 
 def _slots(model: keras.Model) -> float:
-    """Return how many variables the compiled optimizer keeps for each weight; Adam's two where there is none."""
+    """Return the number of variables that the optimizer keeps for each weight; 2, as for Adam, without an optimizer."""
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
         return 2
@@ -174,22 +175,22 @@ def _slots(model: keras.Model) -> float:
 
 
 def check_plan(plan: Plan, model: keras.Model) -> None:
-    """Make sure that a plan was made for a model like this.
+    """Check that a plan was made for this model, or for one with the same layers and weights.
 
     Raises:
-        PlanError: It was made for one with other layers or weights.
+        PlanError: The plan was made for a model with other layers or weights.
     """
-    found = _whole(model)
+    whole_model = _whole(model)
     graph = open_graph(model) if len(plan.groups) > 1 and model.built else None
     units = len(graph.calls) if graph is not None else 0
     planned = sum(len(group.units) for group in plan.groups)
     sizes = [sum(group.parameters for group in plan.groups), sum(group.weight_bytes for group in plan.groups)]
-    layers = len(plan.groups) > 1 or plan.groups[0].layers == found.layers
+    layers = len(plan.groups) > 1 or plan.groups[0].layers == whole_model.layers
     if (
         plan.model_name != model.name
         or not layers
         or units != planned
-        or sizes != [found.parameters, found.weight_bytes]
+        or sizes != [whole_model.parameters, whole_model.weight_bytes]
     ):
         raise PlanError(
             f"Expected a plan made for model {model.name!r}, received one for {plan.model_name!r} "
@@ -198,10 +199,10 @@ def check_plan(plan: Plan, model: keras.Model) -> None:
 
 
 def check_microbatches(model: keras.Model, plan: Plan) -> None:
-    """Make sure that a model computes the same in microbatches.
+    """Check that a model can be computed in microbatches.
 
     Raises:
-        PlanError: A synchronized BatchNorm would have to see all microbatches at once.
+        PlanError: The model has a synchronized BatchNorm, which would need all microbatches at once.
     """
     if plan.microbatches == 1:
         return
@@ -215,6 +216,7 @@ def check_microbatches(model: keras.Model, plan: Plan) -> None:
 
 
 def _costs(options: Options, graph: Graph, units: tuple[Unit, ...]) -> list[float]:
+    """Return the cost of each unit by the measure of `balance`."""
     if options.balance == "time":
         return measured(graph, _sample(graph, options.sample))
     if options.balance == "parameters":
@@ -223,6 +225,7 @@ def _costs(options: Options, graph: Graph, units: tuple[Unit, ...]) -> list[floa
 
 
 def _sample(graph: Graph, sample: Any) -> list[Any]:
+    """Return flat inputs for the measurement: the user's sample, or 32 rows of zeros."""
     if sample is None:
         return [
             tf.zeros([32, *(1 if dim is None else dim for dim in graph.specs[number].shape[1:])], spec.dtype)
@@ -233,6 +236,7 @@ def _sample(graph: Graph, sample: Any) -> list[Any]:
 
 
 def _whole(model: keras.Model) -> LayerGroup:
+    """Return the layer group of the whole model."""
     layers = tuple(layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer))
     weights = model.weights if model.built else []
     parameters = sum(int(tf.TensorShape(w.shape).num_elements()) for w in weights)

@@ -14,7 +14,7 @@ _BALANCES = ("flops", "parameters", "time")
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may say about a plan; `kparallel.wrap` documents each."""
+    """The user's options for a plan; `kparallel.wrap` documents them."""
 
     replicas: int | None = None
     stages: int | Mapping[str, Sequence[str]] | Sequence[Any] | None = None
@@ -29,10 +29,10 @@ class Options:
 
 
 def check_options(options: Options) -> None:
-    """Make sure that each option is of its kind.
+    """Check the type and the range of each option.
 
     Raises:
-        PlanError: One is not; the message says what was expected.
+        PlanError: An option is not valid; the message says what was expected.
     """
     if options.balance not in _BALANCES:
         raise PlanError(f"Expected balance to be one of {_BALANCES}, received {options.balance!r}.")

@@ -164,7 +164,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
             record_jit(self, True)
 
     def _place_new(self) -> None:
-        """RowRange what was made since: weights of a layer built later, an optimizer's slots, metrics."""
+        """Place what was made since: weights of a layer built later, an optimizer's slots, metrics."""
         if take_over(self, self._kparallel):
             self._kparallel.moves += 1
             self._kparallel.redirect_calls(self)

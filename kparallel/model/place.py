@@ -1,4 +1,4 @@
-"""The strategy and the communicators that carry a mesh, on one machine or in a cluster."""
+"""Makes the strategy and the communicators for a mesh, on one machine or in a cluster."""
 
 from collections.abc import Callable
 
@@ -20,13 +20,13 @@ __all__: list[str] = []
 def place(
     mesh: Mesh, cluster: tf.distribute.Strategy | None, compression: str | None, agree: Callable[[WorkerGroup], None]
 ) -> tuple[tf.distribute.Strategy, Placement]:
-    """Return the strategy that holds a mesh's variables, and where its replicas run.
+    """Return the strategy that holds the variables of a mesh, and the placement of its replicas.
 
     Args:
         mesh: This worker's rows.
         cluster: The cluster's strategy, or None on one machine.
         compression: The dtype in which gradients travel, or None.
-        agree: In a cluster, makes sure that all workers lay out the same.
+        agree: In a cluster, a check that all workers have the same plan. It is called before any other collective.
 
     Raises:
         PlanError: The mesh has another number of replicas than the cluster's strategy.
@@ -51,7 +51,8 @@ def place(
     index = cluster.cluster_resolver.task_id
     first = mesh.replicas * index
     workers = len(cluster.cluster_resolver.cluster_spec().as_dict()["worker"])
-    # First, so that workers whose plans differ in stages number this collective alike, and can report the difference.
+    # The check comes before the communicators are made. Workers whose plans differ in stages would make different
+    # numbers of them; so far all have numbered the same collectives, and can report the difference.
     group = TFWorkerGroup(cluster, workers, index, cluster_departures())
     agree(group)
     columns = [tuple(row[stage] for row in rows) for stage in range(mesh.stages)]
@@ -61,7 +62,7 @@ def place(
 def _communicators(
     columns: list[tuple[str, ...]], strategy: tf.distribute.Strategy, first_replica: int, group: WorkerGroup
 ) -> tuple[Communicator, ...]:
-    """Return each column's communicator: a ring between the CPUs of several workers, else TensorFlow's collectives."""
+    """Return the communicator of each column: a ring if all devices are CPUs, else TensorFlow's collectives."""
     plain = [TFCommunicator(column, strategy, strategy.num_replicas_in_sync, first_replica) for column in columns]
     connections = peer_connections() if all(":CPU:" in device for column in columns for device in column) else None
     rings = None if connections is None else connections.rings(len(columns), group)

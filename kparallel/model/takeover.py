@@ -1,4 +1,4 @@
-"""Takes a model's variables over to the columns of its plan, and gives them back.
+"""Moves a model's variables to the columns of its plan, and back.
 
 ```text
                       column of stage 0    column of stage 1
@@ -6,9 +6,9 @@
         replica 1     kernel               kernel'  metrics  counters of the optimizer
 ```
 
-A weight lies on the column of the stage that owns it, its slots beside it, all else on the last stage's column. Keras
-variables stay the same objects; what they hold is exchanged. So every handle that a user keeps goes on working: another
-model that shares layers, the optimizer, a metric.
+A weight is on the column of the stage that owns it, with its slots. All other variables are on the last stage's column.
+The Keras variables stay the same objects; only the TensorFlow variables inside them are exchanged. So every reference
+that a user has stays valid: another model that shares layers, the optimizer, a metric.
 """
 
 import gc
@@ -37,15 +37,15 @@ Column = tuple[str, ...]
 
 
 def check_variables(model: keras.Model, runtime: Runtime, former: Runtime | None = None) -> None:
-    """Make sure that all variables of a model may lie where a plan puts them.
+    """Check that all variables of a model can be moved to the devices of a plan.
 
     Args:
-        model: Not moved yet.
-        runtime: Has the plan.
-        former: What the model is laid out by so far.
+        model: The model, before it is moved.
+        runtime: The runtime with the plan.
+        former: The runtime with which the model is wrapped so far, or None.
 
     Raises:
-        ModelError: A strategy of the user's own holds a variable, or another wrapped model holds it elsewhere.
+        ModelError: A variable belongs to a strategy of the user's, or to another wrapped model on other devices.
     """
     for variable, column in _columns(model, runtime):
         strategy = foreign_strategy(variable)
@@ -57,7 +57,7 @@ def check_variables(model: keras.Model, runtime: Runtime, former: Runtime | None
             )
         if is_placed(variable, runtime.strategy, column) or not _others(variable, former):
             continue
-        gc.collect()  # Models lie in cycles of references: one that nobody holds any more may still be there.
+        gc.collect()  # Models are in reference cycles: a model that is no longer reachable may still own the variable.
         others = _others(variable, former)
         if others:
             raise ModelError(
@@ -68,17 +68,19 @@ def check_variables(model: keras.Model, runtime: Runtime, former: Runtime | None
 
 
 def take_over(model: keras.Model, runtime: Runtime) -> bool:
-    """RowRange each variable of a model that its plan does not hold yet: all at first, later what was made since.
+    """Move every variable of a model that is not on its plan's devices yet.
+
+    The first call moves all variables. Later calls move those that were made since: slots, metrics, new layers.
 
     Args:
-        model: Plain, or wrapped with this runtime.
-        runtime: Has the plan.
+        model: The plain model, or a model that is wrapped with this runtime.
+        runtime: The runtime with the plan.
 
     Returns:
-        Whether a variable has moved.
+        Whether a variable was moved.
 
     Raises:
-        ModelError: As of `check_variables`. Whatever fails, no variable has moved.
+        ModelError: As in `check_variables`. After any error all variables are where they were.
     """
     if all(_holds(runtime, variable) for variable in _variables(model)):
         return False
@@ -90,7 +92,7 @@ def take_over(model: keras.Model, runtime: Runtime) -> bool:
             old = place_variable(variable, runtime.strategy, column)
             if old is not None:
                 moved.append((variable, old))
-    except BaseException:
+    except BaseException:  # KeyboardInterrupt too: a half-moved model would be of no use.
         for variable, old in reversed(moved):
             restore_variable(variable, old)
         raise
@@ -105,7 +107,7 @@ def take_over(model: keras.Model, runtime: Runtime) -> bool:
 
 
 def give_back(model: keras.Model, runtime: Runtime) -> None:
-    """Gather each variable of a model on one device, but for those that another wrapped model holds as well."""
+    """Move every variable of a model back to one device, except those that another wrapped model uses too."""
     device = runtime.placement.rows[0][0]
     moved = []
     for variable in _variables(model):
@@ -120,7 +122,7 @@ def give_back(model: keras.Model, runtime: Runtime) -> None:
 
 
 def _columns(model: keras.Model, runtime: Runtime) -> Iterator[tuple[keras.Variable, Column]]:
-    """Yield each variable of a model once, with the devices on which the plan wants its copies."""
+    """Yield each variable of a model once, with the devices of its copies according to the plan."""
     last = len(runtime.plan.groups) - 1
     stages = runtime.stages_of(model) if model.built and last else {}
     for optimizer in optimizers_of(model):
@@ -131,7 +133,7 @@ def _columns(model: keras.Model, runtime: Runtime) -> Iterator[tuple[keras.Varia
 
 
 def _variables(model: keras.Model) -> Iterator[keras.Variable]:
-    """Yield each variable that a model's steps may write, once: weights, state, metrics, the optimizer's."""
+    """Yield each variable that a step may write, once: of layers, metrics and optimizers."""
     yield from variables_of(model)
 
 
@@ -141,23 +143,24 @@ def _holds(runtime: Runtime, variable: keras.Variable) -> bool:
 
 
 def _others(variable: keras.Variable, former: Runtime | None) -> list[Runtime]:
-    """Return what else holds a variable."""
+    """Return the runtimes, other than `former`, that use a variable."""
     placed = placed_value(variable)
     return [] if placed is None else [owner for owner in placed.owners if owner is not former]
 
 
 def _renew_functions_of_others(model: keras.Model, moved: list[keras.Variable]) -> None:
-    """Let every Keras model but this one that shares moved variables trace its functions anew.
+    """Discard the traced functions of every other Keras model that shares moved variables.
 
-    They would go on writing to the first copy alone, or reading one that is none any more. A layer does not know the
-    models that it is part of, so they are found among all objects; only those that have traced something matter.
+    Such functions would write to the first copy only, or read a variable that is no copy any more. A layer has no
+    reference to the models that contain it, so these are found among all objects. Only models that have traced a
+    function matter.
     """
     if not moved:
         return
     ids = set(map(id, moved))
     for other in gc.get_objects():
-        traced = issubclass(type(other), keras.Model) and other is not model and _has_traced(other)
-        if traced and any(id(variable) in ids for variable in _variables(other)):
+        has_traced = issubclass(type(other), keras.Model) and other is not model and _has_traced(other)
+        if has_traced and any(id(variable) in ids for variable in _variables(other)):
             renew_functions(other)
 
 

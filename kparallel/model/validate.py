@@ -1,4 +1,4 @@
-"""Which models can be wrapped."""
+"""Checks whether a model can be wrapped."""
 
 from typing import Any
 
@@ -13,7 +13,12 @@ __all__: list[str] = []
 
 
 def check_surroundings() -> None:
-    """Make sure that Keras runs on TensorFlow, and that the call stands in no strategy's scope."""
+    """Check that Keras runs on TensorFlow, and that no strategy's scope is active.
+
+    Raises:
+        BackendError: Keras has another backend.
+        ModelError: A strategy's scope is active.
+    """
     if keras.backend.backend() != "tensorflow":
         raise BackendError(
             f"Expected Keras on TensorFlow, received the backend {keras.backend.backend()!r}. "
@@ -28,10 +33,10 @@ def check_surroundings() -> None:
 
 
 def check_model(model: Any) -> None:
-    """Make sure that a model can be wrapped.
+    """Check that a model can be wrapped.
 
     Raises:
-        ModelError: It cannot; the message says why and the way out.
+        ModelError: The model cannot be wrapped; the message says why, and the way out.
     """
     if not isinstance(model, keras.Model):
         kind = f"{type(model).__module__}.{type(model).__name__}"

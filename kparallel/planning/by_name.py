@@ -1,4 +1,4 @@
-"""A cut by hand: which layers, by name or glob, form each stage."""
+"""A manual cut: the layers of each stage, by name or glob."""
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -12,13 +12,13 @@ __all__: list[str] = []
 
 
 def count_stages(by_hand: Any) -> int:
-    """Return how many stages a cut by hand makes.
+    """Return the number of stages of a manual cut.
 
     Args:
-        by_hand: As for `stages_by_name`.
+        by_hand: The cut, as for `stages_by_name`.
 
     Raises:
-        PlanError: It is no cut by hand.
+        PlanError: The argument is no manual cut.
 
     Example:
         >>> count_stages(["head"]), count_stages([["embed"], ["head"]]), count_stages({"GPU:0": ["*"]})
@@ -36,13 +36,13 @@ def count_stages(by_hand: Any) -> int:
 def stages_by_name(units: Sequence[Unit], by_hand: Any) -> tuple[int, ...]:
     """Return the stage of each unit.
 
-    A name or glob takes a layer by its path, by its last part, or with all that lies inside it. Plain operations go
-    with the latest stage that they read from.
+    A name or glob matches a layer by its path, by the last part of its path, or by the path of a model around it. A
+    plain operation is in the latest stage that it reads from.
 
     Args:
         units: The model's units.
-        by_hand: For each stage its names and globs, in a list or in a dict by device; or a list of the names of the
-            first layers of all later stages.
+        by_hand: A list or dict (by device) of the names and globs of each stage; or a list with the first layer of each
+            stage but stage 0.
 
     Raises:
         PlanError: A name is unknown, a layer is in two stages or in none, or a stage reads from a later one.
@@ -70,43 +70,43 @@ def _is_cut_points(by_hand: Any) -> bool:
 def _from_cut_points(units: Sequence[Unit], points: Sequence[str]) -> tuple[int, ...]:
     starts = []
     for point in points:
-        found = [index for index, unit in enumerate(units) if unit.layers and _matches(point, unit.name)]
-        if not found:
+        matches = [index for index, unit in enumerate(units) if unit.layers and _matches(point, unit.name)]
+        if not matches:
             raise _unknown(point, units)
-        if not any(unit.layers for unit in units[: found[0]]):
+        if not any(unit.layers for unit in units[: matches[0]]):
             raise PlanError(
                 f"Expected the first layers of all later stages, received {point!r}, before which no layer is left for "
                 "stage 0. Leave it out: the first stage needs no name."
             )
-        starts.append(found[0])
+        starts.append(matches[0])
     if starts != sorted(set(starts)):
         raise PlanError(f"Expected cut points in the order of the model, each once, received {list(points)}.")
     return tuple(sum(index >= start for start in starts) for index in range(len(units)))
 
 
 def _from_groups(units: Sequence[Unit], groups: Sequence[Sequence[str]]) -> tuple[int, ...]:
-    taken: dict[str, int] = {}
+    home: dict[str, int] = {}
     for stage, names in enumerate(groups):
         names = [names] if isinstance(names, str) else names
         if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
             raise PlanError(f"Expected a list of names or globs of layers for stage {stage}, received {names!r}.")
         for name in names:
-            found = {layer for unit in units for layer in unit.layers if _matches(name, layer)}
-            if not found:
+            matches = {layer for unit in units for layer in unit.layers if _matches(name, layer)}
+            if not matches:
                 raise _unknown(name, units)
-            for layer in found:
-                if taken.setdefault(layer, stage) != stage:
+            for layer in matches:
+                if home.setdefault(layer, stage) != stage:
                     raise PlanError(
-                        f"Expected each layer in one stage, received {layer!r} in stages {taken[layer]} and {stage}: "
+                        f"Expected each layer in one stage, received {layer!r} in stages {home[layer]} and {stage}: "
                         "that would be a cut inside a shared layer. Name it once."
                     )
-    missing = sorted({layer for unit in units for layer in unit.layers} - set(taken))
+    missing = sorted({layer for unit in units for layer in unit.layers} - set(home))
     if missing:
         raise PlanError(f"Expected every layer in a stage, received none for {missing[:8]}. Name them, or use a glob.")
     stage_of: list[int] = []
     for unit in units:
         read = max((stage_of[index] for index in unit.reads), default=0)
-        stage_of.append(max(taken[layer] for layer in unit.layers) if unit.layers else read)
+        stage_of.append(max(home[layer] for layer in unit.layers) if unit.layers else read)
     return tuple(stage_of)
 
 

@@ -1,4 +1,4 @@
-"""What a search for a plan looks at."""
+"""The candidates of a search for a plan."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ class Candidate:
 
     @property
     def plain(self) -> bool:
-        """Whether this is data parallelism and nothing else."""
+        """Whether this is plain data parallelism."""
         return self.stages == 1 and self.microbatches == 1 and self.recompute == "never"
 
     @property
     def simplicity(self) -> tuple[int, int, int, int]:
-        """What orders candidates of equal merit: few stages, few microbatches, no recomputation, many replicas."""
+        """The sort key among equally fast candidates: few stages, few microbatches, no recomputation, many replicas."""
         return self.stages, self.microbatches, RECOMPUTE.index(self.recompute), -self.replicas
 
 
@@ -43,10 +43,10 @@ def candidates(
     """Yield every combination that the devices and the rows of a batch allow.
 
     Args:
-        devices: Number of devices.
-        batch_size: Rows of a batch over all replicas.
-        most_stages: Into how many stages the model can be cut.
-        fixed: Replicas, stages, microbatches and recompute policy, each None where it is free.
+        devices: The number of devices.
+        batch_size: The number of rows of a global batch.
+        most_stages: The largest number of stages into which the model can be cut.
+        fixed: Replicas, stages, microbatches and recompute policy; None for those that are free.
     """
     replicas, stages, microbatches, recompute = fixed
     for r, s in product(range(min(devices, batch_size), 0, -1), range(1, min(devices, most_stages) + 1)):

@@ -1,4 +1,4 @@
-"""Cut a list of costs into contiguous groups, the slowest of which is as fast as can be."""
+"""Cuts a list of costs into contiguous groups, so that the most expensive group is as cheap as possible."""
 
 from collections.abc import Sequence
 
@@ -19,19 +19,19 @@ def cut(
     units: Sequence[Unit] | None = None,
     fits: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[int, ...]:
-    """Return where each group starts; exact, by dynamic programming over (groups, end).
+    """Return the start of each group. The result is exact: dynamic programming over (groups, end).
 
-    Among all cuts whose slowest group is the fastest possible, the one that sends the fewest bytes is taken. An output
-    counts once for every later group that reads it, since it travels straight there. No group is without cost, and no
-    cut falls between units that change the same state.
+    Among all cuts whose most expensive group is as cheap as possible, the result is the one that sends the fewest
+    bytes. An output counts once for every later group that reads it, since it travels directly there. Every group has a
+    cost above 0, and no cut falls between units that change the same state.
 
     Args:
-        costs: One cost for each unit, in order, in any unit.
-        stages: How many groups.
-        units: The units, to count the bytes that a cut sends and to keep together what shares a state; default
-            nothing is counted or kept together.
-        fits: Whether the units from start to end (exclusive) fit the memory of a stage, as an array indexed
-            `[stage, start, end]`; default everything fits.
+        costs: The cost of each unit, in order, in any unit of measure.
+        stages: The number of groups.
+        units: The units. They determine the bytes that a cut sends, and the units that share a state. Default: no bytes
+            are counted, and a cut may fall anywhere.
+        fits: `[stage, start, end]`: whether the units from start to end (exclusive) fit the memory of a stage. Default:
+            everything fits.
 
     Raises:
         PlanError: There are more stages than units with a cost, or no cut fits.
@@ -53,10 +53,10 @@ def cut(
 
 
 def least_slowest(table: npt.NDArray[np.float64]) -> float:
-    """Return the least possible cost of the dearest group.
+    """Return the minimax cost: the smallest achievable cost of the most expensive group.
 
     Args:
-        table: Cost of a group, indexed `[stage, start, end]`; infinite where there can be none.
+        table: `[stage, start, end]`: the cost of a group, infinite for a group that is not allowed.
 
     Example:
         >>> least_slowest(np.array([[[np.inf, 3.0], [np.inf, np.inf]]]))
@@ -64,13 +64,14 @@ def least_slowest(table: npt.NDArray[np.float64]) -> float:
     """
     best = np.full(table.shape[1], np.inf)
     best[0] = 0
+    # `best[end]`: the minimax cost of the first `end` units in the groups so far.
     for costs in table:
         best = np.maximum(best[:, None], costs).min(axis=0)
     return float(best[-1])
 
 
 def _fewest(table: npt.NDArray[np.float64]) -> tuple[int, ...]:
-    """Return the starts of the groups with the least sum."""
+    """Return the starts of the groups whose sum of costs is the least."""
     best = np.full(table.shape[1], np.inf)
     best[0] = 0
     choices = []
@@ -78,6 +79,7 @@ def _fewest(table: npt.NDArray[np.float64]) -> tuple[int, ...]:
         total = best[:, None] + costs
         choices.append(total.argmin(axis=0))
         best = total.min(axis=0)
+    # Back from the end: the start of a group is the end of the one before it.
     starts = [table.shape[1] - 1]
     for choice in reversed(choices):
         starts.append(int(choice[starts[-1]]))
@@ -85,7 +87,7 @@ def _fewest(table: npt.NDArray[np.float64]) -> tuple[int, ...]:
 
 
 def most_stages(costs: Sequence[float], units: Sequence[Unit] | None = None) -> int:
-    """Return into how many stages, each with a cost, the units can be cut.
+    """Return the largest number of stages with a cost above 0 into which the units can be cut.
 
     Example:
         >>> most_stages([1, 0, 1, 1])
@@ -99,12 +101,12 @@ def _free(costs: Sequence[float], units: Sequence[Unit] | None) -> npt.NDArray[n
     return np.full(len(costs) + 1, True) if units is None else cut_points(units)
 
 
-def _runs(costs: Sequence[float], stages: int, free: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Return the cost of every run of units, indexed `[start, end]`; infinite for runs that can be no stage."""
+def _runs(costs: Sequence[float], stages: int, allowed: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Return the cost of every run of units, `[start, end]`, infinite for a run that may not be a stage."""
     sums = np.concatenate([[0.0], np.cumsum(costs)])
     working = np.concatenate([[0], np.cumsum(np.asarray(costs) > 0)])
     runs: npt.NDArray[np.float64] = sums[None, :] - sums[:, None]
-    possible = (np.triu(np.ones_like(runs), 1) > 0) & free[:, None] & free[None, :]
+    possible = (np.triu(np.ones_like(runs), 1) > 0) & allowed[:, None] & allowed[None, :]
     if stages > 1:
         possible &= working[None, :] > working[:, None]
     return np.where(possible, runs, np.inf)

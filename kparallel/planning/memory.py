@@ -1,4 +1,4 @@
-"""How many bytes a stage needs while it trains; an estimate from sizes alone."""
+"""Estimates the memory of a stage during training from the sizes of its tensors."""
 
 import re
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ Bytes: TypeAlias = "float | npt.NDArray[np.float64]"
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on the device of one stage.
+    """The memory of one stage on one device, in bytes.
 
     Args:
         weights: The weights.
-        gradients: Their gradients, summed over microbatches.
+        gradients: The gradients, summed over microbatches.
         slots: The optimizer's variables.
-        activations: What forward passes keep for backward passes, at its peak.
+        activations: The tensors that forward passes keep for backward passes, at the peak.
     """
 
     weights: Bytes
@@ -36,7 +36,7 @@ class Memory:
 
     @property
     def total(self) -> Bytes:
-        """All of it."""
+        """The sum of all parts."""
         return self.weights + self.gradients + self.slots + self.activations
 
 
@@ -51,17 +51,17 @@ def stage_memory(
 ) -> Memory:
     """Estimate a stage's memory.
 
-    A stage keeps the activations of every microbatch in flight. With recomputation it keeps what it was sent for each,
-    and all activations of the one that runs backward; `"except_last"` adds those of the last microbatch.
+    A stage keeps the activations of every microbatch in flight. With recomputation it keeps the inputs of each, and all
+    activations of the one that runs backward. `"except_last"` also keeps the activations of the last microbatch.
 
     Args:
-        weight_bytes: Bytes of the stage's weights.
-        activation_bytes: Bytes that the forward pass of one microbatch keeps.
-        incoming_bytes: Bytes that one microbatch brings from earlier stages.
-        in_flight: Most microbatches that wait for their backward pass.
+        weight_bytes: The bytes of the stage's weights.
+        activation_bytes: The bytes that the forward pass of one microbatch keeps.
+        incoming_bytes: The bytes of the inputs of one microbatch from earlier stages.
+        in_flight: The largest number of microbatches that wait for their backward pass.
         recompute: `"never"`, `"always"` or `"except_last"`.
-        slots: Optimizer variables for each weight; 2 (default) for Adam, 1 for momentum, 0 for plain SGD.
-        frozen_bytes: Bytes of those weights that are not trained: they have no gradient and no slots. Default 0.
+        slots: The number of optimizer variables for each weight: 2 (default) for Adam, 1 for momentum, 0 for plain SGD.
+        frozen_bytes: The bytes of those weights that are not trained, and so have no gradient and no slots. Default 0.
 
     Example:
         >>> stage_memory(100, activation_bytes=50, incoming_bytes=10, in_flight=4)
@@ -69,23 +69,23 @@ def stage_memory(
         >>> stage_memory(100, activation_bytes=50, incoming_bytes=10, in_flight=4, recompute="always").activations
         90
     """
-    kept = in_flight * activation_bytes
+    activations = in_flight * activation_bytes
     if recompute != "never":
-        full = min(in_flight, 2 if recompute == "except_last" else 1)
-        kept = full * activation_bytes + in_flight * incoming_bytes
+        complete = min(in_flight, 2 if recompute == "except_last" else 1)
+        activations = complete * activation_bytes + in_flight * incoming_bytes
     trained = weight_bytes - frozen_bytes
-    return Memory(weight_bytes, trained, slots * trained, kept)
+    return Memory(weight_bytes, trained, slots * trained, activations)
 
 
 _SLOTS = {"sgd": 0, "rmsprop": 1, "adagrad": 1, "lion": 1, "adafactor": 0, "muon": 1}
 
 
 def slots_of(optimizer: str, more: int = 0) -> float:
-    """Return how many variables an optimizer keeps for each weight.
+    """Return the number of variables that an optimizer keeps for each weight.
 
     Args:
-        optimizer: Its class's name; 2, as Adam has, where it is not known.
-        more: How many options are set that keep one more each: momentum, centered, amsgrad, use_ema.
+        optimizer: The name of its class. An unknown one counts 2, as Adam.
+        more: The number of options that are set and keep one more variable each: momentum, centered, amsgrad, use_ema.
 
     Example:
         >>> slots_of("Adam"), slots_of("SGD"), slots_of("SGD", more=1)
@@ -101,10 +101,10 @@ def parse_bytes(size: str | float) -> float:
         size: A number of bytes, or a number with B, kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (of 1024).
 
     Returns:
-        Bytes.
+        The number of bytes.
 
     Raises:
-        PlanError: It is no size.
+        PlanError: The argument is no size.
 
     Example:
         >>> parse_bytes("8GB"), parse_bytes("1.5 MiB")

@@ -1,4 +1,4 @@
-"""The plan: what runs where, decided once, frozen and printable. Knows nothing of tensors."""
+"""The plan: the decision about what runs where. It is made once, frozen and printable, and knows no tensors."""
 
 from dataclasses import dataclass, field
 from math import ceil
@@ -25,14 +25,14 @@ class LayerGroup:
     """The layers of one stage.
 
     Args:
-        layers: Names of the layers, in topological order.
-        parameters: Number of weights, trainable or not.
-        weight_bytes: Bytes of these weights on one device.
-        units: Numbers of the stage's calls in the model's graph; empty where the model is one stage.
-        share: The stage's part of the model's cost, from 0 to 1; an estimate, so not compared.
-        activation_bytes_per_row: What a forward pass keeps for one row; an estimate.
-        arriving_bytes_per_row: What the stage reads from earlier stages for one row; an estimate.
-        frozen_bytes: Bytes of those weights that are not trained and so have no gradient and no slots.
+        layers: The names of the layers, in topological order.
+        parameters: The number of weights, trainable or not.
+        weight_bytes: The bytes of these weights on one device.
+        units: The indices of the stage's calls in the model's graph; empty if the model is one stage.
+        share: The stage's fraction of the model's cost, from 0 to 1; an estimate, so not compared.
+        activation_bytes_per_row: The bytes that a forward pass keeps for one row; an estimate.
+        arriving_bytes_per_row: The bytes that the stage reads from earlier stages for one row; an estimate.
+        frozen_bytes: The bytes of those weights that are not trained, and so have no gradient and no slots.
     """
 
     layers: tuple[str, ...]
@@ -47,24 +47,24 @@ class LayerGroup:
 
 @dataclass(frozen=True)
 class Plan:
-    """The decision how a model is spread over devices; `print` it to read it, `plot` it to see it.
+    """The decision how a model is distributed over devices; `print` it to read it, `plot` it to see it.
 
-    Two plans are equal when they decide the same; estimates and the reason do not count.
+    Two plans are equal if they decide the same. Estimates and the reason are not compared.
 
     Args:
-        model_name: Name of the model that it was made for.
+        model_name: The name of the model for which it was made.
         mesh: The devices.
         groups: One layer group per stage.
-        microbatches: Into how many parts each replica's share of a batch is split.
-        schedule: Its name, or a function of (stages, microbatches).
-        recompute: `"never"`, `"always"` or `"except_last"`: which forward passes are run again for the backward.
-        batch_size: Rows of a batch over all replicas, for estimates of memory; default unknown.
-        slots: Optimizer variables for each weight, for estimates of memory; default 2, as Adam has.
-        reason: Why a search chose it; default empty.
-        workers: How many workers share a batch, each with such a mesh, for estimates; default 1.
+        microbatches: The number of parts into which each replica's share of a batch is split.
+        schedule: The name of the schedule, or a function of (stages, microbatches).
+        recompute: The forward passes that the backward pass recomputes: `"never"`, `"always"` or `"except_last"`.
+        batch_size: The number of rows of a global batch, for estimates of memory; default unknown.
+        slots: The number of optimizer variables for each weight, for estimates of memory; default 2, as for Adam.
+        reason: Why a search chose the plan; default empty.
+        workers: The number of workers that share a batch, each with such a mesh, for estimates; default 1.
 
     Raises:
-        PlanError: `microbatches` is below 1 or above a replica's rows, `recompute` or the schedule is unknown.
+        PlanError: `microbatches` is below 1 or above a replica's rows; `recompute` or the schedule is unknown.
         ScheduleError: The schedule breaks a law of schedules.
 
     Example:
@@ -104,29 +104,29 @@ class Plan:
 
     @property
     def replicas(self) -> int:
-        """Number of replicas on all workers."""
+        """The number of replicas on all workers."""
         return self.workers * self.mesh.replicas
 
     @property
     def placed(self) -> bool:
-        """Whether layers are placed by name only, for a model whose call is Python of its own: no pipeline."""
+        """Whether the layers of a model that cannot be cut are placed on devices by name, without a pipeline."""
         return len(self.groups) > 1 and not any(group.units for group in self.groups)
 
     @property
     def rows_per_replica(self) -> int | None:
-        """Rows of the replica that gets most of a batch; None where the batch size is unknown."""
+        """The number of rows of the largest share; None if the batch size is unknown."""
         return None if self.batch_size is None else ceil(self.batch_size / self.replicas)
 
     @property
     def lanes(self) -> tuple[int, ...]:
-        """Index of each stage's lane: stages on one device run one after another."""
+        """The lane of each stage. A lane is one device of a row; its stages run one after another."""
         row = self.mesh.rows[0]
         order = list(dict.fromkeys(row))
         return tuple(order.index(name) for name in row)
 
     @property
     def rows_per_microbatch(self) -> int:
-        """Rows of the largest microbatch; 1 where the batch size is unknown."""
+        """The number of rows of the largest microbatch; 1 if the batch size is unknown."""
         rows = self.rows_per_replica
         return 1 if rows is None else ceil(rows / self.microbatches)
 
@@ -135,7 +135,7 @@ class Plan:
         return programs_for(self.schedule, self.mesh.stages, self.microbatches, self.lanes)
 
     def memory(self, stage_index: int) -> Memory:
-        """Estimate the memory of a stage on one device, activations for `batch_size` (or one row a microbatch)."""
+        """Estimate a stage's memory on one device. Without a `batch_size` a microbatch has one row."""
         group, rows = self.groups[stage_index], self.rows_per_microbatch
         return stage_memory(
             group.weight_bytes,
@@ -148,7 +148,7 @@ class Plan:
         )
 
     def predict(self) -> Prediction:
-        """Estimate the time of a step and the share of time in which devices wait."""
+        """Estimate the time of a step, and the fraction of time in which devices are idle."""
         shares = [group.share for group in self.groups]
         speed = even_replicas(self.batch_size or self.replicas, self.replicas)
         return predict(shares, self.programs(), self.microbatches, speed, self.recompute)
@@ -157,7 +157,7 @@ class Plan:
         """Draw the mesh, the layer groups and the schedule as one picture.
 
         Args:
-            path: Where to save it; the ending tells the format, such as `"plan.svg"`. Default it is not saved.
+            path: The file to write; its suffix determines the format, such as `"plan.svg"`. Default: no file.
 
         Returns:
             The Matplotlib figure.

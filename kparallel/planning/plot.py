@@ -1,4 +1,4 @@
-"""A plan as one picture: above, which layers and devices each stage has; below, who works when in one step.
+"""A plan as one picture: above, the layers and devices of each stage; below, the schedule of one step.
 
 ```text
             stage 0      stage 1            layers, share of the work, bytes that pass between
@@ -33,7 +33,7 @@ def draw(plan: "Plan", path: str | Path | None = None) -> "Figure":
 
     Args:
         plan: The plan.
-        path: Where to save; the ending tells the format. Default it is not saved.
+        path: The file to write; its suffix determines the format. Default: no file.
 
     Raises:
         ImportError: Matplotlib is not installed.
@@ -72,7 +72,7 @@ def _title(plan: "Plan") -> str:
 
 
 def _draw_mesh(axes: "Axes", plan: "Plan", height: float) -> None:
-    """Draw a column for each stage: its layers in a box, below it its device on every replica. Upwards in inches."""
+    """Draw a column for each stage: its layers in a box, below it its devices. The vertical unit is inches."""
     mesh = plan.mesh
     devices = _ROW * mesh.replicas
     axes.set_xlim(0, mesh.stages - 1 + _BOX)
@@ -111,7 +111,7 @@ def _arrow(axes: "Axes", stage: int, height: float, text: str) -> None:
 
 
 def _draw_schedule(axes: "Axes", plan: "Plan", width: float) -> None:
-    """Draw a lane for each device of a row, a box for each action, to the scale of time."""
+    """Draw a lane for each device of a row and a box for each action, to the scale of time."""
     programs = plan.programs()
     shares = [group.share for group in plan.groups]
     times = clock(programs, *passes(shares, plan.microbatches, plan.recompute))
@@ -142,12 +142,12 @@ def _headline(plan: "Plan") -> str:
 
 
 def _caption(plan: "Plan") -> str:
-    told = plan.predict()
+    prediction = plan.predict()
     if plan.placed:
         return "time →   F0: forward, B0: backward, both by the layers' parameters; grey: the device waits"
     again = "" if plan.recompute == "never" else f" (which runs it forward again: recompute {plan.recompute})"
-    wait = f"grey: the device waits, {told.bubble:.0%} of the time; " if told.bubble > 0.001 else ""
+    wait = f"grey: the device waits, {prediction.bubble:.0%} of the time; " if prediction.bubble > 0.001 else ""
     return (
         f"time →   F0: microbatch 0 forward, B0: backward{again}\n"
-        f"{wait}a step takes {told.step_time:.2f} of one device's time"
+        f"{wait}a step takes {prediction.step_time:.2f} of one device's time"
     )

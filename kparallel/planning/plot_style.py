@@ -1,4 +1,4 @@
-"""Colours and shapes that all pictures share."""
+"""The colours and shapes of all plots."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
-# Colours that colour-blind readers can tell apart (Okabe and Ito); stages beyond them repeat.
+# Colours that colour-blind readers can distinguish (Okabe and Ito). With more stages they repeat.
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7A6FBE", "#8C8C4A")
 TEXT_COLOR = "#222222"
 IDLE = "#E9E9E9"
@@ -22,7 +22,7 @@ def color(stage: int) -> str:
 
 
 def text_color(color: str) -> str:
-    """Return the colour of text that can be read on a colour."""
+    """Return a text colour that is legible on a background colour."""
     red, green, blue = (int(color[at : at + 2], 16) / 255 for at in (1, 3, 5))
     return TEXT_COLOR if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
 
@@ -30,22 +30,22 @@ def text_color(color: str) -> str:
 def rectangle(
     x: float, y: float, width: float, height: float, color: str, alpha: float, edge: float = 0.8
 ) -> "Rectangle":
-    """Return a filled box with a white edge, so many points wide."""
+    """Return a filled box with a white edge of `edge` points."""
     from matplotlib.patches import Rectangle
 
     return Rectangle((x, y), width, height, facecolor=color, alpha=alpha, edgecolor="white", linewidth=edge)
 
 
 def draw_action(axes: "Axes", action: Action, start: float, length: float, lane: int, inches: float) -> None:
-    """Draw an action as a box on its lane, with its name where that has room.
+    """Draw an action as a box on its lane, with its name if that fits.
 
     Args:
-        axes: Where time runs to the right and lanes downwards.
+        axes: The axes; time runs to the right, lanes downwards.
         action: The action.
-        start: When it starts, in the axes' unit.
-        length: How long it takes.
-        lane: Index of the lane.
-        inches: How wide the box is on paper.
+        start: The start time, in the unit of the axes.
+        length: The duration.
+        lane: The index of the lane.
+        inches: The width of the box on paper.
     """
     own, forward = color(action.stage), action.kind == FORWARD
     axes.add_patch(rectangle(start, lane - 0.42, length, 0.84, "white", 1.0))

@@ -1,4 +1,4 @@
-"""How long a step takes, before anything runs: a model of time in which only ratios mean something."""
+"""Predicts the time of a step by simulation. Times are relative: only ratios between plans have a meaning."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ __all__: list[str] = []
 
 # A backward pass takes about twice the time of a forward pass: it computes the gradients of inputs and of weights.
 BACKWARD_COST = 2.0
-# What starting one action costs, as a part of the whole model's forward pass on a replica's share of the batch. It
-# makes the best number of microbatches about four for each stage, beyond which GPipe's authors found no gain.
+# The time that it takes to start an action, as a fraction of the whole model's forward pass on a replica's share.
+# With it the best number of microbatches is about four for each stage, beyond which GPipe's authors found no gain.
 ACTION_OVERHEAD = 0.005
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a plan is expected to take.
+    """The predicted times of a plan.
 
     Args:
-        step_time: Time of one training step; 1 is one device that takes the whole batch at once.
-        bubble: Share of the devices' time in which they wait, from 0 to 1.
+        step_time: The time of one training step; 1 is the time of one device for the whole batch at once.
+        bubble: The fraction of the devices' time in which they are idle, from 0 to 1.
     """
 
     step_time: float
@@ -33,13 +33,13 @@ def predict(
 ) -> Prediction:
     """Simulate one training step.
 
-    Reduction between replicas and transfers between stages are not counted, for they depend on the machine.
+    All-reduces between replicas and transfers between stages are not counted, because they depend on the machine.
 
     Args:
-        shares: Each stage's part of the model's cost; they sum to 1.
+        shares: The fraction of the model's cost of each stage; they sum to 1.
         programs: One program per lane.
-        microbatches: Number of microbatches.
-        replicas: Number of replicas, or rows of a batch over the most rows of a replica. Default 1.
+        microbatches: The number of microbatches.
+        replicas: The number of replicas, or the rows of a batch divided by the rows of its largest share. Default 1.
         recompute: `"never"` (default), `"always"` or `"except_last"`.
 
     Example:
@@ -47,7 +47,7 @@ def predict(
         >>> predict([0.25] * 4, one_f_one_b(4, 16), 16).bubble.__round__(3)
         0.158
 
-    Source of the bubble's formula, (stages - 1) / (microbatches + stages - 1): Huang et al.,
+    Source of the formula of the bubble, (stages - 1) / (microbatches + stages - 1): Huang et al.,
     https://arxiv.org/abs/1811.06965.
     """
     times = clock(programs, *passes(shares, microbatches, recompute))
@@ -55,10 +55,11 @@ def predict(
     return Prediction(times.makespan / (one_device * replicas), times.bubble)
 
 
-def wider_than(shares: Sequence[float], microbatches: int, replicas: float, recompute: str) -> float:
-    """Return a step time that no schedule of these stages can beat, one stage for each lane.
+def step_time_bound(shares: Sequence[float], microbatches: int, replicas: float, recompute: str) -> float:
+    """Return a lower bound of the step time over all schedules with one stage per lane.
 
-    A stage works for all microbatches, and before it starts and after it ends one passes through all earlier stages.
+    A stage is busy for all microbatches. Before it starts, and after it ends, one microbatch passes through all earlier
+    stages.
     """
     both = [sum(pair) for pair in zip(*passes(shares, microbatches, recompute), strict=True)]
     longest = max(microbatches * own + sum(both[:stage]) for stage, own in enumerate(both))
@@ -66,7 +67,9 @@ def wider_than(shares: Sequence[float], microbatches: int, replicas: float, reco
 
 
 def even_replicas(batch_size: int, replicas: int) -> float:
-    """Return how many replicas would be as fast if rows could be split: the slowest has the most rows.
+    """Return the number of replicas that would be as fast if a batch could be divided exactly.
+
+    The replica with the largest share determines the time.
 
     Example:
         >>> even_replicas(8, 4), even_replicas(9, 4)
@@ -76,15 +79,15 @@ def even_replicas(batch_size: int, replicas: int) -> float:
 
 
 def passes(shares: Sequence[float], microbatches: int, recompute: str = "never") -> tuple[list[float], list[float]]:
-    """Return each stage's times for a forward and for a backward pass on one microbatch.
+    """Return the times of each stage for a forward and for a backward pass on one microbatch.
 
     Args:
-        shares: Each stage's part of the model's cost.
-        microbatches: Number of microbatches.
-        recompute: `"never"`, `"always"` or `"except_last"`; the latter is spread over all microbatches.
+        shares: The fraction of the model's cost of each stage.
+        microbatches: The number of microbatches.
+        recompute: `"never"`, `"always"` or `"except_last"`. The latter saves an equal part in all microbatches.
 
     Returns:
-        Times in which the whole model's forward pass on one microbatch takes 1.
+        Times in units of the whole model's forward pass on one microbatch.
     """
     start = ACTION_OVERHEAD * microbatches
     again = {"never": 0.0, "always": 1.0, "except_last": 1 - 1 / microbatches}[recompute]

@@ -12,7 +12,7 @@ __all__: list[str] = []
 
 
 def report(plan: "Plan") -> str:
-    """Return what `print(plan)` shows: a few lines for one stage, tables and the schedule's chart for several."""
+    """Return the text of `print(plan)`: a few lines for one stage; tables and the schedule's chart for several."""
     lines = [_title(plan), str(plan.mesh)]
     if len(plan.groups) <= 1:
         lines += [_one_line(plan, index, group) for index, group in enumerate(plan.groups)]
@@ -27,17 +27,17 @@ def report(plan: "Plan") -> str:
 
 
 def schedule_name(plan: "Plan") -> str:
-    """Return what to call the plan's schedule."""
+    """Return the name of the plan's schedule."""
     return plan.schedule if isinstance(plan.schedule, str) else getattr(plan.schedule, "__name__", "own")
 
 
 def count(number: int, noun: str) -> str:
-    """Return a number with its noun."""
+    """Return a number and its noun, in the plural if need be."""
     return f"{number:,} {noun}" + ("" if number == 1 else "es" if noun.endswith("ch") else "s")
 
 
 def size(number: float) -> str:
-    """Return bytes in the unit that suits them."""
+    """Return a number of bytes as text in a suitable unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if number < 1000 or unit == "GB":
             return f"{number:.3g} {unit}"
@@ -46,7 +46,7 @@ def size(number: float) -> str:
 
 
 def brief(layers: Sequence[str], most: int = 6) -> str:
-    """Name the first layers and the last."""
+    """Return the names of layers; if there are many, the first ones and the last."""
     if len(layers) <= most + 1:
         return ", ".join(layers)
     return f"{', '.join(layers[: most - 1])}, … {len(layers) - most} more …, {layers[-1]}"
@@ -74,7 +74,7 @@ def _one_line(plan: "Plan", index: int, group: "LayerGroup") -> str:
 
 
 def _table(plan: "Plan") -> str:
-    """Draw the table of stages; bytes are those on one device, of microbatches at the peak."""
+    """Return the table of stages. All bytes are those on one device."""
     flying = in_flight(plan.programs())
     head = ["", "layers", "parameters", "cost", "weights", "slots", "activations", "in flight", "arriving"]
     rows = [head]
@@ -114,8 +114,8 @@ def _schedule(plan: "Plan") -> list[str]:
 
 
 def _prediction(plan: "Plan") -> list[str]:
-    told = plan.predict()
+    prediction = plan.predict()
     return [
-        f"predicted: devices wait {told.bubble:.0%} of the time (bubble); "
-        f"a step takes {told.step_time:.2f} of one device's time"
+        f"predicted: devices wait {prediction.bubble:.0%} of the time (bubble); "
+        f"a step takes {prediction.step_time:.2f} of one device's time"
     ]

@@ -1,4 +1,4 @@
-"""Choose a plan: the fastest that fits the memory of every device."""
+"""Searches for a plan: the fastest that fits the memory of every device."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -13,7 +13,7 @@ from kparallel.planning.cut import cut, least_slowest, most_stages
 from kparallel.planning.groups import layer_groups
 from kparallel.planning.memory import parse_bytes, stage_memory
 from kparallel.planning.plan import Plan
-from kparallel.planning.predict import even_replicas, predict, wider_than
+from kparallel.planning.predict import even_replicas, predict, step_time_bound
 from kparallel.planning.report import count, size
 from kparallel.planning.units import Unit, cut_points, incoming_bytes
 from kparallel.schedule import Schedule, in_flight, programs_for
@@ -36,19 +36,19 @@ def choose(
     microbatches: int | None = None,
     recompute: str | None = None,
 ) -> Plan:
-    """Pick replicas, stages, microbatches and recomputation with the least predicted step time that fits.
+    """Choose replicas, stages, microbatches and recompute policy with the least predicted step time that fit.
 
-    Plain data parallelism wins whenever it fits.
+    Plain data parallelism is chosen whenever it fits.
 
     Args:
         units: The model's units.
-        devices: Names of the devices.
-        batch_size: Rows of a batch over all replicas.
-        memory_per_device: Such as `"8GB"`, or bytes; default no limit.
-        model_name: Name of the model, for the plan.
-        costs: What each unit costs, in any unit; default its FLOPs.
-        schedule: Name of the schedule, or a function; default 1F1B.
-        slots: Optimizer variables for each weight; default 2, as Adam has.
+        devices: The names of the devices.
+        batch_size: The number of rows of a global batch.
+        memory_per_device: The memory limit, such as `"8GB"`, or a number of bytes. Default no limit.
+        model_name: The name of the model, for the plan.
+        costs: The cost of each unit, in any unit of measure; default its FLOPs.
+        schedule: The name of the schedule, or a function; default 1F1B.
+        slots: The number of optimizer variables for each weight; default 2, as for Adam.
         replicas: Fixes the number of replicas; default free, as for the next three.
         stages: Fixes the number of stages.
         microbatches: Fixes the number of microbatches.
@@ -104,7 +104,7 @@ def choose(
 
 
 class _Search:
-    """What is computed once for all candidates."""
+    """The tables that all candidates share. A table `[start, end]` has an entry for every run of units."""
 
     def __init__(
         self,
@@ -125,22 +125,22 @@ class _Search:
         self._frozen = _runs([unit.frozen_bytes for unit in units])
         self._activations = _runs([unit.activation_bytes_per_row for unit in units])
         self._incoming = incoming_bytes(units)
-        self._free: dict[int, tuple[int, ...]] = {}
-        self._flying: dict[tuple[int, int], tuple[int, ...]] = {}
-        self._least: dict[Candidate, float] = {}
-        free = cut_points(units)
-        self._possible = (np.triu(np.ones_like(self._weights), 1) > 0) & free[:, None] & free[None, :]
+        self._free: dict[int, tuple[int, ...]] = {}  # By stages: the best cut without a memory limit.
+        self._flying: dict[tuple[int, int], tuple[int, ...]] = {}  # By (stages, microbatches): in flight, `[stage]`.
+        self._least: dict[Candidate, float] = {}  # Bytes on the fullest device for the best cut.
+        allowed = cut_points(units)
+        self._possible = (np.triu(np.ones_like(self._weights), 1) > 0) & allowed[:, None] & allowed[None, :]
         self.most_stages = max(1, most_stages(self._costs, units))
 
     def best(self, candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
-        """Return the candidate with the least predicted step time that fits, and why."""
+        """Return the candidate with the least predicted step time that fits, and the reason as text."""
         plain = next((each for each in candidates if each.plain), None)
         if plain is not None and self._least_memory(plain) <= self._limit:
             return plain, f"plain data parallelism fits{self._told(plain)}"
         best, least = None, np.inf
         for each in sorted(candidates, key=lambda each: (self._bound(each), *each.simplicity)):
             if self._bound(each) >= least:
-                break  # Memory is looked at last, and only of those that may be the fastest: it takes longest.
+                break  # All further candidates are slower too. Memory takes longest to compute, so it comes last.
             time = self._time(each) if self._least_memory(each) <= self._limit else np.inf
             if time < least * (1 - 1e-9):
                 best, least = each, time
@@ -165,22 +165,22 @@ class _Search:
         return f": {size(self._least_memory(candidate))} of {size(self._limit)} on each device"
 
     def _memory(self, candidate: Candidate) -> npt.NDArray[np.float64]:
-        """Return the bytes of every run of units on every stage, indexed `[stage, start, end]`."""
+        """Return the bytes of every run of units on every stage, `[stage, start, end]`."""
         rows = ceil(ceil(self._batch_size / candidate.replicas) / candidate.microbatches)
         shape = candidate.stages, candidate.microbatches
         if shape not in self._flying:
             self._flying[shape] = in_flight(programs_for(self._schedule, *shape))
-        activations, arriving = rows * self._activations, rows * self._incoming
+        activations, incoming = rows * self._activations, rows * self._incoming
         tables = [
             stage_memory(
-                self._weights, activations, arriving, held, candidate.recompute, self._slots, self._frozen
+                self._weights, activations, incoming, held, candidate.recompute, self._slots, self._frozen
             ).total
             for held in self._flying[shape]
         ]
         return np.where(self._possible, np.stack(tables), np.inf)
 
     def _least_memory(self, candidate: Candidate) -> float:
-        """Return what the fullest device needs at least, over all cuts."""
+        """Return the bytes on the fullest device, for the cut that needs the least."""
         if candidate not in self._least:
             self._least[candidate] = least_slowest(self._memory(candidate))
         return self._least[candidate]
@@ -191,7 +191,7 @@ class _Search:
         return self._free[stages]
 
     def _starts(self, candidate: Candidate) -> tuple[int, ...] | None:
-        """Return the best cut that fits, if there is one in which every stage has work."""
+        """Return the best cut that fits, or None if there is none in which every stage has work."""
         fits = self._memory(candidate) <= self._limit
         starts = self._free_starts(candidate.stages)
         ends = (*starts[1:], len(self._units))
@@ -203,16 +203,16 @@ class _Search:
             return None
 
     def _shares(self, starts: Sequence[int]) -> list[float]:
-        whole = sum(self._costs)
+        total = sum(self._costs)
         ends = (*starts[1:], len(self._units))
         parts = [sum(self._costs[start:end]) for start, end in zip(starts, ends, strict=True)]
-        return [part / whole if whole else 1 / len(starts) for part in parts]
+        return [part / total if total else 1 / len(starts) for part in parts]
 
     def _bound(self, candidate: Candidate) -> float:
-        """Return a time that the candidate cannot beat: all stages as fast as the slowest of the best cut allows."""
+        """Return a lower bound of the candidate's time: that of the slowest stage of the best cut without a limit."""
         share = max(self._shares(self._free_starts(candidate.stages)))
         least = [share] + [0.0] * (candidate.stages - 1)
-        return wider_than(least, candidate.microbatches, self._speed(candidate), candidate.recompute)
+        return step_time_bound(least, candidate.microbatches, self._speed(candidate), candidate.recompute)
 
     def _time(self, candidate: Candidate) -> float:
         starts = self._starts(candidate)
@@ -237,6 +237,6 @@ class _Search:
 
 
 def _runs(sizes: Sequence[float]) -> npt.NDArray[np.float64]:
-    """Return the sum of every run of units, indexed `[start, end]`."""
+    """Return the sum over every run of units, `[start, end]`."""
     sums = np.concatenate([[0.0], np.cumsum(np.asarray(sizes, dtype=np.float64))])
     return np.asarray(sums[None, :] - sums[:, None])

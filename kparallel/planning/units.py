@@ -1,4 +1,4 @@
-"""A model as the planner sees it: units in topological order with what each costs. Knows nothing of Keras."""
+"""The planner's view of a model: units in topological order with their costs. It does not depend on Keras."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ class Unit:
 
     Args:
         name: The layer's path, such as `"encoder/dense_1"`.
-        flops_per_row: Estimated operations of the forward pass for one row.
-        parameters: Weights of the layer, counted at its first call.
-        weight_bytes: Bytes of these weights.
-        activation_bytes_per_row: What the call keeps for the backward pass, for one row.
-        output_bytes_per_row: What it hands on, for one row.
-        reads: Numbers of the units whose outputs it reads.
-        layers: Its layer's path, or nothing for a plain operation.
-        stays_with: Number of the first unit that changes the same state, such as an earlier call of a shared
-            BatchNorm; no cut may fall between them. Default None.
-        frozen_bytes: Bytes of those weights that are not trained and so have no gradient and no slots. Default 0.
+        flops_per_row: The estimated floating-point operations of the forward pass for one row.
+        parameters: The number of weights of the layer, counted at its first call.
+        weight_bytes: The bytes of these weights.
+        activation_bytes_per_row: The bytes that the call keeps for the backward pass, for one row.
+        output_bytes_per_row: The bytes of its outputs, for one row.
+        reads: The indices of the units whose outputs it reads.
+        layers: The path of its layer; empty for a plain operation.
+        stays_with: The index of the first unit that changes the same state, such as an earlier call of a shared
+            BatchNorm. No cut may fall between the two. Default None.
+        frozen_bytes: The bytes of those weights that are not trained, and so have no gradient and no slots. Default 0.
     """
 
     name: str
@@ -40,35 +40,35 @@ class Unit:
 
 
 def cut_points(units: Sequence[Unit]) -> npt.NDArray[np.bool_]:
-    """Say where a stage may start or end.
+    """Return where a stage may start or end.
 
     Args:
         units: The model's units.
 
     Returns:
-        Whether a cut may fall before each unit, and at the end.
+        For each unit whether a cut may fall before it, and whether one may fall at the end.
 
     Example:
         >>> shared = [Unit("norm", 1, 0, 0, 8, 8, (), ("norm",)), Unit("add", 1, 0, 0, 8, 8, (0,), ())]
         >>> cut_points([*shared, Unit("norm", 1, 0, 0, 8, 8, (1,), ("norm",), stays_with=0)]).tolist()
         [True, False, False, True]
     """
-    free = np.full(len(units) + 1, True)
+    allowed = np.full(len(units) + 1, True)
     for index, unit in enumerate(units):
         if unit.stays_with is not None:
-            free[unit.stays_with + 1 : index + 1] = False
-    return free
+            allowed[unit.stays_with + 1 : index + 1] = False
+    return allowed
 
 
 def incoming_bytes(units: Sequence[Unit]) -> npt.NDArray[np.float64]:
-    """Count what every run of units reads from earlier units.
+    """Return the bytes that every run of units reads from earlier units.
 
     Args:
         units: The model's units.
 
     Returns:
-        Bytes for one row, indexed `[start, end]`; each output counts once. At `[start, len(units)]` stand the bytes
-        that cross a cut before `start`.
+        Bytes for one row, `[start, end]`, end exclusive. Each output counts once. The entry `[start, len(units)]` is
+        the number of bytes that cross a cut before `start`.
 
     Example:
         >>> fork = [Unit("a", 1, 0, 0, 8, 8, (), ()), *[Unit(name, 1, 0, 0, 4, 4, (0,), ()) for name in "bc"]]
@@ -79,9 +79,10 @@ def incoming_bytes(units: Sequence[Unit]) -> npt.NDArray[np.float64]:
     for index, unit in enumerate(units):
         for read in set(unit.reads):
             readers[read].append(index)
-    arriving = np.zeros((len(units) + 1, len(units) + 1))
+    incoming = np.zeros((len(units) + 1, len(units) + 1))
     for index, unit in enumerate(units):
-        for before, reader in zip([index, *readers[index]], readers[index], strict=False):
-            # Runs that start behind the reader before this one, and reach this one.
-            arriving[before + 1 : reader + 1, reader + 1 :] += unit.output_bytes_per_row
-    return arriving
+        for previous, reader in zip([index, *readers[index]], readers[index], strict=False):
+            # The runs whose first reader of this output is `reader`: they start after the previous reader (at first
+            # after the writer) and contain this one. So the output counts once in each run.
+            incoming[previous + 1 : reader + 1, reader + 1 :] += unit.output_bytes_per_row
+    return incoming

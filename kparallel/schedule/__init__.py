@@ -1,4 +1,4 @@
-"""Schedules as data: who runs what and in which order, decided and tested without TensorFlow."""
+"""Schedules as data: which lane runs which actions in which order. Made and tested without TensorFlow."""
 
 from kparallel.schedule.action import BACKWARD, FORWARD, Action, Program, Programs, Schedule
 from kparallel.schedule.chart import chart

@@ -19,9 +19,9 @@ class Action:
     """One stage's forward or backward pass on one microbatch; prints as `2F0`.
 
     Args:
-        stage: Index of the stage.
+        stage: The index of the stage.
         kind: `"F"` for forward, `"B"` for backward.
-        microbatch: Index of the microbatch.
+        microbatch: The index of the microbatch.
 
     Raises:
         ScheduleError: An index is negative or the kind is neither `"F"` nor `"B"`.
@@ -68,7 +68,7 @@ class Action:
         """Return the actions whose results this one reads.
 
         Args:
-            stages: Number of stages; backward starts at the last one, from the loss.
+            stages: The number of stages. The backward pass starts at the last one, from the loss.
 
         Example:
             >>> [str(action) for action in Action(1, "B", 0).needs(stages=3)]
@@ -84,7 +84,7 @@ class Action:
 
 
 Program: TypeAlias = tuple[Action, ...]
-"""What one lane (one device of a row) does, in order."""
+"""The actions of one lane (one device of a row), in order."""
 
 Programs: TypeAlias = tuple[Program, ...]
 """One program per lane."""

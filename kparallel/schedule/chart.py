@@ -13,8 +13,8 @@ def chart(programs: Programs, names: Sequence[str] | None = None, width: int = 1
 
     Args:
         programs: One program per lane.
-        names: What to call the lanes; default `lane 0`, `lane 1`, ...
-        width: Characters in a line; later ticks are left out and the last line says so. Default 100.
+        names: The names of the lanes; default `lane 0`, `lane 1`, ...
+        width: The number of characters in a line. Later ticks are left out, and the last line says so. Default 100.
 
     Returns:
         One line per lane under a line of ticks; `.` is an idle tick.
@@ -51,13 +51,13 @@ def chart(programs: Programs, names: Sequence[str] | None = None, width: int = 1
 
 
 def marked(programs: Programs, lane: int, position: int, width: int = 100) -> str:
-    """Draw programs that need not be valid, in the order of each lane, with a mark under one place.
+    """Draw programs, which may be invalid, action by action, with a mark under one position.
 
     Args:
         programs: One program per lane.
         lane: The lane of the mark.
-        position: The place in the lane's program; its length means behind the last action.
-        width: Characters in a line; actions far from the mark are left out. Default 100.
+        position: The position in the lane's program; the length of the program means after its last action.
+        width: The number of characters in a line. Actions far from the mark are left out. Default 100.
 
     Returns:
         One line per lane, and under the lane's line `^^^ <-- here`.

@@ -1,4 +1,4 @@
-"""A simulated clock: when each action of a schedule starts and ends, before anything runs."""
+"""Simulates a schedule: the start and end time of each action."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ class Clock:
     """The times of all actions of a schedule.
 
     Args:
-        start: When each action starts, in topological order.
-        finish: When each action ends.
-        lanes: Number of lanes.
+        start: The start time of each action, in topological order.
+        finish: The end time of each action.
+        lanes: The number of lanes.
     """
 
     start: dict[Action, float]
@@ -25,12 +25,12 @@ class Clock:
 
     @property
     def makespan(self) -> float:
-        """Time from the first start to the last end."""
+        """The time from the first start to the last end."""
         return max(self.finish.values(), default=0.0)
 
     @property
     def bubble(self) -> float:
-        """Share of the lanes' time that is idle, from 0 to 1."""
+        """The fraction of the lanes' time that is idle, from 0 to 1."""
         busy = sum(self.finish[action] - self.start[action] for action in self.start)
         return 1 - busy / (self.lanes * self.makespan) if self.makespan else 0.0
 
@@ -41,13 +41,14 @@ def clock(
     backward: float | Sequence[float] = 1.0,
     transfer: float = 0.0,
 ) -> Clock:
-    """Compute when each action starts and ends, each as early as its lane and what it reads allow.
+    """Compute the times of all actions. Each starts as soon as its lane is free and its inputs are there.
 
     Args:
         programs: One program per lane.
-        forward: Time of a forward pass on one microbatch, in any unit: one number, or one per stage. Default 1.
-        backward: The same for a backward pass. Default 1.
-        transfer: Time between an action's end and the start of one on another lane that reads its result. Default 0.
+        forward: The time of a forward pass on one microbatch, in any unit: one number, or one per stage. Default 1.
+        backward: The time of a backward pass, likewise. Default 1.
+        transfer: The time between the end of an action and the start of one on another lane that reads its result.
+            Default 0.
 
     Returns:
         The times.
@@ -80,13 +81,13 @@ def clock(
 
 
 def linear_order(programs: Programs) -> tuple[Action, ...]:
-    """Put the actions of all lanes in one topological order that keeps every lane's order.
+    """Merge the programs of all lanes into one topological order that keeps the order of every lane.
 
     Args:
         programs: One program per lane.
 
     Returns:
-        All actions by the tick at which they start when each takes one tick; of one tick, by lane.
+        All actions, sorted by their start when each action takes one tick, then by lane.
 
     Raises:
         ScheduleError: The programs deadlock.
@@ -102,14 +103,14 @@ def linear_order(programs: Programs) -> tuple[Action, ...]:
 
 
 def progress(programs: Programs) -> tuple[list[Action], list[int]]:
-    """Run the lanes as far as they get.
+    """Simulate the lanes until all are done or blocked.
 
     Args:
         programs: One program per lane.
 
     Returns:
-        The actions that could run, in a topological order, and how many each lane ran: all of them, unless the
-        programs deadlock.
+        The actions that could run, in a topological order, and their number for each lane. All actions can run, unless
+        the programs deadlock.
     """
     stages = 1 + max((action.stage for program in programs for action in program), default=-1)
     done: set[Action] = set()

@@ -1,4 +1,4 @@
-"""Fold the programs of several stages onto one lane, where a mesh names a device twice in a row."""
+"""Folds the programs of several stages onto one lane, for a mesh with a device that occurs several times in a row."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ __all__: list[str] = []
 
 
 def fold(programs: Programs, lane_of_stage: Sequence[int]) -> Programs:
-    """Merge the programs of stages that share a device, each stage's own order kept.
+    """Merge the programs of stages that share a device; the order of each stage is kept.
 
-    A clock is simulated in which every action takes one tick: a free lane takes, among its stages' next actions, the
-    one that became ready first; of several, a backward pass before a forward pass, then the lowest microbatch.
+    The order comes from a simulation in which every action takes one tick. A free lane runs that one of its stages'
+    next actions that became ready first; of several, a backward pass before a forward pass, then the lowest microbatch.
 
     Args:
         programs: One program per stage.

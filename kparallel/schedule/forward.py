@@ -1,4 +1,4 @@
-"""Forward passes alone: what `evaluate` and `predict` run."""
+"""Forward passes only, for `evaluate` and `predict`."""
 
 from kparallel.schedule.action import FORWARD, Action, Programs
 

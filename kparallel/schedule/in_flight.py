@@ -1,4 +1,4 @@
-"""How many microbatches a stage keeps: what a schedule costs in memory."""
+"""The number of microbatches whose activations a stage keeps: the memory cost of a schedule."""
 
 from kparallel.schedule.action import FORWARD, Programs
 
@@ -6,15 +6,15 @@ __all__: list[str] = []
 
 
 def in_flight(programs: Programs) -> tuple[int, ...]:
-    """Count, per stage, the most microbatches that were run forward and wait for their backward pass.
+    """Return, per stage, the largest number of microbatches that have run forward and wait for their backward pass.
 
-    Times the bytes of activations of one microbatch, this is what a stage keeps.
+    Multiplied by the bytes of activations of one microbatch it gives the memory for activations.
 
     Args:
         programs: One program per lane.
 
     Returns:
-        The peak number for each stage; 0 where nothing runs backward, since nothing is kept then.
+        The peak of each stage; 0 without backward passes, since nothing is kept then.
 
     Example:
         >>> from kparallel.schedule.gpipe import gpipe

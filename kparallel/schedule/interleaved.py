@@ -8,28 +8,30 @@ __all__: list[str] = []
 
 
 def interleaved(lanes: int) -> Schedule:
-    """Make the 1F1B schedule in which lane d of D runs the stages d, d + D, d + 2D, ...
+    """Return the 1F1B schedule in which lane d of D runs the stages d, d + D, d + 2D, ...
 
-    With v stages per lane the bubble shrinks v-fold, for v times the traffic and more activations in flight. With M
-    microbatches, D dividing M, and f and b the times of one stage's passes, a batch takes `(M v + D - 1)(f + b)`.
+    With v stages per lane the bubble is v times smaller; v times as much travels between stages, and more activations
+    are in flight. A batch of M microbatches, a multiple of D, takes `(M v + D - 1)(f + b)`, where f and b are the times
+    of one stage's passes.
 
     Args:
-        lanes: Number of devices in a row, D.
+        lanes: The number of devices in a row, D.
 
     Returns:
-        A schedule, for numbers of stages that are multiples of `lanes`. With as many stages as lanes it is
+        A schedule for numbers of stages that are multiples of `lanes`. With as many stages as lanes it is
         `one_f_one_b`.
 
     Raises:
-        ScheduleError: `lanes` is below 1, or (by the schedule, when called) the stages are no multiple of it.
+        ScheduleError: `lanes` is below 1. The schedule raises it too, if the stages are no multiple of `lanes`.
 
     Example:
         >>> [" ".join(map(str, program)) for program in interleaved(2)(4, 2)]
         ['0F0 0F1 2F0 2F1 2B0 2B1 0B0 0B1', '1F0 1F1 3F0 3B0 3F1 3B1 1B0 1B1']
 
-    Source: Narayanan et al., https://arxiv.org/abs/2104.04473 (Megatron-LM). When `lanes` does not divide the
-    microbatches, the first group of microbatches is the smaller one, which takes less time than a smaller last one;
-    the time is then above the formula's, but never above that of `one_f_one_b` with v stages joined into one.
+    Source: Narayanan et al., https://arxiv.org/abs/2104.04473 (Megatron-LM). If `lanes` does not divide the
+    number of microbatches, the first group of microbatches is the smaller one, which takes less time than a smaller
+    last one. The time is then longer than the formula's, but never longer than that of `one_f_one_b` with v stages
+    joined into one.
     """
     if lanes < 1:
         raise ScheduleError(f"Expected at least 1 lane, received {lanes}.")
@@ -48,16 +50,20 @@ def interleaved(lanes: int) -> Schedule:
 
 
 def _program(lane: int, lanes: int, per_lane: int, microbatches: int) -> Program:
-    """Order one lane: microbatches pass in groups of `lanes`, each group through all of the lane's stages."""
+    """Return the program of one lane: groups of `lanes` microbatches pass through all stages of the lane in turn."""
+    # A slot is (position among the lane's stages, microbatch). An incomplete first group has slots with a negative
+    # microbatch, which are dropped at the end.
     missing = -microbatches % lanes
     slots = [
         (k // lanes % per_lane, k // (lanes * per_lane) * lanes + k % lanes - missing)
         for k in range((microbatches + missing) * per_lane)
     ]
-    forward = [Action(place * lanes + lane, FORWARD, index) if index >= 0 else None for place, index in slots]
+    forward = [Action(position * lanes + lane, FORWARD, index) if index >= 0 else None for position, index in slots]
     backward = [
-        Action((per_lane - 1 - place) * lanes + lane, BACKWARD, index) if index >= 0 else None for place, index in slots
+        Action((per_lane - 1 - position) * lanes + lane, BACKWARD, index) if index >= 0 else None
+        for position, index in slots
     ]
+    # The lane runs forward until its first microbatch can come back from the last stage.
     warmup = min(len(slots), 2 * (lanes - lane - 1) + (per_lane - 1) * lanes)
     order = forward[:warmup]
     for pair in zip(forward[warmup:], backward, strict=False):

@@ -8,8 +8,8 @@ __all__: list[str] = []
 def one_f_one_b(stages: int, microbatches: int) -> Programs:
     """Alternate forward and backward once the pipeline is full.
 
-    As fast as `gpipe`, but stage s keeps the activations of at most `stages - s` microbatches, however many there
-    are. The default.
+    This is the default. It is as fast as `gpipe`, but stage s keeps the activations of at most `stages - s`
+    microbatches, however many there are.
 
     Args:
         stages: Number of stages; lane s runs stage s.

@@ -1,4 +1,4 @@
-"""The schedules that have a name. A new one is a file of its own and a line of `SCHEDULES`."""
+"""The registry of named schedules. A new schedule is a file of its own and a line in `SCHEDULES`."""
 
 import difflib
 from collections.abc import Callable
@@ -15,11 +15,11 @@ __all__: list[str] = []
 
 @dataclass(frozen=True)
 class NamedSchedule:
-    """What a name stands for.
+    """An entry of the registry.
 
     Args:
-        make: Takes the number of lanes and returns the schedule.
-        dealt: Whether lane d of D runs the stages d, d + D, d + 2D, ...; else each lane runs neighboring stages.
+        make: A function from the number of lanes to the schedule.
+        dealt: Whether lane d of D runs the stages d, d + D, d + 2D, ... Otherwise each lane runs neighboring stages.
     """
 
     make: Callable[[int], Schedule]
@@ -39,13 +39,13 @@ SCHEDULES = {
 
 
 def registered(schedule: str | Schedule) -> NamedSchedule:
-    """Return what a name stands for; a function stands for itself, with neighboring stages on a lane.
+    """Return the entry of a name. A function gets an entry of its own, with neighboring stages on a lane.
 
     Args:
-        schedule: A name, in any case, or a schedule.
+        schedule: A name, in upper or lower case, or a schedule.
 
     Raises:
-        PlanError: There is no such name.
+        PlanError: No schedule has this name.
     """
     if not isinstance(schedule, str):
         return NamedSchedule(lambda lanes: schedule)
@@ -61,20 +61,20 @@ def by_name(name: str, lanes: int | None = None) -> Schedule:
     """Return the schedule of a name.
 
     Args:
-        name: One of `SCHEDULES`, in any case.
-        lanes: Number of devices in a row; `"interleaved"` needs it.
+        name: A name in `SCHEDULES`, in upper or lower case.
+        lanes: The number of devices in a row; `"interleaved"` needs it.
 
     Returns:
         The schedule.
 
     Raises:
-        PlanError: There is no such name, or it needs `lanes` and came without.
+        PlanError: No schedule has this name, or it needs `lanes` and none was passed.
 
     Example:
         >>> by_name("gpipe").__name__
         'gpipe'
     """
-    found = registered(name)
-    if lanes is None and found.dealt:
+    entry = registered(name)
+    if lanes is None and entry.dealt:
         raise PlanError(f"Expected the number of lanes for the schedule {name.lower()!r}, received none.")
-    return found.make(lanes or 1)
+    return entry.make(lanes or 1)

@@ -1,4 +1,4 @@
-"""From what a user calls a schedule to checked programs, one per device of a row."""
+"""Resolves a schedule's name or function to checked programs, one per device of a row."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ __all__: list[str] = []
 def programs_for(
     schedule: str | Schedule, stages: int, microbatches: int, lane_of_stage: Sequence[int] | None = None
 ) -> Programs:
-    """Make and check the programs of a schedule on the lanes that there are.
+    """Return the checked programs of a schedule on the given lanes.
 
     Args:
         schedule: A name, or a function from the numbers of stages and microbatches to one program per lane; its
@@ -28,33 +28,33 @@ def programs_for(
         One program per lane.
 
     Raises:
-        PlanError: No schedule has this name, or its stages are to be dealt to the lanes in turn and are not.
-        ScheduleError: The programs break a law of schedules.
+        PlanError: No schedule has this name.
+        ScheduleError: The stages are not on the lanes that the schedule needs, or the programs break a law.
 
     Example:
         >>> programs_for(lambda stages, microbatches: [["0F0", "0B0"]], stages=1, microbatches=1)
         ((Action(stage=0, kind='F', microbatch=0), Action(stage=0, kind='B', microbatch=0)),)
     """
-    homes = tuple(range(stages)) if lane_of_stage is None else tuple(lane_of_stage)
-    lanes = max(homes) + 1
+    lane_of = tuple(range(stages)) if lane_of_stage is None else tuple(lane_of_stage)
+    lanes = max(lane_of) + 1
     if isinstance(schedule, str):
-        found = registered(schedule)
-        if found.dealt and homes != tuple(found.lane_of(stage, stages, lanes) for stage in range(stages)):
+        entry = registered(schedule)
+        if entry.dealt and lane_of != tuple(entry.lane_of(stage, stages, lanes) for stage in range(stages)):
             raise ScheduleError(
                 f"Expected stage s on lane s % {lanes} for the schedule {schedule.lower()!r}, received the lanes "
-                f"{homes}. Name the devices of a row in turn (a, b, a, b), or use the schedule '1f1b'."
+                f"{lane_of}. Name the devices of a row in turn (a, b, a, b), or use the schedule '1f1b'."
             )
-        programs = found.make(lanes)(stages, microbatches)
+        programs = entry.make(lanes)(stages, microbatches)
     else:
         programs = _read(schedule(stages, microbatches))
     check(programs, stages, microbatches)
-    if _homes(programs) == homes:
+    if _homes(programs) == lane_of:
         return programs
     if len(programs) == stages:
-        return fold(tuple(sorted(programs, key=lambda program: program[0].stage)), homes)
+        return fold(tuple(sorted(programs, key=lambda program: program[0].stage)), lane_of)
     raise ScheduleError(
         f"Expected one program for each of the {stages} stages, or one for each of the {lanes} devices with the stages "
-        f"on the lanes {homes}; received {len(programs)} programs with the stages on the lanes {_homes(programs)}."
+        f"on the lanes {lane_of}; received {len(programs)} programs with the stages on the lanes {_homes(programs)}."
     )
 
 
@@ -64,15 +64,15 @@ def _homes(programs: Programs) -> tuple[int, ...]:
 
 
 def _read(programs: object) -> Programs:
-    wanted = "Expected a schedule to return one list of actions (such as '2F0') per lane"
+    expected = "Expected a schedule to return one list of actions (such as '2F0') per lane"
     if isinstance(programs, str) or not isinstance(programs, Sequence):
-        raise ScheduleError(f"{wanted}, received {programs!r}.")
-    read = []
+        raise ScheduleError(f"{expected}, received {programs!r}.")
+    result = []
     for program in programs:
         if isinstance(program, str) or not isinstance(program, Sequence):
-            raise ScheduleError(f"{wanted}, received the lane {program!r}.")
-        bad = [action for action in program if not isinstance(action, Action | str)]
-        if bad:
-            raise ScheduleError(f"{wanted}, received the action {bad[0]!r}.")
-        read.append(tuple(Action.parse(action) if isinstance(action, str) else action for action in program))
-    return tuple(read)
+            raise ScheduleError(f"{expected}, received the lane {program!r}.")
+        unknown = [action for action in program if not isinstance(action, Action | str)]
+        if unknown:
+            raise ScheduleError(f"{expected}, received the action {unknown[0]!r}.")
+        result.append(tuple(Action.parse(action) if isinstance(action, str) else action for action in program))
+    return tuple(result)

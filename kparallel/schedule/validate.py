@@ -1,4 +1,4 @@
-"""The laws of a schedule, checked without running it; what breaks one is shown in a chart."""
+"""Checks the laws of a schedule without running it; the error shows the violation in a chart."""
 
 from collections import Counter
 
@@ -11,20 +11,22 @@ __all__: list[str] = []
 
 
 def check(programs: Programs, stages: int, microbatches: int, *, backward: bool = True) -> None:
-    """Refuse programs that would leave work out, do it twice, or wait forever.
+    """Refuse programs that would omit an action, repeat one, or deadlock.
 
-    The laws: every action of every stage and microbatch occurs once; all actions of a stage are on one lane; lanes that
-    wait for what an action reads (`F(s, m)` reads `F(s - 1, m)`; `B(s, m)` reads `F(s, m)` and `B(s + 1, m)`) all
-    come to their end.
+    The laws:
+
+    1. Every action of every stage and microbatch occurs once.
+    2. All actions of a stage are on one lane.
+    3. No lane waits forever. `F(s, m)` reads `F(s - 1, m)`; `B(s, m)` reads `F(s, m)` and `B(s + 1, m)`.
 
     Args:
         programs: One program per lane.
-        stages: Number of stages.
-        microbatches: Number of microbatches.
-        backward: Whether backward passes belong to it; False for `evaluate` and `predict`. Default True.
+        stages: The number of stages.
+        microbatches: The number of microbatches.
+        backward: Whether there are backward passes; False for `evaluate` and `predict`. Default True.
 
     Raises:
-        ScheduleError: A law is broken; the text holds the chart with a mark at the action.
+        ScheduleError: A law is broken. The message has a chart with a mark at the action.
 
     Example:
         >>> from kparallel.schedule.one_f_one_b import one_f_one_b
@@ -46,18 +48,18 @@ def _known(programs: Programs, stages: int, microbatches: int, kinds: tuple[str,
     for lane, program in enumerate(programs):
         for position, action in enumerate(program):
             if action.stage >= stages or action.microbatch >= microbatches or action.kind not in kinds:
-                wanted = (
+                expected = (
                     f"stages 0 to {stages - 1}, microbatches 0 to {microbatches - 1} and kinds {' and '.join(kinds)}"
                 )
-                raise _refuse(f"Unknown action {action}: expected {wanted}.", programs, lane, position)
+                raise _refuse(f"Unknown action {action}: expected {expected}.", programs, lane, position)
 
 
 def _once(programs: Programs) -> None:
-    seen: Counter[Action] = Counter()
+    occurrences: Counter[Action] = Counter()
     for lane, program in enumerate(programs):
         for position, action in enumerate(program):
-            seen[action] += 1
-            if seen[action] > 1:
+            occurrences[action] += 1
+            if occurrences[action] > 1:
                 raise _refuse(f"Action {action} is repeated: expected every action once.", programs, lane, position)
 
 
@@ -88,18 +90,18 @@ def _ends(programs: Programs) -> None:
     if len(order) == sum(map(len, programs)):
         return
     stages = 1 + max(action.stage for program in programs for action in program)
-    place = {action: (lane, at) for lane, program in enumerate(programs) for at, action in enumerate(program)}
+    where = {action: (lane, index) for lane, program in enumerate(programs) for index, action in enumerate(program)}
     done = set(order)
     lane = next(lane for lane, program in enumerate(programs) if position[lane] < len(program))
-    passed: list[int] = []
-    while lane not in passed:  # From lane to lane, each waiting for the next, until the ring closes.
-        passed.append(lane)
+    visited: list[int] = []
+    while lane not in visited:  # Each blocked lane waits for another one. Following them ends in a cycle.
+        visited.append(lane)
         head = programs[lane][position[lane]]
-        lane = next(place[need][0] for need in head.needs(stages) if need not in done)
-    ring = passed[passed.index(lane) :]
+        lane = next(where[need][0] for need in head.needs(stages) if need not in done)
+    cycle = visited[visited.index(lane) :]
     waits = []
-    for lane in ring:
+    for lane in cycle:
         head = programs[lane][position[lane]]
         need = next(need for need in head.needs(stages) if need not in done)
-        waits.append(f"{head} on lane {lane} waits for {need}, which comes later on lane {place[need][0]}")
-    raise _refuse(f"The order waits for itself: {'; '.join(waits)}.", programs, ring[0], position[ring[0]])
+        waits.append(f"{head} on lane {lane} waits for {need}, which comes later on lane {where[need][0]}")
+    raise _refuse(f"The order waits for itself: {'; '.join(waits)}.", programs, cycle[0], position[cycle[0]])

@@ -1,4 +1,4 @@
-"""Calls layers without side effects: holds back what they assign."""
+"""Calls layers without side effects: assignments are recorded instead of written."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,21 +15,23 @@ Values = Iterable[tuple[keras.Variable, tf.Tensor]]
 
 
 class Assignments(keras.StatelessScope):  # type: ignore[misc]
-    """Holds assignments back; what is read after one is what was assigned.
+    """Records the assignments to known variables. A variable that is read after an assignment has the assigned value.
 
-    Those of variables that it does not know are none of its: they are written.
+    Assignments to unknown variables are written at once.
 
-    Nothing flows back through an assignment, as on one device. A weight's gradient is that of all that was read of it,
-    before and after.
+    As on one device, no gradient flows through an assignment. The gradient of a weight is the sum over all of its
+    reads, before and after an assignment.
 
     Args:
         weights: Trainable variables and their values.
-        state: The other variables and their values; those of other shapes, which Keras's class refuses, hold some rows.
+        state: The other variables and their values.
     """
 
     def __init__(self, weights: Values, state: Values) -> None:
         weights = list(weights)
         super().__init__(state_mapping=weights, collect_losses=True)
+        # Entered afterwards, because Keras's constructor refuses a value whose shape is not the variable's. The state
+        # of a stateful recurrent layer comes with the rows of one microbatch only.
         self.state_mapping |= {id(variable): value for variable, value in state}
         self._known = set(self.state_mapping)
         self._weights = {id(variable): value for variable, value in weights}
@@ -39,18 +41,23 @@ class Assignments(keras.StatelessScope):  # type: ignore[misc]
         if id(variable) not in self._known:
             if is_initialized(variable):
                 assign_directly(variable, value)
-            else:  # One that the call makes, which Keras initializes behind it, or cannot.
+            else:  # Made during this call. Keras initializes it when the scope ends, or raises.
                 super().add_update(update)
             return
+        # Keras reads the value from the scope from now on. A read of a weight has to stay connected to its gradient.
         before = self._weights.get(id(variable))
         value = tf.stop_gradient(value)
         super().add_update((variable, value if before is None else _replaced(before, value)))
 
     def changed(self, variables: Sequence[keras.Variable], before: Sequence[tf.Tensor]) -> list[tf.Tensor | None]:
-        """Return what was assigned to each variable, None where it has its value from before.
+        """Return the value assigned to each variable, None for a variable that keeps its value.
+
+        Args:
+            variables: Known variables.
+            before: Their values before the call.
 
         Raises:
-            ModelError: It was assigned in a loop or a branch, whose values are not had outside.
+            ModelError: A variable was assigned in a loop or a branch, whose tensors cannot be read outside of it.
         """
         values = [self.get_current_value(variable) for variable in variables]
         for variable, last in zip(variables, values, strict=True):
@@ -67,7 +74,7 @@ class Assignments(keras.StatelessScope):  # type: ignore[misc]
 
 
 def _is_here(value: Any) -> bool:
-    """Tell whether a tensor is of the present graph, or of one around it."""
+    """Return whether a tensor belongs to the current graph, or to one around it."""
     if tf.executing_eagerly() or not tf.is_tensor(value) or isinstance(value, tf.__internal__.EagerTensor):
         return True
     graph = tf.compat.v1.get_default_graph()
@@ -78,5 +85,6 @@ def _is_here(value: Any) -> bool:
 
 @tf.custom_gradient  # type: ignore[untyped-decorator]
 def _replaced(before: tf.Tensor, value: tf.Tensor) -> tuple[tf.Tensor, Any]:
-    """Return a weight's new value, of which gradients are the weight's."""
+    """Return the new value of a weight; the gradient of a read goes to the weight's old value."""
+    # The old value is the tensor that the tape watches.
     return tf.identity(value), lambda upstream: (upstream, None)

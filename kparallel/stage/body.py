@@ -1,4 +1,4 @@
-"""What a stage computes: a whole model, or some calls of an opened graph."""
+"""The computation of a stage: a whole model, or some calls of an opened graph."""
 
 import abc
 from collections.abc import Sequence
@@ -14,7 +14,10 @@ __all__: list[str] = []
 
 
 class Body(abc.ABC):
-    """What a stage computes. Law: the same inputs, weights and state give the same outputs and new state."""
+    """The computation of a stage.
+
+    Law: the same inputs, weights and state give the same outputs and new state.
+    """
 
     @abc.abstractmethod
     def __call__(self, inputs: list[Any], training: bool) -> list[Any]:
@@ -22,11 +25,11 @@ class Body(abc.ABC):
 
     @abc.abstractmethod
     def layers(self) -> list[keras.layers.Layer]:
-        """Return the layers called, those inside others left out."""
+        """Return the called layers, without the layers inside them."""
 
 
 class Whole(Body):
-    """A whole model, called as its class says.
+    """A whole model, called by its own `call`.
 
     Args:
         model: The built model.
@@ -36,6 +39,7 @@ class Whole(Body):
         self._model = model
 
     def __call__(self, inputs: list[Any], training: bool) -> list[Any]:
+        # A subclass may have a `call` without the argument `training`.
         call = {"training": training} if call_takes_training(self._model) else {}
         return [self._model(inputs[0], **call)]
 
@@ -47,9 +51,9 @@ class Segment(Body):
     """Some calls of an opened graph.
 
     Args:
-        calls: In topological order.
-        reads: Numbers of the values that come in.
-        writes: Numbers of the values that go out.
+        calls: The calls in topological order.
+        reads: The numbers of the values that the segment receives.
+        writes: The numbers of the values that it returns.
     """
 
     def __init__(self, calls: Sequence[Call], reads: tuple[int, ...], writes: tuple[int, ...]) -> None:
@@ -58,7 +62,9 @@ class Segment(Body):
         self._writes = writes
 
     def __call__(self, inputs: list[Any], training: bool) -> list[Any]:
+        # By number. Values that only this segment reads are dropped when the call returns.
         values = dict(zip(self._reads, inputs, strict=True))
+        # Outside of one model's call, the second call of a layer would drop the `add_loss` losses of its first.
         with one_model_call(training):
             for call in self._calls:
                 arguments = {key: values[number] for key, number in call.reads}
@@ -67,13 +73,14 @@ class Segment(Body):
         return [values[number] for number in self._writes]
 
     def layers(self) -> list[keras.layers.Layer]:
+        # A layer that is called twice appears once.
         operations = dict.fromkeys(call.operation for call in self._calls)
         return [operation for operation in operations if isinstance(operation, keras.layers.Layer)]
 
 
 def trained(layers: list[keras.layers.Layer]) -> list[keras.Variable]:
-    """Return the variables of layers that train in a model that is not frozen itself.
+    """Return the trainable variables of layers of a model that is not frozen itself.
 
-    Each variable tells by itself, as for Keras: a block that is frozen as a whole may hold a layer that was unfrozen.
+    As in Keras, each variable's own attribute decides: a frozen block may contain a layer that was unfrozen afterwards.
     """
     return list({id(v): v for layer in layers for v in layer.variables if v.trainable}.values())

@@ -1,7 +1,7 @@
-"""What a model's calls cost: arithmetic, weights, bytes kept and sent. The planner cuts by these figures.
+"""The costs of a model's calls: arithmetic, weights, bytes kept and sent. The planner cuts the model by these figures.
 
-Arithmetic is estimated from shapes, not measured: two operations for each multiplication, weights times the
-places at which they are used, and one operation for each number of an elementwise call. `measured` runs the calls.
+Arithmetic is estimated from shapes: two operations for each weight at each position where it is used (a token, a
+pixel), and one operation for each number that an elementwise call returns. `measured` runs the calls instead.
 """
 
 import math
@@ -27,16 +27,17 @@ __all__: list[str] = []
 def profile(graph: Graph) -> tuple[Unit, ...]:
     """Return one unit for each call of an opened graph.
 
-    A dim of unknown size counts as 1. A layer that is called twice has its weights counted at its first call.
+    A dim of unknown size counts as 1. The weights of a layer that is called twice are counted at its first call.
     """
+    # By the number of a value: the index of the call that writes it.
     writer = {number: index for index, call in enumerate(graph.calls) for number in call.writes}
-    seen: set[int] = set()
-    changed: dict[int, int] = {}
+    counted: set[int] = set()  # Ids of the variables of earlier calls.
+    first_change: dict[int, int] = {}  # By the id of a state variable: the first unit that changes it.
     units: list[Unit] = []
     for call in graph.calls:
         layer = call.operation if isinstance(call.operation, keras.layers.Layer) else None
-        variables = [] if layer is None else [v for v in layer.variables if id(v) not in seen]
-        seen.update(id(v) for v in variables)
+        variables = [] if layer is None else [v for v in layer.variables if id(v) not in counted]
+        counted.update(id(v) for v in variables)
         trains = set() if layer is None else {id(v) for v in trained([layer])}
         output = sum(_bytes(graph.specs[number]) for number in call.writes)
         units.append(
@@ -50,40 +51,43 @@ def profile(graph: Graph) -> tuple[Unit, ...]:
                 output_bytes_per_row=output,
                 reads=tuple(dict.fromkeys(writer[number] for _, number in call.reads if number in writer)),
                 layers=() if layer is None else (call.name,),
-                stays_with=None if layer is None else _first_to_change(layer, len(units), changed),
+                stays_with=None if layer is None else _first_to_change(layer, len(units), first_change),
             )
         )
     return tuple(units)
 
 
-def _first_to_change(layer: keras.layers.Layer, unit: int, changed: dict[int, int]) -> int | None:
-    """Return the first unit that changes a state of this layer, and note those that no unit before has changed."""
+def _first_to_change(layer: keras.layers.Layer, unit: int, first_change: dict[int, int]) -> int | None:
+    """Return the first unit that changes a state of this layer, and enter this unit for its other states.
+
+    Calls that change the same state have to be in one stage.
+    """
     states = seed_states(layer) | averaged_states(flatten_layers(layer))
-    first = min((changed[state] for state in states if state in changed), default=None)
+    first = min((first_change[state] for state in states if state in first_change), default=None)
     for state in states:
-        changed.setdefault(state, unit)
+        first_change.setdefault(state, unit)
     return first
 
 
 def measured(graph: Graph, x: list[Any], repeats: int = 3) -> list[float]:
-    """Return each call's time for forward and backward on one batch, in seconds, medians.
+    """Return the median time of each call, forward and backward on one batch, in seconds.
 
     Args:
         graph: An opened graph.
         x: The model's flat inputs for a few rows.
-        repeats: Timed runs for each call, after one that is not timed.
+        repeats: The number of timed runs of each call, after one run that is not timed.
     """
     values: dict[int, Any] = dict(zip(graph.inputs, x, strict=True))
     times = []
     for call in graph.calls:
         arguments = {key: values[number] for key, number in call.reads}
         run = _with_gradients(call)
-        outputs = run(arguments)
+        outputs = run(arguments)  # Traces and warms up; its outputs are the inputs of later calls.
         samples = []
         for _ in range(repeats):
             start = time.perf_counter()
             for value in run(arguments):
-                value.numpy()
+                value.numpy()  # Waits for the result: a call returns before its operations have run.
             samples.append(time.perf_counter() - start)
         times.append(median(samples))
         values.update(zip(call.writes, outputs, strict=True))
@@ -100,10 +104,10 @@ def _with_gradients(call: Call) -> Callable[[dict[int, Any]], list[Any]]:
             tape.watch(floats)
             outputs = call_operation(call.operation, call.arguments, arguments, True)
         gradients = tape.gradient([o for o in outputs if o.dtype.is_floating], [*floats, *weights])
-        # The gradients' sum is kept, so that TensorFlow computes them.
-        known = [tf.reduce_sum(tf.cast(tf.convert_to_tensor(g), tf.float32)) for g in gradients if g is not None]
-        if known:
-            with tf.control_dependencies(known):
+        # The outputs wait for the gradients. Nothing else needs them, and TensorFlow would prune them.
+        computed = [tf.reduce_sum(tf.cast(tf.convert_to_tensor(g), tf.float32)) for g in gradients if g is not None]
+        if computed:
+            with tf.control_dependencies(computed):
                 outputs = [tf.identity(output) for output in outputs]
         return outputs
 
@@ -112,30 +116,35 @@ def _with_gradients(call: Call) -> Callable[[dict[int, Any]], list[Any]]:
 
 
 def _flops(call: Call, graph: Graph) -> float:
+    """Return the floating-point operations of a call's forward pass for one row."""
     outputs = [graph.specs[number] for number in call.writes]
-    numbers = sum(_count(tensor.shape[1:]) for tensor in outputs)
+    numbers = sum(_count(tensor.shape[1:]) for tensor in outputs)  # Dim 0 is the rows.
     layer = call.operation
     if not isinstance(layer, keras.layers.Layer) or isinstance(layer, keras.layers.Embedding):
         return float(numbers)
+    # Matrices and kernels multiply; a vector (bias, scale) costs one operation a number, which `numbers` contains.
     weights = sum(_count(v.shape) for v in trained([layer]) if len(v.shape) > 1)
     inputs = [tensor for tensor in call.arguments.keras_tensors]
+    # A recurrent layer uses its weights at each time step, even if it returns the last output only.
     if isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional):
-        places = _count(inputs[0].shape[1:2])
+        positions = _count(inputs[0].shape[1:2])
     else:
-        places = _count(outputs[0].shape[1:-1])
-    return 2.0 * weights * places + numbers + _attention(layer, inputs)
+        positions = _count(outputs[0].shape[1:-1])
+    return 2.0 * weights * positions + numbers + _attention(layer, inputs)
 
 
 def _attention(layer: Any, inputs: list[Any]) -> float:
-    """Return the operations of scores and their weighted sum, which no weight shows."""
+    """Return the operations of attention scores and of the weighted sum of values, which involve no weights."""
     heads = _heads(layer)
     if heads is None:
         return 0.0
+    # Query and value are the first two inputs; with one input the layer attends to itself.
     queries, keys = _count(inputs[0].shape[1:-1]), _count(inputs[min(1, len(inputs) - 1)].shape[1:-1])
     return 4.0 * heads[0] * heads[1] * queries * keys
 
 
 def _heads(layer: Any) -> tuple[int, int] | None:
+    """Return the number of attention heads and their size, None for a layer without attention."""
     if isinstance(layer, keras.layers.MultiHeadAttention):
         return layer.num_heads, layer.key_dim
     if isinstance(layer, keras.layers.GroupQueryAttention):
@@ -144,12 +153,14 @@ def _heads(layer: Any) -> tuple[int, int] | None:
 
 
 def _inner_bytes(call: Call, graph: Graph) -> int:
-    """Return what a call keeps for the backward pass beside its output: attention scores and projections."""
+    """Return the bytes for each row that a call keeps for the backward pass beside its output, for attention only."""
     heads = _heads(call.operation)
     if heads is None:
         return 0
     inputs = call.arguments.keras_tensors
     queries, keys = _count(inputs[0].shape[1:-1]), _count(inputs[min(1, len(inputs) - 1)].shape[1:-1])
+    # Scores before and after the softmax, [head, query, key]; projections of queries and their results, keys and
+    # values.
     size = int(tf.as_dtype(graph.specs[call.writes[0]].dtype).size)
     return size * heads[0] * (2 * queries * keys + heads[1] * (2 * queries + 2 * keys))
 

@@ -1,8 +1,22 @@
-"""How what a layer assigns depends on the rows of its batch, found in the graph that its call makes.
+"""Finds how a value depends on the rows of its batch, by abstract interpretation of the graph that computes it.
 
-A batch that is divided has to leave the state that one device would leave. A count of batches is the same whatever the
-rows are; a sum over the rows adds up over parts; a moving average of a batch's mean is the mean of the parts' weighted
-by their rows. Anything else, such as a variance, is no function of what the parts give.
+After a divided batch, a variable must have the value that it would have on one device. Whether the values after the
+parts determine it depends on how the new value depends on the rows:
+
+```text
+count of batches                 NONE    the same after each part
+sum over the rows                SUM     the changes of the parts are summed
+moving average of a row mean     MEAN    the average over the parts, weighted by their rows
+variance, maximum, random        OTHER   not determined
+```
+
+Each operation maps the dependences of its inputs to the dependence of its output:
+
+```text
+x: ROWS ─► Square: ROWS ─► Sum over dim 0: SUM ─┐
+                                                ├─► RealDiv: MEAN ─► Mul by 0.1: MEAN ─► AddV2: MEAN
+x: ROWS ─► Shape ─► [0]: SUM (number of rows) ──┘                       old × 0.9: NONE ──┘
+```
 """
 
 import enum
@@ -19,7 +33,7 @@ Updates = Callable[[Any, Any, Any, Any], tuple[list[Any], list[Any], list[Any]]]
 
 
 class Dependence(enum.Enum):
-    """How a tensor depends on the rows."""
+    """How a tensor depends on the rows of a batch."""
 
     NONE = "the same whatever the rows are"
     SUM = "a sum over the rows, which is 0 without rows"
@@ -28,7 +42,8 @@ class Dependence(enum.Enum):
     OTHER = "anything else, or drawn at random"
 
 
-# Linear in their first input; the other inputs say where, or by how much, and must not depend on rows.
+# Operations that are linear in their first input. Their other inputs (positions, shapes, a divisor) must not depend on
+# the rows.
 _LINEAR = {
     "Identity",
     "StopGradient",
@@ -46,20 +61,22 @@ _PRODUCTS = {"Mul", "MatMul", "BatchMatMulV2", "Einsum"}
 _REDUCTIONS = {"Sum": Dependence.SUM, "Mean": Dependence.MEAN}
 _READS = {"ReadVariableOp", "VarHandleOp", "Placeholder"}
 _QUOTIENTS = {"RealDiv", "DivNoNan"}
-_SHAPED = {"Fill", "BroadcastTo"}  # Have as many rows as a shape says, each the same.
-_SOME_ROWS = {"Where", "Unique", "UniqueV2", "DynamicPartition"}  # Give as many as the values of rows tell.
+_SHAPED = {"Fill", "BroadcastTo"}  # Their number of rows is that of a given shape; all rows are equal.
+_SOME_ROWS = {"Where", "Unique", "UniqueV2", "DynamicPartition"}  # Their number of rows depends on the rows' values.
 
 
 def dependence(value: Callable[..., tf.Tensor], arguments: Sequence[Any]) -> Dependence:
     """Return how a value depends on the rows that it is computed from.
 
     Args:
-        value: Takes `arguments`.
-        arguments: Structures of tensors, or None, with the rows as their first dim.
+        value: A function of `arguments`.
+        arguments: Structures of tensors whose first dim is the rows, or None.
 
     Returns:
-        The dependence; `OTHER` where the value cannot be computed of an unknown number of rows.
+        The dependence; `OTHER` if the value cannot be traced with an unknown number of rows.
     """
+
+    # Posed as the update of a variable that starts at 0.
 
     def updates(_: Any, state: Any, inputs: Any, masks: Any) -> tuple[list[Any], list[Any], list[Any]]:
         computed = value(*inputs)
@@ -69,48 +86,50 @@ def dependence(value: Callable[..., tf.Tensor], arguments: Sequence[Any]) -> Dep
     return dependences(updates, ([], [], list(arguments), []), [])[0]
 
 
-def dependences(updates: Updates, arguments: tuple[Any, ...], held: Sequence[bool]) -> list[Dependence]:
-    """Return how a call's updates depend on the rows.
+def dependences(updates: Updates, arguments: tuple[Any, ...], by_rows: Sequence[bool]) -> list[Dependence]:
+    """Return how the variables that a call updates depend on the rows.
 
     Args:
-        updates: Takes (weights, state, inputs, masks); returns old values, new ones or None where nothing changes, and
-            the old ones that are random.
-        arguments: Of one call.
-        held: Which state holds rows, as inputs do.
+        updates: A function of (weights, state, inputs, masks). It returns the old values, the new values (None for one
+            that does not change), and those of the old values that are random.
+        arguments: The arguments of one call.
+        by_rows: `[v]`: whether a state variable holds a value for each row, as inputs do.
 
     Returns:
-        One for each old value, `NONE` where nothing changes. A call that does not stand an unknown number of rows is
-        asked with the one it has. State is then anything else, since it may be made of that number; weights are not.
+        One dependence for each old value, `NONE` where nothing changes. A call that cannot be traced with an unknown
+        number of rows is traced with its own. Then the number of rows is a constant of the graph, from which state may
+        have been computed unseen, so all state is `OTHER`. Weights keep what the graph shows.
     """
     try:
-        return _traced(updates, _specs(arguments, held), held)
-    except Exception:  # Whatever a layer raises that needs to know the number of rows.
-        found = _traced(updates, tf.nest.map_structure(_spec, arguments), held)
+        return _traced(updates, _specs(arguments, by_rows), by_rows)
+    except Exception:  # A layer that needs the number of rows may raise anything.
+        result = _traced(updates, tf.nest.map_structure(_spec, arguments), by_rows)
         weights = len(arguments[0])
-        return found[:weights] + [Dependence.OTHER] * len(found[weights:])
+        return result[:weights] + [Dependence.OTHER] * len(result[weights:])
 
 
-def _traced(updates: Updates, specs: tuple[Any, ...], held: Sequence[bool]) -> list[Dependence]:
-    found: list[Dependence] = []
+def _traced(updates: Updates, specs: tuple[Any, ...], by_rows: Sequence[bool]) -> list[Dependence]:
+    """Trace the updates and return their dependences; the traced function is never run."""
+    result: list[Dependence] = []
 
     def call(weights: Any, state: Any, inputs: Any, masks: Any) -> None:
-        olds, news, random = updates(weights, state, inputs, masks)
-        carried = [value for value, holds in zip(state, held, strict=True) if holds]
-        data = tf.nest.flatten([inputs, masks, carried], expand_composites=True)
+        old_values, new_values, random = updates(weights, state, inputs, masks)
+        row_state = [value for value, holds_rows in zip(state, by_rows, strict=True) if holds_rows]
+        data = tf.nest.flatten([inputs, masks, row_state], expand_composites=True)
         rows = RowDependence([tensor for tensor in data if tf.is_tensor(tensor)], random)
-        for old, new in zip(olds, news, strict=True):
-            found.append(Dependence.NONE if new is None else rows.of_update(new, old))
+        for old, new in zip(old_values, new_values, strict=True):
+            result.append(Dependence.NONE if new is None else rows.of_update(new, old))
 
     with one_replica_view():
         tf.function(call, autograph=False).get_concrete_function(*specs)
-    return found
+    return result
 
 
-def _specs(arguments: tuple[Any, ...], held: Sequence[bool]) -> tuple[Any, ...]:
-    """Return what tensors the arguments are, of an unknown number of rows."""
+def _specs(arguments: tuple[Any, ...], by_rows: Sequence[bool]) -> tuple[Any, ...]:
+    """Return the specs of the arguments, with an unknown number of rows."""
     weights, state, *data = tf.nest.map_structure(_spec, arguments)
-    state = [_without_rows(spec) if holds else spec for spec, holds in zip(state, held, strict=True)]
-    return (weights, state, *(tf.nest.map_structure(_without_rows, each) for each in data))
+    state = [_without_rows(spec) if holds_rows else spec for spec, holds_rows in zip(state, by_rows, strict=True)]
+    return (weights, state, *(tf.nest.map_structure(_without_rows, part) for part in data))
 
 
 def _spec(value: Any) -> Any:
@@ -127,11 +146,11 @@ def _without_rows(spec: Any) -> Any:
 
 
 class RowDependence:
-    """Tells of the tensors of one graph how they depend on the rows.
+    """Finds how the tensors of one graph depend on the rows.
 
     Args:
-        rows: The tensors that hold rows, in their first dim, whose size the graph does not know.
-        random: The tensors that differ between parts otherwise, such as seeds' states.
+        rows: The tensors whose first dim is the rows; its size is unknown in the graph.
+        random: The tensors that differ between parts for other reasons, such as the states of seeds.
     """
 
     def __init__(self, rows: Sequence[tf.Tensor], random: Sequence[tf.Tensor]) -> None:
@@ -140,14 +159,16 @@ class RowDependence:
 
     def of(self, tensor: tf.Tensor) -> Dependence:
         """Return how a tensor depends on the rows."""
-        pending = [tensor]  # No recursion: graphs are deeper than Python's stack.
+        # A depth-first walk with a stack of its own, since graphs are deeper than Python's recursion limit. A tensor
+        # stays on the stack until all of its inputs are known.
+        pending = [tensor]
         while pending:
             top = pending[-1]
             if _key(top) in self._known:
                 pending.pop()
                 continue
             inputs = self._inputs(top)
-            unknown = [each for each in inputs if _key(each) not in self._known]
+            unknown = [source for source in inputs if _key(source) not in self._known]
             if unknown:
                 pending += unknown
                 continue
@@ -156,22 +177,28 @@ class RowDependence:
         return self._known[_key(tensor)]
 
     def of_update(self, new: tf.Tensor, old: tf.Tensor) -> Dependence:
-        """Return how the new value of a variable depends on the rows; a sum is one that is added to the old value."""
-        found = self.of(new)
-        if found not in (Dependence.SUM, Dependence.OTHER):
-            return found
+        """Return how the new value of a variable depends on the rows.
+
+        For a variable `SUM` means that a sum over the rows is added to the old value: only then do the changes of the
+        parts add up. A sum that replaces the old value is `OTHER`.
+        """
+        result = self.of(new)
+        if result not in (Dependence.SUM, Dependence.OTHER):
+            return result
+        # `of` gives OTHER for old + sum, so the addition is looked at here.
         while new.op.type in ("Identity", "IdentityN", "StopGradient"):
             new = new.op.inputs[new.value_index]
         if new.op.type not in ("AddV2", "Add"):
             return Dependence.OTHER
-        ends = [_origin(each) for each in new.op.inputs]
-        others = [each for each, end in zip(new.op.inputs, ends, strict=True) if _key(end) != _key(old)]
-        added = len(others) == 1 and self.of(others[0]) is Dependence.SUM
-        return Dependence.SUM if added else Dependence.OTHER
+        origins = [_origin(summand) for summand in new.op.inputs]
+        changes = [summand for summand, origin in zip(new.op.inputs, origins, strict=True) if _key(origin) != _key(old)]
+        adds_sum = len(changes) == 1 and self.of(changes[0]) is Dependence.SUM
+        return Dependence.SUM if adds_sum else Dependence.OTHER
 
     def _inputs(self, tensor: tf.Tensor) -> list[tf.Tensor]:
-        """Return what a tensor is computed from."""
+        """Return the tensors from which a tensor is computed."""
         operation = tensor.op
+        # Of several inputs only that of this output; of a reshape only the data, since its new shape may name the rows.
         if operation.type == "IdentityN":
             return [operation.inputs[tensor.value_index]]
         if operation.type == "Reshape":
@@ -179,28 +206,34 @@ class RowDependence:
         return list(operation.inputs)
 
     def _through(self, tensor: tf.Tensor, inputs: list[tf.Tensor]) -> Dependence:
+        """Return the dependence of an operation's output from those of its inputs. The first rule that fits decides."""
         kind = tensor.op.type
+        # A stateful operation that is no read draws random numbers, or does something unknown.
         if tensor.op.op_def.is_stateful and kind not in _READS:
             return Dependence.OTHER
-        ways = [self._known[_key(each)] for each in inputs]
-        if all(way is Dependence.NONE for way in ways):
+        of_inputs = [self._known[_key(source)] for source in inputs]
+        if all(of_input is Dependence.NONE for of_input in of_inputs):
             return Dependence.NONE
+        # `zeros_like(x)`, or a constant that is broadcast to the rows: the shape depends on them.
         if kind in _SHAPED and _has_rows(tensor):
             return Dependence.ROWS
+        # `shape(x)[0]`: the number of rows is the sum of a 1 for each row.
         if _is_row_count(tensor) and self._known[_key(inputs[0].op.inputs[0])] is Dependence.ROWS:
             return Dependence.SUM
-        if kind in _QUOTIENTS and ways == [Dependence.SUM, Dependence.SUM] and self._counts_rows(inputs[1]):
+        # A sum over the rows divided by their number, or by a fixed multiple of it.
+        if kind in _QUOTIENTS and of_inputs == [Dependence.SUM, Dependence.SUM] and self._counts_rows(inputs[1]):
             return Dependence.MEAN
+        # `prod(shape(x))`: the number of entries.
         if kind == "Prod" and self._counts_rows(tensor):
             return Dependence.SUM
-        if Dependence.OTHER in ways:
+        if Dependence.OTHER in of_inputs:
             return Dependence.OTHER
-        if Dependence.ROWS in ways:
-            return _of_rows(tensor, ways)
-        return _of_reduced(tensor, ways)
+        if Dependence.ROWS in of_inputs:
+            return _of_rows(tensor, of_inputs)
+        return _of_reduced(tensor, of_inputs)
 
     def _counts_rows(self, tensor: tf.Tensor) -> bool:
-        """Tell whether a tensor is the number of rows, or that of entries, as many for each row."""
+        """Return whether a tensor is the number of rows times a constant, such as the number of entries."""
         while tensor.op.type in ("Cast", "Identity"):
             tensor = tensor.op.inputs[0]
         inputs = list(tensor.op.inputs)
@@ -213,21 +246,25 @@ class RowDependence:
             return self._counts_rows(inputs[0])
         if tensor.op.type not in ("Mul", "Pack"):
             return False
-        others = [each for each in inputs if self._known[_key(each)] is not Dependence.NONE]
-        return len(others) == 1 and self._counts_rows(others[0])
+        # A product, or a shape that is built from parts: exactly one factor may depend on the rows.
+        factors = [source for source in inputs if self._known[_key(source)] is not Dependence.NONE]
+        return len(factors) == 1 and self._counts_rows(factors[0])
 
 
-def _of_rows(tensor: tf.Tensor, ways: list[Dependence]) -> Dependence:
-    """Return how the result of an operation on rows depends on them."""
-    kind, only_rows = tensor.op.type, set(ways[1:]) <= {Dependence.NONE}
+def _of_rows(tensor: tf.Tensor, of_inputs: list[Dependence]) -> Dependence:
+    """Return the dependence of an operation's output if some of its inputs are `ROWS`."""
+    kind, only_rows = tensor.op.type, set(of_inputs[1:]) <= {Dependence.NONE}
     if kind in _REDUCTIONS and only_rows:
+        # Input 1 holds the reduced dims; a negative one counts from the end. Reduced over inner dims, rows stay rows.
         dims = tf.get_static_value(tensor.op.inputs[1])
         if dims is not None and 0 in dims.reshape(-1) % tensor.op.inputs[0].shape.rank:
             return _REDUCTIONS[kind]
     if kind == "Size":
         return Dependence.SUM
-    apart = _has_rows(tensor) and kind not in _SOME_ROWS and set(ways) <= {Dependence.ROWS, Dependence.NONE}
-    return Dependence.ROWS if apart else Dependence.OTHER
+    # Unknown operations are trusted to keep rows apart if the first dim is still the rows. One that mixes rows unseen,
+    # such as a cumulative sum, is documented: the user says loss_reduction="global".
+    separate = _has_rows(tensor) and kind not in _SOME_ROWS and set(of_inputs) <= {Dependence.ROWS, Dependence.NONE}
+    return Dependence.ROWS if separate else Dependence.OTHER
 
 
 def _has_rows(tensor: tf.Tensor) -> bool:
@@ -235,29 +272,31 @@ def _has_rows(tensor: tf.Tensor) -> bool:
 
 
 def _is_row_count(tensor: tf.Tensor) -> bool:
-    """Tell whether a tensor is the first entry of another's shape."""
+    """Return whether a tensor is `shape(x)[0]`."""
     operation = tensor.op
     if operation.type != "StridedSlice" or operation.inputs[0].op.type != "Shape":
         return False
-    begin, end = (tf.get_static_value(each) for each in operation.inputs[1:3])
+    begin, end = (tf.get_static_value(bound) for bound in operation.inputs[1:3])
     return begin is not None and end is not None and begin.tolist() == [0] and end.tolist() == [1]
 
 
-def _of_reduced(tensor: tf.Tensor, ways: list[Dependence]) -> Dependence:
-    """Return how the result of an operation on sums or means depends on the rows."""
+def _of_reduced(tensor: tf.Tensor, of_inputs: list[Dependence]) -> Dependence:
+    """Return the dependence of an operation's output if its inputs are `SUM`, `MEAN` or `NONE`."""
     kind = tensor.op.type
-    depending = {way for way in ways if way is not Dependence.NONE}
+    depending = {of_input for of_input in of_inputs if of_input is not Dependence.NONE}
     if len(depending) > 1:
         return Dependence.OTHER
-    way = depending.pop()
+    reduced = depending.pop()
+    # A constant may be added to a mean, but not to a sum: each part would add it.
     if kind in _SUMS | {"Pack", "ConcatV2"}:
-        return way if way is Dependence.MEAN or Dependence.NONE not in ways else Dependence.OTHER
-    if kind == "Cast":  # To an integer it cuts off.
-        return way if tensor.dtype.is_floating else Dependence.OTHER
-    if kind in _PRODUCTS and ways.count(way) == 1:
-        return way
-    if (kind in _LINEAR or kind in _REDUCTIONS) and ways[0] is not Dependence.NONE:
-        return way if all(other is Dependence.NONE for other in ways[1:]) else Dependence.OTHER
+        return reduced if reduced is Dependence.MEAN or Dependence.NONE not in of_inputs else Dependence.OTHER
+    if kind == "Cast":  # A cast to an integer truncates, which is not linear.
+        return reduced if tensor.dtype.is_floating else Dependence.OTHER
+    # A product is linear in one factor if the other does not depend on the rows.
+    if kind in _PRODUCTS and of_inputs.count(reduced) == 1:
+        return reduced
+    if (kind in _LINEAR or kind in _REDUCTIONS) and of_inputs[0] is not Dependence.NONE:
+        return reduced if all(of_input is Dependence.NONE for of_input in of_inputs[1:]) else Dependence.OTHER
     return Dependence.OTHER
 
 

@@ -1,12 +1,13 @@
-"""A functional model as one flat list of calls in topological order, nested models opened.
+"""A functional model as one flat list of calls in topological order; nested models are opened.
 
 ```text
-model:   x ─ embed ─ block{ dense ─ add } ─ head ─ y        values are numbered in the order they are written:
-calls:   embed  block/dense  block/add  head                 0   1   2   3   4
+model    x ── embed ── block{ dense ── add } ── head ── y
+calls         embed    block/dense  block/add   head
+values   0           1             2         3        4       numbered in the order in which they are written
 ```
 
-Keras sees a nested model as one layer; a cut may fall inside it, so it is opened here. Layers are not copied: a
-call holds the very layer of the model, so that weights, names and files stay the model's.
+Keras treats a nested model as one layer. A cut may fall inside it, so it is opened here. Layers are not copied: a call
+holds the model's own layer, so weights, names and files stay the model's.
 """
 
 from dataclasses import dataclass
@@ -28,9 +29,9 @@ class Call:
     Args:
         name: The path of the layer, such as `"encoder/dense_1"`.
         operation: The layer or operation itself.
-        arguments: Keras's symbolic arguments, filled in at each call.
+        arguments: Keras's symbolic arguments; each call replaces their symbolic tensors by values.
         reads: (id of the symbolic tensor in `arguments`, number of the value) for each tensor argument.
-        writes: Numbers of the values that the call makes.
+        writes: The numbers of the call's outputs.
     """
 
     name: str
@@ -45,11 +46,11 @@ class Graph:
     """The calls of a model between its inputs and outputs.
 
     Args:
-        calls: In topological order.
-        inputs: Numbers of the model's flat inputs.
-        outputs: Numbers of the model's flat outputs.
-        structure: The structure that the model's outputs have.
-        specs: Symbolic tensors, by number.
+        calls: The calls in topological order.
+        inputs: The numbers of the model's flat inputs.
+        outputs: The numbers of the model's flat outputs.
+        structure: The structure of the model's outputs.
+        specs: `[number]`: the symbolic tensor of each value.
     """
 
     calls: tuple[Call, ...]
@@ -60,43 +61,53 @@ class Graph:
 
 
 def open_graph(model: keras.Model) -> Graph | None:
-    """Return the graph of a model, or None where its `call` is Python of its own.
+    """Return the graph of a model, or None if the model overrides `call`.
 
     Args:
-        model: A built model; Functional and Sequential ones, and their subclasses that keep `call`, are graphs.
+        model: A built model. Functional and Sequential models and subclasses that do not override `call` are graphs.
     """
     functional = inner_functional(model)
     if functional is None:
         return None
+    # A value's number is its index in `specs`. `numbers` maps the symbolic tensors of one level of nesting, by id.
     specs: list[Any] = list(functional.inputs)
     calls: list[Call] = []
 
     def enter(node: Any, nested: Any, numbers: dict[int, int], name: str) -> dict[int, int]:
-        """Number a nested model's inputs; those that come with a mask get it attached first."""
-        given = keras.tree.flatten(node.arguments.args[0])
-        masks = keras.tree.flatten(node.arguments.kwargs.get("mask")) if node.arguments.kwargs else [None] * len(given)
-        own = {}
-        for inside, outside, mask in zip(nested.inputs, given, masks, strict=True):
-            number = numbers[id(outside)]
+        """Return the numbers of a nested model's inputs: those of the arguments of its call.
+
+        An argument that comes with a mask becomes a value of its own, which a call of `attach_mask` writes.
+        """
+        tensors = keras.tree.flatten(node.arguments.args[0])
+        masks = (
+            keras.tree.flatten(node.arguments.kwargs.get("mask")) if node.arguments.kwargs else [None] * len(tensors)
+        )
+        inner_numbers = {}
+        for parameter, argument, mask in zip(nested.inputs, tensors, masks, strict=True):
+            number = numbers[id(argument)]
             if mask is not None:
-                reads = ((id(outside), number), (id(mask), numbers[id(mask)]))
-                arguments = symbolic_arguments(outside, mask)
+                # Opened, the nested model is no longer called, so nobody would pass the mask to its layers.
+                reads = ((id(argument), number), (id(mask), numbers[id(mask)]))
+                arguments = symbolic_arguments(argument, mask)
                 number = len(specs)
-                specs.append(outside)
+                specs.append(argument)
                 calls.append(Call(name + "/mask", attach_mask, arguments, reads, (number,)))
-            own[id(inside)] = number
-        return own
+            inner_numbers[id(parameter)] = number
+        return inner_numbers
 
     def walk(inner: Any, numbers: dict[int, int], path: str) -> None:
+        """Append the calls of one level of nesting, and enter the numbers of their outputs."""
         for node in functional_nodes(inner):
+            # Keras skips such nodes too: their inputs are not computed from the model's inputs.
             if any(id(tensor) not in numbers for tensor in node.input_tensors):
                 continue
             name = path + node.operation.name
             nested = _openable(node)
             if nested is not None:
-                own = enter(node, nested, numbers, name)
-                walk(nested, own, name + "/")
-                numbers |= {id(o): own[id(i)] for o, i in zip(node.outputs, nested.outputs, strict=True)}
+                inner_numbers = enter(node, nested, numbers, name)
+                walk(nested, inner_numbers, name + "/")
+                # The outputs of the call are the values that the nested model's last layers have written.
+                numbers |= {id(o): inner_numbers[id(i)] for o, i in zip(node.outputs, nested.outputs, strict=True)}
                 continue
             reads = tuple((id(tensor), numbers[id(tensor)]) for tensor in node.input_tensors)
             writes = tuple(range(len(specs), len(specs) + len(node.outputs)))
@@ -112,21 +123,23 @@ def open_graph(model: keras.Model) -> Graph | None:
 
 
 def attach_mask(tensor: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Return a tensor with a mask for the layers that read it."""
+    """Return a copy of a tensor with a mask attached, for the layers that read it."""
     tensor = tf.identity(tensor)
     set_mask(tensor, mask)
     return tensor
 
 
 def _openable(node: Any) -> Any:
-    """Return the graph inside a nested model that is called with its inputs and their masks only, else None."""
+    """Return the graph inside a nested model if it is called with inputs and masks only, else None."""
     nested = inner_functional(node.operation)
     arguments = node.arguments
+    # Any other argument, such as training=False, would be lost with the call.
     others = {name for name, value in arguments.kwargs.items() if value is not None}
     if nested is None or len(arguments.args) != 1 or others - {"mask"}:
         return None
-    given = keras.tree.flatten(arguments.args[0])
-    same = len(given) == len(nested.inputs) and all(
-        len(a.shape) == len(b.shape) for a, b in zip(given, nested.inputs, strict=True)
+    # Keras's call would reshape inputs of another rank, or reject another number of them.
+    inputs = keras.tree.flatten(arguments.args[0])
+    same_ranks = len(inputs) == len(nested.inputs) and all(
+        len(a.shape) == len(b.shape) for a, b in zip(inputs, nested.inputs, strict=True)
     )
-    return nested if same else None
+    return nested if same_ranks else None

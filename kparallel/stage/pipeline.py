@@ -1,4 +1,11 @@
-"""A model as a row of stages: which values each stage reads and writes, and what goes in and comes out."""
+"""A model as a sequence of stages, with the numbers of the values that each stage reads and writes.
+
+```text
+values             0 ─► stage 0 ─► 1, 2       stage 0 reads 0     and writes 1, 2
+                        stage 1 ─► 3          stage 1 reads 1     and writes 3
+                        stage 2 ─► 4          stage 2 reads 2, 3  and writes 4      (2 skips stage 1)
+```
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,10 +27,11 @@ class Pipeline:
 
     Args:
         model: The built model.
-        stages: In order.
-        inputs: Numbers of the model's inputs.
-        outputs: Numbers of the model's outputs.
-        structure: The structure of the outputs, or None where the only value is a structure itself.
+        stages: The stages in the order of the model.
+        inputs: The numbers of the model's inputs.
+        outputs: The numbers of the model's outputs.
+        structure: The structure of the outputs, or None for a model that is not a graph. Such a model has one input
+            value and one output value, each of them a structure.
         placed: Whether layers inside a stage have devices of their own.
     """
 
@@ -47,21 +55,30 @@ class Pipeline:
         """Return the model's inputs by number."""
         if self._structure is None:
             return {self.inputs[0]: Value(x)}
+        # Keras matches inputs by name and gives them rank and dtype; its call would, and the graph is called without
+        # it.
         return dict(zip(self.inputs, map(Value, standardized_inputs(self._model, x)), strict=True))
 
     def fetch(self, values: Mapping[int, Value]) -> Any:
-        """Return the model's outputs as it returns them, copied to the present device, with masks and logits."""
+        """Return the model's outputs in their structure, copied to the current device, with masks and logits."""
         outputs = [values[number].attached() for number in self._outputs]
         if self._structure is None:
             return outputs[0]
+        # Keras returns the tensor itself from a functional model with a list of one output.
         packed = keras.tree.pack_sequence_as(self._structure, outputs)
         single = isinstance(packed, list | tuple) and len(packed) == 1
         return packed[0] if single else packed
 
     def by_number(self, outputs: Any, leaves: list[Any]) -> dict[int, list[Any]]:
-        """Assign flat leaves, one for each of the outputs' leaves, to the numbers of the values."""
+        """Assign leaves to the numbers of their values.
+
+        Args:
+            outputs: The model's outputs.
+            leaves: One for each leaf of the outputs, such as its gradient, or None.
+        """
         if self._structure is None:
             return {self._outputs[0]: leaves}
+        # A model may return one tensor twice. Its gradients then add up.
         result: dict[int, list[Any]] = {}
         for number, leaf in zip(self._outputs, leaves, strict=True):
             if number in result and leaf is not None:
@@ -73,7 +90,7 @@ class Pipeline:
 
 
 def whole(model: keras.Model, placed: bool = False) -> Pipeline:
-    """Return the pipeline of one stage that calls a model as its class says.
+    """Return the pipeline of one stage that calls the whole model.
 
     Args:
         model: The built model.
@@ -88,24 +105,26 @@ def cut(model: keras.Model, graph: Graph, groups: Sequence[Sequence[int]]) -> Pi
     Args:
         model: The built model.
         graph: Its graph.
-        groups: Each stage's calls, by index; no stage reads what a later one writes.
+        groups: `[s]`: the indices of a stage's calls. No stage may read a value that a later stage writes.
 
     Returns:
-        The pipeline. A value goes straight from the stage that writes it to every stage that reads it.
+        The pipeline. A value goes directly from the stage that writes it to every stage that reads it.
 
     Raises:
-        PlanError: A layer with state of its own is called in two stages.
+        PlanError: A layer with state is called in two stages.
     """
     stages: list[Stage] = []
-    owner: dict[int, int] = {}
+    owner: dict[int, int] = {}  # By the id of a variable: the first stage that uses it.
     for index, group in enumerate(groups):
         calls = [graph.calls[unit] for unit in group]
         inside = set(group)
         written = {number for call in calls for number in call.writes}
         reads = tuple(dict.fromkeys(n for call in calls for _, n in call.reads if n not in written))
+        # A stage writes those of its values that any other stage, or the model's caller, needs.
         outside = {n for unit, call in enumerate(graph.calls) if unit not in inside for _, n in call.reads}
         outside |= set(graph.outputs)
         writes = tuple(number for call in calls for number in call.writes if number in outside)
+        # The first stage that uses a weight owns it: there its gradients are summed, and its penalty is counted.
         borrowed = frozenset(key for key, at in owner.items() if at != index)
         stage = Stage(Segment(calls, reads, writes), reads, writes, borrowed, not model.trainable)
         _check_state(stage, owner, index)
@@ -116,13 +135,15 @@ def cut(model: keras.Model, graph: Graph, groups: Sequence[Sequence[int]]) -> Pi
 
 
 def _check_state(stage: Stage, owner: dict[int, int], index: int) -> None:
+    """Refuse a stage that changes a state variable of an earlier stage."""
+    # Each stage reads its state once, before the batch: the later one would start from the old value.
     for variable, rule in zip(stage.state.variables, stage.state.known, strict=True):
         if rule is not None and owner.get(id(variable), index) != index:
             raise called_in_two_stages(variable, owner[id(variable)], index)
 
 
 def called_in_two_stages(variable: keras.Variable, one: int, other: int) -> PlanError:
-    """Return the error about a variable that changes in a call, of which another stage would see the old value."""
+    """Return the error for a variable that one stage's call changes while another stage would read its old value."""
     return PlanError(
         f"Expected a layer with state to be called in one stage, received {variable.path!r} in stages "
         f"{one} and {other}. Move the cut so that all calls of this layer lie on one side."

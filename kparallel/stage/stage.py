@@ -1,7 +1,13 @@
 """A stage: some calls of a model on one mesh column, called as a pure function of weights, state and inputs.
 
-Weights go in as tensors. A stage that captured variables would be a stateful call, and TensorFlow would then
-run all stateful calls of a step one after another.
+```text
+weights [w] ──┐                      ┌─► outputs     one Value for each number that the stage writes
+state   [v] ──┼─► Stage.forward ─────┼─► added       the values of `add_loss`
+inputs      ──┘  (writes nothing)    └─► assigned [w], state [v]: new values, None where nothing changes
+```
+
+Weights are passed as tensors. A stage that captured variables would be a stateful call, and TensorFlow would run all
+stateful calls of a step one after another.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,11 +41,11 @@ __all__: list[str] = []
 
 @dataclass(frozen=True)
 class StateRules:
-    """How parts of a batch go together in what a stage's call changes.
+    """How the changes that a stage's call makes on the parts of a batch are combined.
 
     Args:
-        rules: One for each variable of the state.
-        divided: Whether what the call assigns to each weight is another with other rows, or drawn at random.
+        rules: `[v]`: the rule of each variable of the state.
+        divided: `[w]`: whether the value assigned to a weight depends on the rows or is random, so that parts differ.
     """
 
     rules: tuple[Rule, ...]
@@ -48,14 +54,14 @@ class StateRules:
 
 @dataclass(frozen=True)
 class Forward:
-    """What one forward call gives.
+    """The result of one forward call.
 
     Args:
-        outputs: The values the stage writes.
-        added: What `add_loss` and activity regularizers gave.
-        assigned: What the call assigned to the weights, in the order of `Stage.weights`; None to most.
-        state: The state after the call, in the order of `Stage.state`; None where it does not change.
-        state_rules: How parts of a batch go together in the state and in what is assigned.
+        outputs: The values that the stage writes.
+        added: The losses from `add_loss` and activity regularizers.
+        assigned: `[w]`: the value that the call assigned to a weight, None for most weights.
+        state: `[v]`: the state after the call, None where it does not change.
+        state_rules: How these changes are combined over the parts of a batch.
     """
 
     outputs: list[Value]
@@ -66,19 +72,19 @@ class Forward:
 
 
 def averaged_states(layers: Iterable[keras.layers.Layer]) -> set[int]:
-    """Return the ids of the variables that take one step with the microbatches' average: BatchNorm's."""
+    """Return the ids of BatchNorm's moving statistics: a batch moves them once, by the average over its parts."""
     norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization) and layer.built]
     return {id(variable) for norm in norms for variable in (norm.moving_mean, norm.moving_variance)}
 
 
 class Stage:
-    """A body with the variables it reads.
+    """A computation and the variables that it reads.
 
     Args:
-        body: What to compute.
-        reads: Numbers of the values that come in.
-        writes: Numbers of the values that go out.
-        borrowed: Ids of variables that another stage owns (tied weights).
+        body: The computation.
+        reads: The numbers of the values that the stage receives.
+        writes: The numbers of the values that it returns.
+        borrowed: The ids of variables that another stage owns (tied weights).
         frozen: Whether the model is frozen as a whole, so that nothing trains.
     """
 
@@ -95,30 +101,36 @@ class Stage:
         self.writes = writes
         self.layers = [layer for top in body.layers() for layer in flatten_layers(top)]
         self.weights = [] if frozen else trained(body.layers())
+        # `overwritten`: the indices of weights whose "gradient" is their new value (float8).
         self.owned = [variable for variable in self.weights if id(variable) not in borrowed]
         self.overwritten = [index for index, variable in enumerate(self.weights) if variable.overwrite_with_gradient]
         self.float8 = float8_variables(self.layers)
         self.metrics = own_metrics(self.layers)
+        # State is every other variable that the call may read or change: of the layers, of the metrics that they
+        # update, and of stateful recurrent layers, whose states are not among a layer's `variables`.
         metrics = [v for metric in self.metrics for v in metric.variables]
         weights = {id(variable) for variable in self.weights}
         carried = recurrent_states(self.layers)
         rest = {id(v): v for v in (*_variables(body), *metrics, *carried) if id(v) not in weights}
         seeds = {key for top in body.layers() for key in seed_states(top)}
         self.state = State(rest.values(), seeds, averaged_states(self.layers), {id(v) for v in carried})
+        # Used while nothing changes; rules are found when a call changes something.
         number = len(self.weights) + len(self.state.variables)
         self._default = self._rules_from([Dependence.OTHER] * number)
+        # By (training, which variables changed), and by `training` alone those of the last call.
         self._state_rules: dict[Any, StateRules] = {}
 
     def read(self, in_place: bool = False) -> list[tf.Tensor]:
         """Return this replica's trainable weights as tensors.
 
         Args:
-            in_place: Whether to leave each weight on its own device, where layers have devices of their own.
+            in_place: Whether to read each weight on its own device. This is for layers that have devices of their own.
         """
         if not in_place:
             return [tf.identity(variable.value) for variable in self.weights]
         weights = []
         for variable in self.weights:
+            # The replica's first copy tells the device: all copies of a placed weight are on devices of one column.
             with tf.device(variable.value.values[0].device):
                 weights.append(tf.identity(variable.value))
         return weights
@@ -127,32 +139,34 @@ class Stage:
         """Call the stage without side effects.
 
         Args:
-            weights: Values of `weights`.
-            state: Values of `state`.
+            weights: `[w]`: the values of `weights`.
+            state: `[v]`: the values of `state`.
             inputs: The values that the stage reads; their logits are not used.
-            training: As Keras means it.
+            training: Keras's `training` argument.
 
         Returns:
-            Outputs, added losses, and what was assigned to weights and state.
+            Outputs, added losses, and the new values of weights and state.
 
         Raises:
-            ModelError: A layer makes a variable.
+            ModelError: A layer creates a variable.
         """
         forward = self._called(weights, state, inputs, training)
         return replace(forward, state_rules=self._rules_of(forward, (weights, state, inputs), training))
 
     def state_rules(self, training: bool) -> StateRules:
-        """Return what the last call in this mode found out, for calls that run it again."""
+        """Return the rules that the last traced call found, for calls that reuse its trace."""
         return self._state_rules[training]
 
     def _called(self, weights: list[tf.Tensor], state: list[tf.Tensor], inputs: list[Value], training: bool) -> Forward:
+        # The inputs have passed through a `tf.function`, which drops attributes.
         for value in inputs:
             if value.mask is not None:
                 set_mask(value.tensor, value.mask)
         values = list(zip(self.state.variables, state, strict=True))
-        own = Assignments(zip(self.weights, weights, strict=True), values)
+        assignments = Assignments(zip(self.weights, weights, strict=True), values)
+        # State by rows comes with the rows of one microbatch, so Keras's check of the batch size must not apply.
         rows = [pair for pair, rule in zip(values, self.state.known, strict=True) if rule is Rule.ROWS]
-        with _refusing_new_variables(), of_other_rows(rows, self.layers), whole_losses(), own as scope:
+        with _refusing_new_variables(), of_other_rows(rows, self.layers), whole_losses(), assignments as scope:
             outputs = self._body([value.tensor for value in inputs], training)
         assigned = scope.changed(self.weights, weights)
         end = scope.changed(self.state.variables, state)
@@ -160,42 +174,45 @@ class Stage:
         return Forward([Value.of(output) for output in outputs], added, assigned, end, self._default)
 
     def _rules_of(self, forward: Forward, arguments: tuple[Any, ...], training: bool) -> StateRules:
-        """Find out how parts of a batch go together in what a call changes, once for each set of changed variables."""
-        open_ = [last if rule is None else None for last, rule in zip(forward.state, self.state.known, strict=True)]
-        changed = [value is not None for value in (*forward.assigned, *open_)]
+        """Return the rules of what a call changed. They are found once for each set of changed variables."""
+        # Variables with a known rule need no analysis, which costs another trace of the stage.
+        undecided = [end if rule is None else None for end, rule in zip(forward.state, self.state.known, strict=True)]
+        changed = [value is not None for value in (*forward.assigned, *undecided)]
         key = (training, *changed)
         if key not in self._state_rules:
-            known = self._default if not any(changed) else self._rules_from(self._dependences(arguments, training))
-            self._state_rules[key] = known
+            rules = self._default if not any(changed) else self._rules_from(self._dependences(arguments, training))
+            self._state_rules[key] = rules
         self._state_rules[training] = self._state_rules[key]
         return self._state_rules[key]
 
-    def _rules_from(self, found: Sequence[Dependence]) -> StateRules:
-        number = len(self.weights)
-        rules = [rule or RULES[way] for rule, way in zip(self.state.known, found[number:], strict=True)]
-        return StateRules(tuple(rules), tuple(way is not Dependence.NONE for way in found[:number]))
+    def _rules_from(self, by_variable: Sequence[Dependence]) -> StateRules:
+        number = len(self.weights)  # Weights come first, then the state.
+        rules = [rule or RULES[each] for rule, each in zip(self.state.known, by_variable[number:], strict=True)]
+        return StateRules(tuple(rules), tuple(each is not Dependence.NONE for each in by_variable[:number]))
 
     def _dependences(self, arguments: tuple[Any, ...], training: bool) -> list[Dependence]:
-        """Return how what a call assigns to each weight and each variable of the state depends on the rows."""
+        """Return how the new value of each weight, then of each state variable, depends on the rows."""
+        # Ids of the variables of Keras's own metrics that were updated with rows. They add a sum over the rows,
+        # though the graph does not always show it.
         added: set[int] = set()
 
         def updates(weights: Any, state: Any, inputs: Any, masks: Any) -> tuple[list[Any], list[Any], list[Any]]:
             with noting_sums(self.metrics, added):
-                again = self._called(weights, state, list(map(Value, inputs, masks)), training)
+                forward = self._called(weights, state, list(map(Value, inputs, masks)), training)
             random = [value for value, rule in zip(state, self.state.known, strict=True) if rule is Rule.SEED]
-            return [*weights, *state], [*again.assigned, *again.state], random
+            return [*weights, *state], [*forward.assigned, *forward.state], random
 
-        held = [rule is Rule.ROWS for rule in self.state.known]
+        by_rows = [rule is Rule.ROWS for rule in self.state.known]
         weights, state, inputs = arguments
         masks = [value.mask for value in inputs]
-        found = dependences(updates, (weights, state, [value.tensor for value in inputs], masks), held)
-        known = [id(variable) in added for variable in (*self.weights, *self.state.variables)]
-        return [Dependence.SUM if sums else way for way, sums in zip(found, known, strict=True)]
+        by_variable = dependences(updates, (weights, state, [value.tensor for value in inputs], masks), by_rows)
+        are_sums = [id(variable) in added for variable in (*self.weights, *self.state.variables)]
+        return [Dependence.SUM if is_sum else each for each, is_sum in zip(by_variable, are_sums, strict=True)]
 
 
 @contextmanager
 def _refusing_new_variables() -> Iterator[None]:
-    """Say what TensorFlow means when a layer makes a variable while it is called."""
+    """Translate TensorFlow's error about a layer that creates a variable while it is called."""
     try:
         yield
     except ValueError as error:

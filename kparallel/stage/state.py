@@ -1,4 +1,19 @@
-"""The state of a stage: what a batch that is divided among replicas and microbatches leaves of it."""
+"""The state of a stage, and how its changes by the parts of a batch (microbatches on replicas) are combined.
+
+```text
+rule       microbatch m starts from     combined over microbatches       combined over replicas
+SEED       the end of m-1               the last end                     not: each replica has its own chain
+CHAIN      the end of m-1               the last end                     average, weighted by rows
+COMMON     the start of the batch       any end: all are equal           any: all are equal
+SUM        the start of the batch       sum of the changes               sum of the changes
+MEAN       the start of the batch       average, weighted by rows        average, weighted by rows
+MOMENTS    the start of the batch       average                          average over replicas that had rows
+ROWS       its rows of the variable     concatenated                     gathered
+```
+
+A replica sends its change (end minus start) times a weight, see `State.changes`. The sum over the replicas, divided by
+the total weight, is added to the start, see `State.commit`.
+"""
 
 import enum
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,14 +27,15 @@ from kparallel.stage.dependence import Dependence
 
 __all__: list[str] = []
 
-# Odd and far apart modulo 2**32, so that the replicas' seeds do not meet.
+# The seeds of replica i are shifted by i times this number. It is odd, so all shifts differ modulo 2**32, and large, so
+# that the chains of seeds do not meet.
 _SEED_STRIDE = 0x9E3779B9
 
 End = list[tf.Tensor | None]  # The state after a call, None where it does not change.
 
 
 class Rule(enum.Enum):
-    """How the parts of a batch, its microbatches on its replicas, change a variable together."""
+    """How the changes of a variable by the parts of a batch are combined."""
 
     SEED = "passes on from microbatch to microbatch, and each replica draws its own"
     ROWS = "belongs to the rows: each part takes and leaves its own, as a stateful recurrent layer does"
@@ -41,12 +57,12 @@ RULES = {
 
 @dataclass(frozen=True)
 class RowRange:
-    """Which rows of the whole batch some rows are.
+    """A range of rows of the whole batch.
 
     Args:
-        first: The index of the first, or None where this replica cannot know.
-        count: How many there are.
-        whole: How many the whole batch has, or None where this replica cannot know.
+        first: The index of the first row, or None if this replica does not know it.
+        count: The number of rows.
+        whole: The number of rows of the whole batch, or None if this replica does not know it.
     """
 
     first: int | None
@@ -55,22 +71,29 @@ class RowRange:
 
 
 class State:
-    """The variables that a stage's call may change, other than its weights.
+    """The variables that a stage's call may change, except its weights.
 
     Args:
-        variables: In the order of `read`.
-        seeds: Ids of those that hold seeds.
-        moments: Ids of BatchNorm's moving statistics.
-        rows: Ids of those that hold a value for each row of the batch.
+        variables: The variables; every list of state has their order.
+        seeds: The ids of those that hold seeds.
+        moments: The ids of BatchNorm's moving statistics.
+        rows: The ids of those that hold a value for each row of the batch.
     """
 
     def __init__(self, variables: Iterable[keras.Variable], seeds: set[int], moments: set[int], rows: set[int]) -> None:
         self.variables = list(variables)
+        # `[v]`: the rules that follow from the kind of the variable. All others (None) follow from the graph of the
+        # call.
         known = dict.fromkeys(seeds, Rule.SEED) | dict.fromkeys(moments, Rule.MOMENTS) | dict.fromkeys(rows, Rule.ROWS)
         self.known: list[Rule | None] = [known.get(id(variable)) for variable in self.variables]
 
     def read(self, replica_index: int) -> list[tf.Tensor]:
-        """Return this replica's state as tensors; `replica_index` shifts the seeds, so that replicas draw apart."""
+        """Return this replica's state as tensors.
+
+        Args:
+            replica_index: It shifts the seeds, so that each replica draws random numbers of its own. Replica 0 has the
+                seeds of one device.
+        """
         shift = seed_shift(replica_index)
         return [
             tf.identity(variable.value) + tf.cast(shift, variable.value.dtype)
@@ -79,48 +102,55 @@ class State:
             for variable, rule in zip(self.variables, self.known, strict=True)
         ]
 
-    def of_rows(self, state: list[tf.Tensor], place: RowRange) -> list[tf.Tensor]:
-        """Return the state with which some rows are called.
+    def of_rows(self, state: list[tf.Tensor], row_range: RowRange) -> list[tf.Tensor]:
+        """Return the state for a call on some rows: of a variable that holds rows only these.
 
         Raises:
-            DataError: A variable holds another number of rows than the batch has, or this replica does not know which.
+            DataError: A variable holds another number of rows than the batch has, or this replica does not know which
+                of them are its own.
         """
         return [
-            _cut(variable, value, place) if rule is Rule.ROWS else value
+            _rows_of(variable, value, row_range) if rule is Rule.ROWS else value
             for variable, value, rule in zip(self.variables, state, self.known, strict=True)
         ]
 
     def left_by_rows(self, ends: Sequence[End], rows: int) -> list[tuple[keras.Variable, tf.Tensor]]:
-        """Return the variables that hold rows, with what this replica's leave in them."""
+        """Return the changed variables that hold rows, each with the new values for this replica's rows."""
         return [
+            # An empty share has a padding row, which is cut off.
             (variable, tf.concat([end[index] for end in ends], 0)[:rows])
             for index, variable in enumerate(self.variables)
             if self.known[index] is Rule.ROWS and ends[-1][index] is not None
         ]
 
     def chain(self, state: list[tf.Tensor], end: End, rules: Sequence[Rule]) -> list[tf.Tensor]:
-        """Return the state from which the next microbatch starts."""
+        """Return the state from which the next microbatch starts, given the state after this one."""
         return [
-            last if last is not None and rule in (Rule.SEED, Rule.CHAIN) else first
-            for first, last, rule in zip(state, end, rules, strict=True)
+            after if after is not None and rule in (Rule.SEED, Rule.CHAIN) else before
+            for before, after, rule in zip(state, end, rules, strict=True)
         ]
 
     def changes(
         self, start: list[tf.Tensor], ends: Sequence[End], rules: Sequence[Rule], counts: Sequence[int], rows: int
     ) -> list[tf.Tensor]:
-        """Return by how much this replica's rows change what the replicas have to add up: floats and int64.
+        """Return this replica's weighted changes of the variables that are summed over the replicas.
 
         Args:
-            start: The state before the batch, as `read` gave it.
-            ends: The state after each microbatch, in order.
-            rules: Of each variable.
-            counts: The rows of each microbatch.
-            rows: This replica's rows: without any, nothing changes.
+            start: `[v]`: the state before the batch, as returned by `read`.
+            ends: `[m][v]`: the state after each microbatch.
+            rules: `[v]`.
+            counts: `[m]`: the number of rows of each microbatch.
+            rows: The number of this replica's rows; without any, all changes are 0.
+
+        Returns:
+            One change for each changed variable of the rules MOMENTS, SUM, MEAN and CHAIN. Floats keep their dtype, all
+            others become int64.
         """
         changes = []
         for index in _added(ends, rules):
-            first = _wide(start[index])
-            parts = [_wide(end[index]) - first for end in ends]
+            before = _wide(start[index])
+            parts = [_wide(end[index]) - before for end in ends]
+            # `[m]`: the weight of each microbatch. The last end of a chain contains the changes of all before it.
             scales: dict[Rule, Sequence[float]] = {
                 Rule.MOMENTS: [1 / len(ends)] * len(ends),
                 Rule.SUM: [1] * len(ends),
@@ -128,7 +158,7 @@ class State:
                 Rule.CHAIN: [*[0] * (len(ends) - 1), rows],
             }
             scaled = [part * tf.cast(w, part.dtype) for part, w in zip(parts, scales[rules[index]], strict=True) if w]
-            changes.append(tf.add_n(scaled) if rows else tf.zeros_like(first))
+            changes.append(tf.add_n(scaled) if rows else tf.zeros_like(before))
         return changes
 
     def commit(
@@ -137,60 +167,64 @@ class State:
         ends: Sequence[End],
         rules: Sequence[Rule],
         sums: list[tf.Tensor],
-        whole: tuple[tf.Tensor, tf.Tensor],
+        totals: tuple[tf.Tensor, tf.Tensor],
         replica_index: int,
     ) -> None:
-        """Write the state after a batch, equal on every replica but for the seeds' own chains.
+        """Write the state after a batch: every replica writes the same values, except that each has seeds of its own.
 
         Args:
-            start, ends, rules: As `changes` takes them.
-            sums: What `changes` returned, summed over the replicas.
-            whole: How many rows the replicas had, and how many replicas had rows: float64 scalars.
+            start, ends, rules: As in `changes`.
+            sums: The result of `changes`, summed over the replicas.
+            totals: The number of rows of the batch, and of replicas that had rows: float64 scalars.
             replica_index: As in `read`.
         """
-        rows, replicas = whole
+        rows, replicas = totals
         for index, change in zip(_added(ends, rules), sums, strict=True):
-            first = start[index]
-            over = {Rule.MOMENTS: replicas, Rule.SUM: tf.ones_like(rows)}.get(rules[index], rows)
-            over = tf.cast(over, change.dtype)
-            change = change / over if change.dtype.is_floating else change // over
-            self.variables[index].assign(tf.cast(_wide(first) + change, first.dtype))
-        for index, last in enumerate(ends[-1]):
-            if last is not None and rules[index] is Rule.COMMON:
-                self.variables[index].assign(last)
-            elif last is not None and rules[index] is Rule.SEED:
-                self.variables[index].assign(last - tf.cast(seed_shift(replica_index), last.dtype))
+            before = start[index]
+            weight = {Rule.MOMENTS: replicas, Rule.SUM: tf.ones_like(rows)}.get(rules[index], rows)
+            weight = tf.cast(weight, change.dtype)
+            # An empty share changes nothing, and has a weight of 0: the batch's total is never 0.
+            change = change / weight if change.dtype.is_floating else change // weight
+            self.variables[index].assign(tf.cast(_wide(before) + change, before.dtype))
+        for index, after in enumerate(ends[-1]):
+            if after is not None and rules[index] is Rule.COMMON:
+                self.variables[index].assign(after)
+            elif after is not None and rules[index] is Rule.SEED:
+                # Without the shift, so that a saved file holds the seed state of one device.
+                self.variables[index].assign(after - tf.cast(seed_shift(replica_index), after.dtype))
 
     def changed(self, ends: Sequence[End]) -> list[keras.Variable]:
-        """Return the variables that a call changes."""
-        return [variable for variable, last in zip(self.variables, ends[-1], strict=True) if last is not None]
+        """Return the variables that the calls changed."""
+        return [variable for variable, after in zip(self.variables, ends[-1], strict=True) if after is not None]
 
 
 def _added(ends: Sequence[End], rules: Sequence[Rule]) -> Iterator[int]:
-    """Yield the indices of the changed state that the replicas have to add up."""
-    for index, (last, rule) in enumerate(zip(ends[-1], rules, strict=True)):
-        if last is not None and rule not in (Rule.SEED, Rule.COMMON, Rule.ROWS):
+    """Yield the indices of the changed variables that are summed over the replicas."""
+    for index, (after, rule) in enumerate(zip(ends[-1], rules, strict=True)):
+        if after is not None and rule not in (Rule.SEED, Rule.COMMON, Rule.ROWS):
             yield index
 
 
-def _cut(variable: keras.Variable, value: tf.Tensor, place: RowRange) -> tf.Tensor:
-    """Return the rows of a place; zeros for the one row that an empty share is given."""
+def _rows_of(variable: keras.Variable, value: tf.Tensor, row_range: RowRange) -> tf.Tensor:
+    """Return the values for a range of rows; zeros for the padding row of an empty share."""
     size = int(variable.shape[0])
-    if place.whole is None or place.first is None:
+    if row_range.whole is None or row_range.first is None:
         raise DataError(
             "Expected batches that every replica sees whole, as arrays and datasets on one machine are, for a stateful "
             "recurrent layer: its state belongs to the rows, and here a replica does not know which of them it has."
         )
-    if place.whole != size:
+    if row_range.whole != size:
         raise DataError(
             f"If an RNN is stateful, the batch size of the input sequences must be the same as the batch size of the "
-            f"initial state. Expected batches of {size} rows, received {place.whole}."
+            f"initial state. Expected batches of {size} rows, received {row_range.whole}."
         )
-    return value[place.first : place.first + place.count] if place.count else tf.zeros_like(value[:1])
+    if not row_range.count:
+        return tf.zeros_like(value[:1])
+    return value[row_range.first : row_range.first + row_range.count]
 
 
 def _wide(value: tf.Tensor) -> tf.Tensor:
-    """Return a float as it is, anything else as what sums do not overflow."""
+    """Return a floating tensor as it is, any other as int64, in which sums do not overflow."""
     return value if value.dtype.is_floating else tf.cast(value, tf.int64)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from kparallel.schedule import Action
 from kparallel.trace.events import Step
-from kparallel.trace.intervals import Span, length, union, wider_than, within, without
+from kparallel.trace.intervals import Span, concurrent, length, union, within, without
 from kparallel.trace.lanes import LaneStep
 
 __all__: list[str] = []
@@ -86,7 +86,7 @@ def attribute_time(
         take(cause, union(span for why, span in waits if why == cause))
     if cores is not None:
         others = [span for other in lanes if other is not lane for span in [*other.work, *other.update]]
-        take("sharing", wider_than(others, cores))
+        take("sharing", concurrent(others, cores))
     take("transfer", union(span for why, span in waits if why == "transfer"))
     take("overhead", whole)
     return dict(seconds)

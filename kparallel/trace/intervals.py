@@ -62,11 +62,11 @@ def length(spans: Iterable[Span]) -> float:
     return sum(end - start for start, end in spans)
 
 
-def wider_than(spans: Iterable[Span], number: int) -> list[Span]:
+def concurrent(spans: Iterable[Span], number: int) -> list[Span]:
     """Return when at least so many of the given spans, which may overlap, run at once.
 
     Example:
-        >>> wider_than([(0, 4), (1, 3), (2, 6)], 2)
+        >>> concurrent([(0, 4), (1, 3), (2, 6)], 2)
         [(1, 4)]
     """
     changes = sorted(change for start, end in spans for change in ((start, 1), (end, -1)))

@@ -1,7 +1,7 @@
-"""Callbacks in a cluster: the chief writes, all workers decide alike, and an error on one stops all.
+"""Callbacks in a cluster: only the chief writes files, all workers stop together, and an error on one stops all.
 
-After every hook at which a callback may stop training or fail, the workers tell one another what happened. Without
-that, one worker would leave the loop while the others wait for it in the next step's reduction.
+After every hook at which a callback may stop training or fail, the workers exchange their status. Otherwise one worker
+would leave the loop while the others wait for it in the next step's all-reduce.
 """
 
 import json
@@ -29,20 +29,21 @@ WRITERS = (
     keras.callbacks.CSVLogger,
     keras.callbacks.RemoteMonitor,
 )
+# Callbacks of Keras's that neither stop training nor fail at the ends of a step.
 _QUIET = (keras.callbacks.ProgbarLogger, keras.callbacks.History, *WRITERS[len(_CHECKPOINTS) :])
 _STEP_HOOKS = {"begin": ("on_train_batch_begin", "on_batch_begin"), "end": ("on_train_batch_end", "on_batch_end")}
 
 
 class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
-    """A list of callbacks that acts as one over all workers.
+    """A callback list that acts as one list over all workers.
 
     Args:
-        callbacks: The user's; those that are the chief's alone are left out on other workers.
-        group: How workers group.
-        order: The data whose epoch must be told, or None.
+        callbacks: The user's callbacks. Those that are the chief's alone are left out on all other workers.
+        group: The workers.
+        order: The data whose order depends on the epoch, or None.
         model: The wrapped model.
-        read: What this worker has read.
-        **params: As `keras.callbacks.CallbackList` takes them.
+        read: The digest of what this worker has read.
+        **params: The arguments of `keras.callbacks.CallbackList`.
     """
 
     def __init__(
@@ -54,22 +55,25 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         read: BatchDigest,
         **params: Any,
     ) -> None:
-        given = list(keras.tree.flatten(callbacks)) if callbacks else []
-        kept = [callback for callback in given if group.is_chief or not is_chief_only(callback)]
+        all_callbacks = list(keras.tree.flatten(callbacks)) if callbacks else []
+        own_callbacks = [callback for callback in all_callbacks if group.is_chief or not is_chief_only(callback)]
         self._group = group
         self._order = order
         self._read = read
-        self._backup = next((c for c in given if isinstance(c, keras.callbacks.BackupAndRestore)), None)
+        self._backup = next((c for c in all_callbacks if isinstance(c, keras.callbacks.BackupAndRestore)), None)
+        # Whether a hook is synchronized has to be the same on every worker, and callbacks may differ between workers.
         answers = [
             json.loads(answer)
-            for answer in group.all_gather_text(json.dumps([_hooks_of(given), self._backup is not None]))
+            for answer in group.all_gather_text(json.dumps([_hooks_of(all_callbacks), self._backup is not None]))
         ]
         self._loud = {hook for hooks, _ in answers for hook in hooks}
         self._follows = any(backup for _, backup in answers)
-        super().__init__(kept, add_history=True, add_progbar=params.get("verbose", 0) != 0, model=model, **params)
+        super().__init__(
+            own_callbacks, add_history=True, add_progbar=params.get("verbose", 0) != 0, model=model, **params
+        )
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Begin, and start every worker where the chief's backup left off."""
+        """Begin training on every worker at the epoch and with the values of the chief's backup."""
 
         def begin() -> None:
             super(SynchronizedCallbacks, self).on_train_begin(logs)
@@ -81,14 +85,14 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
             self._follow_chief()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Begin an epoch, in its order of rows, if the callbacks have left the workers alike."""
+        """Begin an epoch and set its order of rows; check afterwards that the workers are still alike."""
         if self._order is not None:
             self._order.epoch = epoch
         self._together(lambda: super(SynchronizedCallbacks, self).on_epoch_begin(epoch, logs))
         check_drift(self._group, self.model, self._read)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """End an epoch; the chief writes what goes beside a backup, if the workers are still in step."""
+        """End an epoch, if the workers are still alike. The chief also writes the companion file of a backup."""
         check_drift(self._group, self.model, self._read)
 
         def end() -> None:
@@ -103,11 +107,11 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         self._perhaps_together("begin", lambda: super(SynchronizedCallbacks, self).on_train_batch_begin(batch, logs))
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """End a step; what the callbacks see is global already."""
+        """End a step. The logs hold global values already."""
         self._perhaps_together("end", lambda: super(SynchronizedCallbacks, self).on_train_batch_end(batch, logs))
 
     def on_train_end(self, logs: Any = None) -> None:
-        """End; a backup that Keras deletes takes its companion along."""
+        """End training; the companion file of a backup is deleted with it."""
 
         def end() -> None:
             if self._backup is not None and self._group.is_chief and self._backup.delete_checkpoint:
@@ -123,7 +127,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
             hook()
 
     def _together(self, hook: Callable[[], None]) -> None:
-        """Run a hook on all workers; stop all if one stops, fail on all if one fails."""
+        """Run a hook on all workers. All stop if one stops, and all raise if one raises."""
         error: Exception | None = None
         try:
             hook()
@@ -143,7 +147,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
             self.model.stop_training = True
 
     def _follow_chief(self) -> None:
-        """Take the chief's epoch, weights, state, slots and order of rows."""
+        """Copy the chief's epoch, weights, state, optimizer slots and order of rows to every worker."""
         model = self.model
         epoch, seed = self._group.broadcast([resumed_epoch(model) or 0, 0 if self._order is None else self._order.seed])
         resume_at(model, int(epoch))
@@ -154,35 +158,35 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
             variable.assign(value)
 
     def _save_rest(self, backup: Any, epoch: int) -> None:
-        """Write what Keras's backup leaves out: seed states and the order of rows.
+        """Write the companion file of a backup: seed states and the order of rows, which Keras's backup leaves out.
 
-        It is written before the backup, and keeps the entry of the backup before: a crash between the two
-        leaves an entry for whichever backup is there.
+        The file is written before the backup, and keeps the entry of the previous backup. So after a crash between the
+        two writes it has an entry for whichever backup exists.
         """
         path = _companion(backup)
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = json.loads(path.read_text()) if path.is_file() else {}
+        entries = json.loads(path.read_text()) if path.is_file() else {}
         seeds = seed_states(self.model)
         states = [variable.numpy().tolist() for variable in self.model.non_trainable_variables if id(variable) in seeds]
         order = None if self._order is None else self._order.seed
-        kept = {key: value for key, value in kept.items() if int(key) == epoch - 1}
-        kept[str(epoch)] = {"seed_states": states, "order_seed": order}
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(kept))
+        entries = {key: value for key, value in entries.items() if int(key) == epoch - 1}
+        entries[str(epoch)] = {"seed_states": states, "order_seed": order}
+        partial = path.with_suffix(".partial")  # Renamed at the end, so that a crash leaves no half-written file.
+        partial.write_text(json.dumps(entries))
         partial.replace(path)
 
     def _restore_rest(self, backup: Any) -> None:
         path = _companion(backup)
         epoch = str(resumed_epoch(self.model))
-        kept = json.loads(path.read_text()) if path.is_file() else {}
-        if epoch not in kept:
+        entries = json.loads(path.read_text()) if path.is_file() else {}
+        if epoch not in entries:
             return
         seeds = seed_states(self.model)
         states = [variable for variable in self.model.non_trainable_variables if id(variable) in seeds]
-        for variable, value in zip(states, kept[epoch]["seed_states"], strict=True):
+        for variable, value in zip(states, entries[epoch]["seed_states"], strict=True):
             variable.assign(value)
-        if self._order is not None and kept[epoch]["order_seed"] is not None:
-            self._order.seed = kept[epoch]["order_seed"]
+        if self._order is not None and entries[epoch]["order_seed"] is not None:
+            self._order.seed = entries[epoch]["order_seed"]
 
 
 def is_chief_only(callback: keras.callbacks.Callback) -> bool:
@@ -195,10 +199,10 @@ def _companion(backup: Any) -> Path:
 
 
 def _hooks_of(callbacks: list[keras.callbacks.Callback]) -> list[str]:
-    """Return at which ends of a step some callback may stop training or fail."""
-    looking = [callback for callback in callbacks if not _is_quiet(callback)]
+    """Return the ends of a step (`"begin"`, `"end"`) at which a callback may stop training or fail."""
+    active = [callback for callback in callbacks if not _is_quiet(callback)]
     return [
-        when for when, names in _STEP_HOOKS.items() if any(_has_own(each, name) for each in looking for name in names)
+        when for when, names in _STEP_HOOKS.items() if any(_has_own(each, name) for each in active for name in names)
     ]
 
 
@@ -208,6 +212,6 @@ def _is_quiet(callback: keras.callbacks.Callback) -> bool:
 
 
 def _has_own(callback: keras.callbacks.Callback, hook: str) -> bool:
-    """Tell whether a callback has a hook of its own, by its class or, as `LambdaCallback`, by itself."""
+    """Return whether a callback overrides a hook, in its class or, as `LambdaCallback` does, on the object."""
     plain = getattr(keras.callbacks.Callback, hook)
     return getattr(getattr(callback, hook), "__func__", None) is not plain

@@ -1,4 +1,4 @@
-"""What must be equal on all workers, compared before a collective would wait for what never comes."""
+"""Consistency checks between workers, made before a collective can wait forever for a worker that never joins."""
 
 import json
 import re
@@ -18,20 +18,20 @@ from kparallel.rendezvous import to_stderr
 
 __all__: list[str] = []
 
-_LONG = 10.0  # Seconds of waiting after which a worker says so.
-_HEAD = 32  # Rows that are compared.
+_LONG = 10.0  # Seconds of waiting after which a worker reports it on stderr.
+_HEAD = 32  # Rows of arrays that are compared.
 _EQUAL = ("epochs", "initial_epoch", "validation_split", "validation_freq", "shuffle", "class_weight")
 
 
 def require_same(group: WorkerGroup, facts: dict[str, str]) -> None:
-    """Make sure that all workers run the same thing, before the first step waits for them.
+    """Check that all workers run the same call with the same settings.
 
     Args:
-        group: How workers group.
-        facts: Name and text of what must be equal, the most telling first.
+        group: The workers.
+        facts: The settings that must be equal: texts by their names. The first that differs is reported.
 
     Raises:
-        WorkerError: They differ; the message names the workers, the first fact that differs and its texts.
+        WorkerError: A fact differs. The message has its name and its text on each worker.
     """
     awaited = f"worker {group.worker_index} waits for the others in {facts.get('call', 'wrap')}, which all must call"
     reminder = threading.Timer(_LONG, to_stderr, [awaited])
@@ -52,13 +52,15 @@ def require_same(group: WorkerGroup, facts: dict[str, str]) -> None:
 
 
 def wrap_fingerprint(model: keras.Model, plan: Plan, loss_reduction: str, compression: str | None) -> dict[str, str]:
-    """Return what of a model and its plan must be equal; names may differ, Keras numbers them as it goes.
+    """Return the facts of a model and its plan that must be equal on all workers.
+
+    The names of layers may differ, since Keras numbers them for each process.
 
     Args:
         model: The model, before its variables are placed.
-        plan: The plan that this worker follows.
-        loss_reduction: As `kparallel.wrap` takes it.
-        compression: Its `gradient_compression`.
+        plan: This worker's plan.
+        loss_reduction: The argument of `kparallel.wrap`.
+        compression: The argument `gradient_compression` of `kparallel.wrap`.
     """
     weights = model.weights
     return {
@@ -76,19 +78,19 @@ def wrap_fingerprint(model: keras.Model, plan: Plan, loss_reduction: str, compre
     }
 
 
-def fit_fingerprint(model: keras.Model, given: dict[str, Any]) -> dict[str, str]:
-    """Return what of a call of `fit` must be equal, so that no worker leaves the loop before the others.
+def fit_fingerprint(model: keras.Model, arguments: dict[str, Any]) -> dict[str, str]:
+    """Return the facts of a call of `fit` that must be equal, so that no worker leaves the loop before the others.
 
     Args:
         model: The wrapped model.
-        given: The arguments of `fit`, defaults filled in.
+        arguments: The arguments of `fit`, with its defaults.
     """
     optimizer = getattr(model, "optimizer", None)
     return {
         "call": "fit",
-        **{name: str(given[name]) for name in _EQUAL},
-        "kind of data": "arrays" if are_arrays(given["x"]) else type(given["x"]).__name__,
-        "presence of validation_data": str(given["validation_data"] is not None),
+        **{name: str(arguments[name]) for name in _EQUAL},
+        "kind of data": "arrays" if are_arrays(arguments["x"]) else type(arguments["x"]).__name__,
+        "presence of validation_data": str(arguments["validation_data"] is not None),
         "class of the optimizer": type(optimizer).__name__,
         "settings of the optimizer": _described(optimizer),
         "loss": _described(getattr(model, "loss", None)),
@@ -98,13 +100,13 @@ def fit_fingerprint(model: keras.Model, given: dict[str, Any]) -> dict[str, str]
 
 
 def call_fingerprint(name: str, x: Any, steps: int | None, length: float | None) -> dict[str, str]:
-    """Return what of a call of `evaluate` or `predict` must be equal: each worker computes its share of every batch.
+    """Return the facts of a call of `evaluate` or `predict` that must be equal on all workers.
 
     Args:
-        name: Of the method.
-        x: What it was given.
-        steps: How many were asked for.
-        length: How many batches it has, or None where only the data's end will tell.
+        name: The name of the method.
+        x: The data.
+        steps: The argument `steps`.
+        length: The number of batches, or None if it is unknown.
     """
     facts = {"call": name, "kind of data": "arrays" if are_arrays(x) else type(x).__name__}
     if are_arrays(x):
@@ -120,13 +122,13 @@ def _is_sparse(leaf: Any) -> bool:
 
 
 def _described(value: Any) -> str:
-    """Return a text of the settings of a Keras object, or of a structure of objects and functions."""
+    """Return the settings of a Keras object, or of a structure of objects and functions, as text."""
 
-    def one(leaf: Any) -> str:
+    def described(leaf: Any) -> str:
         if hasattr(leaf, "get_config"):
             settings = {key: setting for key, setting in leaf.get_config().items() if key != "name"}
             return f"{type(leaf).__name__} {settings}"
         return getattr(leaf, "__name__", str(leaf))
 
-    # Two processes hold the same function at different places.
-    return re.sub(r" at 0x[0-9a-f]+", "", str(keras.tree.map_structure(one, value)))
+    # The text of a function may contain its address, which differs between processes.
+    return re.sub(r" at 0x[0-9a-f]+", "", str(keras.tree.map_structure(described, value)))

@@ -1,6 +1,7 @@
-"""Whether the workers are still in step: the same batches read, the same learning rate, the same weights.
+"""Detects workers that have drifted apart: other batches read, another learning rate, other weights.
 
-Gradients are summed over the workers, so that workers who differ go on without an error, each to weights of its own.
+Gradients are summed over the workers, so a worker that differs causes no error by itself: each would end with weights
+of its own.
 """
 
 import json
@@ -19,21 +20,21 @@ from kparallel.errors import DataError, WorkerError
 
 __all__: list[str] = []
 
-_LIMIT = 2**16  # Bytes of each target that are compared in a step, so that reading stays fast.
-_DRIFT = 1e-4  # Relative; processors of different makes round differently.
+_LIMIT = 2**16  # Bytes of each target that enter the digest in a step, so that reading stays fast.
+_DRIFT = 1e-4  # Relative tolerance, since processors of different models round differently.
 
 
 class BatchDigest:
-    """A digest of what a worker has read since `fit` or `evaluate` began.
+    """A digest of the batches that a worker has read since `fit` or `evaluate` began.
 
-    Targets are compared, and inputs where there are none: inputs may differ by a random augmentation.
+    It covers the targets, or the inputs if there are no targets: inputs may differ by a random augmentation.
     """
 
     def __init__(self) -> None:
         self._digest = 0
 
     def begin(self) -> None:
-        """Forget what was read before."""
+        """Start a new digest."""
         self._digest = 0
 
     def add(self, batch: Any) -> None:
@@ -54,15 +55,20 @@ def _head(array: np.ndarray[Any, Any]) -> bytes:
 
 
 def check_drift(group: WorkerGroup, model: keras.Model, read: BatchDigest) -> None:
-    """Make sure that the workers have read the same and are at the same weights and learning rate.
+    """Check that the workers have read the same batches and have the same weights and learning rate.
+
+    Args:
+        group: The workers.
+        model: The wrapped model.
+        read: The digest of what this worker has read.
 
     Raises:
-        DataError: They have read different batches.
+        DataError: The workers have read different batches.
         WorkerError: Their weights or learning rates differ.
     """
     weights = [weight for weight in model.weights if tf.as_dtype(weight.dtype).is_floating]
-    own = {"read": str(read), "rate": _rate(model), "norms": [_norm(weight) for weight in weights]}
-    answers = [json.loads(answer) for answer in group.all_gather_text(json.dumps(own))]
+    status = {"read": str(read), "rate": _rate(model), "norms": [_norm(weight) for weight in weights]}
+    answers = [json.loads(answer) for answer in group.all_gather_text(json.dumps(status))]
     check_same_batch(read, [answer["read"] for answer in answers])
     rates = [answer["rate"] for answer in answers]
     if not _alike([np.nan if rate is None else rate for rate in rates]):
@@ -86,14 +92,14 @@ def _alike(numbers: Sequence[float]) -> bool:
 
 
 def check_same_batch(read: BatchDigest, digests: list[str]) -> None:
-    """Make sure that all workers have read the same batches, of which each takes its share.
+    """Check that all workers have read the same batches, of which each takes its share.
 
     Args:
-        read: This worker's.
-        digests: All workers'.
+        read: This worker's digest; a failed check starts it anew.
+        digests: The digests of all workers.
 
     Raises:
-        DataError: They have not.
+        DataError: The digests differ.
     """
     if len(set(digests)) > 1:
         read.begin()

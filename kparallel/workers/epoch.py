@@ -1,4 +1,4 @@
-"""What a worker knows of the data that the present `fit`, `evaluate` or `predict` reads."""
+"""The state of reading data during one call of `fit`, `evaluate` or `predict`."""
 
 from dataclasses import dataclass, field
 
@@ -9,12 +9,11 @@ __all__: list[str] = []
 
 @dataclass
 class EpochState:
-    """What is known of the data of a call of `fit`, `evaluate` or `predict`.
+    """What a worker knows about the data that a call of `fit`, `evaluate` or `predict` reads.
 
     Args:
-        unsized: Whether only the data's end tells how many batches there are, so that the workers have to agree at
-            each batch on whether there is one.
-        digest: Of the batches that this worker has read.
+        unsized: Whether the number of batches is unknown. Then the workers compare at each batch whether there is one.
+        digest: The digest of the batches that this worker has read.
     """
 
     unsized: bool = False

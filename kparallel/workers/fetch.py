@@ -1,4 +1,4 @@
-"""Reading batches: every worker reads all of them, so the workers have to see the same batches and the same end."""
+"""Reads batches in a cluster and checks that all workers read the same batches and reach the end together."""
 
 import json
 from typing import Any
@@ -27,9 +27,9 @@ class Fetch:
     ```
 
     Args:
-        placement: Has the group of workers, and the communicators to abort when reading fails.
-        strategy: Makes a share without rows for a worker whose shards end early.
-        epoch: Tells whether the data's size is known, and keeps the digest.
+        placement: The group of workers, and the communicators to abort if reading fails.
+        strategy: The strategy; it makes a batch without rows for a worker whose shard ends early.
+        epoch: The state of reading: whether the number of batches is known, and the digest.
     """
 
     def __init__(self, placement: Placement, strategy: tf.distribute.Strategy, epoch: EpochState) -> None:
@@ -48,6 +48,8 @@ class Fetch:
         """
         if self._group.is_single:
             return next(iterator, None)
+        # A collective at every batch would cost time. With a known number of batches the first one is enough:
+        # afterwards the workers compare digests once for each epoch.
         compares, self._iterator = iterator is not self._iterator or self._epoch.unsized, iterator
         try:
             batch = next(iterator, None)
@@ -57,41 +59,41 @@ class Fetch:
             else:
                 self._placement.abort()  # The others wait for this worker inside the step.
             raise
-        divided = any(isinstance(leaf, tf.distribute.DistributedValues) for leaf in keras.tree.flatten(batch))
-        state = "end" if batch is None else "divided" if divided else "whole"
+        is_divided = any(isinstance(leaf, tf.distribute.DistributedValues) for leaf in keras.tree.flatten(batch))
+        state = "end" if batch is None else "divided" if is_divided else "whole"
         if state == "whole":
             self._epoch.digest.add(batch)
         return self._compared(state, batch) if compares else batch
 
     def _compared(self, state: str, batch: Any) -> Any:
-        """Return the batch to go on with, after the workers have told one another what they have read."""
+        """Compare with the other workers what has been read, and return the batch for the step."""
         digest = self._epoch.digest
         answers = [json.loads(answer) for answer in self._group.all_gather_text(json.dumps([state, str(digest)]))]
-        states = [each for each, _ in answers]
+        states = [entry for entry, _ in answers]
         if "failed" in states:
             index = states.index("failed")
             raise DataError(f"Reading data failed on worker {index}: {answers[index][1]}. Its log has the traceback.")
         if set(states) == {"end", "divided"} and self._without_rows is not None:
-            # Shards need not be equal: a worker at its end goes on with no rows until all are.
+            # Shards may differ in size: a worker at its end takes part without rows until all workers are at theirs.
             return self._without_rows if batch is None else batch
         if len(set(states)) > 1:
             raise _different_ends(states)
         if state == "whole":
-            check_same_batch(digest, [each for _, each in answers])
+            check_same_batch(digest, [entry for _, entry in answers])
         elif state == "divided" and self._epoch.unsized:
             self._without_rows = _without_rows(self._strategy, batch)
         return batch
 
 
 def agree_on_end(placement: Placement, batches: int) -> None:
-    """Make sure that all workers predict as many batches next, or all are at their data's end.
+    """Check that all workers predict the same number of batches next, or that all are at the end of their data.
 
     Args:
-        placement: Has the group of workers.
-        batches: How many this worker has read; 0 at its data's end.
+        placement: The group of workers.
+        batches: The number of batches that this worker has read; 0 at the end of its data.
 
     Raises:
-        DataError: Some are at their end, others not.
+        DataError: The numbers differ.
     """
     states = placement.group.all_gather_text(str(batches) if batches else "end")
     if len(set(states)) > 1:
@@ -112,8 +114,8 @@ def _different_ends(states: list[str]) -> DataError:
 def _without_rows(strategy: tf.distribute.Strategy, batch: Any) -> Any:
     """Return a divided batch of the same structure without rows."""
 
-    def one(leaf: Any) -> Any:
+    def without_rows(leaf: Any) -> Any:
         empty = strategy.experimental_local_results(leaf)[0][:0]
         return strategy.experimental_distribute_values_from_function(lambda _: empty)
 
-    return keras.tree.map_structure(one, batch)
+    return keras.tree.map_structure(without_rows, batch)

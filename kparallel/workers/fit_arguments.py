@@ -1,4 +1,4 @@
-"""What `fit`, `evaluate` and `predict` need in a cluster before Keras's loops start."""
+"""Makes the arguments of `fit` the same on every worker before Keras's loop starts."""
 
 import inspect
 import json
@@ -21,31 +21,37 @@ __all__: list[str] = []
 
 
 def fit_arguments(model: Any, group: WorkerGroup, epoch: EpochState, asked: dict[str, Any]) -> dict[str, Any]:
-    """Return `fit`'s arguments as every worker must use them, defaults left out.
+    """Return the arguments of `fit` for every worker, without those that have their default.
 
-    Arrays that are to be shuffled get an order that is a function of an agreed seed and the epoch. Callbacks
-    become a list that acts as one over all workers. Only the chief shows progress, unless `verbose` is given.
+    The rows of shuffled arrays get an order that is a function of a common seed and the epoch. The callbacks become one
+    synchronized list. Only the chief shows progress, unless `verbose` is passed.
+
+    Args:
+        model: The wrapped model.
+        group: The workers.
+        epoch: The state of reading; `unsized` is set.
+        asked: The arguments that the user passed.
 
     Raises:
-        DataError: Workers hold data of different sizes.
-        WorkerError: Workers were asked for different epochs, validations, losses or optimizers.
+        DataError: The sizes of the workers' data differ.
+        WorkerError: The epochs, validations, losses or optimizers of the workers differ.
     """
     defaults = _defaults(keras.Model.fit) | _defaults(model.__class__.fit)
-    given = defaults | asked
-    require_same(group, fit_fingerprint(model, given))
-    if given["verbose"] == "auto":
-        given["verbose"] = 1 if group.is_chief else 0
-    x = given["x"]
-    order = _order_rows(given, group)
-    if isinstance(x, keras.utils.PyDataset) and given["shuffle"]:
+    arguments = defaults | asked
+    require_same(group, fit_fingerprint(model, arguments))
+    if arguments["verbose"] == "auto":
+        arguments["verbose"] = 1 if group.is_chief else 0
+    x = arguments["x"]
+    order = _order_rows(arguments, group)
+    if isinstance(x, keras.utils.PyDataset) and arguments["shuffle"]:
         _share_random_state(group)
-    _agree_on_size(group, given, x)
-    epoch.unsized = None in (training_length(given), validation_length(given))
-    callbacks = given["callbacks"]
+    _agree_on_size(group, arguments, x)
+    epoch.unsized = None in (training_length(arguments), validation_length(arguments))
+    callbacks = arguments["callbacks"]
     callbacks = callbacks.callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else callbacks
-    options = {"verbose": given["verbose"], "epochs": given["epochs"], "steps": steps_of(given)}
-    given["callbacks"] = SynchronizedCallbacks(callbacks, group, order, model, epoch.digest, **options)
-    return {name: value for name, value in given.items() if name in asked or value is not defaults[name]}
+    options = {"verbose": arguments["verbose"], "epochs": arguments["epochs"], "steps": steps_of(arguments)}
+    arguments["callbacks"] = SynchronizedCallbacks(callbacks, group, order, model, epoch.digest, **options)
+    return {name: value for name, value in arguments.items() if name in asked or value is not defaults[name]}
 
 
 def _defaults(method: Any) -> dict[str, Any]:
@@ -53,42 +59,45 @@ def _defaults(method: Any) -> dict[str, Any]:
     return {each.name: each.default for each in parameters if each.default is not each.empty}
 
 
-def _order_rows(given: dict[str, Any], group: WorkerGroup) -> ShuffledArrays | Shards | None:
-    x = given["x"]
+def _order_rows(arguments: dict[str, Any], group: WorkerGroup) -> ShuffledArrays | Shards | None:
+    """Replace shuffled arrays by `ShuffledArrays`; return the data whose order depends on the epoch, or None."""
+    x = arguments["x"]
     if isinstance(x, Shards):
         return x
-    if not given["shuffle"] or not are_arrays(x, given["y"], given["sample_weight"]):
+    if not arguments["shuffle"] or not are_arrays(x, arguments["y"], arguments["sample_weight"]):
         return None
     if shuffles_by_epoch():  # Then all workers, and plain Keras, get one order anyway.
         return None
-    if given["validation_split"] and given["validation_data"] is None:
-        rows = x, given["y"], given["sample_weight"]
-        (given["x"], given["y"], given["sample_weight"]), given["validation_data"] = split_for_validation(
-            rows, given["validation_split"]
+    # Keras splits before it shuffles, so the split comes first.
+    if arguments["validation_split"] and arguments["validation_data"] is None:
+        rows = x, arguments["y"], arguments["sample_weight"]
+        (arguments["x"], arguments["y"], arguments["sample_weight"]), arguments["validation_data"] = (
+            split_for_validation(rows, arguments["validation_split"])
         )
-    order = ShuffledArrays(given, int(group.broadcast([random.getrandbits(31)])[0]))
-    if given["validation_batch_size"] is None:
-        given["validation_batch_size"] = given["batch_size"]
-    taken = dict.fromkeys(("y", "sample_weight", "class_weight", "batch_size"))
-    given |= {**taken, "x": order, "shuffle": False, "validation_split": 0}
+    order = ShuffledArrays(arguments, int(group.broadcast([random.getrandbits(31)])[0]))
+    if arguments["validation_batch_size"] is None:
+        arguments["validation_batch_size"] = arguments["batch_size"]
+    replaced = dict.fromkeys(("y", "sample_weight", "class_weight", "batch_size"))
+    arguments |= {**replaced, "x": order, "shuffle": False, "validation_split": 0}
     return order
 
 
 def _share_random_state(group: WorkerGroup) -> None:
-    """Take the chief's state of Python's generator, by which Keras shuffles the batches of a `PyDataset`."""
+    """Set the state of Python's generator to the chief's: Keras shuffles the batches of a `PyDataset` with it."""
     version, numbers, gauss = json.loads(
         group.all_gather_text(json.dumps(random.getstate() if group.is_chief else None))[0]
     )
     random.setstate((version, tuple(numbers), gauss))
 
 
-def _agree_on_size(group: WorkerGroup, given: dict[str, Any], x: Any) -> None:
+def _agree_on_size(group: WorkerGroup, arguments: dict[str, Any], x: Any) -> None:
+    """Check that the workers' data have the same size; else one worker would wait for the others at the end."""
     sizes = {
-        "steps for each epoch": steps_of(given),
+        "steps for each epoch": steps_of(arguments),
         "rows": keras.tree.flatten(x)[0].shape[0] if are_arrays(x) else None,
-        "batches": training_length(given),
-        "validation steps": given["validation_steps"],
-        "validation batches": validation_length(given),
+        "batches": training_length(arguments),
+        "validation steps": arguments["validation_steps"],
+        "validation batches": validation_length(arguments),
     }
     answers = [json.loads(answer) for answer in group.all_gather_text(json.dumps(sizes))]
     for what in sizes:
