@@ -1,3 +1,3 @@
-"""What a recorded training step says about time: who worked, who waited, and for what. Knows no TensorFlow."""
+"""Analyzes a recorded training step: where the time goes, and what devices wait for. Does not import TensorFlow."""
 
 __all__: list[str] = []

@@ -1,8 +1,8 @@
-"""Whose work an operation is, told by its name: the step opens a name scope around each part of its work.
+"""Attributes an operation to a part of the step by its name: the step opens a name scope around each part.
 
 ```text
 0F3/PartitionedCall/dense/MatMul                      replica 0, action 0F3
-gradient_tape/replica_1/1F0/mul/Mul                   replica 1, action 1B0: a tape names after what it differentiates
+gradient_tape/replica_1/1F0/mul/Mul                   replica 1, action 1B0: a tape names after the forward operation
 replica_1/reduce0/Identity, replica_1/update/adam/…   replica 1, reduction of stage 0, update
 ```
 """
@@ -25,14 +25,15 @@ _COLLECTIVE = re.compile(r"Collective|Nccl")
 
 @dataclass(frozen=True)
 class Owner:
-    """Whose work an operation is.
+    """The part of a step to which an operation belongs.
 
     Args:
         kind: `"action"`, `"reduction"`, `"update"` or `"other"`.
-        replica: Index among this worker's replicas; None where it is said of all.
-        stage: Index of the stage; None where it is said of all.
-        action: The action, of that kind.
-        in_stage: Whether it stands in the stage's call: a lane makes one after another, and the rest where it can.
+        replica: The index among this worker's replicas, or None if the operation belongs to all of them.
+        stage: The index of the stage, or None if the operation belongs to all of them.
+        action: The action, for the kind `"action"`.
+        in_stage: Whether the operation belongs to the stage function itself. Stage functions of a lane run one at a
+            time; other operations may overlap them.
     """
 
     kind: str
@@ -43,7 +44,7 @@ class Owner:
 
 
 def owner(name: str) -> Owner:
-    """Tell whose work an operation of a wrapped model is.
+    """Return the part of a step to which an operation of a wrapped model belongs.
 
     Example:
         >>> str(owner("gradient_tape/replica_1/1F0/mul/Mul").action)
@@ -51,14 +52,15 @@ def owner(name: str) -> Owner:
         >>> owner("reduce2/AddN").stage
         2
     """
-    found = _REPLICA.search(name)
-    replica = int(found[1]) if found else 0
+    match = _REPLICA.search(name)
+    replica = int(match[1]) if match else 0
     action, reduce = _ACTION.search(name), _REDUCE.search(name)
     if _COUNT.search(name[: action.start() + 1] if action else name):
         return Owner("other", replica)
-    # A layer may be called "reduce0": its operations stand in a stage's call, the step's own right below the action.
+    # A layer may be called "reduce0". The name of its operations has the stage's call in between; the step's own scope
+    # follows directly after the action's.
     if reduce and (action is None or reduce.start() <= action.end()):
-        return Owner("reduction", replica if found else None, int(reduce[1]))
+        return Owner("reduction", replica if match else None, int(reduce[1]))
     if action:
         kind = BACKWARD if name.startswith("gradient_tape/") else action[2]
         stage, microbatch = int(action[1]), int(action[3])
@@ -68,15 +70,15 @@ def owner(name: str) -> Owner:
 
 
 def plain_attribution(name: str, kind: str, optimizer: str) -> Owner:
-    """Tell whose work an operation of a model is that is not wrapped: its names say less.
+    """Return the part of a step to which an operation of a plain model belongs; its names contain less.
 
     Args:
-        name: The operation's.
-        kind: Its type.
-        optimizer: The optimizer's name, which is the scope of its update.
+        name: The name of the operation.
+        kind: The type of the operation.
+        optimizer: The name of the optimizer, which is the name scope of its update.
     """
-    found = _REPLICA.search(name)
-    replica = int(found[1]) if found else 0
+    match = _REPLICA.search(name)
+    replica = int(match[1]) if match else 0
     if _COLLECTIVE.match(kind):
         return Owner("reduction", replica, 0)
     if optimizer and f"/{optimizer}/" in f"/{name}":

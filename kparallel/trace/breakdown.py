@@ -1,4 +1,4 @@
-"""Where a lane's time goes in a step: each moment belongs to one cause, so that the shares sum to 1.
+"""Divides the time of a lane in a step among causes. Each moment has one cause, so the fractions sum to 1.
 
 ```text
 |fetch|host|  0F0  |..waits for 1B0..|sends|  0B0  |....sums gradients....| update |host|
@@ -17,22 +17,22 @@ from kparallel.trace.lanes import LaneStep
 
 __all__: list[str] = []
 
-_NEAR = 1e-9  # Seconds: two moments that are one, but for rounding.
+_NEAR = 1e-9  # Seconds within which two moments are equal, except for rounding.
 
 
 @dataclass(frozen=True)
 class Breakdown:
-    """Parts of a device's time, from 0 to 1; they sum to 1.
+    """Fractions of a device's time, from 0 to 1; they sum to 1.
 
     Args:
         work: Forward and backward passes.
-        update: The optimizer.
-        reduction: Summing gradients between replicas, with the wait for the slowest of them.
-        stage: Waiting until another stage has computed what an action reads, or has come to its end too.
+        update: The optimizer's update.
+        reduction: Summing gradients between replicas, and waiting for the slowest of them.
+        stage: Waiting until another stage has computed the inputs of an action, or has finished too.
         transfer: From then until the action starts.
         input: Waiting for the next batch.
-        sharing: Ready, but every core of the machine was busy with another device's work (virtual CPU devices only).
-        overhead: None of these: Python, starting operations, logs.
+        sharing: Ready to run while all cores were busy with other devices' work (virtual CPU devices only).
+        overhead: Everything else: Python, starting operations, logs.
     """
 
     work: float = 0.0
@@ -46,32 +46,33 @@ class Breakdown:
 
     @property
     def communication(self) -> float:
-        """Between replicas and between stages, waiting included."""
+        """Communication between replicas and between stages, with the waiting."""
         return self.reduction + self.stage + self.transfer
 
 
 def attribute_time(
     step: Step, lane: LaneStep, lanes: Sequence[LaneStep], stages: int, cores: int | None
 ) -> dict[str, float]:
-    """Divide a step's time on one lane among the attribute_time.
+    """Divide the time of one lane in a step among the causes.
 
     Args:
         step: The step.
         lane: The lane.
-        lanes: All lanes of this worker, the same among them.
-        stages: Number of stages.
-        cores: Cores that the lanes share, or None where each device computes by itself.
+        lanes: All lanes of this worker, including this one.
+        stages: The number of stages.
+        cores: The number of cores that the lanes share, or None if each device computes by itself.
 
     Returns:
-        Seconds by the names of `Breakdown`.
+        Seconds, by the names of `Breakdown`.
     """
+    # The causes take their time one after another. A moment that fits several belongs to the first that takes it.
     seconds: Counter[str] = Counter()
-    whole = [(step.start, step.end)]
+    remaining = [(step.start, step.end)]
 
     def take(cause: str, spans: list[Span]) -> None:
-        nonlocal whole
-        seconds[cause] += length(within(whole, spans))  # type: ignore[assignment]
-        whole = without(whole, spans)
+        nonlocal remaining
+        seconds[cause] += length(within(remaining, spans))  # type: ignore[assignment]
+        remaining = without(remaining, spans)
 
     take("work", lane.work)
     take("update", lane.update)
@@ -81,26 +82,27 @@ def attribute_time(
     finish = {
         a: end for other in lanes if other.lane.replica == lane.lane.replica for a, (_, end) in other.slices.items()
     }
-    waits = [wait for gap in whole for wait in _waits(gap, lane, finish, stages)]
+    waits = [wait for gap in remaining for wait in _waits(gap, lane, finish, stages)]
     for cause in ("stage", "reduction"):
         take(cause, union(span for why, span in waits if why == cause))
     if cores is not None:
         others = [span for other in lanes if other is not lane for span in [*other.work, *other.update]]
         take("sharing", concurrent(others, cores))
     take("transfer", union(span for why, span in waits if why == "transfer"))
-    take("overhead", whole)
+    take("overhead", remaining)
     return dict(seconds)
 
 
 def _waits(gap: Span, lane: LaneStep, finish: dict[Action, float], stages: int) -> list[tuple[str, Span]]:
-    """Say of a gap for how long it waits for another stage, for a sum over replicas, and for a transfer."""
+    """Return (cause, span) for the parts of a gap: waiting for another stage, for an all-reduce, or for a transfer."""
     start, end = gap
     if start >= lane.last - _NEAR:
-        # Behind the last action: first for the own gradients' sum, then until the other stages are through as well.
+        # After the last action: first the all-reduce of the own gradients, then waiting until the other stages are
+        # done.
         summed = max(start, min(end, lane.reduction[-1][1])) if lane.reduction else start
-        through = max(summed, min(end, max(finish.values(), default=start)))
-        return [("reduction", (start, summed)), ("stage", (summed, through))]
-    # The action that is under way in the gap or comes next: bits of work may stand before a slice.
+        finished = max(summed, min(end, max(finish.values(), default=start)))
+        return [("reduction", (start, summed)), ("stage", (summed, finished))]
+    # The action that runs in the gap or comes next. Small operations of an action may run before its slice.
     action = min((a for a, span in lane.slices.items() if span[1] > end), key=lane.slices.__getitem__)
     ready = start
     if lane.slices[action][0] >= start - _NEAR:
@@ -111,9 +113,9 @@ def _waits(gap: Span, lane: LaneStep, finish: dict[Action, float], stages: int) 
 
 
 def average(parts: Sequence[dict[str, float]]) -> Breakdown:
-    """Return the shares of the time that several lanes and steps took together."""
+    """Return the fractions of the total time of several lanes and steps."""
     total: Counter[str] = Counter()
     for part in parts:
         total.update(part)
-    whole = sum(total.values())
-    return Breakdown(**{cause: seconds / whole for cause, seconds in total.items()}) if whole else Breakdown()
+    time = sum(total.values())
+    return Breakdown(**{cause: seconds / time for cause, seconds in total.items()}) if time else Breakdown()

@@ -1,4 +1,4 @@
-"""A recording in the format of Chrome's trace viewer, which Perfetto reads too.
+"""Writes a recording in the format of Chrome's trace viewer, which Perfetto reads too.
 
 Source: Trace Event Format, https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU.
 """
@@ -22,7 +22,7 @@ def chrome(steps: Sequence[Step], laid: Sequence[Sequence[LaneStep]]) -> dict[st
 
     Args:
         steps: The recorded steps.
-        laid: For each step its lanes.
+        laid: `[step][lane]`.
     """
     origin = steps[0].start
     events = [_name("process_name", _HOST, 0, "host"), _name("thread_name", _HOST, 0, "steps")]

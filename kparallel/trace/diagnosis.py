@@ -1,4 +1,4 @@
-"""Why more devices did not make training faster, in one line, decided by the shares of time."""
+"""Names what limits the speed of training, from the fractions of time, in one line."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,15 @@ from kparallel.trace.summary import Summary
 
 __all__: list[str] = []
 
-# A cause is named from this share of the devices' time on.
+# The fractions of the devices' time from which a cause is reported.
 INPUT = 0.2
 REDUCTION = 0.2
 STAGES = 0.2
 SHARING = 0.2
 OVERHEAD = 0.4
-# A known efficiency below it is explained by the largest cause, however small.
+# If a known efficiency is below this value, the largest cause is reported, however small.
 EFFICIENT = 0.7
-# Stages are unbalanced where the slowest takes so much more time than the mean.
+# Stages are unbalanced if the slowest takes at least this many times the mean time.
 UNBALANCED = 1.25
 
 
@@ -26,7 +26,7 @@ class Diagnosis:
     Args:
         name: `"input-bound"`, `"communication-bound"`, `"unbalanced stages"`, `"pipeline bubble"`, `"too small"`,
             `"shared cores"` or `"scales well"`.
-        text: The same with figures and the way out, in one line.
+        text: A line with figures and a remedy.
     """
 
     name: str
@@ -37,41 +37,42 @@ class Diagnosis:
 
 
 def diagnose(summary: Summary, efficiency: float | None = None) -> Diagnosis:
-    """Say what limits training: of all attribute_time above their thresholds, the one that takes most of the time.
+    """Return what limits training: of all causes above their thresholds, the one that takes the most time.
 
     Args:
-        summary: What was measured.
-        efficiency: The share of ideal speed-up, from 0 to 1, if it is known.
+        summary: The measurements.
+        efficiency: The fraction of the ideal speed-up, from 0 to 1, or None if it is unknown.
 
     Returns:
-        The verdict; that training scales well where no cause reaches its threshold, unless it is known not to.
+        The diagnosis. If no cause reaches its threshold, training scales well, unless `efficiency` shows otherwise.
     """
     shares = summary.shares
-    found = [
+    causes = [
         (shares.input, INPUT, _input),
         (shares.reduction, REDUCTION, _communication),
         (shares.stage + shares.transfer, STAGES, _stages),
         (_lost_to_sharing(summary), SHARING, _cores),
         (shares.overhead, OVERHEAD, _too_small),
     ]
-    above = [(share, say) for share, threshold, say in found if share >= threshold]
+    above = [(share, explain) for share, threshold, explain in causes if share >= threshold]
     if above:
         return max(above, key=lambda pair: pair[0])[1](summary)
     if _crowded(summary):
         return _cores(summary)
     if efficiency is not None and efficiency < EFFICIENT:
-        return max(found, key=lambda cause: cause[0])[2](summary)
+        return max(causes, key=lambda cause: cause[0])[2](summary)
     work = shares.work + shares.update
     return Diagnosis("scales well", f"devices compute for {work:.0%} of a step's {_time(summary)}.")
 
 
 def _crowded(summary: Summary) -> bool:
-    """Tell whether the devices have more threads than there are cores."""
+    """Return whether the devices have more threads than the machine has cores."""
     return summary.cores is not None and summary.devices > 1 and summary.devices * summary.threads > summary.cores
 
 
 def _lost_to_sharing(summary: Summary) -> float:
-    """Return the share without a core, and how much longer stages wait for one another than their own times explain."""
+    """Return the fraction of time lost to shared cores: ready without a core, or waiting for a stage without one."""
+    # The second part is the bubble that the stages' own times do not explain.
     longer = max(0.0, summary.bubble - summary.bubble_of_stages) if _crowded(summary) else 0.0
     return summary.shares.sharing + longer
 

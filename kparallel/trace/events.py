@@ -1,4 +1,4 @@
-"""From what a profiler recorded to the steps in it: their operations, their batches, their start and end.
+"""Finds the training steps in a profile: their start and end, operations, and waits for batches.
 
 ```text
 host thread   |-- mark ------------------------------------------------------|      one call of the training function
@@ -6,7 +6,8 @@ host thread   |-- mark ------------------------------------------------------|  
 pool threads       |op|  |op|                    |op| |op|  |op| ...
 ```
 
-Other graphs run beside: workers' messages and what callbacks compute. They may take longer than the step's own.
+Other graphs may run in the same call: messages between workers, and computations of callbacks. They may take longer
+than the graph of the step.
 """
 
 import re
@@ -21,12 +22,12 @@ from kparallel.trace.intervals import Span, union
 __all__: list[str] = []
 
 MARK = "kparallel step"
-# TensorFlow's names for: one operation, an operation that ends on another thread, and what Python's thread runs.
+# TensorFlow's names for an operation, for one that ends on another thread, and for a graph that Python's thread runs.
 _OPERATION = re.compile(r"([\w.\-/>]+):(\w+)")
 _STARTED, _DONE = "ExecutorState::ProcessAsync::Start", "ExecutorState::ProcessAsync::Done"
 _GRAPH = "EagerLocalExecute: __inference_"
 _NEXT = re.compile(r"(EagerLocalExecute: )?\w*IteratorGetNext\w*")
-# Bookkeeping: no work, and the receiving end of a transfer lasts as long as one waits for it.
+# Operations that do no work. The receiving end of a transfer lasts as long as the wait for it.
 _IDLE = {"_Send", "_Recv", "_HostSend", "_HostRecv", "Const", "NoOp", "_Arg", "_Retval", "_DeviceArg", "_DeviceRetval"}
 
 
@@ -35,11 +36,11 @@ class Event:
     """One entry of a profile.
 
     Args:
-        thread: Name of the thread, or of a device's stream.
-        name: As TensorFlow names it.
-        start: Seconds.
-        end: Seconds.
-        stats: What TensorFlow notes beside.
+        thread: The name of the thread, or of a device's stream.
+        name: TensorFlow's name.
+        start: The start time in seconds.
+        end: The end time in seconds.
+        stats: TensorFlow's further attributes.
     """
 
     thread: str
@@ -54,10 +55,10 @@ class Operation:
     """One operation that ran.
 
     Args:
-        name: The name of the graph's node, with its scopes.
-        kind: Its type, such as `"MatMul"`.
-        start: Seconds.
-        end: Seconds.
+        name: The name of the graph's node, with its name scopes.
+        kind: The type, such as `"MatMul"`.
+        start: The start time in seconds.
+        end: The end time in seconds.
     """
 
     name: str
@@ -67,7 +68,7 @@ class Operation:
 
     @property
     def span(self) -> Span:
-        """When it ran."""
+        """The time span in which it ran."""
         return self.start, self.end
 
 
@@ -76,11 +77,11 @@ class Step:
     """One recorded training step.
 
     Args:
-        start: Seconds.
-        end: Seconds.
-        graph: When the graph ran.
-        fetching: When the host waited for the next batch.
-        operations: What ran.
+        start: The start time in seconds.
+        end: The end time in seconds.
+        graph: The time span in which the graph ran.
+        fetching: The time spans in which the host waited for the next batch.
+        operations: The operations that ran.
     """
 
     start: float
@@ -94,11 +95,11 @@ def calls(events: Iterable[Event], owner: Callable[[Operation], Owner]) -> list[
     """Find the training steps in a profile.
 
     Args:
-        events: Those of all threads; each call of the training function stands inside an event named `MARK`.
-        owner: Tells whose work an operation is.
+        events: The events of all threads. Each call of the training function is inside an event named `MARK`.
+        owner: Returns the part of a step to which an operation belongs.
 
     Returns:
-        The steps of each call in order of time: one, several, or none where a call found the data at its end.
+        `[call][step]`, in order of time. A call has one step, several, or none if it found the end of the data.
     """
     events = sorted(events, key=lambda event: event.start)
     marks = [event for event in events if event.name.split("#")[0] == MARK]
@@ -109,8 +110,8 @@ def calls(events: Iterable[Event], owner: Callable[[Operation], Owner]) -> list[
     graphs = [[_Graph.of(e, operations, owner) for e in part if e.name.startswith(_GRAPH)] for part in inside]
     names = _training(graph for part in graphs for graph in part)
     return [
-        _steps(mark, part, [graph for graph in some if graph.event.name in names])
-        for mark, part, some in zip(marks, inside, graphs, strict=True)
+        _steps(mark, part, [graph for graph in of_call if graph.event.name in names])
+        for mark, part, of_call in zip(marks, inside, graphs, strict=True)
     ]
 
 
@@ -119,9 +120,9 @@ class _Graph:
     """One run of a graph.
 
     Args:
-        event: When it ran, on the host's thread.
-        operations: What ran, with the fetching of batches inside of it.
-        evidence: That it trains: 2 with a backward pass or an update, 1 with a forward pass, else 0.
+        event: The run, on the host's thread.
+        operations: The operations that ran, including those that fetch batches.
+        evidence: Whether it trains: 2 with a backward pass or an update, 1 with a forward pass, else 0.
     """
 
     event: Event
@@ -130,7 +131,7 @@ class _Graph:
 
     @classmethod
     def of(cls, event: Event, operations: Iterable[Operation], owner: Callable[[Operation], Owner]) -> "_Graph":
-        # One that another thread has finished may end in its own thread's record after the graph.
+        # The start decides. An operation that another thread has finished may end after the graph in the record.
         own = tuple(o for o in operations if event.start <= o.start <= event.end)
         return cls(event, own, max((_evidence(owner(o)) for o in own if not _NEXT.fullmatch(o.kind)), default=0))
 
@@ -144,7 +145,7 @@ def _evidence(owner: Owner) -> int:
 def _training(graphs: Iterable[_Graph]) -> set[str]:
     """Return the names of the graphs that train: one for each number of rows.
 
-    Only they have a backward pass or an update. Where no operation tells, it is the graph that takes most of the time.
+    Only these have a backward pass or an update. If no operation shows it, the graph that takes the most time trains.
     """
     graphs = list(graphs)
     highest = max((graph.evidence for graph in graphs), default=0)
@@ -157,9 +158,9 @@ def _training(graphs: Iterable[_Graph]) -> set[str]:
 
 def _steps(mark: Event, inside: list[Event], graphs: list[_Graph]) -> list[Step]:
     """Return the steps of one call, one for each run of a graph that trains."""
-    found: list[Step] = []
+    steps: list[Step] = []
     fetching = union((e.start, e.end) for e in inside if _NEXT.fullmatch(e.name))
-    # Not from the mark: in a cluster workers wait for one another there, behind their callbacks.
+    # The step does not start at the mark: in a cluster the workers wait there for one another, after their callbacks.
     called = {graph.event.name.removeprefix(_GRAPH).rpartition("_")[0] for graph in graphs}
     called |= {graph.event.name for graph in graphs}
     start = min((e.start for e in inside if e.name in called or _NEXT.fullmatch(e.name)), default=mark.start)
@@ -168,25 +169,25 @@ def _steps(mark: Event, inside: list[Event], graphs: list[_Graph]) -> list[Step]
         end = mark.end if index == len(graphs) - 1 else run.end
         batches = [*fetching, *(o.span for o in graph.operations if _NEXT.fullmatch(o.kind))]
         own = tuple(o for o in graph.operations if not _NEXT.fullmatch(o.kind))
-        kept = tuple((max(a, start), min(b, end)) for a, b in union(batches) if a < end and b > start)
-        found.append(Step(start, end, (run.start, run.end), kept, own))
+        waits = tuple((max(a, start), min(b, end)) for a, b in union(batches) if a < end and b > start)
+        steps.append(Step(start, end, (run.start, run.end), waits, own))
         start = end
-    return found
+    return steps
 
 
 def _operations(events: list[Event]) -> list[Operation]:
-    """Return the operations; one that ends on another thread lasts from its start to when it is done."""
-    found: list[Operation] = []
-    open_: dict[tuple[str, str, str], float] = {}
+    """Return the operations. One that ends on another thread lasts from its start event to its done event."""
+    operations: list[Operation] = []
+    starts: dict[tuple[str, str, str], float] = {}
     for event in events:
         if event.name in (_STARTED, _DONE):
             key = (event.stats.get("name", ""), event.stats.get("kernel_type", ""), event.stats.get("step_id", ""))
             if event.name == _STARTED:
-                open_[key] = event.start
-            elif key in open_ and key[1] not in _IDLE:
-                found.append(Operation(key[0], key[1], open_.pop(key), event.start))
+                starts[key] = event.start
+            elif key in starts and key[1] not in _IDLE:
+                operations.append(Operation(key[0], key[1], starts.pop(key), event.start))
             continue
         match = _OPERATION.fullmatch(event.stats.get("tf_op", event.name))
         if match and match[2] not in _IDLE:
-            found.append(Operation(match[1], match[2], event.start, event.end))
-    return found
+            operations.append(Operation(match[1], match[2], event.start, event.end))
+    return operations

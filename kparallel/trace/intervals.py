@@ -1,4 +1,4 @@
-"""Sets of moments as sorted lists of (start, end) that do not touch."""
+"""Sets of moments, as sorted lists of spans (start, end) that do not touch."""
 
 from collections.abc import Iterable
 from typing import TypeAlias
@@ -25,30 +25,30 @@ def union(spans: Iterable[Span]) -> list[Span]:
 
 
 def without(spans: list[Span], taken: list[Span]) -> list[Span]:
-    """Return what is in one set and not in another.
+    """Return the difference of two sets: the moments in `spans` that are not in `taken`.
 
     Example:
         >>> without([(0, 5)], [(1, 2), (4, 9)])
         [(0, 1), (2, 4)]
     """
-    left: list[Span] = []
+    remaining: list[Span] = []
     index = 0
     for start, end in spans:
         while index < len(taken) and taken[index][1] <= start:
             index += 1
-        at = index
-        while at < len(taken) and taken[at][0] < end:
-            if taken[at][0] > start:
-                left.append((start, taken[at][0]))
-            start = max(start, taken[at][1])
-            at += 1
+        position = index
+        while position < len(taken) and taken[position][0] < end:
+            if taken[position][0] > start:
+                remaining.append((start, taken[position][0]))
+            start = max(start, taken[position][1])
+            position += 1
         if start < end:
-            left.append((start, end))
-    return left
+            remaining.append((start, end))
+    return remaining
 
 
 def within(spans: list[Span], limits: list[Span]) -> list[Span]:
-    """Return what is in both sets.
+    """Return the intersection of two sets.
 
     Example:
         >>> within([(0, 5)], [(1, 2), (4, 9)])
@@ -58,23 +58,23 @@ def within(spans: list[Span], limits: list[Span]) -> list[Span]:
 
 
 def length(spans: Iterable[Span]) -> float:
-    """Return the time that spans take together."""
+    """Return the total length of spans."""
     return sum(end - start for start, end in spans)
 
 
 def concurrent(spans: Iterable[Span], number: int) -> list[Span]:
-    """Return when at least so many of the given spans, which may overlap, run at once.
+    """Return the moments at which at least `number` of the given spans, which may overlap, run at once.
 
     Example:
         >>> concurrent([(0, 4), (1, 3), (2, 6)], 2)
         [(1, 4)]
     """
     changes = sorted(change for start, end in spans for change in ((start, 1), (end, -1)))
-    found, running, since = [], 0, 0.0
+    result, running, began = [], 0, 0.0
     for moment, change in changes:
         if running < number <= running + change:
-            since = moment
+            began = moment
         elif running + change < number <= running:
-            found.append((since, moment))
+            result.append((began, moment))
         running += change
-    return union(found)
+    return union(result)

@@ -1,4 +1,4 @@
-"""A step laid out on the devices: one slice for each action on its lane, and what else the lane did."""
+"""Assigns the operations of a step to lanes: one slice for each action, and the rest of the lane's work."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ from kparallel.trace.intervals import Span, length, union
 
 __all__: list[str] = []
 
-# An action's slice is the shortest one that holds this part of its work: bits of it run where they find time.
+# An action's slice is the shortest span with this fraction of its work: single operations may run far from the others.
 _MOST = 0.95
 
 
@@ -21,10 +21,10 @@ class Lane:
     """One device of one replica.
 
     Args:
-        replica: Index among all replicas.
-        local_replica: Index among this worker's replicas.
-        index: Index of the lane in its row.
-        device: Its name.
+        replica: The index among the replicas of all workers.
+        local_replica: The index among this worker's replicas.
+        index: The index of the lane in its row.
+        device: The name of the device.
         stages: The stages that it runs.
     """
 
@@ -37,15 +37,15 @@ class Lane:
 
 @dataclass
 class LaneStep:
-    """What one lane did in one step.
+    """The work of one lane in one step.
 
     Args:
         lane: The lane.
-        slices: When each action ran.
-        work: When an operation of any action ran.
-        reduction: The same of the reduction.
-        update: The same of the update, of the lane's replica.
-        other: The same of the rest, of the lane's replica.
+        slices: The time span of each action.
+        work: The time spans in which operations of actions ran.
+        reduction: The time spans of the reduction.
+        update: The time spans of the update of the lane's replica.
+        other: The time spans of all other operations of the lane's replica.
     """
 
     lane: Lane
@@ -57,12 +57,12 @@ class LaneStep:
 
     @property
     def last(self) -> float:
-        """When its last action ends."""
+        """The time at which its last action ends."""
         return max((end for _, end in self.slices.values()), default=float("-inf"))
 
 
 def programs_of(plan: Plan) -> Programs:
-    """Return the actions of each lane as the step runs them: layers placed by name are one stage."""
+    """Return the actions of each lane in the step. Layers that are placed by name are one stage."""
     return gpipe(1, 1) if plan.placed else plan.programs()
 
 
@@ -83,20 +83,23 @@ def lanes_of(plan: Plan, worker: int = 0) -> list[Lane]:
 def place(
     step: Step, lanes: Iterable[Lane], owner: Callable[[Operation], Owner], alone: bool = False
 ) -> list[LaneStep]:
-    """Lay one step's operations out on the lanes.
+    """Assign the operations of one step to the lanes.
 
     Args:
         step: The recorded step.
         lanes: The lanes of this worker.
-        owner: Tells whose work an operation is.
-        alone: Whether there is one replica on all workers together.
+        owner: Returns the part of a step to which an operation belongs.
+        alone: Whether there is only one replica on all workers.
 
     Returns:
-        One for each lane, in their order.
+        The work of each lane, in their order.
     """
     owned = [(owner(operation), operation) for operation in step.operations]
-    if alone:  # Nothing is summed where there is one replica.
-        owned = [(replace(whose, kind="other") if whose.kind == "reduction" else whose, o) for whose, o in owned]
+    if alone:  # A single replica has nothing to reduce.
+        owned = [
+            (replace(attributed, kind="other") if attributed.kind == "reduction" else attributed, o)
+            for attributed, o in owned
+        ]
     return [_lane_step(lane, owned) for lane in lanes]
 
 
@@ -104,31 +107,32 @@ def _lane_step(lane: Lane, owned: list[tuple[Owner, Operation]]) -> LaneStep:
     actions: dict[Action, list[Operation]] = defaultdict(list)
     in_stage: dict[Action, list[Operation]] = defaultdict(list)
     spans: dict[str, list[Span]] = {"reduction": [], "update": [], "other": []}
-    for whose, operation in owned:
-        if whose.replica not in (None, lane.local_replica) or whose.stage not in (None, *lane.stages):
+    for part_of_step, operation in owned:
+        if part_of_step.replica not in (None, lane.local_replica) or part_of_step.stage not in (None, *lane.stages):
             continue
-        if whose.action is not None:
-            actions[whose.action].append(operation)
-            if whose.in_stage:
-                in_stage[whose.action].append(operation)
+        if part_of_step.action is not None:
+            actions[part_of_step.action].append(operation)
+            if part_of_step.in_stage:
+                in_stage[part_of_step.action].append(operation)
         else:
-            spans[whose.kind].append(operation.span)
+            spans[part_of_step.kind].append(operation.span)
     result = LaneStep(lane, _slices(actions, in_stage), union(o.span for part in actions.values() for o in part))
     result.reduction = union(spans["reduction"])
-    # What an optimizer computes of the learning rate alone runs at the step's start, beside everything else.
+    # The operations of the update that depend on the learning rate only run at the start of the step, beside all
+    # others.
     result.update = union(span for span in spans["update"] if span[0] >= result.last)
     result.other = union([*spans["other"], *(span for span in spans["update"] if span[0] < result.last)])
     return result
 
 
 def _slices(actions: dict[Action, list[Operation]], in_stage: dict[Action, list[Operation]]) -> dict[Action, Span]:
-    """Return the slice of each action: its stage's call, and most of what it does beside between its neighbors' calls.
+    """Return the slice of each action: its stage's call, and most of its other work between the neighboring calls.
 
     ```text
-    1F1: |labels' bits|   |-- 1F0's call --|  |-- 1F1's call --| |loss|    The bits stand before 1F0: they do not count.
+    1F1: |labels|   |-- call of 1F0 --|  |-- call of 1F1 --| |loss|      `labels` runs before 1F0, so it does not count
     ```
 
-    A small model's bits take as long as its calls, so that calls alone tell the order in which actions ran.
+    In a small model the other operations take as long as the calls, so only the calls show the order of the actions.
     """
     calls = {action: _slice(in_stage.get(action) or operations) for action, operations in actions.items()}
     order = sorted(calls, key=calls.__getitem__)
@@ -137,30 +141,30 @@ def _slices(actions: dict[Action, list[Operation]], in_stage: dict[Action, list[
     free = float("-inf")
     for action, last in zip(order, limits, strict=False):
         start, end = calls[action]
-        own = [o for o in actions[action] if min(free, start) <= o.start < last]
-        most = _slice(own) if own else calls[action]
-        slices[action] = min(start, most[0]), max(end, most[1])
+        nearby = [o for o in actions[action] if min(free, start) <= o.start < last]
+        core = _slice(nearby) if nearby else calls[action]
+        slices[action] = min(start, core[0]), max(end, core[1])
         free = end
     return _apart(slices)
 
 
 def _slice(operations: list[Operation]) -> Span:
-    """Return the shortest span that holds most of the work."""
+    """Return the shortest span that contains most of the work."""
     spans = union(operation.span for operation in operations)
     if not spans:
         return operations[0].start, operations[0].start
-    needed, best, first, held = _MOST * length(spans), (spans[0][0], spans[-1][1]), 0, 0.0
+    needed, best, first, covered = _MOST * length(spans), (spans[0][0], spans[-1][1]), 0, 0.0
     for start, end in spans:
-        held += end - start
-        while held - (spans[first][1] - spans[first][0]) >= needed:
-            held -= spans[first][1] - spans[first][0]
+        covered += end - start
+        while covered - (spans[first][1] - spans[first][0]) >= needed:
+            covered -= spans[first][1] - spans[first][0]
             first += 1
-        if held >= needed and end - spans[first][0] < best[1] - best[0]:
+        if covered >= needed and end - spans[first][0] < best[1] - best[0]:
             best = (spans[first][0], end)
     return best
 
 
 def _apart(slices: dict[Action, Span]) -> dict[Action, Span]:
-    """Let each slice end where the lane's next one starts; they come in order."""
+    """Cut each slice at the start of the lane's next one. The slices are given in order."""
     limits = [start for start, _ in slices.values()][1:] + [float("inf")]
     return {a: (start, min(end, limit)) for (a, (start, end)), limit in zip(slices.items(), limits, strict=False)}

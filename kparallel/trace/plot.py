@@ -1,4 +1,4 @@
-"""Planned against measured: one step's schedule as the plan has it, and below it as the devices ran it.
+"""Plots one step, planned and measured: the schedule in the simulation of the plan, and below it on the devices.
 
 ```text
 planned    CPU:0     |F0|F1|   |B0|  |B1|
@@ -29,13 +29,13 @@ _LEFT, _RIGHT, _LANE = 1.55, 0.3, 0.42  # Inches.
 
 
 def draw(summary: Summary, steps: Sequence[Step], laid: Sequence[Sequence[LaneStep]], path: str | Path) -> "Figure":
-    """Draw the step whose time is the median, and save the picture.
+    """Draw the step with the median time, and save the picture.
 
     Args:
         summary: The figures.
         steps: The recorded steps.
-        laid: For each step its lanes.
-        path: Where to save; the ending tells the format.
+        laid: `[step][lane]`.
+        path: The file to write; its suffix determines the format.
 
     Raises:
         ImportError: Matplotlib is not installed.
@@ -44,8 +44,8 @@ def draw(summary: Summary, steps: Sequence[Step], laid: Sequence[Sequence[LaneSt
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("The picture needs Matplotlib. Install it with: pip install 'kparallel[plots]'") from error
-    chosen = sorted(range(len(steps)), key=lambda index: steps[index].end - steps[index].start)[len(steps) // 2]
-    step, lanes = steps[chosen], laid[chosen]
+    median = sorted(range(len(steps)), key=lambda index: steps[index].end - steps[index].start)[len(steps) // 2]
+    step, lanes = steps[median], laid[median]
     programs = programs_of(summary.plan)
     width = min(20.0, max(10.0, _LEFT + _RIGHT + 0.3 * max(len(program) for program in programs) * 2))
     upper, lower = _LANE * len(programs), _LANE * len(lanes)
@@ -103,7 +103,7 @@ def _measured(axes: "Axes", summary: Summary, step: Step, lanes: Sequence[LaneSt
         axes.add_patch(rectangle(start, lane - height / 2, max(end - start, inch / 50), height, color, 1.0, edge=0.0))
 
     def runs(spans: list[Span]) -> list[Span]:
-        """Join what stands closer together than the eye could tell."""
+        """Join spans whose gaps would be too small to see."""
         near = inch / 20 * 1e-3
         return [(start, end - near) for start, end in union((start, end + near) for start, end in spans)]
 
@@ -125,7 +125,7 @@ def _measured(axes: "Axes", summary: Summary, step: Step, lanes: Sequence[LaneSt
 
 
 def _legend(figure: "Figure", width: float, height: float) -> None:
-    """Explain the colours, in one line below."""
+    """Draw a legend of the colours at the bottom."""
     from matplotlib.patches import Patch
 
     texts = {

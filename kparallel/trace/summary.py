@@ -1,4 +1,4 @@
-"""The figures of a recording: step time, bubble, shares, the slowest stage; as an object and as text."""
+"""The figures of a recording as an object and as text: step time, bubble, fractions of time, the slowest stage."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ __all__: list[str] = []
 
 @dataclass(frozen=True)
 class Machine:
-    """What the devices of this worker run on.
+    """The machine of this worker.
 
     Args:
-        cores: Cores that they share, or None where each device computes by itself.
-        threads: Threads of one operation.
-        worker: Index of this worker.
+        cores: The number of cores that the devices share, or None if each device computes by itself.
+        threads: The number of threads of one operation.
+        worker: The index of this worker.
     """
 
     cores: int | None = None
@@ -37,17 +37,17 @@ class Summary:
 
     Args:
         plan: The plan that ran.
-        step_times: Seconds of each recorded step.
-        shares: Where the devices' time goes, averaged over devices and steps.
-        bubble: Share of the pipeline's time in which a device ran no action.
-        bubble_planned: The same, simulated with the plan's costs.
-        bubble_of_stages: The same, simulated with the measured times of the stages.
-        forward: Mean seconds of one forward action, for each stage; 0 where none was seen.
-        backward: The same of a backward action.
-        devices: How many devices this worker has.
-        cores: Cores that they share, or None where each device computes by itself.
-        threads: Threads of one operation.
-        planned: When each action would run with the plan's costs, in seconds.
+        step_times: The time of each recorded step, in seconds.
+        shares: The fractions of the devices' time by cause, averaged over devices and steps.
+        bubble: The fraction of the pipeline's time in which a device ran no action.
+        bubble_planned: The bubble in a simulation with the plan's costs.
+        bubble_of_stages: The bubble in a simulation with the measured times of the stages.
+        forward: `[s]`: the mean time of a forward action, in seconds; 0 if none was recorded.
+        backward: `[s]`: the mean time of a backward action, likewise.
+        devices: The number of devices of this worker.
+        cores: The number of cores that they share, or None if each device computes by itself.
+        threads: The number of threads of one operation.
+        planned: The times of all actions in a simulation with the plan's costs, in seconds.
     """
 
     plan: Plan
@@ -65,28 +65,28 @@ class Summary:
 
     @property
     def step_time(self) -> float:
-        """Mean seconds of a step."""
+        """The mean time of a step, in seconds."""
         return fmean(self.step_times)
 
     @property
     def stage_times(self) -> tuple[float, ...]:
-        """Seconds in a step that each stage computes, on one replica."""
-        each = zip(self.forward, self.backward, strict=True)
-        return tuple(self.plan.microbatches * (forward + backward) for forward, backward in each)
+        """`[s]`: the time that each stage computes in a step on one replica, in seconds."""
+        pairs = zip(self.forward, self.backward, strict=True)
+        return tuple(self.plan.microbatches * (forward + backward) for forward, backward in pairs)
 
     @property
     def slowest(self) -> int:
-        """Index of the stage that computes longest."""
+        """The index of the stage that computes longest."""
         return max(range(len(self.stage_times)), key=self.stage_times.__getitem__)
 
     @property
     def imbalance(self) -> float:
-        """Time of the slowest stage over the mean stage's."""
+        """The time of the slowest stage divided by the mean over the stages."""
         mean = fmean(self.stage_times)
         return self.stage_times[self.slowest] / mean if mean else 1.0
 
     def layers_of(self, stage: int) -> str:
-        """Return the names of a stage's layers, the middle ones left out where there are many."""
+        """Return the names of a stage's layers; if there are many, without those in the middle."""
         names = [name for group in self.plan.groups for name in group.layers] if self.plan.placed else None
         return brief(tuple(names) if names else self.plan.groups[stage].layers, 6)
 
@@ -95,13 +95,13 @@ class Summary:
 
 
 def summarize(plan: Plan, steps: Sequence[Step], laid: Sequence[Sequence[LaneStep]], machine: Machine) -> Summary:
-    """Compute the figures.
+    """Return the figures of recorded steps.
 
     Args:
         plan: The plan that ran.
         steps: The recorded steps.
-        laid: For each step its lanes.
-        machine: What the devices run on.
+        laid: `[step][lane]`.
+        machine: The machine.
     """
     programs = programs_of(plan)
     number = 1 + max(action.stage for program in programs for action in program)
@@ -135,16 +135,16 @@ def summarize(plan: Plan, steps: Sequence[Step], laid: Sequence[Sequence[LaneSte
 
 def _stage_times(laid: Sequence[Sequence[LaneStep]], stages: int) -> tuple[list[float], list[float]]:
     """Return the mean times of a forward and of a backward action of each stage."""
-    seen: dict[tuple[int, str], list[float]] = defaultdict(list)
+    times: dict[tuple[int, str], list[float]] = defaultdict(list)
     for lane in (lane for lanes in laid for lane in lanes):
         for action, (start, end) in lane.slices.items():
-            seen[action.stage, action.kind].append(end - start)
-    forward = [fmean(seen.get((stage, FORWARD), [0.0])) for stage in range(stages)]
-    return forward, [fmean(seen.get((stage, "B"), [0.0])) for stage in range(stages)]
+            times[action.stage, action.kind].append(end - start)
+    forward = [fmean(times.get((stage, FORWARD), [0.0])) for stage in range(stages)]
+    return forward, [fmean(times.get((stage, "B"), [0.0])) for stage in range(stages)]
 
 
 def _bubble(lanes: Sequence[LaneStep]) -> float:
-    """Return the share of one step in which lanes ran no action, between a replica's first start and last end."""
+    """Return the fraction of a step in which lanes ran no action, between the first start and last end of a replica."""
     rows: dict[int, list[LaneStep]] = defaultdict(list)
     for lane in lanes:
         rows[lane.lane.replica].append(lane)
@@ -152,9 +152,9 @@ def _bubble(lanes: Sequence[LaneStep]) -> float:
     for row in rows.values():
         spans = [span for lane in row for span in lane.slices.values()]
         if spans:
-            whole = max(end for _, end in spans) - min(start for start, _ in spans)
+            duration = max(end for _, end in spans) - min(start for start, _ in spans)
             busy = sum(end - start for start, end in spans)
-            shares.append(1 - busy / (len(row) * whole) if whole else 0.0)
+            shares.append(1 - busy / (len(row) * duration) if duration else 0.0)
     return fmean(shares) if shares else 0.0
 
 

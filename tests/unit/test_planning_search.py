@@ -12,7 +12,7 @@ from kparallel.planning.cut import cut
 from kparallel.planning.groups import layer_groups
 from kparallel.planning.memory import parse_bytes, stage_memory
 from kparallel.planning.plan import Plan
-from kparallel.planning.predict import at_least, predict
+from kparallel.planning.predict import predict, step_time_bound
 from kparallel.planning.search import choose
 from kparallel.planning.units import Unit
 from kparallel.schedule import gpipe, in_flight, one_f_one_b
@@ -157,7 +157,7 @@ def test_no_schedule_beats_the_bound():
         shares = [cost / sum(costs) for cost in costs]
         for policy in ("never", "always", "except_last"):
             told = predict(shares, one_f_one_b(stages, microbatches), microbatches, 2, policy)
-            assert at_least(shares, microbatches, 2, policy) <= told.step_time * (1 + 1e-12)
+            assert step_time_bound(shares, microbatches, 2, policy) <= told.step_time * (1 + 1e-12)
 
 
 def test_about_four_microbatches_for_each_stage():

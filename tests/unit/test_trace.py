@@ -13,7 +13,7 @@ from kparallel.trace.breakdown import Shares, causes
 from kparallel.trace.chrome import chrome
 from kparallel.trace.diagnosis import diagnose
 from kparallel.trace.events import MARK, Event, Operation, Step, calls
-from kparallel.trace.intervals import at_least, length, union, within, without
+from kparallel.trace.intervals import concurrent, length, union, within, without
 from kparallel.trace.lanes import lanes_of, place
 from kparallel.trace.summary import Machine, summarize
 
@@ -28,7 +28,7 @@ def test_spans_are_sets():
     assert without(spans, [(1, 2), (5, 8)]) == [(0, 1), (2, 3), (4, 5)]
     assert within(spans, [(1, 2), (5, 8)]) == [(1, 2), (5, 6)]
     assert without(spans, []) == spans and within(spans, []) == []
-    assert at_least([(0, 4), (1, 2), (2, 3), (6, 7)], 2) == [(1, 3)]
+    assert concurrent([(0, 4), (1, 2), (2, 3), (6, 7)], 2) == [(1, 3)]
 
 
 @pytest.mark.parametrize(
