@@ -23,15 +23,15 @@ import tensorflow as tf
 from kparallel.comm.communicator import add
 from kparallel.engine.colocate import colocate_with_forward
 from kparallel.engine.loss_stage import Cotangent, OutputStage
+from kparallel.engine.replica import Replica
 from kparallel.engine.replica_result import ReplicaResult
 from kparallel.engine.shared_writes import refuse_shared_writes
 from kparallel.engine.sparse_gradients import MicrobatchSlices, accumulated
 from kparallel.engine.stage_function import StageFunction
 from kparallel.loss.term import Term, added_term
 from kparallel.schedule.action import FORWARD, Action
-from kparallel.stage.pipeline import Pipeline
-from kparallel.stage.stage import Forward, StateRules
-from kparallel.stage.state import End, RowRange
+from kparallel.stage.stage import Forward
+from kparallel.stage.state import RowRange
 from kparallel.stage.value import Value, copied, differentiable, differentiable_leaves, is_differentiable
 
 __all__: list[str] = []
@@ -52,57 +52,38 @@ class Executor:
     """One replica's work on one batch.
 
     Args:
-        pipeline: The stages.
-        devices: The row: one device name for each stage.
+        replica: Has the stages and their devices.
         functions: One for each stage: (weights, state, inputs) to `Forward`.
         lanes: The lane of each stage; actions of one lane run one after another.
         row_ranges: The rows of the batch that each microbatch has.
         outputs: Receives the last stage's outputs and returns their cotangents.
         keeps_tape: A predicate: does (stage, microbatch) keep its tape? If not, the backward pass recomputes it.
-        replica_index: Shifts the seeds, so that each replica draws random numbers of its own.
     """
 
     def __init__(
         self,
-        pipeline: Pipeline,
-        devices: Sequence[str],
+        replica: Replica,
         functions: Sequence[StageFunction],
         lanes: Sequence[int],
         row_ranges: Sequence[RowRange],
         outputs: OutputStage,
         keeps_tape: Callable[[int, int], bool],
-        replica_index: int,
     ) -> None:
-        self._pipeline = pipeline
-        self._devices = devices
+        self._pipeline = replica.pipeline
+        # A stage whose layers are placed one by one starts on the first device.
+        self._devices = replica.devices[: len(replica.pipeline.stages)]
         self._functions = functions
         self._lanes = lanes
         self._row_ranges = tuple(row_ranges)
         self._outputs = outputs
         self._keeps_tape = keeps_tape
-        stages, counts = pipeline.stages, tuple(rows.count for rows in row_ranges)
-        self._counts = counts
-        # `[s][w]` and `[s][v]`: weights and state as they are before the batch. Each is read once, so that all
-        # microbatches see the same weights whatever is assigned meanwhile.
-        self._weights: list[list[tf.Tensor]] = []
-        self._start: list[list[tf.Tensor]] = []
-        for stage, device in zip(stages, devices, strict=True):
-            with tf.device(device):
-                self._weights.append(stage.read(in_place=pipeline.placed))
-                self._start.append(stage.state.read(replica_index))
+        self._result = ReplicaResult.before(replica, [rows.count for rows in row_ranges])
         # `[s][v]`: the state with which the stage's next microbatch starts.
-        self._state = [list(state) for state in self._start]
-        # `[s]...`: what the actions leave; `ReplicaResult` names the other axes.
-        self._ends: list[list[End]] = [[] for _ in stages]
-        self._assigned: list[End] = [[None] * len(stage.weights) for stage in stages]
-        self._rules: dict[int, StateRules] = {}
-        self._gradients: list[list[Any]] = [[None] * len(stage.weights) for stage in stages]
-        self._overwritten: list[dict[int, tf.Tensor]] = [{} for _ in stages]
-        self._differentiated: list[list[bool]] = [[] for _ in stages]
+        self._state = [list(state) for state in self._result.start]
         # `[m][number]`: what travels between stages. A value stays here until the step ends, since a later stage may
         # read it; a cotangent is removed when the stage that wrote the value runs backward.
-        self._values: list[dict[int, Value]] = [{} for _ in counts]
-        self._cotangents: list[dict[int, Cotangent]] = [{} for _ in counts]
+        self._values: list[dict[int, Value]] = [{} for _ in row_ranges]
+        self._cotangents: list[dict[int, Cotangent]] = [{} for _ in row_ranges]
         # `[s, m]`: from the forward action to the backward action.
         self._saved: dict[tuple[int, int], _SavedForward] = {}
         # `[lane]`: a tensor that exists once the lane's previous action is done.
@@ -120,24 +101,14 @@ class Executor:
         for m, x in enumerate(inputs):
             self._values[m].update(self._pipeline.feed(x))
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        with refuse_shared_writes(replicas * len(self._counts)):
+        with refuse_shared_writes(replicas * len(self._result.counts)):
             for action in order:
-                if action.microbatch >= len(self._counts):
+                if action.microbatch >= len(self._result.counts):
                     continue
                 with tf.name_scope(str(action)):  # `kparallel.trace` recognizes actions in a profile by this name.
                     run_action = self._forward if action.kind == FORWARD else self._backward
                     run_action(action.stage, action.microbatch)
-        return ReplicaResult(
-            self._counts,
-            self._weights,
-            self._start,
-            self._ends,
-            self._assigned,
-            [self._rules[s] for s in range(len(self._devices))],
-            self._gradients,
-            self._overwritten,
-            self._differentiated,
-        )
+        return self._result
 
     def _forward(self, s: int, m: int) -> None:
         stage = self._pipeline.stages[s]
@@ -151,10 +122,10 @@ class Executor:
             self._saved[s, m] = saved
         if m == 0:
             # `commit` refuses an assigned value that differs between microbatches or replicas, so one is enough.
-            self._assigned[s] = forward.assigned
+            self._result.assigned[s] = forward.assigned
         # The rules are the same for each microbatch: they follow from the graph of the stage.
-        self._rules[s] = forward.state_rules
-        self._ends[s].append(forward.state)
+        self._result.rules[s] = forward.state_rules
+        self._result.ends[s].append(forward.state)
         self._state[s] = stage.state.chain(self._state[s], forward.state, forward.state_rules.rules)
         self._values[m].update(zip(stage.writes, forward.outputs, strict=True))
         self._finish(s, [value.tensor for value in forward.outputs])
@@ -167,9 +138,9 @@ class Executor:
         """Call a stage's function on one microbatch, on a tape that is saved, or without one."""
         with tf.GradientTape(watch_accessed_variables=False) if taped else nullcontext() as tape:
             if tape is not None:
-                tape.watch([self._weights[s], self._received(s, saved)])
-            forward = self._functions[s](self._weights[s], saved.state, saved.inputs)
-            added = [added_term(value, self._counts[m]) for value in forward.added]
+                tape.watch([self._result.weights[s], self._received(s, saved)])
+            forward = self._functions[s](self._result.weights[s], saved.state, saved.inputs)
+            added = [added_term(value, self._result.counts[m]) for value in forward.added]
         self._outputs.terms.set_added(s, m, added)
         if taped:
             saved.tape, saved.outputs, saved.added = tape, forward.outputs, added
@@ -199,15 +170,17 @@ class Executor:
             of_inputs, of_weights = self._differentiate(s, m, saved)
             of_weights = self._without_overwritten(s, of_weights)
             # Slices keep the number of rows that they came from: a kind may have to divide them again by microbatch.
-            parts = [_part(gradient, self._counts[m]) for gradient in of_weights]
-            self._gradients[s] = [accumulated(a, b) for a, b in zip(self._gradients[s], parts, strict=True)]
+            parts = [_part(gradient, self._result.counts[m]) for gradient in of_weights]
+            self._result.gradients[s] = [
+                accumulated(a, b) for a, b in zip(self._result.gradients[s], parts, strict=True)
+            ]
             self._finish(s, [gradient for gradient in [*of_inputs, *of_weights] if gradient is not None])
         self._add_cotangents(m, self._cotangents_of_inputs(s, saved, of_inputs))
 
     def _differentiate(self, s: int, m: int, saved: _SavedForward) -> tuple[list[Any], list[Any]]:
         """Return the gradients of `_received`, and of the stage's weights, in one microbatch."""
         targets, upstream = self._upstream(s, m, saved)
-        sources = [self._received(s, saved), self._weights[s]]
+        sources = [self._received(s, saved), self._result.weights[s]]
         if not targets or saved.tape is None:
             return [None] * len(sources[0]), [None] * len(sources[1])
         # Layers that are placed one by one share one tape; each backward operation follows its forward operation.
@@ -232,7 +205,7 @@ class Executor:
                 missing = [None] * len(keras.tree.flatten(getattr(value, attribute)))
                 by_leaf += getattr(cotangent, attribute, None) or missing
         pairs = [(leaf, cotangent) for leaf, cotangent in zip(leaves, by_leaf, strict=True) if cotangent is not None]
-        self._differentiated[s] = [cotangent is not None for cotangent in by_leaf]
+        self._result.differentiated[s] = [cotangent is not None for cotangent in by_leaf]
         # Copied, so that the cotangents too arrive on this device and after the lane's previous action.
         targets, upstream = [leaf for leaf, _ in pairs], [copied(cotangent) for _, cotangent in pairs]
         for term, factor in zip(saved.added or [], self._outputs.added_factors(s), strict=True):
@@ -262,7 +235,7 @@ class Executor:
 
     def _without_overwritten(self, s: int, gradients: list[Any]) -> list[Any]:
         """Take out the "gradients" that are new values of float8 variables; keep the largest over the microbatches."""
-        largest = self._overwritten[s]
+        largest = self._result.overwritten[s]
         for w in self._pipeline.stages[s].overwritten:
             value = gradients[w]
             if value is not None:

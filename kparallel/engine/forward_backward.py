@@ -141,17 +141,9 @@ class ForwardBackward:
         functions: Sequence[StageFunction],
         order: Sequence[Action],
     ) -> ReplicaResult:
-        executor = Executor(
-            self._pipeline,
-            # Placed layers form one stage, whose replica has a device for each layer group: it starts on the first.
-            replica.devices[: len(self._pipeline.stages)],
-            functions,
-            self._lanes,
-            [RowRange(part.first, part.count, part.whole) for part in parts],
-            outputs,
-            _keeps_tape(self._plan.recompute, len(parts)),
-            replica.index,
-        )
+        ranges = [RowRange(part.first, part.count, part.whole) for part in parts]
+        keeps_tape = _keeps_tape(self._plan.recompute, len(parts))
+        executor = Executor(replica, functions, self._lanes, ranges, outputs, keeps_tape)
         return executor.run(order, [part.x for part in parts])
 
     def _forward(self) -> Sequence[Action]:

@@ -1,10 +1,12 @@
 """The result of one replica's forward and backward passes over its share of a batch, before any all-reduce."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorflow as tf
 
+from kparallel.engine.replica import Replica
 from kparallel.stage.stage import StateRules
 from kparallel.stage.state import End
 
@@ -34,10 +36,38 @@ class ReplicaResult:
     start: list[list[tf.Tensor]]
     ends: list[list[End]]
     assigned: list[End]
-    rules: list[StateRules]
+    rules: dict[int, StateRules]
     gradients: list[list[Any]]
     overwritten: list[dict[int, tf.Tensor]]
     differentiated: list[list[bool]]
+
+    @classmethod
+    def before(cls, replica: Replica, counts: Sequence[int]) -> "ReplicaResult":
+        """Return the result before the first action: the executor fills in what the actions leave.
+
+        Weights and state are read once, so that all microbatches see the same weights whatever is assigned meanwhile.
+
+        Args:
+            replica: Has the stages and their devices.
+            counts: The number of rows of each microbatch.
+        """
+        stages = replica.pipeline.stages
+        weights, start = [], []
+        for stage, device in zip(stages, replica.devices, strict=False):
+            with tf.device(device):
+                weights.append(stage.read(in_place=replica.pipeline.placed))
+                start.append(stage.state.read(replica.index))
+        return cls(
+            tuple(counts),
+            weights,
+            start,
+            ends=[[] for _ in stages],
+            assigned=[[None] * len(stage.weights) for stage in stages],
+            rules={},
+            gradients=[[None] * len(stage.weights) for stage in stages],
+            overwritten=[{} for _ in stages],
+            differentiated=[[] for _ in stages],
+        )
 
     def weight(self, s: int, w: int) -> tf.Tensor:
         """Return a weight's value after the forward passes, in which layers may have assigned it."""

@@ -4,10 +4,12 @@ import keras
 import pytest
 import tensorflow as tf
 
+from kparallel.comm.communicator import SingleReplica
 from kparallel.data.share import Share
 from kparallel.engine.executor import Executor
 from kparallel.engine.loss_stage import Factors, LossStage
 from kparallel.engine.loss_state import LossState
+from kparallel.engine.replica import Replica
 from kparallel.engine.stage_function import stage_function
 from kparallel.loss.term import row_mean
 from kparallel.schedule import gpipe, linear_order, one_f_one_b
@@ -51,9 +53,9 @@ def traced(programs, called=False):
         else:
             calls = [named(s, stage) for s, stage in enumerate(pipeline.stages)]
         row_ranges = [RowRange(2 * m, 2, 2 * MICROBATCHES) for m in range(MICROBATCHES)]
-        executor = Executor(
-            pipeline, ["CPU:0", "CPU:1", "CPU:2"], calls, [0, 1, 2], row_ranges, loss_stage, lambda s, m: True, 0
-        )
+        devices = ("CPU:0", "CPU:1", "CPU:2")
+        replica = Replica(0, pipeline, devices, (SingleReplica(),) * 3, 1, MICROBATCHES, None)
+        executor = Executor(replica, calls, [0, 1, 2], row_ranges, loss_stage, lambda s, m: True)
         return executor.run(linear_order(programs), [part.x for part in rows]).gradients
 
     return tf.function(work, autograph=False).get_concrete_function(tf.TensorSpec([6, 2])).graph
