@@ -11,7 +11,9 @@ __all__: list[str] = []
 
 FORWARD = "F"
 BACKWARD = "B"
-_TEXT = re.compile(r"(\d+)([FB])(\d+)")
+KINDS = (FORWARD, BACKWARD)
+TEXT = rf"(\d+)([{''.join(KINDS)}])(\d+)"  # The printed form, as a regular expression.
+_TEXT = re.compile(TEXT)
 
 
 @dataclass(frozen=True, order=True)
@@ -38,9 +40,9 @@ class Action:
     microbatch: int
 
     def __post_init__(self) -> None:
-        if self.kind not in (FORWARD, BACKWARD) or self.stage < 0 or self.microbatch < 0:
+        if self.kind not in KINDS or self.stage < 0 or self.microbatch < 0:
             raise ScheduleError(
-                f"Expected a stage >= 0, a kind 'F' or 'B' and a microbatch >= 0, "
+                f"Expected a stage >= 0, a kind out of {KINDS} and a microbatch >= 0, "
                 f"received {self.stage!r}, {self.kind!r} and {self.microbatch!r}."
             )
 

@@ -10,12 +10,13 @@ replica_1/reduce0/Identity, replica_1/update/adam/…   replica 1, reduction of 
 import re
 from dataclasses import dataclass
 
-from kparallel.schedule import BACKWARD, Action
+from kparallel.schedule import BACKWARD, FORWARD, Action
+from kparallel.schedule.action import TEXT
 
 __all__: list[str] = []
 
 _REPLICA = re.compile(r"(?:^|[/_])replica_(\d+)/")
-_ACTION = re.compile(r"(?:^|[/_])(\d+)([FB])(\d+)(?:/|$)")
+_ACTION = re.compile(rf"(?:^|[/_]){TEXT}(?:/|$)")
 _STAGE = re.compile(r"(?:Stateful)?PartitionedCall(?:_\d+)?(?:/|$)")
 _REDUCE = re.compile(r"(?:^|/)reduce(\d+)(?:_\d+)?/")
 _UPDATE = re.compile(r"(?:^|/)update(?:_\d+)?/")
@@ -84,4 +85,4 @@ def plain_attribution(name: str, kind: str, optimizer: str) -> Owner:
     if optimizer and f"/{optimizer}/" in f"/{name}":
         return Owner("update", replica)
     backward = "/gradient_tape/" in f"/{name}" or "/gradients/" in name
-    return Owner("action", replica, 0, Action(0, BACKWARD if backward else "F", 0))
+    return Owner("action", replica, 0, Action(0, BACKWARD if backward else FORWARD, 0))

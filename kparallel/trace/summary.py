@@ -8,7 +8,7 @@ from statistics import fmean
 from kparallel.planning.plan import Plan
 from kparallel.planning.predict import passes
 from kparallel.planning.report import brief, count, schedule_name
-from kparallel.schedule import FORWARD, Clock, clock
+from kparallel.schedule import BACKWARD, FORWARD, Clock, clock
 from kparallel.trace.breakdown import Breakdown, attribute_time, average
 from kparallel.trace.events import Step
 from kparallel.trace.lanes import LaneStep, programs_of
@@ -140,7 +140,7 @@ def _stage_times(laid: Sequence[Sequence[LaneStep]], stages: int) -> tuple[list[
         for action, (start, end) in lane.slices.items():
             times[action.stage, action.kind].append(end - start)
     forward = [fmean(times.get((stage, FORWARD), [0.0])) for stage in range(stages)]
-    return forward, [fmean(times.get((stage, "B"), [0.0])) for stage in range(stages)]
+    return forward, [fmean(times.get((stage, BACKWARD), [0.0])) for stage in range(stages)]
 
 
 def _bubble(lanes: Sequence[LaneStep]) -> float:
