@@ -130,7 +130,7 @@ class Stage:
             return [tf.identity(variable.value) for variable in self.weights]
         weights = []
         for variable in self.weights:
-            # The replica's first copy tells the device: all copies of a placed weight are on devices of one column.
+            # A model with placed layers has one replica: the first copy is the only one.
             with tf.device(variable.value.values[0].device):
                 weights.append(tf.identity(variable.value))
         return weights
