@@ -44,15 +44,15 @@ def packs(sizes: Sequence[int]) -> list[list[int]]:
     return [*result, *_divided(shared, sizes)]
 
 
-def _divided(last: list[int], sizes: Sequence[int]) -> list[list[int]]:
+def _divided(pack: list[int], sizes: Sequence[int]) -> list[list[int]]:
     """Divide the last pack if much of it could travel before the last gradient is computed."""
     total = sum(sizes)
     count = 0  # The number of its tensors that have to wait for the last gradient.
-    while count < len(last) and sum(sizes[index] for index in last[len(last) - count - 1 :]) <= total * LAST:
+    while count < len(pack) and sum(sizes[index] for index in pack[len(pack) - count - 1 :]) <= total * LAST:
         count += 1
-    early, late = last[: len(last) - count], last[len(last) - count :]
+    early, late = pack[: len(pack) - count], pack[len(pack) - count :]
     if sum(sizes[index] for index in early) < WORTH:
-        return [last] if last else []
+        return [pack] if pack else []
     return [early, late] if late else [early]
 
 

@@ -41,8 +41,8 @@ class ShuffledArrays(keras.utils.PyDataset):  # type: ignore[misc]
             # With fewer steps in an epoch than batches, one pass lasts several epochs. It keeps the order with which it
             # began, also for batches that are read ahead.
             self._begun = self.epoch
-        chosen = self._order()[index * self._batch_size : (index + 1) * self._batch_size]
-        rows: tuple[Any, ...] = keras.tree.map_structure(lambda leaf: chosen_rows(leaf, chosen), self._inputs)
+        indices = self._order()[index * self._batch_size : (index + 1) * self._batch_size]
+        rows: tuple[Any, ...] = keras.tree.map_structure(lambda leaf: chosen_rows(leaf, indices), self._inputs)
         return rows
 
     def _order(self) -> np.ndarray:

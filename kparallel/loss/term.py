@@ -157,19 +157,19 @@ def _vector_term(
     # The size follows from `rows` and the inner dims, which are the same on all replicas. Dim 0 is not used, because it
     # may be statically unknown on one replica and known on another.
     inner = values.shape[1:].num_elements()
-    known = rows is not None and inner is not None
-    size = tf.constant(rows * inner, tf.float64) if known else _size(values)
+    is_constant = rows is not None and inner is not None
+    size = tf.constant(rows * inner, tf.float64) if is_constant else _size(values)
     one = tf.ones_like(size)
     total = tf.reduce_sum(values)
     if reduction == "sum":
         return summed(total)
     if reduction in (None, "none"):
-        return Term(total, [size], lambda s: (one, tf.math.divide_no_nan(one, s[0])), known)
+        return Term(total, [size], lambda s: (one, tf.math.divide_no_nan(one, s[0])), is_constant)
     if reduction == "mean_with_sample_weight" and weight is not None:
         mass = tf.cast(tf.reduce_sum(weight), tf.float64)
         return Term(total, [mass], _same(lambda s: tf.math.divide_no_nan(one, s[0])))
     if valid is None or reduction == "mean_with_sample_weight":
-        return Term(total, [size], _same(lambda s: tf.math.divide_no_nan(one, s[0])), known)
+        return Term(total, [size], _same(lambda s: tf.math.divide_no_nan(one, s[0])), is_constant)
     # The mean with a mask. Keras multiplies valid entries by total/valid of the mask, then divides by the size.
     statistics = [size, *(tf.cast(v, tf.float64) for v in valid)]
     return Term(total, statistics, _same(lambda s: tf.math.divide_no_nan(tf.math.divide_no_nan(s[2], s[1]), s[0])))
@@ -189,9 +189,9 @@ def _scalar_term(value: tf.Tensor, weight: Any, count: int, scalar: str, reducti
     mass = [tf.cast(tf.reduce_sum(weight), tf.float64), tf.cast(tf.size(weight), tf.float64)]
 
     def factor(statistics: list[tf.Tensor]) -> tf.Tensor:
-        *own, mass_sum, size = statistics
+        *of_base, mass_sum, size = statistics
         scale = mass_sum if reduction == "sum" else tf.math.divide_no_nan(mass_sum, size)
-        return base.factors(own)[0] * scale
+        return base.factors(of_base)[0] * scale
 
     return Term(base.numerator, [*base.statistics, *mass], _same(factor))
 

@@ -36,13 +36,13 @@ def noting_sums(metrics: Sequence[keras.metrics.Metric], added: set[int]) -> Ite
             dim takes its mean and counts it as 1; how the parts of such a mean are combined is found from the graph.
     """
     updates = {id(metric): metric.update_state for metric in metrics if is_additive(metric)}
-    seen: dict[int, bool] = {}
+    by_rows: dict[int, bool] = {}
 
     def noted(metric: Any) -> Any:
         def update(*args: Any, **kwargs: Any) -> Any:
             floats = [leaf for leaf in keras.tree.flatten((args, kwargs)) if _is_float(leaf)]
             of_rows = bool(floats) and all(len(leaf.shape) > 1 and leaf.shape[0] is None for leaf in floats)
-            seen[id(metric)] = of_rows and seen.get(id(metric), True)
+            by_rows[id(metric)] = of_rows and by_rows.get(id(metric), True)
             return updates[id(metric)](*args, **kwargs)
 
         return update
@@ -55,7 +55,7 @@ def noting_sums(metrics: Sequence[keras.metrics.Metric], added: set[int]) -> Ite
     finally:
         for metric in watched:
             del metric.__dict__["update_state"]
-    added.update(id(v) for metric in watched if seen.get(id(metric)) for v in metric.variables)
+    added.update(id(v) for metric in watched if by_rows.get(id(metric)) for v in metric.variables)
 
 
 def _is_float(leaf: Any) -> bool:

@@ -79,16 +79,18 @@ def _draw_mesh(axes: "Axes", plan: "Plan", height: float) -> None:
     axes.set_ylim(0, height)
     axes.axis("off")
     for stage, group in enumerate(plan.groups):
-        own, middle = color(stage), stage + _BOX / 2
-        axes.text(middle, height - 0.2, f"stage {stage}", ha="center", fontsize=12, fontweight="bold", color=own)
-        axes.add_patch(rectangle(stage, devices + 0.1, _BOX, height - devices - 0.4, own, 0.16))
+        stage_color, middle = color(stage), stage + _BOX / 2
+        axes.text(
+            middle, height - 0.2, f"stage {stage}", ha="center", fontsize=12, fontweight="bold", color=stage_color
+        )
+        axes.add_patch(rectangle(stage, devices + 0.1, _BOX, height - devices - 0.4, stage_color, 0.16))
         axes.text(middle, devices + 1.07, _content(group), ha="center", va="center", fontsize=9, color=TEXT_COLOR)
         if stage and not plan.placed:
             _arrow(axes, stage, devices + 1.07, size(plan.rows_per_microbatch * group.arriving_bytes_per_row))
         for replica, row in enumerate(mesh.rows):
             at = devices - _ROW * (replica + 1)
-            axes.add_patch(rectangle(stage, at + 0.04, _BOX, _ROW - 0.08, own, 0.9))
-            ink = text_color(own)
+            axes.add_patch(rectangle(stage, at + 0.04, _BOX, _ROW - 0.08, stage_color, 0.9))
+            ink = text_color(stage_color)
             axes.text(middle, at + _ROW / 2, row[stage], ha="center", va="center", fontsize=9, color=ink)
     margin = -0.1 * axes.get_xlim()[1] / (axes.get_position().width * axes.figure.get_figwidth())  # type: ignore[union-attr]
     for replica in range(mesh.replicas):

@@ -47,11 +47,11 @@ def draw_action(axes: "Axes", action: Action, start: float, length: float, lane:
         lane: The index of the lane.
         inches: The width of the box on paper.
     """
-    own, forward = color(action.stage), action.kind == FORWARD
+    stage_color, forward = color(action.stage), action.kind == FORWARD
     axes.add_patch(rectangle(start, lane - 0.42, length, 0.84, "white", 1.0))
-    axes.add_patch(rectangle(start, lane - 0.42, length, 0.84, own, 0.4 if forward else 0.95))
+    axes.add_patch(rectangle(start, lane - 0.42, length, 0.84, stage_color, 0.4 if forward else 0.95))
     text = f"{action.kind}{action.microbatch}"
     points = min(9.0, inches * 72 / (0.75 * len(text)))
     if points >= 5:
-        ink = TEXT_COLOR if forward else text_color(own)
-        axes.text(start + length / 2, lane, text, ha="center", va="center", fontsize=points, color=ink)
+        label_color = TEXT_COLOR if forward else text_color(stage_color)
+        axes.text(start + length / 2, lane, text, ha="center", va="center", fontsize=points, color=label_color)

@@ -61,8 +61,8 @@ def step_time_bound(shares: Sequence[float], microbatches: int, replicas: float,
     A stage is busy for all microbatches. Before it starts, and after it ends, one microbatch passes through all earlier
     stages.
     """
-    both = [sum(pair) for pair in zip(*passes(shares, microbatches, recompute), strict=True)]
-    longest = max(microbatches * own + sum(both[:stage]) for stage, own in enumerate(both))
+    times = [sum(pair) for pair in zip(*passes(shares, microbatches, recompute), strict=True)]
+    longest = max(microbatches * time + sum(times[:stage]) for stage, time in enumerate(times))
     return longest / (microbatches * (1 + BACKWARD_COST + 2 * ACTION_OVERHEAD) * replicas)
 
 

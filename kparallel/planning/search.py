@@ -173,9 +173,15 @@ class _Search:
         activations, incoming = rows * self._activations, rows * self._incoming
         tables = [
             stage_memory(
-                self._weights, activations, incoming, held, candidate.recompute, self._slots, self._frozen
+                self._weights,
+                activations,
+                incoming,
+                microbatches_in_flight,
+                candidate.recompute,
+                self._slots,
+                self._frozen,
             ).total
-            for held in self._flying[shape]
+            for microbatches_in_flight in self._flying[shape]
         ]
         return np.where(self._possible, np.stack(tables), np.inf)
 

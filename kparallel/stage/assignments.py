@@ -60,17 +60,14 @@ class Assignments(keras.StatelessScope):  # type: ignore[misc]
             ModelError: A variable was assigned in a loop or a branch, whose tensors cannot be read outside of it.
         """
         values = [self.get_current_value(variable) for variable in variables]
-        for variable, last in zip(variables, values, strict=True):
-            if not _is_here(last):
+        for variable, new in zip(variables, values, strict=True):
+            if not _is_here(new):
                 raise ModelError(
                     f"Expected variables to be assigned outside the loops and branches of a layer's call, received "
                     f"{variable.path!r}, which is assigned inside one, as by a recurrent layer's cell that draws "
                     "random numbers or counts. Draw for all steps before the loop, or say unroll=True."
                 )
-        return [
-            last if tf.is_tensor(last) and last is not first else None
-            for last, first in zip(values, before, strict=True)
-        ]
+        return [new if tf.is_tensor(new) and new is not old else None for new, old in zip(values, before, strict=True)]
 
 
 def _is_here(value: Any) -> bool:

@@ -134,8 +134,8 @@ def _openable(node: Any) -> Any:
     nested = inner_functional(node.operation)
     arguments = node.arguments
     # Any other argument, such as training=False, would be lost with the call.
-    others = {name for name, value in arguments.kwargs.items() if value is not None}
-    if nested is None or len(arguments.args) != 1 or others - {"mask"}:
+    further_arguments = {name for name, value in arguments.kwargs.items() if value is not None}
+    if nested is None or len(arguments.args) != 1 or further_arguments - {"mask"}:
         return None
     # Keras's call would reshape inputs of another rank, or reject another number of them.
     inputs = keras.tree.flatten(arguments.args[0])

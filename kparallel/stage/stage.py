@@ -110,10 +110,10 @@ class Stage:
         # update, and of stateful recurrent layers, whose states are not among a layer's `variables`.
         metrics = [v for metric in self.metrics for v in metric.variables]
         weights = {id(variable) for variable in self.weights}
-        carried = recurrent_states(self.layers)
-        rest = {id(v): v for v in (*_variables(body), *metrics, *carried) if id(v) not in weights}
+        recurrent = recurrent_states(self.layers)
+        state_by_id = {id(v): v for v in (*_variables(body), *metrics, *recurrent) if id(v) not in weights}
         seeds = {key for top in body.layers() for key in seed_states(top)}
-        self.state = State(rest.values(), seeds, averaged_states(self.layers), {id(v) for v in carried})
+        self.state = State(state_by_id.values(), seeds, averaged_states(self.layers), {id(v) for v in recurrent})
         # Used while nothing changes; rules are found when a call changes something.
         number = len(self.weights) + len(self.state.variables)
         self._default = self._rules_from([Dependence.OTHER] * number)
@@ -130,7 +130,7 @@ class Stage:
             return [tf.identity(variable.value) for variable in self.weights]
         weights = []
         for variable in self.weights:
-            # The replica's first copy tells the device: all copies of a placed weight are on devices of one column.
+            # A model with placed layers has one replica: the first copy is the only one.
             with tf.device(variable.value.values[0].device):
                 weights.append(tf.identity(variable.value))
         return weights

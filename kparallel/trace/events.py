@@ -103,15 +103,15 @@ def calls(events: Iterable[Event], owner: Callable[[Operation], Owner]) -> list[
     """
     events = sorted(events, key=lambda event: event.start)
     marks = [event for event in events if event.name.split("#")[0] == MARK]
-    inside = [
+    by_call = [
         [e for e in events if e.thread == mark.thread and mark.start <= e.start and e.end <= mark.end] for mark in marks
     ]
     operations = _operations(events)
-    graphs = [[_Graph.of(e, operations, owner) for e in part if e.name.startswith(_GRAPH)] for part in inside]
+    graphs = [[_Graph.of(e, operations, owner) for e in part if e.name.startswith(_GRAPH)] for part in by_call]
     names = _training(graph for part in graphs for graph in part)
     return [
         _steps(mark, part, [graph for graph in of_call if graph.event.name in names])
-        for mark, part, of_call in zip(marks, inside, graphs, strict=True)
+        for mark, part, of_call in zip(marks, by_call, graphs, strict=True)
     ]
 
 
@@ -132,8 +132,8 @@ class _Graph:
     @classmethod
     def of(cls, event: Event, operations: Iterable[Operation], owner: Callable[[Operation], Owner]) -> "_Graph":
         # The start decides. An operation that another thread has finished may end after the graph in the record.
-        own = tuple(o for o in operations if event.start <= o.start <= event.end)
-        return cls(event, own, max((_evidence(owner(o)) for o in own if not _NEXT.fullmatch(o.kind)), default=0))
+        ran = tuple(o for o in operations if event.start <= o.start <= event.end)
+        return cls(event, ran, max((_evidence(owner(o)) for o in ran if not _NEXT.fullmatch(o.kind)), default=0))
 
 
 def _evidence(owner: Owner) -> int:
@@ -156,21 +156,21 @@ def _training(graphs: Iterable[_Graph]) -> set[str]:
     return set(time) if highest == 2 else {name for name, _ in time.most_common(1)}
 
 
-def _steps(mark: Event, inside: list[Event], graphs: list[_Graph]) -> list[Step]:
+def _steps(mark: Event, host_events: list[Event], graphs: list[_Graph]) -> list[Step]:
     """Return the steps of one call, one for each run of a graph that trains."""
     steps: list[Step] = []
-    fetching = union((e.start, e.end) for e in inside if _NEXT.fullmatch(e.name))
+    fetching = union((e.start, e.end) for e in host_events if _NEXT.fullmatch(e.name))
     # The step does not start at the mark: in a cluster the workers wait there for one another, after their callbacks.
     called = {graph.event.name.removeprefix(_GRAPH).rpartition("_")[0] for graph in graphs}
     called |= {graph.event.name for graph in graphs}
-    start = min((e.start for e in inside if e.name in called or _NEXT.fullmatch(e.name)), default=mark.start)
+    start = min((e.start for e in host_events if e.name in called or _NEXT.fullmatch(e.name)), default=mark.start)
     for index, graph in enumerate(graphs):
         run = graph.event
         end = mark.end if index == len(graphs) - 1 else run.end
         batches = [*fetching, *(o.span for o in graph.operations if _NEXT.fullmatch(o.kind))]
-        own = tuple(o for o in graph.operations if not _NEXT.fullmatch(o.kind))
+        ran = tuple(o for o in graph.operations if not _NEXT.fullmatch(o.kind))
         waits = tuple((max(a, start), min(b, end)) for a, b in union(batches) if a < end and b > start)
-        steps.append(Step(start, end, (run.start, run.end), waits, own))
+        steps.append(Step(start, end, (run.start, run.end), waits, ran))
         start = end
     return steps
 

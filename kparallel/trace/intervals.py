@@ -24,7 +24,7 @@ def union(spans: Iterable[Span]) -> list[Span]:
     return merged
 
 
-def without(spans: list[Span], taken: list[Span]) -> list[Span]:
+def without(spans: list[Span], removed: list[Span]) -> list[Span]:
     """Return the difference of two sets: the moments in `spans` that are not in `taken`.
 
     Example:
@@ -34,13 +34,13 @@ def without(spans: list[Span], taken: list[Span]) -> list[Span]:
     remaining: list[Span] = []
     index = 0
     for start, end in spans:
-        while index < len(taken) and taken[index][1] <= start:
+        while index < len(removed) and removed[index][1] <= start:
             index += 1
         position = index
-        while position < len(taken) and taken[position][0] < end:
-            if taken[position][0] > start:
-                remaining.append((start, taken[position][0]))
-            start = max(start, taken[position][1])
+        while position < len(removed) and removed[position][0] < end:
+            if removed[position][0] > start:
+                remaining.append((start, removed[position][0]))
+            start = max(start, removed[position][1])
             position += 1
         if start < end:
             remaining.append((start, end))

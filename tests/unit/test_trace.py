@@ -9,7 +9,7 @@ from kparallel.mesh import Mesh
 from kparallel.planning.plan import LayerGroup, Plan
 from kparallel.schedule import Action, clock
 from kparallel.trace.attribution import Owner, owner, plain_attribution
-from kparallel.trace.breakdown import Shares, causes
+from kparallel.trace.breakdown import Breakdown, attribute_time
 from kparallel.trace.chrome import chrome
 from kparallel.trace.diagnosis import diagnose
 from kparallel.trace.events import MARK, Event, Operation, Step, calls
@@ -202,7 +202,7 @@ def test_every_moment_has_one_cause():
     step, times = step_of(HYBRID, sums=0.5)
     lanes = laid_out(HYBRID, step)
     for lane in lanes:
-        found = causes(step, lane, lanes, stages=2, cores=None)
+        found = attribute_time(step, lane, lanes, stages=2, cores=None)
         assert sum(found.values()) == pytest.approx(step.end - step.start)
         assert found["work"] == pytest.approx(2 * 3 * (1.0, 3.0)[lane.lane.index])
         assert found["input"] == pytest.approx(1.0) and found["update"] == pytest.approx(1.0)
@@ -217,7 +217,7 @@ def test_bits_of_work_before_a_slice_hide_no_wait():
     lanes = laid_out(HYBRID, step)
     for lane in lanes:
         assert min(lane.slices.values())[0] == pytest.approx(12 + min(times.start[a] for a in lane.slices))
-        found = causes(step, lane, lanes, stages=2, cores=None)
+        found = attribute_time(step, lane, lanes, stages=2, cores=None)
         work = 2 * 3 * (1.0, 3.0)[lane.lane.index]
         assert found["stage"] == pytest.approx(times.makespan - work, abs=0.1)
         assert found.get("transfer", 0) <= 0.1
@@ -226,16 +226,16 @@ def test_bits_of_work_before_a_slice_hide_no_wait():
 def test_the_faster_replica_waits_for_the_slower_ones_gradients():
     step, times = step_of(DATA, costs=(2.0,), sums=0.5, late=3.0)
     early, late = lanes = laid_out(DATA, step)
-    assert causes(step, early, lanes, 1, None)["reduction"] == pytest.approx(3.5)
-    assert causes(step, late, lanes, 1, None)["reduction"] == pytest.approx(0.5)
-    assert causes(step, late, lanes, 1, None)["overhead"] == pytest.approx(5.0)
+    assert attribute_time(step, early, lanes, 1, None)["reduction"] == pytest.approx(3.5)
+    assert attribute_time(step, late, lanes, 1, None)["reduction"] == pytest.approx(0.5)
+    assert attribute_time(step, late, lanes, 1, None)["overhead"] == pytest.approx(5.0)
 
 
 def test_a_lane_without_a_core_is_told_from_overhead():
     operations = [Operation("0F0/a", "MatMul", 0, 4), Operation("replica_1/0F0/a", "MatMul", 4, 8)]
     step = Step(0, 8, (0, 8), (), tuple(operations))
     lanes = laid_out(DATA, step)
-    found = [causes(step, lane, lanes, 1, cores) for lane in lanes for cores in (1, None)]
+    found = [attribute_time(step, lane, lanes, 1, cores) for lane in lanes for cores in (1, None)]
     assert [f.get("sharing", 0) for f in found] == [4, 0, 4, 0]
     assert [f.get("overhead", 0) for f in found] == [0, 4, 0, 4]
 
@@ -280,7 +280,7 @@ def test_chrome_json_has_each_action_once_on_its_device():
 
 def verdict_of(machine=None, plan=HYBRID, **shares):
     summary = summary_of(plan, step_of(plan, costs=(2.0, 2.0)[: plan.mesh.stages]), machine=machine)
-    return diagnose(replace(summary, shares=Shares(**shares)))
+    return diagnose(replace(summary, shares=Breakdown(**shares)))
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_the_largest_cause_above_its_threshold_is_named(shares, name, says):
 
 
 def test_a_slow_stage_is_named_where_the_others_wait_for_it():
-    summary = replace(summary_of(HYBRID, step_of(HYBRID)), shares=Shares(work=0.5, stage=0.5))
+    summary = replace(summary_of(HYBRID, step_of(HYBRID)), shares=Breakdown(work=0.5, stage=0.5))
     found = diagnose(summary)
     assert found.name == "unbalanced stages"
     assert found.text.startswith("stage 1 (block, head) takes 1.5 times the mean stage's time, others wait 50%")
@@ -314,7 +314,7 @@ def test_virtual_devices_beyond_the_cores_are_named():
 
 def test_waits_that_the_stages_do_not_explain_come_from_sharing_cores():
     summary = replace(
-        summary_of(HYBRID, step_of(HYBRID)), bubble=0.6, shares=Shares(work=0.4, stage=0.25, sharing=0.15)
+        summary_of(HYBRID, step_of(HYBRID)), bubble=0.6, shares=Breakdown(work=0.4, stage=0.25, sharing=0.15)
     )
     assert diagnose(replace(summary, cores=2)).name == "shared cores"
     assert diagnose(replace(summary, cores=4)).name == diagnose(summary).name == "unbalanced stages"
@@ -322,7 +322,7 @@ def test_waits_that_the_stages_do_not_explain_come_from_sharing_cores():
 
 def test_a_known_efficiency_is_explained_by_the_largest_cause():
     summary = replace(
-        summary_of(DATA, step_of(DATA, costs=(2.0,))), shares=Shares(work=0.8, reduction=0.15, input=0.05)
+        summary_of(DATA, step_of(DATA, costs=(2.0,))), shares=Breakdown(work=0.8, reduction=0.15, input=0.05)
     )
     assert [diagnose(summary, known).name for known in (None, 0.9, 0.5)] == [
         "scales well",
