@@ -1,5 +1,6 @@
 """Four virtual CPU devices, made before TensorFlow starts; every test starts from the same seed."""
 
+import gc
 import os
 
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -11,6 +12,7 @@ import pytest
 import kparallel
 
 kparallel.virtual_devices(4)
+gc.freeze()  # The objects of TensorFlow's and Keras's modules stay; each full collection would walk all of them.
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,8 @@
 """The single-machine table of exactness and what workers must agree on, run by one worker, or by plain Keras.
 
-    kparallel run -n 2 table.py DIRECTORY     python table.py DIRECTORY
+    kparallel run -n 2 table.py DIRECTORY NAME ...     python table.py DIRECTORY NAME ...
 
-Each case's weights, slots, history and outputs are pickled into the directory, in a file for each worker.
+Each named case's weights, slots, history and outputs are pickled into the directory, in a file for each worker.
 """
 
 import os
@@ -10,6 +10,7 @@ import pickle
 import random
 import sys
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -146,16 +147,17 @@ EXTRA = [arrays, totals, datasets, stopping_and_plateau, stop_on_any_worker, eve
 LOCAL = ("nesterov", "amsgrad", "adafactor", "lion", "muon", "rmsprop", "decay_without_biases", "clipvalue")
 LOCAL += ("positions_clipped", "positions_accumulated", "one_table_clipped", "sparse_inputs_clipped")
 LOCAL += ("positions_eagerly",)  # A cluster's step runs in graphs only.
-RUNS = {
+RUNS: dict[str, tuple[Any, ...]] = {
     **{name: (of_the_table, name) for name in CASES if name not in LOCAL},
     **{run.__name__: (run,) for run in EXTRA},
 }
 
 
-def main(directory):
+def main(directory, *names):
     keras.config.set_floatx("float64")
     results = {}
-    for name, (function, *arguments) in RUNS.items():
+    for name in names:
+        function, *arguments = RUNS[name]
         use("float64")
         keras.utils.set_random_seed(7)
         random.seed(7)
@@ -170,4 +172,4 @@ def main(directory):
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    main(sys.argv[1])
+    main(*sys.argv[1:])

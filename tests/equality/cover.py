@@ -23,8 +23,8 @@ def cross():
 
 
 def meetings(name, plan):
-    """Return each feature of a case with the kind of a plan."""
-    return {(feature, KINDS[plan]) for feature in CASES[name].features}
+    """Return each feature of a case with the kind of a plan; on one replica most of the law holds by construction."""
+    return {(feature, KINDS[plan]) for feature in CASES[name].features if plan != "1x1"}
 
 
 def covering():
@@ -50,4 +50,15 @@ def covering():
         add([pair for pair in everything if pair[0] == name and replicated(pair[1])])
     while missing:
         add(everything)
+    return chosen
+
+
+def one_of_each(names):
+    """Return as few of some cases as have all features that these cases have together."""
+    missing = {feature for name in names for feature in CASES[name].features}
+    chosen = []
+    while missing:
+        best = max(names, key=lambda name: len(missing & set(CASES[name].features)))
+        chosen.append(best)
+        missing -= set(CASES[best].features)
     return chosen
