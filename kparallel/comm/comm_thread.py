@@ -35,7 +35,7 @@ class CommThread:
         ]
         self._counts = [0] * len(on_done)
         self._done: list[dict[int, Arrays | Exception]] = [{} for _ in on_done]
-        threading.Thread(target=self._run, name="kparallel-comm_thread", daemon=True).start()
+        threading.Thread(target=self._run, name="kparallel-comm", daemon=True).start()
 
     def submit(self, replica: int, work: Work, arrays: Arrays) -> int:
         """Submit a replica's arrays without waiting.
