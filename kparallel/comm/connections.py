@@ -85,10 +85,12 @@ class PeerConnections:
         Args:
             group: How the workers tell one another.
         """
-        if not self._rings or not any(json.loads(left) for left in group.all_gather_text(json.dumps(self._is_left()))):
+        if not self._rings or not any(
+            json.loads(left) for left in group.all_gather_text(json.dumps(self._is_aborted()))
+        ):
             return
         for ring in self._rings:
-            ring.leave()
+            ring.abort()
         pairs = self._pairs(len(self._rings), group)
         if isinstance(pairs, str):
             raise WorkerError(
@@ -97,8 +99,8 @@ class PeerConnections:
         for ring, pair in zip(self._rings, pairs, strict=True):
             ring.renew(*pair)
 
-    def _is_left(self) -> bool:
-        return any(ring.is_left for ring in self._rings)
+    def _is_aborted(self) -> bool:
+        return any(ring.is_aborted for ring in self._rings)
 
     def _connect(self, number: int, group: WorkerGroup) -> None:
         """Make rings that all workers are part of, or none."""

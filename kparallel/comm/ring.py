@@ -89,7 +89,7 @@ class Ring:
         threading.Thread(target=_send_all, args=arguments, name="kparallel-ring", daemon=True).start()
 
     @property
-    def is_left(self) -> bool:
+    def is_aborted(self) -> bool:
         """Whether this worker has left, or lost another."""
         return self._lost is not None
 

@@ -30,7 +30,7 @@ class ShuffledArrays(keras.utils.PyDataset):  # type: ignore[misc]
         self._inside_batches = given["shuffle"] == "batch"
         self.seed = seed
         self.epoch = 0
-        self._begun = 0
+        self.begun = 0
         self._drawn: tuple[tuple[int, int], np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -39,14 +39,14 @@ class ShuffledArrays(keras.utils.PyDataset):  # type: ignore[misc]
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         if index == 0:
             # With fewer steps than batches, a pass goes on through several epochs and is read ahead of them.
-            self._begun = self.epoch
+            self.begun = self.epoch
         chosen = self._order()[index * self._batch_size : (index + 1) * self._batch_size]
         rows: tuple[Any, ...] = keras.tree.map_structure(lambda leaf: chosen_rows(leaf, chosen), self._inputs)
         return rows
 
     def _order(self) -> np.ndarray:
         """Return the order of the rows in the present pass; it is drawn once."""
-        key = (self.seed, self._begun)
+        key = (self.seed, self.begun)
         if self._drawn is None or self._drawn[0] != key:
             self._drawn = key, self._draw(np.random.default_rng(key))
         return self._drawn[1]

@@ -24,6 +24,8 @@ from kparallel.model.arguments import named, takes
 from kparallel.model.functions import first_share, predict_function, step_function, tensors
 from kparallel.model.overrides import check_overrides
 from kparallel.model.place import rejoin
+from kparallel.model.progress import Progress
+from kparallel.model.resumable import resumable_arguments
 from kparallel.model.runtime import Runtime
 from kparallel.model.takeover import give_back, take_over
 from kparallel.planning.plan import Plan
@@ -73,6 +75,8 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         if runtime.placement.group is not None:
             with translate_worker_loss():
                 arguments = fit_arguments(self, runtime.placement.group, runtime, arguments)
+        else:
+            arguments = resumable_arguments(self, runtime, arguments)
         with runtime.whole_batches():
             return super().fit(**self._adapted(arguments))
 
@@ -204,8 +208,15 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
             self.predict_function = predict_function(self, self._kparallel)
         return self.predict_function
 
+    def _get_metrics_result_or_logs(self, logs: Any) -> Any:
+        """Return an epoch's logs, also of one that was resumed behind its last step."""
+        return super()._get_metrics_result_or_logs(logs) if logs else self.get_metrics_result()
+
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         if iterator is not None:
+            runtime = self._kparallel
+            if runtime.follows_data:  # The first that a fit builds from is what it trains on.
+                runtime.progress, runtime.follows_data = Progress(iterator, runtime.order), False
             # No batch is read where shapes are known: a generator yields each of its batches once.
             batches = epoch_batches(iterator)
             data_batch = batches.spec()

@@ -9,8 +9,11 @@ import keras
 import tensorflow as tf
 
 from kparallel.comm.failures import translate_worker_loss
+from kparallel.data.shards import Shards
+from kparallel.data.shuffled import ShuffledArrays
 from kparallel.engine.placement import Placement
 from kparallel.errors import PlanError
+from kparallel.model.progress import Progress
 from kparallel.planning.plan import Plan
 from kparallel.stage.graph import open_graph
 from kparallel.stage.pipeline import Pipeline, cut, whole
@@ -43,6 +46,11 @@ class Runtime:
         self.feeding = False
         self.unsized = False
         self.read = BatchDigest()
+        self.order: ShuffledArrays | Shards | None = None  # The data of the present fit, if their order can be told.
+        self.only_epochs = ""  # Why the present fit can be resumed at an epoch's begin only.
+        self.follows_data = False  # Whether the present fit is to know where it stands in its data.
+        self.progress: Progress | None = None
+        self.resumed: dict[str, Any] | None = None  # What the chief has read of a checkpoint.
         self.jit: bool | None = None
         self.moves = 0  # How often variables have moved; a function traced before a move is traced anew.
         # What each layer's call was replaced by, and what the layer itself had in its place, which its class may have.

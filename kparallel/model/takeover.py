@@ -140,6 +140,11 @@ def _variables(model: keras.Model) -> Iterator[keras.Variable]:
     yield from {id(variable): variable for variable in everything if is_initialized(variable)}.values()
 
 
+def written_variables(model: keras.Model) -> list[keras.Variable]:
+    """Return each variable that a model's steps may write, once: weights, state, metrics, the optimizer's."""
+    return list(_variables(model))
+
+
 def _in(owners: Iterable[Any]) -> Iterator[keras.Variable]:
     return (variable for owner in owners for variable in owner.variables)
 

@@ -6,17 +6,20 @@ that, one worker would leave the loop while the others wait for it in the next s
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import keras
 
 from kparallel.comm.group import WorkerGroup
-from kparallel.compat.layers import seed_states
 from kparallel.data.shards import Shards
 from kparallel.data.shuffled import ShuffledArrays
 from kparallel.errors import WorkerError
-from kparallel.workers.drift import BatchDigest, check_drift
+from kparallel.model.agreed_notice import AgreedNotice
+from kparallel.model.checkpoint import Checkpoint, go_on
+from kparallel.model.notice import Preempted
+from kparallel.model.runtime import Runtime
+from kparallel.model.takeover import written_variables
+from kparallel.workers.drift import check_drift
 
 __all__: list[str] = []
 
@@ -24,6 +27,7 @@ _CHECKPOINTS = (keras.callbacks.ModelCheckpoint, keras.callbacks.OrbaxCheckpoint
 WRITERS = (
     *_CHECKPOINTS,
     keras.callbacks.BackupAndRestore,
+    Checkpoint,
     keras.callbacks.TensorBoard,
     keras.callbacks.CSVLogger,
     keras.callbacks.RemoteMonitor,
@@ -40,7 +44,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         group: How workers group.
         order: The data whose epoch must be told, or None.
         model: The wrapped model.
-        read: What this worker has read.
+        runtime: The model's; it knows what this worker has read.
         **params: As `keras.callbacks.CallbackList` takes them.
     """
 
@@ -50,52 +54,42 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         group: WorkerGroup,
         order: ShuffledArrays | Shards | None,
         model: Any,
-        read: BatchDigest,
+        runtime: Runtime,
         **params: Any,
     ) -> None:
         given = list(keras.tree.flatten(callbacks)) if callbacks else []
         kept = [callback for callback in given if group.is_chief or not isinstance(callback, WRITERS)]
         self._group = group
         self._order = order
-        self._read = read
-        self._backup = next((c for c in given if isinstance(c, keras.callbacks.BackupAndRestore)), None)
-        answers = [
-            json.loads(answer)
-            for answer in group.all_gather_text(json.dumps([_hooks_of(given), self._backup is not None]))
-        ]
-        self._loud = {hook for hooks, _ in answers for hook in hooks}
-        self._follows = any(backup for _, backup in answers)
+        self._runtime = runtime
+        self._checkpoint = next((each for each in given if isinstance(each, Checkpoint)), None)
+        restores = any(isinstance(each, Checkpoint | keras.callbacks.BackupAndRestore) for each in given)
+        status = [_hooks_of(given), restores, self._checkpoint is not None]
+        answers = [json.loads(answer) for answer in group.all_gather_text(json.dumps(status))]
+        self._loud = {hook for hooks, *_ in answers for hook in hooks}
+        self.follows = any(restores for _, restores, _ in answers)
+        self._notice = AgreedNotice(group) if any(checkpoints for *_, checkpoints in answers) else None
         super().__init__(kept, add_history=True, add_progbar=params.get("verbose", 0) != 0, model=model, **params)
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Begin, and start every worker where the chief's backup left off."""
-
-        def begin() -> None:
-            super(SynchronizedCallbacks, self).on_train_begin(logs)
-            if self._backup is not None and self._group.is_chief:
-                self._restore_rest(self._backup)
-
-        self._together(begin)
-        if self._follows:
+        """Begin, and start every worker where the chief's checkpoint was written."""
+        self._together(lambda: super(SynchronizedCallbacks, self).on_train_begin(logs))
+        if self.follows:
             self._follow_chief()
+        if self._notice is not None:
+            self._notice.listen()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Begin an epoch, in its order of rows, if the callbacks have left the workers alike."""
         if self._order is not None:
             self._order.epoch = epoch
         self._together(lambda: super(SynchronizedCallbacks, self).on_epoch_begin(epoch, logs))
-        check_drift(self._group, self.model, self._read)
+        check_drift(self._group, self.model, self._runtime.read)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """End an epoch; the chief writes what goes beside a backup, if the workers are still in step."""
-        check_drift(self._group, self.model, self._read)
-
-        def end() -> None:
-            if self._backup is not None and self._group.is_chief:
-                self._save_rest(self._backup, epoch + 1)
-            super(SynchronizedCallbacks, self).on_epoch_end(epoch, logs)
-
-        self._together(end)
+        """End an epoch; checkpoints are written, if the workers are still in step."""
+        check_drift(self._group, self.model, self._runtime.read)
+        self._together(lambda: super(SynchronizedCallbacks, self).on_epoch_end(epoch, logs))
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Begin a step."""
@@ -104,16 +98,20 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """End a step; what the callbacks see is global already."""
         self._perhaps_together("end", lambda: super(SynchronizedCallbacks, self).on_train_batch_end(batch, logs))
+        if self._notice is not None and self._notice.has_come():
+            self._together(self._leave)
+            raise Preempted
 
     def on_train_end(self, logs: Any = None) -> None:
-        """End; a backup that Keras deletes takes its companion along."""
+        """End."""
+        if self._notice is not None:
+            self._notice.stop()
+        self._together(lambda: super(SynchronizedCallbacks, self).on_train_end(logs))
+        self.model._initial_epoch = None
 
-        def end() -> None:
-            if self._backup is not None and self._group.is_chief and self._backup.delete_checkpoint:
-                _companion(self._backup).unlink(missing_ok=True)
-            super(SynchronizedCallbacks, self).on_train_end(logs)
-
-        self._together(end)
+    def _leave(self) -> None:
+        if self._checkpoint is not None and self._group.is_chief:
+            self._checkpoint.leave()
 
     def _perhaps_together(self, when: str, hook: Callable[[], None]) -> None:
         if when in self._loud:
@@ -142,50 +140,18 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
             self.model.stop_training = True
 
     def _follow_chief(self) -> None:
-        """Take the chief's epoch, weights, state, slots and order of rows."""
-        model = self.model
-        epoch, seed = self._group.broadcast([model._initial_epoch or 0, 0 if self._order is None else self._order.seed])
-        model._initial_epoch = int(epoch) or None
-        if self._order is not None:
-            self._order.seed = int(seed)
-        variables = [*model.variables, *(model.optimizer.variables if model.optimizer else [])]
+        """Take what the chief has read of a checkpoint: epoch, place in the data, and the values of all variables."""
+        resumed, epoch = self._runtime.resumed, self.model._initial_epoch
+        if resumed is None and epoch:  # A backup that plain Keras wrote.
+            resumed = {"epoch": epoch, "data": None, "order_seed": None}
+        training = json.loads(self._group.all_gather_text(json.dumps(resumed))[0])
+        if training is None:
+            return
+        variables = written_variables(self.model)
         for variable, value in zip(variables, self._group.broadcast([v.value for v in variables]), strict=True):
             variable.assign(value)
-
-    def _save_rest(self, backup: Any, epoch: int) -> None:
-        """Write what Keras's backup leaves out: seed states and the order of rows.
-
-        It is written before the backup, and keeps the entry of the backup before: a crash between the two
-        leaves an entry for whichever backup is there.
-        """
-        path = _companion(backup)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = json.loads(path.read_text()) if path.is_file() else {}
-        seeds = seed_states(self.model)
-        states = [variable.numpy().tolist() for variable in self.model.non_trainable_variables if id(variable) in seeds]
-        order = None if self._order is None else self._order.seed
-        kept = {key: value for key, value in kept.items() if int(key) == epoch - 1}
-        kept[str(epoch)] = {"seed_states": states, "order_seed": order}
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(kept))
-        partial.replace(path)
-
-    def _restore_rest(self, backup: Any) -> None:
-        path = _companion(backup)
-        epoch = str(self.model._initial_epoch)
-        kept = json.loads(path.read_text()) if path.is_file() else {}
-        if epoch not in kept:
-            return
-        seeds = seed_states(self.model)
-        states = [variable for variable in self.model.non_trainable_variables if id(variable) in seeds]
-        for variable, value in zip(states, kept[epoch]["seed_states"], strict=True):
-            variable.assign(value)
-        if self._order is not None and kept[epoch]["order_seed"] is not None:
-            self._order.seed = kept[epoch]["order_seed"]
-
-
-def _companion(backup: Any) -> Path:
-    return Path(backup.backup_dir) / "kparallel.json"
+        if not self._group.is_chief:
+            go_on(self.model, training)
 
 
 def _hooks_of(callbacks: list[keras.callbacks.Callback]) -> list[str]:

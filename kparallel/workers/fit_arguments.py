@@ -1,6 +1,5 @@
 """What `fit`, `evaluate` and `predict` need in a cluster before Keras's loops start."""
 
-import inspect
 import json
 import random
 from typing import Any
@@ -9,12 +8,13 @@ import keras
 import tensorflow as tf
 
 from kparallel.comm.group import WorkerGroup
-from kparallel.compat.data import are_arrays, split_for_validation
+from kparallel.compat.data import are_arrays
 from kparallel.data.cardinality import steps_of, training_length, validation_length
 from kparallel.data.shards import Shards
 from kparallel.data.shuffled import ShuffledArrays
 from kparallel.errors import DataError
 from kparallel.model.place import rejoin
+from kparallel.model.resumable import defaults_of_fit, describe_data, keep_backups, order_arrays
 from kparallel.model.runtime import Runtime
 from kparallel.workers.callbacks import SynchronizedCallbacks
 from kparallel.workers.consistency import fit_fingerprint, require_same
@@ -33,14 +33,16 @@ def fit_arguments(model: Any, group: WorkerGroup, runtime: Runtime, asked: dict[
         DataError: Workers hold data of different sizes.
         WorkerError: Workers were asked for different epochs, validations, losses or optimizers.
     """
-    defaults = _defaults(keras.Model.fit) | _defaults(model.__class__.fit)
+    defaults = defaults_of_fit(model)
     given = defaults | asked
     rejoin(runtime.placement)
     require_same(group, fit_fingerprint(model, given))
     if given["verbose"] == "auto":
         given["verbose"] = 1 if group.is_chief else 0
     x = given["x"]
-    order = _order_rows(given, group)
+    order = runtime.order = _order_rows(given, group)
+    keep_backups(model, runtime, given)
+    describe_data(runtime, given)
     if isinstance(x, keras.utils.PyDataset) and given["shuffle"]:
         _share_random_state(group)
     _agree_on_size(group, given, x)
@@ -48,13 +50,9 @@ def fit_arguments(model: Any, group: WorkerGroup, runtime: Runtime, asked: dict[
     callbacks = given["callbacks"]
     callbacks = callbacks.callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else callbacks
     options = {"verbose": given["verbose"], "epochs": given["epochs"], "steps": steps_of(given)}
-    given["callbacks"] = SynchronizedCallbacks(callbacks, group, order, model, runtime.read, **options)
+    agreed = given["callbacks"] = SynchronizedCallbacks(callbacks, group, order, model, runtime, **options)
+    runtime.follows_data = agreed.follows
     return {name: value for name, value in given.items() if name in asked or value is not defaults[name]}
-
-
-def _defaults(method: Any) -> dict[str, Any]:
-    parameters = inspect.signature(method).parameters.values()
-    return {each.name: each.default for each in parameters if each.default is not each.empty}
 
 
 class Fetch:
@@ -149,17 +147,7 @@ def _order_rows(given: dict[str, Any], group: WorkerGroup) -> ShuffledArrays | S
         return x
     if not given["shuffle"] or not are_arrays(x, given["y"], given["sample_weight"]):
         return None
-    if given["validation_split"] and given["validation_data"] is None:
-        rows = x, given["y"], given["sample_weight"]
-        (given["x"], given["y"], given["sample_weight"]), given["validation_data"] = split_for_validation(
-            rows, given["validation_split"]
-        )
-    order = ShuffledArrays(given, int(group.broadcast([random.getrandbits(31)])[0]))
-    if given["validation_batch_size"] is None:
-        given["validation_batch_size"] = given["batch_size"]
-    taken = dict.fromkeys(("y", "sample_weight", "class_weight", "batch_size"))
-    given |= {**taken, "x": order, "shuffle": False, "validation_split": 0}
-    return order
+    return order_arrays(given, int(group.broadcast([random.getrandbits(31)])[0]))
 
 
 def _share_random_state(group: WorkerGroup) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kparallel.cluster import Cluster
-from kparallel.comm import links as links_module
+from kparallel.comm import connections as connections_module
 from kparallel.comm.connections import PeerConnections
 
 SECONDS = 30
@@ -26,7 +26,7 @@ class Table:
         table = self
 
         class Seat:
-            def gather(self, text):
+            def all_gather_text(self, text):
                 table.texts[index] = text
                 table.barrier.wait()
                 answer = list(table.texts)
@@ -67,7 +67,7 @@ def test_each_column_has_a_ring_of_its_own_which_later_models_share(hosts):
 @pytest.mark.parametrize("hosts", [("127.0.0.1",) * 2, ("127.0.0.1", "127.0.0.2")], ids=["one host", "two hosts"])
 def test_strangers_keep_no_worker_waiting(monkeypatch, hosts):
     """Strangers connect first: one is silent, one says a part of a token, one another token, one hangs up."""
-    open_door, opened = links_module._listen, []
+    open_door, opened = connections_module._listen, []
 
     def visited(cluster):
         listener, door = open_door(cluster)
@@ -81,8 +81,8 @@ def test_strangers_keep_no_worker_waiting(monkeypatch, hosts):
                 opened.append(end)
         return listener, door
 
-    monkeypatch.setattr(links_module, "_listen", visited)
-    monkeypatch.setattr(links_module, "_ATTEMPTS", 1)
+    monkeypatch.setattr(connections_module, "_listen", visited)
+    monkeypatch.setattr(connections_module, "_ATTEMPTS", 1)
 
     def work(links, group, index):
         (ring,) = links.rings(1, group)
@@ -90,21 +90,21 @@ def test_strangers_keep_no_worker_waiting(monkeypatch, hosts):
 
     start = time.monotonic()
     assert on_every(hosts, work) == [1.0, 1.0]
-    assert time.monotonic() - start < links_module._TIMEOUT
+    assert time.monotonic() - start < connections_module._TIMEOUT
     for end in opened:
         end.close()
 
 
 def test_workers_that_cannot_connect_at_first_try_again(monkeypatch):
-    open_door, failures = links_module._listen, ["no port is free yet"]
+    open_door, failures = connections_module._listen, ["no port is free yet"]
 
     def fails_once(cluster):
         if cluster.index == 1 and failures:
             raise OSError(failures.pop())
         return open_door(cluster)
 
-    monkeypatch.setattr(links_module, "_listen", fails_once)
-    work = lambda links, group, index: links.rings(1, group)[0].sum(np.array([1.0])).item()  # noqa: E731
+    monkeypatch.setattr(connections_module, "_listen", fails_once)
+    work = lambda links, group, index: links.rings(1, group)[0].all_reduce(np.array([1.0])).item()  # noqa: E731
     assert on_every(("127.0.0.1", "127.0.0.2"), work) == [2.0, 2.0]
 
 
@@ -113,25 +113,25 @@ def test_workers_connect_anew_after_one_has_left(leavers):
     def work(links, group, index):
         one, two = links.rings(2, group)
         own = np.array([float(index)])
-        first = one.sum(own).item()
+        first = one.all_reduce(own).item()
         if index in leavers:
-            two.leave()
+            two.abort()
         links.renew(group)
-        return first, one.sum(own).item(), two.gather(b"x"), one.generation
+        return first, one.all_reduce(own).item(), two.all_gather(b"x"), one.generation
 
     expected = 3.0, 3.0, [b"x"] * 3, int(bool(leavers))
     assert on_every(("127.0.0.1",) * 3, work) == [expected] * 3
 
 
 def test_workers_that_cannot_connect_say_so_and_use_tensorflow_together(monkeypatch):
-    open_door = links_module._listen
+    open_door = connections_module._listen
 
     def fails(cluster):
         if cluster.index == 1:
             raise OSError("no port is free")
         return open_door(cluster)
 
-    monkeypatch.setattr(links_module, "_listen", fails)
+    monkeypatch.setattr(connections_module, "_listen", fails)
 
     def work(links, group, index):
         first = links.rings(1, group)

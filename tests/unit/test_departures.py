@@ -5,9 +5,9 @@ import threading
 import time
 
 import pytest
-from kparallel.comm.departures import Departures
 
 from kparallel.comm import departures as departures_module
+from kparallel.comm.departures import Departures
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import kparallel
 
 ROOT = Path(kparallel.__file__).parent
 # From the floor upwards; a file imports only from its own layer's folder or from layers before it.
-LAYERS = ["errors", "mesh", "cluster", "greeting", "barrier", "schedule", "planning", "trace"]
+LAYERS = ["errors", "mesh", "cluster", "greeting", "barrier", "checkpoint", "schedule", "planning", "trace"]
 LAYERS += [
     "compat",
     "devices",
@@ -22,7 +22,7 @@ LAYERS += [
     "launch",
     "__main__",
 ]
-PURE = {"errors", "mesh", "cluster", "greeting", "barrier", "schedule", "planning", "trace"}
+PURE = {"errors", "mesh", "cluster", "greeting", "barrier", "checkpoint", "schedule", "planning", "trace"}
 
 
 def imports(path):

@@ -10,7 +10,7 @@ import pytest
 
 from kparallel.cluster import Cluster
 from kparallel.errors import ClusterError, WorkerError
-from kparallel.greeting import Messages
+from kparallel.handshake import Messages
 from kparallel.rendezvous import wait_for_peers
 
 
@@ -108,7 +108,7 @@ def test_a_worker_that_comes_again_is_met(addresses):
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(wait_for_peers, Cluster(two, 0), {}, 30)
         host, port = two[0].split(":")
-        message = f'{{"worker": 1, "greeting": {{"cluster": "{two[0]}, {two[1]}"}}}}\n'.encode()
+        message = f'{{"worker": 1, "handshake": {{"cluster": "{two[0]}, {two[1]}"}}}}\n'.encode()
         for _ in range(100):
             with contextlib.suppress(ConnectionRefusedError), socket.create_connection((host, int(port))) as line:
                 line.sendall(message)
@@ -135,16 +135,16 @@ def say(address, lines):
 MALFORMED = {
     "no JSON": b"GET / HTTP/1.1\r\n\r\n",
     "no object": b"[1]\n",
-    "a worker that is a list": b'{"worker": [1], "greeting": {}}\n',
-    "a worker that is a truth": b'{"worker": true, "greeting": {}}\n',
-    "the worker itself": b'{"worker": 0, "greeting": {}}\n',
-    "no such worker": b'{"worker": 7, "greeting": {}}\n',
-    "numbers": b'{"worker": 1, "greeting": {"version": 1}}\n',
+    "a worker that is a list": b'{"worker": [1], "handshake": {}}\n',
+    "a worker that is a truth": b'{"worker": true, "handshake": {}}\n',
+    "the worker itself": b'{"worker": 0, "handshake": {}}\n',
+    "no such worker": b'{"worker": 7, "handshake": {}}\n',
+    "numbers": b'{"worker": 1, "handshake": {"version": 1}}\n',
     "no greeting": b'{"worker": 1, "gave_up": "an invented reason"}\n',
     "nested": b"[" * 100_000 + b"\n",
     "no text": b"\xff\xfe\n",
     "without an end": b"x" * (3 << 20),
-    "another token": Messages(1, 2, "guess").write({"greeting": {}}),
+    "another token": Messages(1, 2, "guess").write({"handshake": {}}),
 }
 
 
@@ -165,7 +165,7 @@ def test_what_is_no_message_is_dropped_and_named(addresses, name, token):
 def forged(token):
     """A greeting of worker 1 and what follows it, by somebody who knows all but the token."""
     messages = Messages(1, 2, token)
-    return messages.write({"greeting": {"cluster": ""}}) + messages.write({"gave_up": "an invented reason"})
+    return messages.write({"handshake": {"cluster": ""}}) + messages.write({"gave_up": "an invented reason"})
 
 
 @pytest.mark.parametrize("guess", ["", "guess"])

@@ -1,7 +1,7 @@
 """What workers say to one another at the barrier: one JSON object in a line, of one of three forms.
 
 ```text
-{"worker": 1, "greeting": {"tensorflow version": "2.21.0", …}, "seal": "…"}
+{"worker": 1, "handshake": {"tensorflow version": "2.21.0", …}, "seal": "…"}
 {"worker": 1, "ready": true, "seal": "…"}
 {"worker": 1, "gave_up": "Worker 1 waited 300 s for …", "seal": "…"}
 ```
@@ -71,7 +71,7 @@ class Messages:
         if not named or len(rest) != 1 or not isinstance(seal, str) or not seal.isascii():
             return False
         ((kind, value),) = rest.items()
-        if kind == "greeting":
+        if kind == "handshake":
             return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
         return value is True if kind == "ready" else kind == "gave_up" and isinstance(value, str)
 
