@@ -125,7 +125,8 @@ def _jobs(cluster: Any) -> dict[str, list[str]]:
     if not isinstance(cluster, dict):
         raise _malformed("cluster", 'an object such as {"worker": ["host:port", ...]}', cluster)
     jobs: dict[str, list[str]] = {"chief": [], "worker": []}
-    for name, addresses in cluster.items():
+    for given, addresses in cluster.items():
+        name = "chief" if given == "master" else given  # As SageMaker and old versions of TensorFlow call it.
         if name in _REFUSED and not addresses:
             continue
         _check_type(f"cluster.{name}", name)
@@ -141,6 +142,7 @@ def _index(task: Any, jobs: dict[str, list[str]]) -> int:
     if not isinstance(task, dict) or "type" not in task or "index" not in task:
         raise _malformed("task", 'this worker\'s {"type": "worker", "index": number}', task)
     kind, index = task["type"], task["index"]
+    kind = "chief" if kind == "master" else kind
     _check_type("task.type", kind)
     if isinstance(index, str) and index.isdecimal():
         index = int(index)

@@ -8,11 +8,13 @@ KParallelError
 ├── ModelError     a model cannot be wrapped
 ├── ClusterError   TF_CONFIG is malformed, or the cluster is set up too late
 ├── DataError      a dataset cannot be used
+├── CheckpointError  a checkpoint is broken, or of another model
 └── WorkerError    another worker failed, stopped or disagrees
 """
 
 __all__ = [
     "BackendError",
+    "CheckpointError",
     "ClusterError",
     "DataError",
     "DeviceError",
@@ -54,6 +56,10 @@ class ClusterError(KParallelError, ValueError):
 
 class DataError(KParallelError, ValueError):
     """A dataset cannot be used."""
+
+
+class CheckpointError(KParallelError, ValueError):
+    """A checkpoint is broken, or of another model."""
 
 
 class WorkerError(KParallelError, RuntimeError):

@@ -8,15 +8,22 @@ if TYPE_CHECKING:
     from kparallel.callbacks.throughput import Throughput
     from kparallel.callbacks.trace import Trace
     from kparallel.callbacks.warmup import Warmup
+    from kparallel.resume.checkpoint import Checkpoint
 
-__all__ = ["StallWatchdog", "Throughput", "Trace", "Warmup"]
+__all__ = ["Checkpoint", "StallWatchdog", "Throughput", "Trace", "Warmup"]
 
-_HOMES = {"StallWatchdog": "stall", "Throughput": "throughput", "Trace": "trace", "Warmup": "warmup"}
+_HOMES = {
+    "Checkpoint": "kparallel.resume.checkpoint",
+    "StallWatchdog": "kparallel.callbacks.stall",
+    "Throughput": "kparallel.callbacks.throughput",
+    "Trace": "kparallel.callbacks.trace",
+    "Warmup": "kparallel.callbacks.warmup",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(f"kparallel.callbacks.{_HOMES[name]}"), name)
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'kparallel.callbacks' has no attribute {name!r}")
 
 

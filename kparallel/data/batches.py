@@ -27,15 +27,21 @@ class Batches:
         self._dataset = dataset
         self._change = change
         self._seen = False
+        self.passes = 0  # How many iterators were made: the order of a shuffled dataset is a function of it.
+        self.watch: Callable[[int, Any], None] | None = None  # Is told each batch, and in which pass it is read.
 
     def __iter__(self) -> Iterator[Any]:
         # The iterator is made now, not at the first `next`: making it draws the order of a shuffled dataset.
-        return self._read(iter(self._dataset))
+        self.passes += 1
+        return self._read(iter(self._dataset), self.passes)
 
-    def _read(self, iterator: Iterator[Any]) -> Iterator[Any]:
+    def _read(self, iterator: Iterator[Any], number: int) -> Iterator[Any]:
         for batch in iterator:
             self._seen = True
-            yield batch if self._change is None else self._change(batch)
+            changed = batch if self._change is None else self._change(batch)
+            if self.watch is not None:
+                self.watch(number, changed)
+            yield changed
         if not self._seen:
             raise DataError(
                 "Expected a dataset with at least one batch, received an empty one. Look at what filters it, "

@@ -30,7 +30,7 @@ class ShuffledArrays(keras.utils.PyDataset):  # type: ignore[misc]
         self._inside_batches = arguments["shuffle"] == "batch"
         self.seed = seed
         self.epoch = 0
-        self._begun = 0
+        self.begun = 0
         self._drawn: tuple[tuple[int, int], np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -40,14 +40,14 @@ class ShuffledArrays(keras.utils.PyDataset):  # type: ignore[misc]
         if index == 0:
             # With fewer steps in an epoch than batches, one pass lasts several epochs. It keeps the order with which it
             # began, also for batches that are read ahead.
-            self._begun = self.epoch
+            self.begun = self.epoch
         indices = self._order()[index * self._batch_size : (index + 1) * self._batch_size]
         rows: tuple[Any, ...] = keras.tree.map_structure(lambda leaf: chosen_rows(leaf, indices), self._inputs)
         return rows
 
     def _order(self) -> np.ndarray:
         """Return the order of the rows in the current pass, which is drawn once."""
-        key = (self.seed, self._begun)
+        key = (self.seed, self.begun)
         if self._drawn is None or self._drawn[0] != key:
             self._drawn = key, self._draw(np.random.default_rng(key))
         return self._drawn[1]

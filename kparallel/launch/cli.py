@@ -1,5 +1,6 @@
 """The command `kparallel`; it loads TensorFlow only for `plan`, and in the workers."""
 
+import contextlib
 import importlib
 import os
 import sys
@@ -9,8 +10,9 @@ import click
 
 import kparallel
 from kparallel.errors import KParallelError
+from kparallel.launch.bug_report import bug_report
 from kparallel.launch.environment import hosts_cluster, scheduled_cluster
-from kparallel.launch.gang import Ending, Launch, run_gang
+from kparallel.launch.gang import PREEMPTED, Ending, Launch, run_gang
 from kparallel.launch.gpus import visible_gpus
 from kparallel.launch.local import local_environments
 from kparallel.schedule import SCHEDULES
@@ -35,7 +37,7 @@ def main() -> None:
 @click.option("--restarts", type=click.IntRange(min=0), default=0, show_default=True, help="Restart a failed gang.")
 @click.option("--timeout", type=_SECONDS, default=300.0, show_default=True, help="Seconds to wait for all workers.")
 @click.option("--heartbeat", type=_SECONDS, default=60.0, show_default=True, help="Seconds until a frozen one is lost.")
-@click.option("--grace", type=_SECONDS, default=10.0, show_default=True, help="Seconds from SIGTERM to SIGKILL.")
+@click.option("--grace", type=_SECONDS, default=25.0, show_default=True, help="Seconds from SIGTERM to SIGKILL.")
 @click.option("-m", "module", is_flag=True, help="SCRIPT is the name of a module, as in python -m.")
 @click.argument("script")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
@@ -60,7 +62,7 @@ def run(script: str, arguments: tuple[str, ...], module: bool, **options: Any) -
         except KParallelError as error:
             raise click.ClickException(str(error)) from error
         ending = run_gang(Launch(command, tuple(environments), tuple(names), grace))
-        if ending.code == 0 or ending.signalled:
+        if ending.code in (0, PREEMPTED) or ending.signalled:
             sys.exit(ending.code)
         if attempt < restarts:
             _say(ending, f"restart {attempt + 1} of {restarts}")
@@ -105,7 +107,14 @@ def _say(ending: Ending, outlook: str) -> None:
     lines = [f"kparallel: {ending.reason}" + (f"; {outlook}" if outlook else "")]
     if ending.traceback:
         lines = [f"{lines[0]}:", ending.traceback.rstrip()]
-    click.echo("\n".join(lines), err=True)
+    with contextlib.suppress(OSError):  # Nobody reads it any more.
+        click.echo("\n".join(lines), err=True)
+
+
+@main.command()
+def env() -> None:
+    """Print what a report of a bug needs: versions, machine, cluster, variables."""
+    click.echo(bug_report(os.environ))
 
 
 @main.command()

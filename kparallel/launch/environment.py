@@ -1,6 +1,8 @@
-"""The cluster that a scheduler's environment variables name: a TFJob, an indexed Job of Kubernetes, or Slurm."""
+"""The cluster that a scheduler's variables name: those of Kubernetes, Vertex AI, SageMaker, Slurm and Open MPI."""
 
+import json
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 
 from kparallel.cluster import Cluster, read_cluster
@@ -14,8 +16,10 @@ _PORT = 2222
 def scheduled_cluster(environment: Mapping[str, str]) -> Cluster | None:
     """Return the cluster that a scheduler started this process for, or None.
 
-    Read are, in this order: `TF_CONFIG`, as a Kubernetes TFJob sets it; `JOB_COMPLETION_INDEX` of an indexed Job of
-    Kubernetes, with `KPARALLEL_WORKERS` and `KPARALLEL_SERVICE` from the manifest; `SLURM_*`, as `srun` sets them.
+    Read are, in this order: `TF_CONFIG`, as Vertex AI and Kubeflow's TFJob set it; `JOB_COMPLETION_INDEX` of an
+    indexed Job of Kubernetes, also in a JobSet, with `KPARALLEL_WORKERS` and `KPARALLEL_SERVICE` from the manifest;
+    `SM_HOSTS` and `SM_CURRENT_HOST` of SageMaker; `SLURM_*`, as `srun` sets them; `OMPI_COMM_WORLD_*` of Open MPI's
+    `mpirun`, with `KPARALLEL_HOSTS` where there are several hosts, which it does not tell.
 
     Args:
         environment: Environment variables.
@@ -32,9 +36,13 @@ def scheduled_cluster(environment: Mapping[str, str]) -> Cluster | None:
         return read_cluster(environment)
     if "JOB_COMPLETION_INDEX" in environment and "KPARALLEL_WORKERS" in environment:
         return _kubernetes(environment)
+    if "SM_HOSTS" in environment:
+        return _sagemaker(environment)
     # A batch script itself has SLURM_PROCID 0, but is no step: only srun starts one process for each task.
     if "SLURM_PROCID" in environment and "SLURM_STEP_NODELIST" in environment:
         return _slurm(environment)
+    if "OMPI_COMM_WORLD_RANK" in environment:
+        return _open_mpi(environment)
     return None
 
 
@@ -76,6 +84,41 @@ def _kubernetes(environment: Mapping[str, str]) -> Cluster | None:
         )
     cluster = Cluster(tuple(f"{job}-{each}.{service}:{port}" for each in range(workers)), index)
     return cluster if workers > 1 else None
+
+
+def _sagemaker(environment: Mapping[str, str]) -> Cluster | None:
+    own, text = environment.get("SM_CURRENT_HOST", ""), environment["SM_HOSTS"]
+    try:
+        hosts = json.loads(text)
+    except json.JSONDecodeError:
+        hosts = None
+    if not isinstance(hosts, list) or not all(isinstance(host, str) for host in hosts) or own not in hosts:
+        raise ClusterError(
+            f"Expected SM_HOSTS to be a JSON list of hosts, with SM_CURRENT_HOST among them, received {text!r} and "
+            f"{own!r}."
+        )
+    if len(hosts) == 1:
+        return None
+    port = _number(environment, "KPARALLEL_PORT", _PORT)
+    return Cluster(tuple(f"{host}:{port}" for host in hosts), hosts.index(own))
+
+
+def _open_mpi(environment: Mapping[str, str]) -> Cluster | None:
+    """Return one worker for each process, host after host, on a port that is a function of the job."""
+    index = _number(environment, "OMPI_COMM_WORLD_RANK")
+    workers, local = (_number(environment, f"OMPI_COMM_WORLD_{name}SIZE") for name in ("", "LOCAL_"))
+    if workers == 1:
+        return None
+    named = [host.strip() for host in environment.get("KPARALLEL_HOSTS", "").split(",") if host.strip()]
+    hosts = named or (["127.0.0.1"] if local == workers else [])
+    if len(hosts) * local != workers:
+        raise ClusterError(
+            f"Expected KPARALLEL_HOSTS to name the hosts of {workers} processes, {local} on each, in mpirun's order, "
+            f"received {environment.get('KPARALLEL_HOSTS', '')!r}. Write mpirun --map-by slot -x KPARALLEL_HOSTS=a,b."
+        )
+    job = environment.get("PMIX_NAMESPACE") or environment.get("OMPI_MCA_ess_base_jobid") or ""
+    first = _number(environment, "KPARALLEL_PORT", 20000 + zlib.crc32(job.encode()) % 10000)
+    return Cluster(tuple(f"{host}:{first + place}" for host in hosts for place in range(local)), index)
 
 
 def _slurm(environment: Mapping[str, str]) -> Cluster | None:

@@ -20,6 +20,7 @@ __all__: list[str] = []
 # Seconds in which other workers may still end by themselves after one failed: longer where one of them caused that.
 _MOMENT = 0.5
 _PATIENCE = 3.0
+PREEMPTED = 75  # The exit code of workers that left behind a checkpoint, as a notice asked them to.
 _DRAIN = 1.0  # Seconds that a signalled launcher waits for whoever reads its output.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -151,7 +152,8 @@ class _Gang:
         await self._drain(asked)
         asked.cancel()
         if self._signal:
-            return Ending(128 + self._signal, signalled=True)
+            codes = {worker.process.returncode for worker in self._workers}
+            return Ending(PREEMPTED if codes == {PREEMPTED} else 128 + self._signal, signalled=True)
         return _ending(failed) if failed else Ending(0)
 
     async def _end(
@@ -200,6 +202,8 @@ class _Gang:
 def _ending(failed: Sequence[Worker]) -> Ending:
     first = min(failed, key=lambda worker: worker.failure()[:2])
     code = first.process.returncode or 1
+    if code == PREEMPTED:
+        return Ending(code, f"worker {first.name} was asked to leave, and left behind its last checkpoint")
     if code < 0:
         return Ending(128 - code, f"worker {first.name} was ended by {_signal_name(-code)}")
     return Ending(code, f"worker {first.name} failed with exit code {code}", first.failure()[2])

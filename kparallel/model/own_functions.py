@@ -12,8 +12,8 @@ from kparallel.compat.steps import default_generator
 from kparallel.data.share import RowCounts
 from kparallel.model.functions import counts_of, first_share, over_batches, over_lists, tensors
 from kparallel.model.runtime import Runtime
+from kparallel.model_variables import optimizers_of
 from kparallel.ownstep.check import Check
-from kparallel.ownstep.found import optimizers_of
 from kparallel.ownstep.step import OwnStep
 
 __all__: list[str] = []

@@ -27,6 +27,8 @@ from kparallel.model.own_functions import own_predict_function, own_test_functio
 from kparallel.model.runtime import Runtime
 from kparallel.model.takeover import give_back, take_over
 from kparallel.planning.plan import Plan
+from kparallel.resume.progress import Progress
+from kparallel.resume.resumable import resumable_arguments
 from kparallel.workers.consistency import call_fingerprint, require_same
 from kparallel.workers.fetch import agree_on_end
 from kparallel.workers.fit_arguments import fit_arguments
@@ -76,6 +78,8 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
             with translate_worker_loss():
                 rejoin(runtime.placement)
                 arguments = fit_arguments(self, runtime.placement.group, runtime.epoch, arguments)
+        else:
+            arguments = resumable_arguments(self, runtime.epoch, arguments)
         with runtime.whole_batches():
             return super().fit(**self._adapted(arguments))
 
@@ -222,10 +226,17 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
             )
         return self.predict_function
 
+    def _get_metrics_result_or_logs(self, logs: Any) -> Any:
+        """Return an epoch's logs, also of one that was resumed behind its last step."""
+        return super()._get_metrics_result_or_logs(logs) if logs else self.get_metrics_result()
+
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         if has_own(self, "train_step") or has_own(self, "test_step"):
             return  # Its own step builds what it uses, as in plain Keras, when it is first traced.
         if iterator is not None:
+            runtime = self._kparallel
+            if runtime.epoch.follows_data:  # The first that a fit builds from is what it trains on.
+                runtime.epoch.progress, runtime.epoch.follows_data = Progress(iterator, runtime.epoch.order), False
             # No batch is read where shapes are known: a generator yields each of its batches once.
             batches = epoch_batches(iterator)
             data_batch = batches.spec()

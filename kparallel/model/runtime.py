@@ -14,9 +14,9 @@ from kparallel.compat.variables import place_variable
 from kparallel.engine.placement import Placement
 from kparallel.errors import PlanError
 from kparallel.planning.plan import Plan
+from kparallel.resume.epoch import EpochState
 from kparallel.stage.graph import open_graph
 from kparallel.stage.pipeline import Pipeline, cut, whole
-from kparallel.workers.epoch import EpochState
 
 __all__: list[str] = []
 

@@ -29,7 +29,7 @@ from kparallel.compat.variables import (
 )
 from kparallel.errors import ModelError
 from kparallel.model.runtime import Runtime
-from kparallel.ownstep.found import optimizers_of, variables_of
+from kparallel.model_variables import optimizers_of, variables_of
 
 __all__: list[str] = []
 

@@ -21,8 +21,8 @@ from kparallel.compat.variables import copies_of, placed_value
 from kparallel.data.share import RowCounts, slice_share, split_sizes
 from kparallel.engine.optimizer_update import OptimizerUpdate
 from kparallel.engine.placement import Placement
+from kparallel.model_variables import metrics_of, optimizers_of, variables_of
 from kparallel.ownstep.decisions import Decisions
-from kparallel.ownstep.found import metrics_of, optimizers_of, variables_of
 from kparallel.ownstep.replica import Replica, Traced
 from kparallel.ownstep.rows import StepRows
 from kparallel.ownstep.sums import Share

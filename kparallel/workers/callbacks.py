@@ -6,18 +6,21 @@ would leave the loop while the others wait for it in the next step's all-reduce.
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import keras
 
 from kparallel.comm.group import WorkerGroup
-from kparallel.compat.layers import seed_states
 from kparallel.compat.training import resume_at, resumed_epoch
 from kparallel.data.shards import Shards
 from kparallel.data.shuffled import ShuffledArrays
 from kparallel.errors import WorkerError
-from kparallel.workers.drift import BatchDigest, check_drift
+from kparallel.model_variables import variables_of
+from kparallel.resume.checkpoint import Checkpoint, go_on
+from kparallel.resume.epoch import EpochState
+from kparallel.resume.notice import Preempted
+from kparallel.workers.agreed_notice import AgreedNotice
+from kparallel.workers.drift import check_drift
 
 __all__: list[str] = []
 
@@ -25,6 +28,7 @@ _CHECKPOINTS = (keras.callbacks.ModelCheckpoint, keras.callbacks.OrbaxCheckpoint
 WRITERS = (
     *_CHECKPOINTS,
     keras.callbacks.BackupAndRestore,
+    Checkpoint,
     keras.callbacks.TensorBoard,
     keras.callbacks.CSVLogger,
     keras.callbacks.RemoteMonitor,
@@ -42,7 +46,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         group: The workers.
         order: The data whose order depends on the epoch, or None.
         model: The wrapped model.
-        read: The digest of what this worker has read.
+        epoch: What is known of the data, and of a checkpoint that was read.
         **params: The arguments of `keras.callbacks.CallbackList`.
     """
 
@@ -52,55 +56,45 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         group: WorkerGroup,
         order: ShuffledArrays | Shards | None,
         model: Any,
-        read: BatchDigest,
+        epoch: EpochState,
         **params: Any,
     ) -> None:
         all_callbacks = list(keras.tree.flatten(callbacks)) if callbacks else []
         own_callbacks = [callback for callback in all_callbacks if group.is_chief or not is_chief_only(callback)]
         self._group = group
         self._order = order
-        self._read = read
-        self._backup = next((c for c in all_callbacks if isinstance(c, keras.callbacks.BackupAndRestore)), None)
+        self._epoch_state = epoch
+        self._checkpoint = next((each for each in all_callbacks if isinstance(each, Checkpoint)), None)
+        restores = any(isinstance(each, Checkpoint | keras.callbacks.BackupAndRestore) for each in all_callbacks)
+        status = [_hooks_of(all_callbacks), restores, self._checkpoint is not None]
         # Whether a hook is synchronized has to be the same on every worker, and callbacks may differ between workers.
-        answers = [
-            json.loads(answer)
-            for answer in group.all_gather_text(json.dumps([_hooks_of(all_callbacks), self._backup is not None]))
-        ]
-        self._loud = {hook for hooks, _ in answers for hook in hooks}
-        self._follows = any(backup for _, backup in answers)
+        answers = [json.loads(answer) for answer in group.all_gather_text(json.dumps(status))]
+        self._loud = {hook for hooks, *_ in answers for hook in hooks}
+        self.follows = any(restores for _, restores, _ in answers)
+        self._notice = AgreedNotice(group) if any(checkpoints for *_, checkpoints in answers) else None
         super().__init__(
             own_callbacks, add_history=True, add_progbar=params.get("verbose", 0) != 0, model=model, **params
         )
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Begin training on every worker at the epoch and with the values of the chief's backup."""
-
-        def begin() -> None:
-            super(SynchronizedCallbacks, self).on_train_begin(logs)
-            if self._backup is not None and self._group.is_chief:
-                self._restore_rest(self._backup)
-
-        self._together(begin)
-        if self._follows:
+        """Begin, and start every worker where the chief's checkpoint was written."""
+        self._together(lambda: super(SynchronizedCallbacks, self).on_train_begin(logs))
+        if self.follows:
             self._follow_chief()
+        if self._notice is not None:
+            self._notice.listen()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Begin an epoch and set its order of rows; check afterwards that the workers are still alike."""
         if self._order is not None:
             self._order.epoch = epoch
         self._together(lambda: super(SynchronizedCallbacks, self).on_epoch_begin(epoch, logs))
-        check_drift(self._group, self.model, self._read)
+        check_drift(self._group, self.model, self._epoch_state.digest)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """End an epoch, if the workers are still alike. The chief also writes the companion file of a backup."""
-        check_drift(self._group, self.model, self._read)
-
-        def end() -> None:
-            if self._backup is not None and self._group.is_chief:
-                self._save_rest(self._backup, epoch + 1)
-            super(SynchronizedCallbacks, self).on_epoch_end(epoch, logs)
-
-        self._together(end)
+        """End an epoch; checkpoints are written, if the workers are still in step."""
+        check_drift(self._group, self.model, self._epoch_state.digest)
+        self._together(lambda: super(SynchronizedCallbacks, self).on_epoch_end(epoch, logs))
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Begin a step."""
@@ -109,16 +103,20 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """End a step. The logs hold global values already."""
         self._perhaps_together("end", lambda: super(SynchronizedCallbacks, self).on_train_batch_end(batch, logs))
+        if self._notice is not None and self._notice.has_come():
+            self._together(self._leave)
+            raise Preempted
 
     def on_train_end(self, logs: Any = None) -> None:
-        """End training; the companion file of a backup is deleted with it."""
+        """End training."""
+        if self._notice is not None:
+            self._notice.stop()
+        self._together(lambda: super(SynchronizedCallbacks, self).on_train_end(logs))
+        resume_at(self.model, 0)
 
-        def end() -> None:
-            if self._backup is not None and self._group.is_chief and self._backup.delete_checkpoint:
-                _companion(self._backup).unlink(missing_ok=True)
-            super(SynchronizedCallbacks, self).on_train_end(logs)
-
-        self._together(end)
+    def _leave(self) -> None:
+        if self._checkpoint is not None and self._group.is_chief:
+            self._checkpoint.leave()
 
     def _perhaps_together(self, when: str, hook: Callable[[], None]) -> None:
         if when in self._loud:
@@ -147,55 +145,23 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
             self.model.stop_training = True
 
     def _follow_chief(self) -> None:
-        """Copy the chief's epoch, weights, state, optimizer slots and order of rows to every worker."""
-        model = self.model
-        epoch, seed = self._group.broadcast([resumed_epoch(model) or 0, 0 if self._order is None else self._order.seed])
-        resume_at(model, int(epoch))
-        if self._order is not None:
-            self._order.seed = int(seed)
-        variables = [*model.variables, *(model.optimizer.variables if model.optimizer else [])]
+        """Take what the chief has read of a checkpoint: epoch, place in the data, and the values of all variables."""
+        resumed, epoch = self._epoch_state.resumed, resumed_epoch(self.model)
+        if resumed is None and epoch:  # A backup that plain Keras wrote.
+            resumed = {"epoch": epoch, "data": None, "order_seed": None}
+        training = json.loads(self._group.all_gather_text(json.dumps(resumed))[0])
+        if training is None:
+            return
+        variables = variables_of(self.model)
         for variable, value in zip(variables, self._group.broadcast([v.value for v in variables]), strict=True):
             variable.assign(value)
-
-    def _save_rest(self, backup: Any, epoch: int) -> None:
-        """Write the companion file of a backup: seed states and the order of rows, which Keras's backup leaves out.
-
-        The file is written before the backup, and keeps the entry of the previous backup. So after a crash between the
-        two writes it has an entry for whichever backup exists.
-        """
-        path = _companion(backup)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        entries = json.loads(path.read_text()) if path.is_file() else {}
-        seeds = seed_states(self.model)
-        states = [variable.numpy().tolist() for variable in self.model.non_trainable_variables if id(variable) in seeds]
-        order = None if self._order is None else self._order.seed
-        entries = {key: value for key, value in entries.items() if int(key) == epoch - 1}
-        entries[str(epoch)] = {"seed_states": states, "order_seed": order}
-        partial = path.with_suffix(".partial")  # Renamed at the end, so that a crash leaves no half-written file.
-        partial.write_text(json.dumps(entries))
-        partial.replace(path)
-
-    def _restore_rest(self, backup: Any) -> None:
-        path = _companion(backup)
-        epoch = str(resumed_epoch(self.model))
-        entries = json.loads(path.read_text()) if path.is_file() else {}
-        if epoch not in entries:
-            return
-        seeds = seed_states(self.model)
-        states = [variable for variable in self.model.non_trainable_variables if id(variable) in seeds]
-        for variable, value in zip(states, entries[epoch]["seed_states"], strict=True):
-            variable.assign(value)
-        if self._order is not None and entries[epoch]["order_seed"] is not None:
-            self._order.seed = entries[epoch]["order_seed"]
+        if not self._group.is_chief:
+            go_on(self.model, training)
 
 
 def is_chief_only(callback: keras.callbacks.Callback) -> bool:
     """Tell whether a callback runs on the chief alone: by its attribute `chief_only`, or as a writer of Keras's."""
     return bool(getattr(callback, "chief_only", isinstance(callback, WRITERS)))
-
-
-def _companion(backup: Any) -> Path:
-    return Path(backup.backup_dir) / "kparallel.json"
 
 
 def _hooks_of(callbacks: list[keras.callbacks.Callback]) -> list[str]:

@@ -6,7 +6,6 @@ of its own.
 
 import json
 import math
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,42 +15,12 @@ import tensorflow as tf
 
 from kparallel.comm.group import WorkerGroup
 from kparallel.compat.optimizers import own_optimizer
+from kparallel.data.digest import BatchDigest
 from kparallel.errors import DataError, WorkerError
 
 __all__: list[str] = []
 
-_LIMIT = 2**16  # Bytes of each target that enter the digest in a step, so that reading stays fast.
 _DRIFT = 1e-4  # Relative tolerance, since processors of different models round differently.
-
-
-class BatchDigest:
-    """A digest of the batches that a worker has read since `fit` or `evaluate` began.
-
-    It covers the targets, or the inputs if there are no targets: inputs may differ by a random augmentation.
-    """
-
-    def __init__(self) -> None:
-        self._digest = 0
-
-    def begin(self) -> None:
-        """Start a new digest."""
-        self._digest = 0
-
-    def add(self, batch: Any) -> None:
-        """Add a batch."""
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        for leaf in keras.tree.flatten(x if y is None else y):
-            if isinstance(leaf, tf.Tensor | np.ndarray):
-                self._digest = zlib.crc32(_head(np.asarray(leaf)), self._digest)
-
-    def __str__(self) -> str:
-        return f"{self._digest:08x}"
-
-
-def _head(array: np.ndarray[Any, Any]) -> bytes:
-    if array.dtype == object:
-        return str(array.tolist()).encode()
-    return np.ascontiguousarray(array).reshape(-1)[: _LIMIT // array.itemsize].tobytes()
 
 
 def check_drift(group: WorkerGroup, model: keras.Model, read: BatchDigest) -> None:

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from kparallel.engine.placement import Placement
 from kparallel.errors import DataError
+from kparallel.resume.epoch import EpochState
 from kparallel.workers.drift import check_same_batch
-from kparallel.workers.epoch import EpochState
 
 __all__: list[str] = []
 

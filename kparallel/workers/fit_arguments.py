@@ -1,6 +1,5 @@
 """Makes the arguments of `fit` the same on every worker before Keras's loop starts."""
 
-import inspect
 import json
 import random
 from typing import Any
@@ -8,14 +7,15 @@ from typing import Any
 import keras
 
 from kparallel.comm.group import WorkerGroup
-from kparallel.compat.data import are_arrays, shuffles_by_epoch, split_for_validation
+from kparallel.compat.data import are_arrays, shuffles_by_epoch
 from kparallel.data.cardinality import steps_of, training_length, validation_length
 from kparallel.data.shards import Shards
 from kparallel.data.shuffled import ShuffledArrays
 from kparallel.errors import DataError
+from kparallel.resume.epoch import EpochState
+from kparallel.resume.resumable import defaults_of_fit, describe_data, keep_backups, order_arrays
 from kparallel.workers.callbacks import SynchronizedCallbacks
 from kparallel.workers.consistency import fit_fingerprint, require_same
-from kparallel.workers.epoch import EpochState
 
 __all__: list[str] = []
 
@@ -36,13 +36,15 @@ def fit_arguments(model: Any, group: WorkerGroup, epoch: EpochState, asked: dict
         DataError: The sizes of the workers' data differ.
         WorkerError: The epochs, validations, losses or optimizers of the workers differ.
     """
-    defaults = _defaults(keras.Model.fit) | _defaults(model.__class__.fit)
+    defaults = defaults_of_fit(model)
     arguments = defaults | asked
     require_same(group, fit_fingerprint(model, arguments))
     if arguments["verbose"] == "auto":
         arguments["verbose"] = 1 if group.is_chief else 0
     x = arguments["x"]
-    order = _order_rows(arguments, group)
+    order = epoch.order = _order_rows(arguments, group)
+    keep_backups(model, epoch, arguments)
+    describe_data(epoch, arguments)
     if isinstance(x, keras.utils.PyDataset) and arguments["shuffle"]:
         _share_random_state(group)
     _agree_on_size(group, arguments, x)
@@ -50,13 +52,9 @@ def fit_arguments(model: Any, group: WorkerGroup, epoch: EpochState, asked: dict
     callbacks = arguments["callbacks"]
     callbacks = callbacks.callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else callbacks
     options = {"verbose": arguments["verbose"], "epochs": arguments["epochs"], "steps": steps_of(arguments)}
-    arguments["callbacks"] = SynchronizedCallbacks(callbacks, group, order, model, epoch.digest, **options)
+    synchronized = SynchronizedCallbacks(callbacks, group, order, model, epoch, **options)
+    arguments["callbacks"], epoch.follows_data = synchronized, synchronized.follows
     return {name: value for name, value in arguments.items() if name in asked or value is not defaults[name]}
-
-
-def _defaults(method: Any) -> dict[str, Any]:
-    parameters = inspect.signature(method).parameters.values()
-    return {each.name: each.default for each in parameters if each.default is not each.empty}
 
 
 def _order_rows(arguments: dict[str, Any], group: WorkerGroup) -> ShuffledArrays | Shards | None:
@@ -68,18 +66,7 @@ def _order_rows(arguments: dict[str, Any], group: WorkerGroup) -> ShuffledArrays
         return None
     if shuffles_by_epoch():  # Then all workers, and plain Keras, get one order anyway.
         return None
-    # Keras splits before it shuffles, so the split comes first.
-    if arguments["validation_split"] and arguments["validation_data"] is None:
-        rows = x, arguments["y"], arguments["sample_weight"]
-        (arguments["x"], arguments["y"], arguments["sample_weight"]), arguments["validation_data"] = (
-            split_for_validation(rows, arguments["validation_split"])
-        )
-    order = ShuffledArrays(arguments, int(group.broadcast([random.getrandbits(31)])[0]))
-    if arguments["validation_batch_size"] is None:
-        arguments["validation_batch_size"] = arguments["batch_size"]
-    replaced = dict.fromkeys(("y", "sample_weight", "class_weight", "batch_size"))
-    arguments |= {**replaced, "x": order, "shuffle": False, "validation_split": 0}
-    return order
+    return order_arrays(arguments, int(group.broadcast([random.getrandbits(31)])[0]))
 
 
 def _share_random_state(group: WorkerGroup) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 
 import kparallel
-from kparallel.ownstep.found import optimizers_of, variables_of
+from kparallel.model_variables import optimizers_of, variables_of
 from tests.equality.measure import use
 from tests.ownstep.programs import PROGRAMS
 from tests.pairs import seeded

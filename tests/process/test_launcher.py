@@ -170,7 +170,7 @@ def test_wrong_use_is_told_before_anything_starts(arguments, environment, part):
 
 
 def test_help_loads_no_tensorflow():
-    for arguments in (["--help"], ["run", "--help"], ["plan", "--help"], ["--version"]):
+    for arguments in (["--help"], ["run", "--help"], ["plan", "--help"], ["env"], ["--version"]):
         code = "import sys\nfrom kparallel.launch.cli import main\ntry:\n    main(sys.argv[1:])\nfinally:\n"
         code += "    assert not {'tensorflow', 'keras', 'numpy'} & set(sys.modules)"
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=30)
@@ -195,3 +195,14 @@ def test_a_plan_is_printed_and_drawn(tmp_path):
     command[command.index("mine:build")] = "mine:nothing"
     wrong = subprocess.run(command, **checked)
     assert wrong.returncode == 1 and "Error: " in wrong.stderr and "Traceback" not in wrong.stderr, wrong.stderr
+
+
+def test_the_environment_is_printed_without_secrets():
+    done = kparallel(
+        "env", KPARALLEL_TOKEN="abc", SM_HOSTS='["a", "b"]', SM_CURRENT_HOST="b", CUDA_VISIBLE_DEVICES="-1"
+    )
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert done.returncode == 0 and {"kparallel", "python", "tensorflow", "keras", "system"} <= lines.keys()
+    assert lines["cluster"] == 'worker 1 of ["a:2222", "b:2222"]' and lines["KPARALLEL_TOKEN"] == "(set)"
+    assert lines["GPUs"] == "none" and "abc" not in done.stdout
+    assert "cluster              ClusterError: Expected JSON" in kparallel("env", TF_CONFIG="{").stdout

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import TFEpochIterator
+from keras.src.trainers.epoch_iterator import EpochIterator
 from tensorflow.python.distribute import distribute_lib
 from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
 from tensorflow.python.eager import context
 
+from kparallel.compat.callbacks import backs_up_epochs, backup_directory, keep_backups_by
 from kparallel.compat.data import epoch_batches, rows_of_arrays, shuffles_by_epoch
 from kparallel.compat.distribute import CollectiveReducer, mirrored, whole_losses
+from kparallel.compat.epochs import has_global_seed, why_unrepeatable
 from kparallel.compat.functions import called_graphs, captured, run_independently
 from kparallel.compat.layers import float8_variables
 from kparallel.compat.optimizers import optimizers_in, slots_by_weight, updating_copies
@@ -425,3 +428,48 @@ def test_collectives_can_be_aborted(monkeypatch):
         "code",
         "message",
     ]
+
+
+def test_keras_goes_through_epochs_by_one_method(monkeypatch):
+    """`TrainingData` puts itself in its place, and sets where a pass stands."""
+    source = inspect.getsource(EpochIterator)
+    for name in ("self._enumerate_iterator()", "self._current_iterator", "self._steps_seen", "self._num_batches"):
+        assert name in source, name
+    assert "initial_epoch = self._initial_epoch or initial_epoch" in inspect.getsource(keras.Model.fit)
+    assert "self._get_metrics_result_or_logs(logs)" in inspect.getsource(keras.Model.fit)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda data: data.shuffle(3, seed=1).map(lambda x: x).prefetch(1), ""),
+        (lambda data: data.shuffle(3), "shuffles without a seed"),
+        (lambda data: data.shuffle(3).batch(2).prefetch(1), "shuffles without a seed"),
+        (lambda data: data.interleave(lambda x: tf.data.Dataset.range(x).shuffle(2)), "shuffles without a seed"),
+        (lambda data: data.interleave(lambda x: tf.data.Dataset.range(x).shuffle(2, seed=1)), ""),
+        (lambda data: data.map(lambda x: tf.random.uniform([])), "RandomUniform"),
+        (lambda data: data.map(lambda x: tf.random.uniform([], seed=1)), ""),
+        (
+            lambda data: tf.data.Dataset.from_generator(lambda: iter([1]), output_signature=tf.TensorSpec([])),
+            "a generator",
+        ),
+        (lambda data: data.map(lambda x: x, 2, deterministic=False), "no fixed order"),
+    ],
+)
+def test_what_cannot_be_repeated_is_read_off_a_dataset(change, reason):
+    tf.random.set_seed(None)
+    assert not has_global_seed()
+    told = why_unrepeatable(change(tf.data.Dataset.range(4)))
+    assert reason in told and bool(reason) == bool(told), told
+    tf.random.set_seed(1)
+    assert has_global_seed()
+
+
+def test_a_backup_is_kept_by_other_functions(tmp_path):
+    backup, saved = keras.callbacks.BackupAndRestore(tmp_path), []
+    keep_backups_by(backup, saved.append, lambda: True)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.fit(np.ones((4, 2)), np.ones((4, 1)), epochs=3, verbose=0, callbacks=[backup])
+    assert saved == [1, 2, 3] and backs_up_epochs(backup) and backup_directory(backup) == tmp_path
+    assert not backs_up_epochs(keras.callbacks.BackupAndRestore(tmp_path, save_freq=2))

@@ -28,6 +28,52 @@ TFJOB = {
 }
 
 
+# As Vertex AI's custom training sets it on the first worker.
+VERTEX = {
+    "TF_CONFIG": '{"cluster": {"chief": ["cmle-training-workerpool0-ab-0:2222"], "worker": '
+    '["cmle-training-workerpool1-ab-0:2222", "cmle-training-workerpool1-ab-1:2222"]}, "task": {"type": "chief", '
+    '"index": 0, "trial": ""}, "job": "{}", "environment": "cloud"}'
+}
+SAGEMAKER = {"SM_HOSTS": '["algo-1", "algo-2"]', "SM_CURRENT_HOST": "algo-2", "SM_NUM_GPUS": "0"}
+MASTER = {
+    "TF_CONFIG": '{"cluster": {"master": ["algo-1:2222"], "worker": ["algo-2:2222"]}, "environment": "cloud", '
+    '"task": {"index": 0, "type": "master"}}'
+}
+MPI = {
+    "OMPI_COMM_WORLD_RANK": "2",
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+    "PMIX_NAMESPACE": "prterun-node-42@1",
+}
+
+
+def test_vertex_has_a_chief():
+    cluster = scheduled_cluster(VERTEX)
+    assert cluster.index == 0 and len(cluster.workers) == 3 and "workerpool0" in cluster.workers[0]
+
+
+def test_sagemaker_names_its_hosts():
+    assert scheduled_cluster(SAGEMAKER) == Cluster(("algo-1:2222", "algo-2:2222"), 1)
+    assert scheduled_cluster({**SAGEMAKER, "KPARALLEL_PORT": "7777"}).address == "algo-2:7777"
+    assert scheduled_cluster({"SM_HOSTS": '["algo-1"]', "SM_CURRENT_HOST": "algo-1"}) is None
+    assert scheduled_cluster({**SAGEMAKER, **MASTER}) == Cluster(("algo-1:2222", "algo-2:2222"), 0)
+
+
+def test_open_mpi_gives_each_process_a_port_of_its_own():
+    here = {**MPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}
+    workers = scheduled_cluster(here).workers
+    assert len(set(workers)) == 4 and all(worker.startswith("127.0.0.1:2") for worker in workers)
+    assert scheduled_cluster({**here, "OMPI_COMM_WORLD_RANK": "0"}).workers == workers
+    two = scheduled_cluster({**MPI, "KPARALLEL_HOSTS": "a, b", "KPARALLEL_PORT": "3000"})
+    assert two == Cluster(("a:3000", "a:3001", "b:3000", "b:3001"), 2)
+    assert scheduled_cluster({**MPI, "OMPI_COMM_WORLD_SIZE": "1"}) is None
+
+
+def test_a_job_set_is_an_indexed_job():
+    pod = {**POD, "HOSTNAME": "train-workers-0-1", "KPARALLEL_SERVICE": "train"}
+    assert scheduled_cluster(pod) == Cluster(("train-workers-0-0.train:2222", "train-workers-0-1.train:2222"), 1)
+
+
 def test_slurm_gives_each_task_a_port_of_its_own():
     workers = ("gpu1:23456", "gpu1:23457", "gpu2:23456")
     assert scheduled_cluster(SLURM) == Cluster(workers, 2)
@@ -70,6 +116,9 @@ def test_kubernetes():
         ({**POD, "JOB_COMPLETION_INDEX": "2", "HOSTNAME": "train-2"}, "from 0 to 1, received 2"),
         ({**SLURM, "SLURM_STEP_TASKS_PER_NODE": "3"}, "count 2 nodes"),
         ({**SLURM, "SLURM_STEP_TASKS_PER_NODE": "x"}, "received 'x'"),
+        ({**SAGEMAKER, "SM_HOSTS": "algo-1,algo-2"}, "a JSON list of hosts"),
+        ({**SAGEMAKER, "SM_CURRENT_HOST": "algo-7"}, "'algo-7'"),
+        (MPI, "KPARALLEL_HOSTS to name the hosts of 4 processes, 2 on each"),
         ({**SLURM, "SLURM_DISTRIBUTION": "cyclic"}, "--distribution=block"),
     ],
 )

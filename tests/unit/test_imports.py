@@ -7,9 +7,10 @@ import kparallel
 
 ROOT = Path(kparallel.__file__).parent
 # From the floor upwards; a file imports only from its own layer's folder or from layers before it.
-LAYERS = ["errors", "mesh", "cluster", "handshake", "rendezvous", "schedule", "planning", "trace"]
+LAYERS = ["errors", "mesh", "cluster", "handshake", "rendezvous", "checkpoint", "schedule", "planning", "trace"]
 LAYERS += [
     "compat",
+    "model_variables",
     "devices",
     "comm",
     "data",
@@ -18,13 +19,14 @@ LAYERS += [
     "stage",
     "engine",
     "ownstep",
+    "resume",
     "workers",
     "model",
     "callbacks",
     "launch",
     "__main__",
 ]
-PURE = {"errors", "mesh", "cluster", "handshake", "rendezvous", "schedule", "planning", "trace"}
+PURE = {"errors", "mesh", "cluster", "handshake", "rendezvous", "checkpoint", "schedule", "planning", "trace"}
 
 
 def imports(path):

@@ -6,8 +6,8 @@ import keras
 import pytest
 
 from kparallel.comm.group import WorkerGroup
+from kparallel.data.digest import BatchDigest
 from kparallel.workers.callbacks import WRITERS, SynchronizedCallbacks, is_chief_only
-from kparallel.workers.drift import BatchDigest
 
 # What Keras's callbacks call the place that they write to.
 PLACES = {"filepath", "directory", "backup_dir", "log_dir", "filename", "root"}

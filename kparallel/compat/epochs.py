@@ -1,0 +1,160 @@
+"""How Keras goes through the epochs of its data, and whether data can be gone through once more in the same order."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
+from tensorflow.python.eager import context
+
+from kparallel.compat.data import epoch_batches
+
+__all__: list[str] = []
+
+_SHUFFLES = ("ShuffleDataset", "ShuffleDatasetV2", "ShuffleDatasetV3", "ShuffleAndRepeatDataset", "RandomDataset")
+
+
+class TrainingData:
+    """What `fit` reads, and where it stands.
+
+    Args:
+        epoch_iterator: Keras's.
+        begin_epoch: Called at the begin of each epoch, behind its callbacks and before anything is read.
+    """
+
+    def __init__(self, epoch_iterator: Any, begin_epoch: Callable[[], None]) -> None:
+        self._epochs = epoch_iterator
+        self._begin_epoch = begin_epoch
+        self._resumed: Callable[[], Iterator[Any]] | None = None
+        self._plain = epoch_iterator._enumerate_iterator
+        epoch_iterator._enumerate_iterator = self._follow
+        self.batches = epoch_batches(epoch_iterator)
+
+    @property
+    def py_dataset(self) -> keras.utils.PyDataset | None:
+        """The `PyDataset` that is read, if it is one."""
+        adapter = self._epochs.data_adapter
+        return adapter.py_dataset if isinstance(adapter, PyDatasetAdapter) else None
+
+    @property
+    def shuffles_py_dataset(self) -> bool:
+        """Whether Keras shuffles the batches of a `PyDataset`, by Python's own generator."""
+        adapter = self._epochs.data_adapter
+        return bool(isinstance(adapter, PyDatasetAdapter) and adapter.shuffle)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the next epoch goes on in the pass that is read, as with `steps_per_epoch`."""
+        return bool(self._epochs.steps_per_epoch) and self._epochs._current_iterator is not None
+
+    @property
+    def seen(self) -> int:
+        """How many steps Keras has counted in this pass."""
+        return int(self._epochs._steps_seen)
+
+    @property
+    def length(self) -> int | None:
+        """How many batches Keras takes the data to have: of some it knows after the first epoch."""
+        length: int | None = self._epochs._num_batches
+        return length
+
+    def resume(
+        self,
+        steps: int,
+        passes: int,
+        batches: int | None,
+        seen: int,
+        length: int | None,
+        begin: Callable[[], None],
+    ) -> None:
+        """Let the next epoch begin behind steps that are done.
+
+        Args:
+            steps: How many of the epoch are done.
+            passes: How many iterators had been made.
+            batches: How many were read of the pass in which the epoch goes on; None where each epoch has its own.
+            seen: How many steps Keras had counted in that pass.
+            length: Of the data, as far as Keras knew it.
+            begin: Called when the epoch begins, behind its callbacks and before anything is read.
+        """
+        self._resumed = lambda: self._resume(steps, passes, batches, seen, length, begin)
+
+    def _follow(self) -> Iterator[Any]:
+        """Go through an epoch as Keras does."""
+        self._begin_epoch()
+        resumed, self._resumed = self._resumed, None
+        return self._plain() if resumed is None else resumed()
+
+    def _resume(
+        self,
+        steps: int,
+        passes: int,
+        batches: int | None,
+        seen: int,
+        length: int | None,
+        begin: Callable[[], None],
+    ) -> Iterator[Any]:
+        epochs = self._epochs
+        if epochs._num_batches is None:
+            epochs._num_batches = length
+        begin()
+        before = passes - 1 if steps or batches is not None else passes
+        while self.batches.passes < before:
+            iter(self.batches)  # Draws an order, as the one that was interrupted did.
+        if batches is not None:
+            epochs._current_iterator = _behind(iter(self.batches), batches)
+            epochs._steps_seen = seen - steps
+        for first, last, iterator in self._plain():
+            if first >= steps:
+                yield first, last, iterator
+            elif batches is None:
+                _behind(iterator, epochs.steps_per_execution)
+
+
+def _behind(iterator: Iterator[Any], batches: int) -> Iterator[Any]:
+    for _ in range(batches):
+        next(iterator, None)
+    return iterator
+
+
+def has_global_seed() -> bool:
+    """Return whether TensorFlow's random operations have a seed, as after `keras.utils.set_random_seed`."""
+    return context.global_seed() is not None
+
+
+def why_unrepeatable(dataset: tf.data.Dataset) -> str:
+    """Return in words why a dataset may give other batches when it is read again, or the empty text.
+
+    Args:
+        dataset: As `fit` takes it.
+    """
+    if dataset.options().deterministic is False:
+        return "gives its elements in no fixed order (deterministic=False)"
+    name = type(dataset).__name__
+    if "Generator" in name:
+        return "is made of a generator"
+    if str(getattr(dataset, "_deterministic", "default")) == "false":
+        return "gives its elements in no fixed order (deterministic=False)"
+    seeds = [getattr(dataset, field, None) for field in ("_seed", "_seed2")]
+    if seeds[0] is not None and not any(int(tf.get_static_value(seed)) for seed in seeds):
+        return "shuffles without a seed"
+    for function in dataset._functions():
+        if reason := _why_function(function.function.graph):
+            return reason
+    return next((reason for part in dataset._inputs() if (reason := why_unrepeatable(part))), "")
+
+
+def _why_function(graph: Any) -> str:
+    for operation in graph.get_operations():
+        if operation.type == "GeneratorDataset":
+            return "is made of a generator"
+        attributes = operation.node_def.attr
+        if "seed" in attributes and "seed2" in attributes and not (attributes["seed"].i or attributes["seed2"].i):
+            return f"has a random operation without a seed ({operation.type})"
+        if operation.type in _SHUFFLES:
+            # Two numbers, both 0 for none; a seed that is set is computed here, and has no static value.
+            seeds = [tf.get_static_value(value) for value in operation.inputs if value.dtype == tf.int64][-2:]
+            if all(seed is not None and not seed for seed in seeds):
+                return "shuffles without a seed"
+    return ""

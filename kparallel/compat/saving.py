@@ -1,0 +1,153 @@
+"""Keras's weight files, written from a snapshot while training goes on."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src.saving import saving_lib
+
+from kparallel.compat.optimizers import optimizers_in
+
+__all__: list[str] = []
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a weight file holds at one place.
+
+    Args:
+        path: Of the group.
+        metadata: Of the group.
+        key: Of the value; empty for a group's begin.
+        value: What will not change: a tensor or an array; in a plan the variable.
+    """
+
+    path: str
+    metadata: dict[str, Any] | None
+    key: str = ""
+    value: Any = None
+
+
+class WeightFile:
+    """Tells what `model.save_weights` would write. Where each value lies is found out once for the same variables.
+
+    Args:
+        model: Built and compiled; wrapped or plain.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
+        self._plan: list[Entry] | None = None
+        self._planned: list[Any] = []
+
+    def capture(self) -> list[Entry]:
+        """Return what would be written now, the optimizer's variables too; later steps do not change it."""
+        variables = [*self._model.variables, *getattr(self._model.optimizer, "variables", [])]
+        if self._plan is None or list(map(id, variables)) != list(map(id, self._planned)):
+            plan = _plan(self._model)
+            if not all(isinstance(entry.value, keras.Variable) for entry in plan if entry.key):
+                return [_fixed(entry) for entry in plan]  # A layer computes what it saves.
+            self._plan, self._planned = plan, variables
+        return [_fixed(entry) for entry in self._plan]
+
+
+def fixed_value(variable: keras.Variable) -> tf.Tensor:
+    """Return a variable's value as a tensor of the host, which no later step changes."""
+    value = variable.value.read_value()  # A tensor never changes: what writes to the variable makes another.
+    if "device:CPU" in value.device:
+        return value
+    with tf.device("CPU:0"):
+        return tf.identity(value)
+
+
+def write_weights(entries: Sequence[Entry], path: Path) -> None:
+    """Write what was captured, as `model.save_weights` would have written it then.
+
+    Args:
+        entries: Of a `WeightFile`.
+        path: Ends in `.weights.h5`.
+    """
+    store = saving_lib.H5IOStore(path, mode="w")
+    try:
+        for entry in entries:
+            if entry.key:
+                store[entry.key] = entry.value
+            else:
+                store.make(entry.path, metadata=entry.metadata)
+    finally:
+        store.close()
+
+
+def _fixed(entry: Entry) -> Entry:
+    return replace(entry, value=fixed_value(entry.value)) if isinstance(entry.value, keras.Variable) else entry
+
+
+def _plan(model: keras.Model) -> list[Entry]:
+    planned = _Planned()
+    with _optimizers_giving_variables(model):
+        saving_lib._save_state(model, weights_store=planned, assets_store=None, inner_path="", visited_saveables=set())
+    return planned.entries
+
+
+@contextlib.contextmanager
+def _optimizers_giving_variables(model: keras.Model) -> Iterator[None]:
+    """Let Keras's optimizers save their variables rather than copies of them."""
+    base = keras.optimizers.Optimizer.save_own_variables
+    plain = [each for each in optimizers_in(model.optimizer) if type(each).save_own_variables is base]
+
+    def give(optimizer: Any, store: Any) -> None:
+        for index, variable in enumerate(optimizer.variables):
+            store[str(index)] = variable
+
+    for optimizer in plain:
+        object.__setattr__(optimizer, "save_own_variables", lambda store, own=optimizer: give(own, store))
+    try:
+        yield
+    finally:
+        for optimizer in plain:
+            object.__delattr__(optimizer, "save_own_variables")
+
+
+class _Planned(saving_lib.H5IOStore):  # type: ignore[misc]
+    """A store that notes what it is given."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self._group: dict[str, Any] = {}
+
+    def __bool__(self) -> bool:
+        return True
+
+    def make(self, path: str, metadata: dict[str, Any] | None = None) -> "_Planned":
+        self.entries.append(Entry(path, metadata))
+        self._group = {}
+        return self
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    def __len__(self) -> int:
+        return len(self._group)
+
+    def keys(self) -> Any:
+        return self._group.keys()
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._group
+
+    def __getitem__(self, key: str) -> Any:
+        return self._group[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        # What is no variable may be a view of one's memory.
+        kept = value if isinstance(value, keras.Variable) else np.array(keras.ops.convert_to_numpy(value))
+        self._group[key] = kept
+        self.entries.append(Entry("", None, key, kept))
+
+    def __delitem__(self, key: str) -> None:
+        raise NotImplementedError("A layer's save_own_variables deletes what it has stored.")

@@ -1,0 +1,226 @@
+"""Checkpoints of a training, in the middle of an epoch too, and how it goes on from the last one."""
+
+import json
+import os
+import secrets
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kparallel.checkpoint.folder import clear_unfinished, write_folder
+from kparallel.checkpoint.writer import Writer
+from kparallel.compat.saving import WeightFile
+from kparallel.errors import CheckpointError
+from kparallel.rendezvous import to_stderr
+from kparallel.resume.notice import Notice, Preempted
+from kparallel.resume.progress import Progress
+from kparallel.resume.snapshot import restore_newest, take_snapshot
+
+__all__: list[str] = []
+
+_PROCESS = secrets.token_hex(8)  # Tells the checkpoints of this process from those of one that was started before.
+
+
+class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
+    """Write checkpoints while a wrapped model trains, and go on from the last one when the same script starts again.
+
+    Use it where a training may be killed: by a failing machine, a scheduler, the end of a spot machine. A checkpoint
+    holds the weights, the optimizer, the metrics of the running epoch, the seeds, and the place in the data. It is a
+    folder that is there as a whole or not at all. It is written in the background from a copy: training stands still
+    while the copy is made. The resumed run goes on at the very step, and ends with the numbers of an undisturbed one.
+
+    For the order of rows this needs arrays, a `keras.utils.PyDataset`, shards (`kparallel.read_records`), or a
+    `tf.data.Dataset` whose random steps have a seed. For others a line on stderr says at the start of `fit` that only
+    the begin of an epoch can be resumed, and checkpoints are written at the ends of epochs. A `PyDataset` with an
+    `on_epoch_begin` or `on_epoch_end` of its own is read again for the epochs that are done. What other callbacks have
+    counted begins anew.
+
+    SIGTERM is taken for a notice: the workers agree on a step, write a checkpoint there, and the program ends with
+    code 75. In a cluster the chief writes, and the others take what it has read, so that the directory need be in its
+    reach alone.
+
+    Args:
+        directory: Holds the checkpoints of one `fit` and nothing else; made if it is not there. `model.load_weights`
+            of plain Keras reads the file `model.weights.h5` in each.
+        every_steps: Write a checkpoint after so many steps. Default: at the end of each epoch.
+        every_seconds: Write one where the last is so many seconds old. Default: at the end of each epoch.
+        keep: How many checkpoints stay; 2 by default.
+
+    Raises:
+        ValueError: An argument is out of range, or the directory is no local path.
+
+    Example:
+        >>> checkpoint = Checkpoint("run-7", every_steps=500)
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        every_steps: int | None = None,
+        every_seconds: float | None = None,
+        keep: int = 2,
+    ) -> None:
+        super().__init__()
+        for name, value in (("every_steps", every_steps), ("every_seconds", every_seconds), ("keep", keep)):
+            if value is not None and not value > 0:
+                raise ValueError(f"Expected {name} to be above 0, received {value!r}.")
+        if "://" in str(directory):
+            raise ValueError(f"Expected a path in a file system, received {directory!r}. Mount it, or copy from there.")
+        self.directory = Path(directory)
+        self._every_steps = every_steps
+        self._every_seconds = every_seconds
+        self._keep = keep
+        self._writer = Writer(self.directory)
+        self._notice = Notice()
+        self._epoch = self._steps = 0
+        self._history: dict[str, Any] = {"epoch": [], "history": {}}
+        self._since = 0
+        self._written = time.monotonic()
+        self._only_epochs = self._finished = False
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Go on from the last checkpoint, if there is one."""
+        runtime = getattr(self.model, "_kparallel", None)
+        if runtime is None:
+            raise CheckpointError(
+                f"Expected a model that kparallel.wrap returned, received {self.model.name!r}. Wrap it, also for one "
+                "device."
+            )
+        self._only_epochs = bool(runtime.epoch.only_epochs)
+        if self._only_epochs:
+            to_stderr(
+                f"training can only be resumed at the begin of an epoch, because x {runtime.epoch.only_epochs}; "
+                "checkpoints are written at the ends of epochs"
+            )
+        self._writer.wait_for_all()
+        clear_unfinished(self.directory)
+        training = restore_newest(self.model, self.directory)
+        if training is not None and training["finished"] and training["process"] == _PROCESS:
+            raise CheckpointError(
+                f"Expected a directory of its own for each fit of a script, received {self.directory}, where an "
+                "earlier fit of this process keeps its checkpoints. Give each fit another directory."
+            )
+        runtime.epoch.resumed = training
+        self._history = {"epoch": [], "history": {}} if training is None else training["history"]
+        if training is not None:
+            go_on(self.model, training)
+        if runtime.placement.group.is_single:
+            self._notice.listen()
+        self._since, self._written, self._finished = 0, time.monotonic(), False
+        self._weight_file = WeightFile(self.model)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Note where the data stand."""
+        self._epoch, self._steps = epoch, 0
+        order = self.model._kparallel.epoch.order
+        if order is not None:
+            order.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Write a checkpoint if it is time, where the last one is on the disk."""
+        self._since += batch + 1 - self._steps
+        self._steps = batch + 1
+        self._warn_of_failure()
+        if self._notice.is_given:
+            self.leave()
+            raise Preempted
+        if self._is_due() and not self._only_epochs and not self._writer.is_busy:
+            self.save()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Write a checkpoint if it is time, and behind the last epoch."""
+        self._history["epoch"].append(epoch)
+        for name, value in (logs or {}).items():
+            if np.asarray(value).dtype.kind in "biuf":
+                self._history["history"].setdefault(name, []).append(np.asarray(value).tolist())
+        self._epoch, self._steps = epoch + 1, 0
+        last = epoch + 1 == self.params.get("epochs") or self.model.stop_training
+        self._finished = bool(last)
+        each = self._only_epochs or (self._every_steps is None and self._every_seconds is None)
+        if each or last or self._is_due():
+            self.save()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Wait until the last checkpoint is written."""
+        self._notice.stop()
+        self._writer.wait()
+        self._warn_of_failure()
+        self.model._initial_epoch = None
+
+    def save(self) -> None:
+        """Begin to write a checkpoint of this moment: between steps or epochs, on the chief."""
+        self._writer.wait()
+        self._warn_of_failure()
+        runtime = self.model._kparallel
+        training = {
+            "epoch": self._epoch,
+            "data": runtime.epoch.progress.state(self._steps, repeats=not self._only_epochs),
+            "order_seed": None if runtime.epoch.order is None else runtime.epoch.order.seed,
+            "history": self._history,
+            "finished": self._finished,
+            "stopped": bool(self.model.stop_training),
+            "process": _PROCESS,
+        }
+        files = take_snapshot(self.model, self._weight_file, training)
+        self._writer.begin(lambda: write_folder(self.directory, files, self._keep))
+        self._since, self._written = 0, time.monotonic()
+
+    def leave(self) -> None:
+        """Write a checkpoint of this moment, if the data allow it, and wait for it."""
+        if not self._only_epochs:
+            self.save()
+        self._writer.wait()
+        self._warn_of_failure()
+        to_stderr(
+            f"SIGTERM came: training ends behind step {self._steps} of epoch {self._epoch}; start it again to go on"
+        )
+
+    def _is_due(self) -> bool:
+        steps = self._every_steps is not None and self._since >= self._every_steps
+        seconds = self._every_seconds is not None and time.monotonic() - self._written >= self._every_seconds
+        return steps or seconds
+
+    def _warn_of_failure(self) -> None:
+        error = self._writer.failure()
+        if error is not None:
+            warnings.warn(
+                f"A checkpoint could not be written to {self.directory} ({type(error).__name__}: {error}). Training "
+                "goes on; earlier checkpoints are as they were.",
+                stacklevel=2,
+            )
+
+
+def go_on(model: Any, training: dict[str, Any]) -> None:
+    """Let the `fit` that begins go on where a checkpoint was written; the model has its variables' values.
+
+    Args:
+        model: Wrapped, in `fit`, its callbacks about to begin.
+        training: What `restore_newest` returned.
+    """
+    runtime = model._kparallel
+    progress: Progress = runtime.epoch.progress
+    if runtime.epoch.order is not None and training["order_seed"] is not None:
+        runtime.epoch.order.seed = training["order_seed"]
+    within = training["data"] is not None and training["data"]["steps"] > 0
+    # Keras resets the metrics when the epoch begins.
+    metrics = [variable for metric in model.metrics for variable in metric.variables] if within else []
+    kept = [(variable, np.array(keras.ops.convert_to_numpy(variable))) for variable in metrics]
+
+    def begin() -> None:
+        model._initial_epoch = None  # It would count for every later fit, too.
+        for variable, value in kept:
+            variable.assign(value)
+        history = training.get("history")
+        if history is not None:
+            model.history.epoch = list(history["epoch"])
+            model.history.history = {name: list(values) for name, values in history["history"].items()}
+
+    # A run that a callback has stopped, as EarlyStopping does, is over.
+    model._initial_epoch = sys.maxsize if training.get("stopped") else training["epoch"]
+    if training["data"] is not None:
+        progress.resume(training["epoch"], json.loads(json.dumps(training["data"])), begin)

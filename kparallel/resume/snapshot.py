@@ -1,0 +1,116 @@
+"""All that a training consists of: copied in a moment, written by and by, put back into another process's model."""
+
+import json
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kparallel.checkpoint.folder import folders
+from kparallel.compat.optimizers import optimizers_in
+from kparallel.compat.saving import WeightFile, fixed_value, write_weights
+from kparallel.errors import CheckpointError
+from kparallel.model_variables import variables_of
+
+__all__: list[str] = []
+
+_WEIGHTS = "model.weights.h5"  # A plain Keras file: `load_weights` reads it.
+_REST = "state.npz"
+_TRAINING = "training.json"
+
+
+def take_snapshot(
+    model: keras.Model, weight_file: WeightFile, training: Mapping[str, Any]
+) -> dict[str, Callable[[Path], None]]:
+    """Copy a model's weights, optimizer, seeds and metrics, and return what writes each file of a checkpoint.
+
+    Args:
+        model: Built and compiled.
+        weight_file: The model's.
+        training: What else belongs to it; JSON can hold it.
+    """
+    entries = weight_file.capture()
+    rest = [fixed_value(variable) for variable in _rest(model)]
+    text = json.dumps(training)
+
+    def write_rest(path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez(file, *(value.numpy() for value in rest))
+
+    def write_training(path: Path) -> None:
+        path.write_text(text)
+
+    return {
+        _WEIGHTS: lambda path: write_weights(entries, path),
+        _REST: write_rest,
+        _TRAINING: write_training,
+    }
+
+
+def restore_newest(model: keras.Model, directory: Path) -> dict[str, Any] | None:
+    """Put the newest whole checkpoint of a directory into a model.
+
+    Args:
+        model: Built as the one that was saved; compiled.
+        directory: Holds the checkpoints' folders.
+
+    Returns:
+        What else belongs to it, or None where there is no checkpoint.
+
+    Raises:
+        CheckpointError: There are checkpoints, of which none is whole, or the model is another.
+    """
+    broken = []
+    for folder, damage in folders(directory):
+        if not damage:
+            try:
+                training: dict[str, Any] = json.loads((folder / _TRAINING).read_text())
+                with np.load(folder / _REST) as file:
+                    rest = [file[f"arr_{index}"] for index in range(len(file.files))]
+                _restore(model, folder, rest)
+            except (OSError, zipfile.BadZipFile, json.JSONDecodeError, KeyError) as error:
+                damage = f"{type(error).__name__}: {error}"
+        if damage:
+            broken.append(f"{folder} ({damage})")
+            continue
+        if broken:
+            told = ", ".join(broken)
+            warnings.warn(f"Training goes on from {folder}, as newer checkpoints are broken: {told}.", stacklevel=2)
+        return training
+    if broken:
+        raise CheckpointError(
+            f"Expected a whole checkpoint in {directory}, received broken ones: {', '.join(broken)}. Restore one "
+            "from a copy, or begin anew with an empty directory."
+        )
+    return None
+
+
+def _restore(model: keras.Model, folder: Path, rest: Sequence[np.ndarray[Any, Any]]) -> None:
+    if model.optimizer is not None and not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    variables = _rest(model)
+    shapes, expected = [array.shape for array in rest], [tuple(variable.shape) for variable in variables]
+    try:
+        if shapes != expected:
+            raise ValueError(f"its seeds and metrics have the shapes {expected}, not {shapes}")
+        model.load_weights(folder / _WEIGHTS)
+    except ValueError as error:
+        raise CheckpointError(
+            f"Expected the model and metrics that {folder} was written from, received {model.name!r}: {error}. Build "
+            "and compile the same, or begin anew with an empty directory."
+        ) from error
+    for variable, array in zip(variables, rest, strict=True):
+        kind = tf.as_dtype(variable.dtype).as_numpy_dtype
+        variable.assign(array.view(kind) if array.dtype.kind == "V" else array)  # NumPy's files know no bfloat16.
+
+
+def _rest(model: keras.Model) -> list[keras.Variable]:
+    """Return what a weight file leaves out: seeds, metrics, the states of recurrent layers."""
+    optimizers = optimizers_in(getattr(model, "optimizer", None))
+    held = {id(variable) for variable in [*model.weights, *(v for each in optimizers for v in each.variables)]}
+    return [variable for variable in variables_of(model) if id(variable) not in held]

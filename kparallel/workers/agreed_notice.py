@@ -1,0 +1,48 @@
+"""A notice of the end in a cluster: the workers leave behind the same step, whichever of them was told."""
+
+import json
+import time
+
+from kparallel.comm.group import WorkerGroup
+from kparallel.resume.notice import Notice
+
+__all__: list[str] = []
+
+_INTERVAL = 1.0  # Seconds between questions: a question takes a message, which every step should not pay for.
+
+
+class AgreedNotice:
+    """Asks the workers now and then, after the same steps on all, whether a notice has come to one of them.
+
+    Args:
+        group: How they tell.
+    """
+
+    def __init__(self, group: WorkerGroup) -> None:
+        self._group = group
+        self._notice = Notice()
+        self._left = self._every = 1
+        self._asked = time.monotonic()
+
+    def listen(self) -> None:
+        """Begin to listen."""
+        self._notice.listen()
+
+    def stop(self) -> None:
+        """Listen no longer."""
+        self._notice.stop()
+
+    def has_come(self) -> bool:
+        """Return, at the end of a step, whether all workers are to leave."""
+        self._left -= 1
+        if self._left > 0:
+            return False
+        now = time.monotonic()
+        seconds = max(now - self._asked, 1e-6) / self._every
+        proposed = max(1, min(int(_INTERVAL / seconds), 2 * self._every))
+        answers = [
+            json.loads(text) for text in self._group.all_gather_text(json.dumps([self._notice.is_given, proposed]))
+        ]
+        self._asked = time.monotonic()
+        self._every = self._left = answers[0][1]  # The chief measures for all.
+        return any(given for given, _ in answers)
