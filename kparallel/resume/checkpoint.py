@@ -15,6 +15,7 @@ import numpy as np
 from kparallel.checkpoint.folder import clear_unfinished, write_folder
 from kparallel.checkpoint.writer import Writer
 from kparallel.compat.saving import WeightFile
+from kparallel.compat.training import resume_at
 from kparallel.errors import CheckpointError
 from kparallel.rendezvous import to_stderr
 from kparallel.resume.notice import Notice, Preempted
@@ -150,7 +151,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self._notice.stop()
         self._writer.wait()
         self._warn_of_failure()
-        self.model._initial_epoch = None
+        resume_at(self.model, 0)
 
     def save(self) -> None:
         """Begin to write a checkpoint of this moment: between steps or epochs, on the chief."""
@@ -212,7 +213,7 @@ def go_on(model: Any, training: dict[str, Any]) -> None:
     kept = [(variable, np.array(keras.ops.convert_to_numpy(variable))) for variable in metrics]
 
     def begin() -> None:
-        model._initial_epoch = None  # It would count for every later fit, too.
+        resume_at(model, 0)  # It would count for every later fit, too.
         for variable, value in kept:
             variable.assign(value)
         history = training.get("history")
@@ -221,6 +222,6 @@ def go_on(model: Any, training: dict[str, Any]) -> None:
             model.history.history = {name: list(values) for name, values in history["history"].items()}
 
     # A run that a callback has stopped, as EarlyStopping does, is over.
-    model._initial_epoch = sys.maxsize if training.get("stopped") else training["epoch"]
+    resume_at(model, sys.maxsize if training.get("stopped") else training["epoch"])
     if training["data"] is not None:
         progress.resume(training["epoch"], json.loads(json.dumps(training["data"])), begin)

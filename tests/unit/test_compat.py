@@ -21,6 +21,7 @@ from kparallel.compat.functions import called_graphs, captured, run_independentl
 from kparallel.compat.layers import float8_variables
 from kparallel.compat.optimizers import optimizers_in, slots_by_weight, updating_copies
 from kparallel.compat.profiler import XSpace, read_profile
+from kparallel.compat.saving import WeightFile, write_weights
 from kparallel.compat.startup import abort_collectives, tensorflow_has_started
 from kparallel.compat.training import build_layers, renew_functions, resume_at, resumed_epoch, trainer_metrics
 from kparallel.compat.variables import (
@@ -465,7 +466,22 @@ def test_what_cannot_be_repeated_is_read_off_a_dataset(change, reason):
     assert has_global_seed()
 
 
+def test_a_weight_file_is_written_as_keras_writes_it(trained, tmp_path):
+    """From what `saving_lib._save_state` hands to a store."""
+    write_weights(WeightFile(trained).capture(), tmp_path / "ours.weights.h5")
+    trained.save_weights(tmp_path / "keras.weights.h5")
+    values = []
+    for name in ("ours", "keras"):
+        trained.load_weights(tmp_path / f"{name}.weights.h5")
+        values.append([np.array(variable) for variable in [*trained.weights, *trained.optimizer.variables]])
+    for ours, theirs in zip(*values, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    sizes = [(tmp_path / f"{name}.weights.h5").stat().st_size for name in ("ours", "keras")]
+    assert sizes[0] == sizes[1]
+
+
 def test_a_backup_is_kept_by_other_functions(tmp_path):
+    """By `_save_model` and `_load_model`, which Keras calls, and `_current_epoch`, which it counts."""
     backup, saved = keras.callbacks.BackupAndRestore(tmp_path), []
     keep_backups_by(backup, saved.append, lambda: True)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
