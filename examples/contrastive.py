@@ -2,8 +2,8 @@
 
     python examples/contrastive.py --epochs 30
 
-Each digit is to be found again among all others of the batch by a shifted, noisy view of it. A replica sees its share of the
-batch; `kparallel.gather` gives its step the rows of all. A linear classifier of the features is the judge.
+Each digit is to be found again among all others of the batch by a shifted, noisy view of it. A replica sees its share
+of the batch; `kparallel.gather` gives its step the rows of all. A linear classifier of the features is the judge.
 """
 
 import argparse
