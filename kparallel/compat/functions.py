@@ -1,9 +1,11 @@
 """Functions and graphs of TensorFlow."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python import pywrap_tfe
 
 __all__: list[str] = []
 
@@ -30,6 +32,20 @@ def traced(function: Callable[..., Any], **options: Any) -> Any:
     made = tf.function(function, autograph=False, **options)
     made._omit_frequent_tracing_warning = True
     return made
+
+
+@contextmanager
+def outermost() -> Iterator[None]:
+    """Leave all graphs, as `tf.init_scope` does, but let tapes record."""
+    with tf.init_scope():
+        stopped = pywrap_tfe.TFE_Py_TapeSetIsStopped()
+        if stopped:
+            pywrap_tfe.TFE_Py_TapeSetRestartOnThread()
+        try:
+            yield
+        finally:
+            if stopped:
+                pywrap_tfe.TFE_Py_TapeSetStopOnThread()
 
 
 def draw_apart(graph: Any, number: int) -> None:

@@ -9,14 +9,17 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
-from keras.src.backend.common import global_state
+from keras.src.backend.common import KerasVariable, global_state
+from keras.src.optimizers.base_optimizer import BaseOptimizer
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from keras.src.random.seed_generator import global_seed_generator as _global_seed_generator
+from tensorflow.python.autograph.core import ag_ctx
+from tensorflow.python.autograph.impl import api
 from tensorflow.python.distribute import distribute_lib
 
 from kparallel.compat.distribute import OneReplica
@@ -25,10 +28,13 @@ __all__: list[str] = []
 
 
 class RunningStep(Protocol):
-    """What a running step does with the gradients that leave a tape."""
+    """What a running step does with the gradients that leave a tape, and with those that reach an optimizer."""
 
     def reduced(self, gradients: Any, sources: Any) -> Any:
         """Return the gradients, those of the model's weights summed over the replicas."""
+
+    def apply(self, optimizer: Any, original: Callable[..., Any], gradients: Any, variables: Any = None) -> Any:
+        """Apply gradients by an optimizer's own method, in the place of it."""
 
 
 class _InStep(OneReplica):
@@ -39,11 +45,26 @@ class _InStep(OneReplica):
         self.running_step = step
 
 
+class _InLoop(_InStep):
+    """The same, which says how many replicas there are."""
+
+    def __init__(self, strategy: tf.distribute.Strategy, step: RunningStep) -> None:
+        super().__init__(strategy, step)
+        self.num_replicas_in_sync = int(strategy.num_replicas_in_sync)
+
+
 @contextmanager
-def running(step: RunningStep) -> Iterator[None]:
-    """Run a step in a replica's context: Keras's losses see one replica, and do not divide by their number."""
+def running(step: RunningStep, loop: bool = False) -> Iterator[None]:
+    """Run a step in a replica's context.
+
+    Args:
+        step: What sees its gradients.
+        loop: Whether it is called in a loop of the user's own, where Keras's losses divide by the number of replicas;
+            else they see one replica.
+    """
     mode = distribute_lib._get_per_thread_mode()
-    inside = distribute_lib._ThreadMode(_InStep(mode.strategy, step), mode.cross_replica_context, mode.replica_context)
+    kind = _InLoop if loop else _InStep
+    inside = distribute_lib._ThreadMode(kind(mode.strategy, step), mode.cross_replica_context, mode.replica_context)
     with _mode(inside):
         yield
 
@@ -71,29 +92,42 @@ def running_step() -> Any:
     return getattr(tf.distribute.get_strategy(), "running_step", None)
 
 
+_APPLYING = (BaseOptimizer, keras.optimizers.LossScaleOptimizer)
+
+
 class _Swap:
-    """Exchanges `tf.GradientTape.gradient` while any thread traces a step; other threads' tapes go on as they are."""
+    """Exchanges methods of classes while any thread traces a step; other threads' calls go on as they are.
+
+    They are `tf.GradientTape.gradient`, and what applies an optimizer's gradients.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users = 0
-        self._original = tf.GradientTape.gradient
+        self._before: list[tuple[type, str, Callable[..., Any]]] = []
+        self.notes: dict[int, list[Any]] = {}  # By thread, the optimizers that are called, and the variables assigned.
 
     def __enter__(self) -> None:
         with self._lock:
             self._users += 1
-            if self._users == 1:
-                self._original = tf.GradientTape.gradient
-                tf.GradientTape.gradient = _through_step(self._original)
+            if self._users > 1:
+                return
+            self._before = [(tf.GradientTape, "gradient", tf.GradientTape.gradient)]
+            self._before += [(kind, "apply", kind.apply) for kind in _APPLYING]
+            self._before += [(KerasVariable, "assign", KerasVariable.assign)]
+            through = {"gradient": _gradient, "apply": _apply, "assign": _assign}
+            for kind, name, method in self._before:
+                setattr(kind, name, through[name](method))
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._users -= 1
             if not self._users:
-                tf.GradientTape.gradient = self._original
+                for kind, name, method in self._before:
+                    setattr(kind, name, method)
 
 
-def _through_step(original: Callable[..., Any]) -> Callable[..., Any]:
+def _gradient(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def gradient(tape: tf.GradientTape, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
         found, step = original(tape, target, sources, *args, **kwargs), running_step()
@@ -102,12 +136,50 @@ def _through_step(original: Callable[..., Any]) -> Callable[..., Any]:
     return gradient
 
 
+def _apply(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    def apply(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        _note(optimizer)
+        step = running_step()
+        if step is None:
+            return original(optimizer, *args, **kwargs)
+        return step.apply(optimizer, partial(original, optimizer), *args, **kwargs)
+
+    return apply
+
+
+def _assign(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    def assign(variable: keras.Variable, *args: Any, **kwargs: Any) -> Any:
+        _note(variable)
+        return original(variable, *args, **kwargs)
+
+    return assign
+
+
+def _note(used: Any) -> None:
+    noted = _swap.notes.get(threading.get_ident())
+    if noted is not None:
+        noted.append(used)
+
+
 _swap = _Swap()
 
 
-def gradients_through_steps() -> _Swap:
-    """Return a context in which the gradients that leave a tape in a running step go through it."""
+def through_steps() -> _Swap:
+    """Return a context in which gradients that leave a tape, or reach an optimizer, go through the step that runs."""
     return _swap
+
+
+@contextmanager
+def noting_updates() -> Iterator[list[Any]]:
+    """Give a list that gets each optimizer that this thread calls, and each Keras variable that it assigns."""
+    with _swap:
+        noted = _swap.notes[threading.get_ident()] = []
+        try:
+            yield noted
+        finally:
+            del _swap.notes[threading.get_ident()]
 
 
 @contextmanager
@@ -160,4 +232,13 @@ def drawing_from(generator: keras.random.SeedGenerator) -> Iterator[None]:
 
 def default_generator() -> keras.random.SeedGenerator:
     """Return the generator from which Keras's random functions draw that are given no seed."""
-    return _global_seed_generator()
+    with tf.init_scope():  # It may have to be made.
+        return _global_seed_generator()
+
+
+def converted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that autograph converts in a graph, as it does what a strategy runs."""
+    if tf.executing_eagerly():
+        return function
+    made: Callable[..., Any] = api.tf_convert(function, ag_ctx.ControlStatusCtx(ag_ctx.Status.ENABLED))
+    return made

@@ -26,6 +26,7 @@ from kparallel.model.overrides import check_overrides, check_steps, has_own
 from kparallel.model.own_functions import own_predict_function, own_test_function, own_train_function
 from kparallel.model.runtime import Runtime
 from kparallel.model.takeover import give_back, take_over
+from kparallel.ownstep.loop import LoopStrategy
 from kparallel.planning.plan import Plan
 from kparallel.resume.progress import Progress
 from kparallel.resume.resumable import resumable_arguments
@@ -63,12 +64,20 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
 
     @property
     def distribute_strategy(self) -> Any:
-        """The strategy that holds the variables; use it to distribute a dataset yourself.
+        """The strategy that holds the variables; use it to distribute a dataset yourself, and in a loop of your own.
+
+        `model.distribute_strategy.run(step, args=(batch,))` runs a step of your own on each replica, as TensorFlow's
+        guide has it: an optimizer sums gradients over the replicas, so that losses are to be divided by the rows of the
+        global batch.
 
         While `fit`, `evaluate` or `predict` runs it hands out whole batches: the step itself divides them.
         """
         runtime = self._kparallel
-        return WholeBatchStrategy(runtime.strategy) if runtime.feeding else runtime.strategy
+        if runtime.feeding:
+            return WholeBatchStrategy(runtime.strategy)
+        if runtime.loop is None:
+            runtime.loop = LoopStrategy(self, runtime.strategy, runtime.placement, self._place_new, runtime.draws)
+        return runtime.loop
 
     @wraps(keras.Model.fit)
     def fit(self, *args: Any, **kwargs: Any) -> Any:

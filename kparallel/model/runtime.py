@@ -13,6 +13,7 @@ from kparallel.compat.steps import default_generator
 from kparallel.compat.variables import place_variable
 from kparallel.engine.placement import Placement
 from kparallel.errors import PlanError
+from kparallel.ownstep.loop import LoopStrategy
 from kparallel.planning.plan import Plan
 from kparallel.resume.epoch import EpochState
 from kparallel.stage.graph import open_graph
@@ -48,6 +49,7 @@ class Runtime:
         self.feeding = False
         self.epoch = EpochState()
         self.jit: bool | None = None
+        self.loop: LoopStrategy | None = None
         self._draws: keras.random.SeedGenerator | None = None
         self.moves = 0  # How often variables have moved; a function traced before a move is traced anew.
         # What each layer's call was replaced by, and what the layer itself had in its place, which its class may have.
@@ -56,8 +58,9 @@ class Runtime:
     def draws(self) -> keras.random.SeedGenerator:
         """Return what Keras's random functions draw from that are given no seed: one, with a copy on each replica."""
         if self._draws is None:
-            made = keras.random.SeedGenerator(int(default_generator().state.numpy()[0]) + 1)
-            place_variable(made.state, self.strategy, self.column(0))
+            with tf.init_scope():
+                made = keras.random.SeedGenerator(int(default_generator().state.numpy()[0]) + 1)
+                place_variable(made.state, self.strategy, self.column(0))
             self._draws = made
         return self._draws
 

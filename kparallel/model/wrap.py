@@ -178,7 +178,7 @@ def wrap(
         check_plan(plan, model)
     check_microbatches(model, plan)
     check_steps(model, plan)
-    facts = wrap_fingerprint(model, plan, loss_reduction, gradient_compression)
+    facts = wrap_fingerprint(model, plan, loss_reduction, gradient_compression) | {"check": check}
     with translate_worker_loss():
         strategy, placement = place(plan.mesh, cluster, gradient_compression, lambda group: require_same(group, facts))
         return make_parallel(model, Runtime(plan, strategy, placement, loss_reduction, check))

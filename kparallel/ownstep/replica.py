@@ -39,10 +39,12 @@ class Traced:
     Args:
         rows: Tells how tensors depend on the rows.
         written: Follows what is written.
+        size: How many rows there are, where the graph knows their number, so that it does not tell what depends on it.
     """
 
     rows: StepRows
     written: Written
+    size: int | None
 
     def way(self, tensor: tf.Tensor) -> Dependence:
         """Return how a tensor depends on the rows."""
@@ -133,7 +135,8 @@ class Replica:
             self._applying = False
         if self._traced is not None:
             self._traced.written.skip()
-        self._note(self._variables[key] for key in self._before)
+        updated = [*optimizer.variables, *variables]
+        self._note(each for each in updated if id(each) in self._before)
 
     def update_metric(self, metric: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Update a metric with this replica's rows."""
@@ -141,7 +144,8 @@ class Replica:
             return original(*args, **kwargs)
         self._traced.written.follow()
         found = original(*args, **kwargs)
-        self._traced.written.follow(additive=self._adds(metric, args, kwargs))
+        adds = self._adds(metric, args, kwargs)
+        self._traced.written.follow(additive=adds, counts=adds and self._traced.size is not None)
         return found
 
     def read_metric(self, metric: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -200,13 +204,18 @@ class Replica:
 
     def _adds(self, metric: Any, args: Any, kwargs: Any) -> bool:
         """Tell what an update of a metric is of the rows where the graph does not: a sum, or else a mean."""
+        assert self._traced is not None
+        size = self._traced.size
         floats = [leaf for leaf in keras.tree.flatten((args, kwargs)) if tf.is_tensor(leaf) and leaf.dtype.is_floating]
-        if is_additive(metric) and all(leaf.shape.rank for leaf in floats[:1]):
+        if is_additive(metric) and all(leaf.shape.rank and leaf.shape[0] in (size, None) for leaf in floats[:1]):
             return True
         # A mean that counts a scalar by the rows, as `sample_weight=tf.shape(x)[0]` does.
         weight = kwargs.get("sample_weight", args[1] if len(args) == 2 else None)
-        scalar = isinstance(metric, keras.metrics.Mean) and tf.is_tensor(weight) and not weight.shape.rank
-        return scalar and self._traced is not None and self._traced.rows.of(weight) is Dependence.SUM
+        if not isinstance(metric, keras.metrics.Mean) or not tf.is_tensor(weight) or weight.shape.rank:
+            return False
+        if size is not None:
+            return _known_number(weight) == size
+        return self._traced.rows.of(weight) is Dependence.SUM
 
     def _rules(self) -> dict[int, bool]:
         """Return which variables the replicas have to agree on, and whether they add up."""
@@ -234,6 +243,17 @@ class Replica:
         if not leaf.shape.rank:
             return Dependence.OTHER if way is Dependence.ROWS and number else way if number else Dependence.NONE
         return Dependence.ROWS if way is Dependence.OTHER and leaf.shape[0] is None else way
+
+
+def _known_number(tensor: tf.Tensor) -> int | None:
+    """Return the value of a scalar that is known when it is traced, such as an entry of a known shape."""
+    while tensor.op.type in ("Cast", "Identity"):
+        tensor = tensor.op.inputs[0]
+    value = tf.get_static_value(tensor)
+    if value is None and tensor.op.type == "StridedSlice":
+        whole, begin = (tf.get_static_value(each) for each in tensor.op.inputs[:2])
+        value = None if whole is None or begin is None else whole[begin[0]]
+    return None if value is None else int(value)
 
 
 def is_weight(source: Any) -> bool:

@@ -12,20 +12,22 @@ from kparallel.compat.functions import draw_apart, traced
 from kparallel.compat.layers import flatten_layers, seed_states
 from kparallel.compat.steps import (
     drawing_from,
-    gradients_through_steps,
     redirected,
     running,
     running_step,
+    through_steps,
 )
 from kparallel.compat.variables import copies_of, placed_value
-from kparallel.data.share import RowCounts, slice_share, split_sizes
+from kparallel.data.share import RowCounts, row_count, slice_share, split_sizes
 from kparallel.engine.optimizer_update import OptimizerUpdate
 from kparallel.engine.placement import Placement
+from kparallel.errors import ModelError
 from kparallel.model_variables import metrics_of, optimizers_of, variables_of
 from kparallel.ownstep.decisions import Decisions
 from kparallel.ownstep.replica import Replica, Traced
 from kparallel.ownstep.rows import StepRows
 from kparallel.ownstep.sums import Share
+from kparallel.ownstep.user_code import line_of
 from kparallel.ownstep.written import Written
 from kparallel.stage.stage import averaged_states
 from kparallel.stage.state import seed_shift
@@ -76,15 +78,29 @@ class OwnStep:
         self._like = RowCounts(0)
         self.structure: Any = None  # Of what the step returns.
         layers = flatten_layers(model)
-        self._optimizers = optimizers_of(model)
-        self._updaters = {id(optimizer): OptimizerUpdate(optimizer, jit) for optimizer in self._optimizers}
+        self._optimizers: list[Any] = []
+        self._updaters: dict[int, OptimizerUpdate] = {}
         self._metrics = metrics_of(model)
         drawn = [] if draws is None else [draws.state]
         self._variables = [v for v in [*variables_of(model), *drawn] if placed_value(v) is not None]
+        self._jit = jit
+        self._take(optimizers_of(model), [], [])
         self._seeds = seed_states(model) | {id(variable) for variable in drawn}
         self._moments = averaged_states(layers)
         self._pad = not any(getattr(layer, "synchronized", False) for layer in layers)
         self._known: dict[RowCounts, dict[int, Decisions]] = {}
+
+    def _take(
+        self, optimizers: list[Any], metrics: list[keras.metrics.Metric], variables: list[keras.Variable]
+    ) -> None:
+        """Let the step use some more optimizers and metrics, and write some more variables."""
+        self._optimizers += [each for each in optimizers if id(each) not in self._updaters]
+        self._updaters |= {id(each): OptimizerUpdate(each, self._jit) for each in self._optimizers}
+        self._metrics += [each for each in metrics if not any(each is known for known in self._metrics)]
+        known = set(map(id, self._variables))
+        more = [*variables, *(variable for optimizer in optimizers for variable in optimizer.variables)]
+        new = {id(v): v for v in more if id(v) not in known and placed_value(v) is not None}
+        self._variables += new.values()
 
     def run(self, strategy: tf.distribute.Strategy, data: Any, counts: RowCounts, like: RowCounts | None = None) -> Any:
         """Run the step on a batch and return what it gives of the whole batch: one structure of tensors.
@@ -140,7 +156,7 @@ class OwnStep:
     def _observed(self) -> Iterator[None]:
         """Let the running step see what leaves tapes, reaches optimizers and is read of metrics."""
         with ExitStack() as stack:
-            stack.enter_context(gradients_through_steps())
+            stack.enter_context(through_steps())
             for owners, name, take in (
                 (self._optimizers, "apply", "apply"),
                 (self._metrics, "update_state", "update_metric"),
@@ -182,11 +198,12 @@ class OwnStep:
         if tf.executing_eagerly():
             traced, decisions = None, Decisions(self._known[self._like][index])
         else:
-            traced, decisions = self._followed(data, index), Decisions()
+            size = row_count(data) if self.sized else None
+            traced, decisions = self._followed(data, index, size), Decisions()
             self._known.setdefault(counts, {})[index] = decisions
         return Replica(self._placement, share, self._variables, self._moments, traced, decisions, self._update)
 
-    def _followed(self, data: Any, index: int) -> Traced:
+    def _followed(self, data: Any, index: int, size: int | None) -> Traced:
         """Return what follows a replica through the graph that it is about to make."""
         graph = tf.compat.v1.get_default_graph()
         leaves = tf.nest.flatten(data, expand_composites=True)
@@ -194,7 +211,7 @@ class OwnStep:
         local = index - self._placement.first_replica
         copies = {id(copies_of(variable)[local].handle): variable for variable in self._variables}
         metrics = {id(variable) for metric in self._metrics for variable in metric.variables}
-        return Traced(rows, Written(graph, rows, copies, self._seeds, metrics, self._placement.replicas))
+        return Traced(rows, Written(graph, rows, copies, self._seeds, metrics, self._placement.replicas), size)
 
     def _share(self, rows: int, counts: RowCounts, index: int) -> Share:
         """Return what a replica has of a batch."""
@@ -210,6 +227,12 @@ class OwnStep:
         return Share(rows, part, single, float(rows > 0) if self._sums else part)
 
     def _update(self, optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
+        if id(optimizer) not in self._updaters:
+            raise ModelError(
+                "Expected an optimizer that the model holds, by compile or as an attribute, received an update by "
+                f"another {type(optimizer).__name__}{line_of()}, whose variables have no copy on each replica. Make it "
+                "an attribute of the model before fit."
+            )
         if self.trial is not None and self._placement.communicators[-1].replica_index == self._placement.first_replica:
             self.trial.note(optimizer, gradients, variables)
         self._updaters[id(optimizer)].apply(gradients, variables)

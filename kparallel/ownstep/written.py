@@ -79,17 +79,23 @@ class Written:
         self._metrics = metrics
         self._replicas = replicas
         self._position = len(graph.get_operations())
+        self._version = graph.version
         self._handles: dict[str, Any] = {}  # What each captured tensor of the graph stands for.
         self._reads: dict[int, Dependence] = {}  # What is now read of a variable that differs between the replicas.
         self.changes: dict[int, Change] = {}
         self.draw: str | None = None  # Where the step first draws by TensorFlow's own random operations.
 
-    def follow(self, additive: bool | None = None) -> None:
+    def follow(self, additive: bool | None = None, counts: bool = False) -> None:
         """Take note of what has been traced since the last call.
 
         Args:
             additive: What of the rows it is where the graph does not tell: True a sum, False a mean, None unknown.
+            counts: Whether what is added is a sum over the rows although it does not seem to depend on them, as a count
+                of rows in a graph that knows their number.
         """
+        if self._graph.version == self._version:
+            return  # Listing the operations of a large graph takes a while.
+        self._version = self._graph.version
         operations = self._graph.get_operations()
         new, self._position = operations[self._position :], len(operations)
         for operation in new:
@@ -98,7 +104,7 @@ class Written:
             elif operation.type.startswith(_WRITES) and operation.inputs:
                 variable = self._variable(operation.inputs[0])
                 if variable is not None:
-                    self._write(operation, variable, additive)
+                    self._write(operation, variable, additive, counts)
                 else:
                     self._check_shared(operation)
             elif called_graphs(operation):
@@ -155,7 +161,7 @@ class Written:
         elif id(variable) in self._reads:
             self._rows.set(operation.outputs[0], self._reads[id(variable)])
 
-    def _write(self, operation: tf.Operation, variable: keras.Variable, additive: bool | None) -> None:
+    def _write(self, operation: tf.Operation, variable: keras.Variable, additive: bool | None, counts: bool) -> None:
         if id(variable) in self._seeds:
             return
         change = self.changes.setdefault(id(variable), Change())
@@ -165,6 +171,8 @@ class Written:
         )
         if way in (Dependence.OTHER, Dependence.ROWS) and additive is not None:
             way = Dependence.SUM if additive else Dependence.MEAN
+        if way is Dependence.NONE and added is not None and counts:
+            way = Dependence.SUM
         if way is Dependence.NONE and added is None:
             self.changes[id(variable)] = Change()  # Overwritten by what is equal on all replicas.
             self._reads.pop(id(variable), None)

@@ -88,7 +88,10 @@ def in_a_loop(model, data):
 
 
 REFUSED = {
-    "an optimizer that is not the model's": (of_no_optimizer_of_the_models, ["which none of them knows", "attribute"]),
+    "an optimizer that is not the model's": (
+        of_no_optimizer_of_the_models,
+        ["another SGD", "attribute of the model"],
+    ),
     "a variable that nothing knows": (of_a_variable_of_ones_own, ["Variable", "add_weight"]),
     "a condition that depends on rows": (under_a_condition_of_rows, ["same on all replicas"]),
     "gradients in a tf.function": (in_a_function, ["tf.function", "Move it out"]),

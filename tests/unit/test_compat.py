@@ -2,6 +2,7 @@
 
 import inspect
 import operator
+import threading
 
 import keras
 import numpy as np
@@ -16,13 +17,24 @@ from tensorflow.python.eager import context
 from kparallel.compat.callbacks import backs_up_epochs, backup_directory, keep_backups_by
 from kparallel.compat.data import epoch_batches, rows_of_arrays, shuffles_by_epoch
 from kparallel.compat.distribute import CollectiveReducer, mirrored, whole_losses
+from kparallel.compat.draws import drawing_for, moving_statistics
 from kparallel.compat.epochs import has_global_seed, why_unrepeatable
-from kparallel.compat.functions import called_graphs, captured, run_independently
+from kparallel.compat.functions import called_graphs, captured, draw_apart, outermost, run_independently
 from kparallel.compat.layers import float8_variables
-from kparallel.compat.optimizers import optimizers_in, slots_by_weight, updating_copies
+from kparallel.compat.losses import metrics_inside
+from kparallel.compat.optimizers import optimizers_in, slots_by_weight, trained_by, updating_copies
 from kparallel.compat.profiler import XSpace, read_profile
 from kparallel.compat.saving import WeightFile, write_weights
 from kparallel.compat.startup import abort_collectives, tensorflow_has_started
+from kparallel.compat.steps import (
+    _APPLYING,
+    beside_step,
+    converted,
+    default_generator,
+    drawing_from,
+    running,
+    through_steps,
+)
 from kparallel.compat.training import build_layers, renew_functions, resume_at, resumed_epoch, trainer_metrics
 from kparallel.compat.variables import (
     PlacedVariable,
@@ -489,3 +501,154 @@ def test_a_backup_is_kept_by_other_functions(tmp_path):
     model.fit(np.ones((4, 2)), np.ones((4, 1)), epochs=3, verbose=0, callbacks=[backup])
     assert saved == [1, 2, 3] and backs_up_epochs(backup) and backup_directory(backup) == tmp_path
     assert not backs_up_epochs(keras.callbacks.BackupAndRestore(tmp_path, save_freq=2))
+
+
+class Doubling:
+    """A step that doubles gradients."""
+
+    def reduced(self, gradients, sources):
+        return [2 * gradient for gradient in gradients]
+
+    def apply(self, optimizer, original, gradients, variables=None):
+        return original([10 * gradient for gradient in gradients], variables)
+
+
+def slope(weight):
+    with tf.GradientTape() as tape:
+        loss = 3 * weight
+    return float(tape.gradient(loss, [weight])[0])
+
+
+def test_gradients_go_through_the_step_of_their_own_thread_alone():
+    weight, elsewhere, original = tf.Variable(1.0), [], tf.GradientTape.gradient
+    with through_steps():
+        assert slope(weight) == 3
+        with running(Doubling()):
+            assert slope(weight) == 6
+            thread = threading.Thread(target=lambda: elsewhere.append(slope(weight)))
+            thread.start()
+            thread.join()
+            with beside_step():
+                assert slope(weight) == 3
+    assert elsewhere == [3] and tf.GradientTape.gradient is original
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_updates_go_through_the_step_that_runs(scaled):
+    weight, optimizer = keras.Variable(1.0), keras.optimizers.SGD(0.1)
+    optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=1.0) if scaled else optimizer
+    before = [vars(kind)["apply"] for kind in _APPLYING]
+    optimizer.build([weight])
+    with through_steps(), running(Once()):
+        optimizer.apply_gradients([(tf.constant(1.0), weight)])
+    assert float(weight) == 0.0
+    assert [vars(kind)["apply"] for kind in _APPLYING] == before
+
+
+class Once(Doubling):
+    """A step that has the outermost optimizer take ten times the gradient."""
+
+    def apply(self, optimizer, original, gradients, variables=None):
+        with beside_step():
+            return super().apply(optimizer, original, gradients, variables)
+
+
+def test_a_step_sees_one_replica_and_a_loop_all():
+    seen = []
+
+    def count(loop):
+        with running(Doubling(), loop=loop):
+            seen.append(tf.distribute.get_strategy().num_replicas_in_sync)
+
+    mirrored(PAIR).run(count, args=(False,))
+    mirrored(PAIR).run(count, args=(True,))
+    assert seen == [1, 1, 2, 2]
+
+
+def test_keras_draws_from_the_generator_of_the_thread():
+    generator = keras.random.SeedGenerator(3)
+    with drawing_from(generator):
+        drawn = keras.random.normal((2,))
+    np.testing.assert_array_equal(drawn, keras.random.normal((2,), seed=keras.random.SeedGenerator(3)))
+    assert default_generator() is not generator
+
+
+@pytest.mark.parametrize(
+    "name", ["normal", "uniform", "randint", "truncated_normal", "gamma", "dropout", "categorical"]
+)
+def test_keras_draws_for_other_rows(name):
+    class Second:
+        def number(self, rows):
+            return 4
+
+        def own(self, drawn):
+            return drawn[1:2]
+
+        def among(self, given):
+            return tf.pad(given, [[1, 2], [0, 0]])
+
+    arguments = {"randint": {"minval": 0, "maxval": 99}, "gamma": {"alpha": 1.0}, "dropout": {"rate": 0.5}}
+    arguments["categorical"] = {"num_samples": 2}
+    draw = getattr(keras.random, name)
+
+    def given(rows):
+        return tf.ones((rows, 3)) if name in ("dropout", "categorical") else (rows, 3)
+
+    whole = draw(given(4), seed=5, **arguments.get(name, {}))
+    with drawing_for(Second):
+        part = draw(given(1), seed=5, **arguments.get(name, {}))
+    np.testing.assert_array_equal(part, whole[1:2])
+
+
+def test_batch_norm_rests():
+    norm = keras.layers.BatchNormalization()
+    norm.build((None, 2))
+    with moving_statistics([norm]):
+        np.testing.assert_allclose(norm(np.ones((3, 2), "float32"), training=True), 1, atol=1e-2)
+    assert "call" not in vars(norm) and not norm.moving_mean.numpy().any()
+
+
+def test_the_graph_of_another_worker_draws_apart():
+    tf.random.set_seed(1)
+
+    def draw(number):
+        def drawn():
+            draw_apart(tf.compat.v1.get_default_graph(), number)
+            return tf.random.normal((2,))
+
+        return tf.function(drawn)().numpy().tolist()
+
+    assert draw(0) == draw(0) != draw(1)
+
+
+def test_metrics_inside_a_metric():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", metrics=["mae"])
+    model.fit(np.ones((2, 1)), np.ones((2, 1)), verbose=0)
+    assert "mae" in {metric.name for metric in metrics_inside(model._compile_metrics)}
+
+
+def test_weights_that_an_optimizer_was_built_for(trained):
+    assert len(trained_by(trained.optimizer)) == len(trained.trainable_weights)
+
+
+def test_autograph_converts_what_a_loop_runs():
+    def positive(value):
+        if value > 0:
+            return value
+        return -value
+
+    assert converted(positive) is positive
+    assert float(tf.function(lambda value: converted(positive)(value), autograph=False)(tf.constant(-2.0))) == 2.0
+
+
+def test_tapes_record_outside_of_all_graphs():
+    found = []
+
+    def inner(weight):
+        with outermost():
+            found.append((tf.executing_eagerly(), slope(weight)))
+
+    weight = tf.Variable(1.0)
+    tf.function(lambda: inner(weight), autograph=False)()
+    assert found == [(True, 3.0)] and slope(weight) == 3.0

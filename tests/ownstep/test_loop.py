@@ -1,0 +1,86 @@
+"""A training loop of one's own, as TensorFlow's guide writes it, equals the same loop on one device."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kparallel
+from tests.equality.measure import differences, use
+from tests.equality.tolerances import FLOAT64
+from tests.ownstep.programs import FEATURES, mlp, regressed
+from tests.pairs import seeded
+
+BATCH = 6  # Of 15 rows: the last batch has 3, of which one replica has 2 and the other 1.
+
+
+def loop(strategy, model, optimizer, compiled, loss):
+    """Train, and return the losses of the batches."""
+    data = regressed()
+    batches = tf.data.Dataset.from_tensor_slices((data["x"], data["y"])).batch(BATCH)
+    error = keras.metrics.MeanAbsoluteError()
+
+    def step(batch):
+        x, y = batch
+        with tf.GradientTape() as tape:
+            y_pred = model(x, training=True)
+            value = loss(y, y_pred)
+        gradients = tape.gradient(value, model.trainable_weights)
+        optimizer.apply(gradients, model.trainable_weights)
+        error.update_state(y, y_pred)
+        return value
+
+    if strategy is None:
+        return [float(step(batch)) for batch in batches], float(error.result())
+
+    def whole(batch):
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(step, args=(batch,)), axis=None)
+
+    whole = tf.function(whole) if compiled else whole
+    return [float(whole(batch)) for batch in strategy.experimental_distribute_dataset(batches)], float(error.result())
+
+
+def averaged(y, y_pred):
+    return tf.nn.compute_average_loss(tf.reduce_sum((y - y_pred) ** 2, 1), global_batch_size=BATCH)
+
+
+def states(model, optimizer, results):
+    losses, error = results
+    found = {f"{index}": variable.numpy() for index, variable in enumerate([*model.variables, *optimizer.variables])}
+    return found | {"losses": np.asarray(losses), "error": np.asarray(error)}
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("held", [True, False])
+def test_a_loop_of_ones_own_equals_one_device(compiled, held):
+    use("float64")
+    results = []
+    for wrapped in (False, True):
+        model = seeded(lambda: mlp(8, 1))
+        optimizer = keras.optimizers.Adam(0.01, global_clipnorm=0.1)
+        if held:
+            model.compile(optimizer)
+        strategy = kparallel.wrap(model, replicas=2).distribute_strategy if wrapped else None
+        results.append(states(model, optimizer, loop(strategy, model, optimizer, compiled, averaged)))
+    far = {key: value for key, value in differences(*results[::-1]).items() if not value <= FLOAT64}
+    assert not far
+
+
+def test_kerass_losses_divide_by_the_replicas_in_a_loop():
+    use("float64")
+    model = kparallel.wrap(mlp(1), replicas=2)
+    loss = keras.losses.MeanSquaredError()
+    found = model.distribute_strategy.run(lambda: loss(tf.ones((3, 1)), tf.zeros((3, 1))))
+    assert [float(each) for each in found.values] == [0.5, 0.5]
+
+
+def test_statistics_are_alike_behind_a_loop():
+    use("float64")
+    norm = keras.layers.BatchNormalization(momentum=0.5)
+    model = kparallel.wrap(keras.Sequential([keras.Input((FEATURES,)), norm]), replicas=2)
+    strategy = model.distribute_strategy
+    x = regressed()["x"][:8]
+    (batch,) = strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensors(x).unbatch().batch(8))
+    tf.function(lambda batch: strategy.run(lambda x: model(x, training=True), args=(batch,)))(batch)
+    np.testing.assert_allclose(norm.moving_mean.numpy(), 0.5 * x.mean(0), atol=FLOAT64)
+    np.testing.assert_array_equal(*[copy.numpy() for copy in norm.moving_variance.value.values])
