@@ -15,7 +15,7 @@ from kparallel.callbacks import Checkpoint
 from kparallel.checkpoint import folder
 from kparallel.compat.saving import WeightFile, write_weights
 from kparallel.errors import CheckpointError, DataError
-from kparallel.model import snapshot
+from kparallel.resume import snapshot
 from tests.equality.tolerances import FLOAT64
 
 ROWS, EPOCHS = 22, 4
