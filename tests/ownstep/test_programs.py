@@ -20,7 +20,7 @@ def some_in_full():
             yield pytest.param(name, replicas, marks=() if chosen else pytest.mark.full)
 
 
-@pytest.mark.parametrize(("name", "replicas"), some_in_full())
+@pytest.mark.parametrize(("name", "replicas"), list(some_in_full()))
 def test_a_step_of_ones_own_equals_plain_keras(name, replicas):
     found = differences(wrapped(name, replicas), reference(name))
     far = {entry: difference for entry, difference in found.items() if not difference <= FLOAT64}
