@@ -33,8 +33,8 @@ class RunningStep(Protocol):
     def reduced(self, gradients: Any, sources: Any) -> Any:
         """Return the gradients, those of the model's weights summed over the replicas."""
 
-    def apply(self, optimizer: Any, original: Callable[..., Any], gradients: Any, variables: Any = None) -> Any:
-        """Apply gradients by an optimizer's own method, in the place of it."""
+    def apply(self, optimizer: Any, original: Callable[..., Any], grads: Any, trainable_variables: Any = None) -> Any:
+        """Apply gradients by an optimizer's own method, in the place of it and with its arguments."""
 
 
 class _InStep(OneReplica):

@@ -206,9 +206,9 @@ class Check:
         depth: list[int] = []
 
         def noting(optimizer: Any, apply: Callable[..., Any]) -> Callable[..., Any]:
-            def noted(gradients: Any, variables: Any = None) -> Any:
-                gradients = list(gradients)
-                chosen = list(trained_by(optimizer) if variables is None else variables)
+            def noted(grads: Any, trainable_variables: Any = None) -> Any:
+                gradients = list(grads)
+                chosen = list(trained_by(optimizer) if trainable_variables is None else trainable_variables)
                 if not depth and gradients:
                     notes.note(optimizer, gradients, chosen)
                 depth.append(1)

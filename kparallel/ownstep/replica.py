@@ -112,13 +112,13 @@ class Replica:
             flat[index] = total
         return tf.nest.pack_sequence_as(gradients, flat)
 
-    def apply(self, optimizer: Any, original: Callable[..., Any], gradients: Any, variables: Any = None) -> None:
+    def apply(self, optimizer: Any, original: Callable[..., Any], grads: Any, trainable_variables: Any = None) -> None:
         """Apply gradients once they are the whole batch's; those that are so already are not summed again."""
-        gradients = list(gradients)
+        gradients = list(grads)
         if self._applying or not gradients:
-            original(gradients, variables)
+            original(gradients, trainable_variables)
             return
-        variables = list(trained_by(optimizer) if variables is None else variables)
+        variables = list(trained_by(optimizer) if trainable_variables is None else trainable_variables)
         inside = self._sums.inside()
         local = self._decisions.of("an update", lambda: [self._differs(each) for each in gradients], not inside)
         own = [index for index, differs in enumerate(local) if differs]

@@ -152,7 +152,8 @@ class Scaling(Guide):
         with tf.GradientTape() as tape:
             loss = self.compute_loss(y=y, y_pred=self(x, training=True))
             scaled = self.optimizer.scale_loss(loss)
-        self.optimizer.apply(tape.gradient(scaled, self.trainable_weights), self.trainable_weights)
+        gradients = tape.gradient(scaled, self.trainable_weights)
+        self.optimizer.apply(grads=gradients, trainable_variables=self.trainable_weights)
         return {"loss": loss, "scale": self.optimizer.dynamic_scale}
 
 

@@ -509,8 +509,8 @@ class Doubling:
     def reduced(self, gradients, sources):
         return [2 * gradient for gradient in gradients]
 
-    def apply(self, optimizer, original, gradients, variables=None):
-        return original([10 * gradient for gradient in gradients], variables)
+    def apply(self, optimizer, original, grads, trainable_variables=None):
+        return original([10 * gradient for gradient in grads], trainable_variables)
 
 
 def slope(weight):
@@ -548,9 +548,9 @@ def test_updates_go_through_the_step_that_runs(scaled):
 class Once(Doubling):
     """A step that has the outermost optimizer take ten times the gradient."""
 
-    def apply(self, optimizer, original, gradients, variables=None):
+    def apply(self, optimizer, original, grads, trainable_variables=None):
         with beside_step():
-            return super().apply(optimizer, original, gradients, variables)
+            return super().apply(optimizer, original, grads, trainable_variables)
 
 
 def test_a_step_sees_one_replica_and_a_loop_all():
