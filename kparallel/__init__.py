@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kparallel.mesh import Mesh
     from kparallel.model.parallel_model import ParallelModel, unwrap
     from kparallel.model.wrap import plan, wrap
-    from kparallel.ownstep.between import all_reduce, gather
+    from kparallel.ownstep.collectives import all_reduce, gather
     from kparallel.planning.plan import Plan
 
 __version__ = "0.1.0.dev0"
@@ -40,8 +40,8 @@ _HOMES = {
     "Mesh": "kparallel.mesh",
     "ParallelModel": "kparallel.model.parallel_model",
     "Plan": "kparallel.planning.plan",
-    "all_reduce": "kparallel.ownstep.between",
-    "gather": "kparallel.ownstep.between",
+    "all_reduce": "kparallel.ownstep.collectives",
+    "gather": "kparallel.ownstep.collectives",
     "init": "kparallel.comm.join",
     "plan": "kparallel.model.wrap",
     "read_records": "kparallel.data.shards",

@@ -16,11 +16,11 @@ import tensorflow as tf
 
 from kparallel.compat.distribute import local_updates
 from kparallel.compat.optimizers import trained_by
-from kparallel.compat.steps import beside_step
+from kparallel.compat.steps import outside_step
 from kparallel.compat.variables import placed_value
 from kparallel.engine.placement import Placement
 from kparallel.metric.additive import is_additive
-from kparallel.ownstep.agreement import own_average, own_sum, whole_results
+from kparallel.ownstep.combine import own_average, own_sum, whole_results
 from kparallel.ownstep.decisions import Decisions
 from kparallel.ownstep.rows import StepRows
 from kparallel.ownstep.sums import Share, Sums, wide
@@ -129,7 +129,7 @@ class Replica:
             self._traced.written.follow()
         self._applying = True
         try:
-            with beside_step(), local_updates(tf.distribute.get_strategy()):
+            with outside_step(), local_updates(tf.distribute.get_strategy()):
                 self._update(optimizer, gradients, variables)
         finally:
             self._applying = False

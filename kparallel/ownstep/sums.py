@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from kparallel.comm.communicator import local_copy
 from kparallel.comm.compression import compressed, restored
-from kparallel.compat.steps import beside_step
+from kparallel.compat.steps import outside_step
 from kparallel.engine.placement import Placement
 from kparallel.errors import ModelError
 from kparallel.ownstep.user_code import line_of
@@ -94,7 +94,7 @@ class Sums:
         if not values:
             return []
         self._check_place()
-        with beside_step():
+        with outside_step():
             sums = [local_copy(value) for value in self._communicator.all_reduce(values)]
         return [self._equal(value) for value in sums]
 
@@ -103,7 +103,7 @@ class Sums:
         if not values:
             return []
         self._check_place()
-        with beside_step():
+        with outside_step():
             return self._communicator.all_gather(values)
 
     def total(self, value: tf.Tensor) -> tf.Tensor:

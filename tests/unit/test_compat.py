@@ -28,10 +28,10 @@ from kparallel.compat.saving import WeightFile, write_weights
 from kparallel.compat.startup import abort_collectives, tensorflow_has_started
 from kparallel.compat.steps import (
     _APPLYING,
-    beside_step,
     converted,
     default_generator,
     drawing_from,
+    outside_step,
     running,
     through_steps,
 )
@@ -528,7 +528,7 @@ def test_gradients_go_through_the_step_of_their_own_thread_alone():
             thread = threading.Thread(target=lambda: elsewhere.append(slope(weight)))
             thread.start()
             thread.join()
-            with beside_step():
+            with outside_step():
                 assert slope(weight) == 3
     assert elsewhere == [3] and tf.GradientTape.gradient is original
 
@@ -549,7 +549,7 @@ class Once(Doubling):
     """A step that has the outermost optimizer take ten times the gradient."""
 
     def apply(self, optimizer, original, grads, trainable_variables=None):
-        with beside_step():
+        with outside_step():
             return super().apply(optimizer, original, grads, trainable_variables)
 
 
