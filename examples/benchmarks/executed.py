@@ -84,15 +84,17 @@ class Ancestry:
 class Nobody:
     """A ring without other workers, for graphs of steps that one process carries out."""
 
+    generation = 0
+
     def all_reduce(self, own: Any, add: Any) -> Any:
         return own.copy()
 
-    def leave(self) -> None:
+    def abort(self) -> None:
         return None
 
 
 class Tagged(Communicator):
-    """An exchange that leaves a mark at each gradient that goes in and at each sum that comes out.
+    """A communicator that leaves a mark at each gradient that goes in and at each sum that comes out.
 
     Args:
         inner: The exchange that does the work.
