@@ -30,7 +30,7 @@ class CommThread:
     def __init__(self, ring: Ring, on_done: Sequence[Callable[[], None]]) -> None:
         self._ring = ring
         self._on_done = on_done
-        self._submitted: list[queue.SimpleQueue[_Given | threading.Event | None]] = [
+        self._submitted: list[queue.SimpleQueue[_Submission | threading.Event | None]] = [
             queue.SimpleQueue() for _ in on_done
         ]
         self._counts = [0] * len(on_done)
@@ -44,7 +44,7 @@ class CommThread:
             The number by which `result` finds the results.
         """
         self._counts[replica] += 1
-        self._submitted[replica].put(_Given(self._counts[replica], work, arrays, self._ring.generation))
+        self._submitted[replica].put(_Submission(self._counts[replica], work, arrays, self._ring.generation))
         return self._counts[replica]
 
     def result(self, replica: int, number: int) -> Arrays:
@@ -93,7 +93,7 @@ class CommThread:
         if any(isinstance(item, threading.Event) for item in items):
             self._forget(items)
             return True
-        works = [item for item in items if isinstance(item, _Given)]
+        works = [item for item in items if isinstance(item, _Submission)]
         results: list[Arrays | Exception]
         try:
             if any(work.generation != self._ring.generation for work in works):
@@ -107,7 +107,7 @@ class CommThread:
         return True
 
     def _forget(self, items: list[Any]) -> None:
-        """Drop what replicas handed over in a step that failed: one may have handed over more than another."""
+        """Drop what replicas submitted in a step that failed: one may have submitted more than another."""
         for submitted, item in zip(self._submitted, items, strict=True):
             while not isinstance(item, threading.Event):
                 item = submitted.get()
@@ -117,8 +117,8 @@ class CommThread:
 
 
 @dataclass(frozen=True)
-class _Given:
-    """What a replica hands over, under which number, and in which generation of the ring."""
+class _Submission:
+    """What a replica submits, under which number, and in which generation of the ring."""
 
     number: int
     work: Work

@@ -195,7 +195,7 @@ def _handshake(listener: socket.socket, endpoints: list[Endpoint], index: int, n
 
 
 def _admit(listener: socket.socket, token: bytes, before: dict[int, socket.socket], number: int, until: float) -> None:
-    """Accept the previous worker's connections. Whoever else knocks, silently too, keeps nobody waiting.
+    """Accept the previous worker's connections. A stranger's connection, a silent one too, keeps nobody waiting.
 
     Args:
         listener: Listens.
@@ -241,7 +241,7 @@ def _accept(listener: socket.socket, heard: dict[socket.socket, bytes], ready: s
 
 
 def _word(end: socket.socket, heard: dict[socket.socket, bytes]) -> bytes | None:
-    """Return what whoever knocks says first, or None where it has not said all of it."""
+    """Return the first bytes of a connection, or None where not all of them have come."""
     try:
         part = end.recv(_TOKEN + 4 - len(heard[end]))
     except BlockingIOError:

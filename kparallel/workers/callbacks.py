@@ -69,7 +69,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         status = [_hooks_of(all_callbacks), restores, self._checkpoint is not None]
         # Whether a hook is synchronized has to be the same on every worker, and callbacks may differ between workers.
         answers = [json.loads(answer) for answer in group.all_gather_text(json.dumps(status))]
-        self._loud = {hook for hooks, *_ in answers for hook in hooks}
+        self._synchronized_hooks = {hook for hooks, *_ in answers for hook in hooks}
         self.follows = any(restores for _, restores, _ in answers)
         self._notice = AgreedNotice(group) if any(checkpoints for *_, checkpoints in answers) else None
         super().__init__(
@@ -119,7 +119,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
             self._checkpoint.leave()
 
     def _perhaps_together(self, when: str, hook: Callable[[], None]) -> None:
-        if when in self._loud:
+        if when in self._synchronized_hooks:
             self._together(hook)
         else:
             hook()
