@@ -29,7 +29,6 @@ from kparallel.handshake import Messages, NoMessageError
 __all__: list[str] = []
 
 _RETRY = 0.2
-_PROGRESS = 5.0
 _LINE = 1 << 20
 _TOLD = 5  # Dropped connections of which a line tells.
 
@@ -45,6 +44,7 @@ def wait_for_peers(
     timeout: float = 300.0,
     progress: Callable[[str], None] = to_stderr,
     token: str = "",
+    interval: float = 5.0,
 ) -> None:
     """Wait until all workers are there and agree; then their ports are free for TensorFlow.
 
@@ -52,8 +52,9 @@ def wait_for_peers(
         cluster: The workers.
         handshake: Name and text of what must be equal on all workers, such as versions.
         timeout: Seconds to wait.
-        progress: Takes a line every few seconds.
+        progress: Takes lines on what this worker waits for.
         token: What all workers know and nobody else; without one, whoever can connect is believed.
+        interval: Seconds from one such line to the next.
 
     Raises:
         WorkerError: Workers are missing after the timeout, another gave up, or they disagree; the message names them.
@@ -61,7 +62,7 @@ def wait_for_peers(
     """
 
     def meet() -> None:
-        asyncio.run(_Rendezvous(cluster, handshake, timeout, progress, token).hold())
+        asyncio.run(_Rendezvous(cluster, handshake, timeout, progress, token, interval).hold())
 
     if _loop_runs():  # Inside a notebook.
         concurrent.futures.ThreadPoolExecutor(1).submit(meet).result()
@@ -87,12 +88,14 @@ class _Rendezvous:
         timeout: float,
         progress: Callable[[str], None],
         token: str,
+        interval: float,
     ) -> None:
         self._cluster = cluster
         self._messages = Messages(cluster.index, len(cluster.workers), token)
         self._handshake = {**handshake, "cluster": ", ".join(cluster.workers)}
         self._timeout = timeout
         self._progress = progress
+        self._interval = interval
         peers = [index for index in range(len(cluster.workers)) if index != cluster.index]
         self._unreached = set(peers)
         self._not_heard = set(peers)
@@ -272,7 +275,7 @@ class _Rendezvous:
                     "with the same list of addresses, and does no firewall stand between? "
                     f"kparallel.init(timeout=seconds) waits longer. {self._difference()}{self._strangers()}".rstrip()
                 )
-            if now - self._shown >= _PROGRESS:
+            if now - self._shown >= self._interval:
                 self._shown = now
                 waited = f"{now - self._start:.0f} s of {self._timeout:g} s"
                 self._progress(f"worker {self._cluster.index} waits for {self._missing()}, {waited}")

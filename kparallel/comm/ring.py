@@ -102,8 +102,7 @@ class Ring:
             before: A connection from the previous worker.
         """
         with self._exchanging:  # What still exchanges over the old ones finds out, and raises.
-            for end in (self._before, self._after):
-                end.close()
+            self.close()
             self.generation += 1
             self._begin(after, before)
 
@@ -187,6 +186,12 @@ class Ring:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
         self._sends.put(None)
+
+    def close(self) -> None:
+        """Leave the ring, and free the sockets."""
+        self.abort()
+        for end in (self._before, self._after):
+            end.close()
 
     def _exchange_headers(self, size: int, what: str) -> None:
         """Send a header that describes the collective, so that mismatched workers detect it.

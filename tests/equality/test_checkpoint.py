@@ -1,5 +1,7 @@
 """A run that is interrupted within an epoch and goes on from its checkpoint ends as one that nothing disturbed."""
 
+import json
+import os
 import random
 import threading
 import time
@@ -129,6 +131,13 @@ def disturbed(data, directory, *interruptions, every=2, **options):
     return model, fit(model, data, Checkpoint(directory, every_steps=every))
 
 
+def as_of_another_process(directory):
+    """Let the checkpoints of a directory be those of a process that ran before."""
+    for path in directory.glob("checkpoint-*/training.json"):
+        training = json.loads(path.read_text())
+        path.write_text(json.dumps(training | {"process": "0" * len(training["process"])}))
+
+
 def settled():
     """Wait for what a training that failed still writes."""
     for thread in threading.enumerate():
@@ -200,7 +209,7 @@ UNREPEATABLE = {
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @pytest.mark.parametrize("reason", some(UNREPEATABLE, "shuffles without a seed"))
-def test_data_that_cannot_be_repeated_are_named_and_resumed_at_an_epochs_begin(tmp_path, capfd, monkeypatch, reason):
+def test_data_that_cannot_be_repeated_are_named_and_resumed_at_an_epochs_begin(tmp_path, capfd, reason):
     model = start()
     tf.random.set_seed(None)
     data = UNREPEATABLE[reason]()
@@ -209,7 +218,7 @@ def test_data_that_cannot_be_repeated_are_named_and_resumed_at_an_epochs_begin(t
     assert "can only be resumed at the begin of an epoch" in told and reason in told
     assert len(list(tmp_path.glob("checkpoint-*"))) == 2
     again = start()
-    monkeypatch.setattr("kparallel.resume.checkpoint._PROCESS", "another")
+    as_of_another_process(tmp_path)
     history = again.fit(data, epochs=3, verbose=0, callbacks=[Checkpoint(tmp_path)]).history
     assert len(history["loss"]) == 3
 
@@ -236,12 +245,12 @@ def test_a_checkpoint_resumes_under_another_plan_and_loads_in_plain_keras(tmp_pa
     assert int(model.optimizer.iterations) == 6 * EPOCHS
 
 
-def test_a_finished_run_trains_nothing_again_and_another_fit_needs_another_directory(tmp_path, monkeypatch):
+def test_a_finished_run_trains_nothing_again_and_another_fit_needs_another_directory(tmp_path):
     model = start()
     fit(model, "arrays", Checkpoint(tmp_path))
     with pytest.raises(CheckpointError, match="a directory of its own for each fit"):
         fit(model, "arrays", Checkpoint(tmp_path))
-    monkeypatch.setattr("kparallel.resume.checkpoint._PROCESS", "another")
+    as_of_another_process(tmp_path)
     again = start()
     fit(again, "arrays", Checkpoint(tmp_path))
     assert int(again.optimizer.iterations) == 6 * EPOCHS
@@ -310,15 +319,15 @@ class Killed(BaseException):
 @pytest.mark.parametrize("place", some([0, 2, 4], 2))
 def test_a_backup_is_whole_wherever_its_writing_ends(tmp_path, monkeypatch, place):
     """Keras's own writes weights and epoch one after the other: a kill in between trains an epoch twice."""
-    sync, calls = folder._sync, []
+    sync, calls = os.fsync, []
 
-    def kills(path):
-        calls.append(path)
+    def kills(descriptor):
+        calls.append(descriptor)
         if len(calls) == 5 * 2 + place + 1:  # Each backup makes five or six: three files, manifest, folder, directory.
             raise Killed
-        sync(path)
+        sync(descriptor)
 
-    monkeypatch.setattr(folder, "_sync", kills)
+    monkeypatch.setattr(os, "fsync", kills)
     with pytest.raises(Killed):
         fit(start(), "arrays", C.BackupAndRestore(tmp_path))
     monkeypatch.undo()
@@ -395,13 +404,13 @@ def test_a_captured_file_is_keras_own(tmp_path, layer):
         np.testing.assert_array_equal(values[path], value, err_msg=path)
 
 
-def test_a_run_that_was_stopped_early_stays_stopped(tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_early_stays_stopped(tmp_path):
     class Stop(C.Callback):
         def on_epoch_end(self, epoch, logs=None):
             self.model.stop_training = epoch == 1
 
     fit(start(), "arrays", Stop(), Checkpoint(tmp_path))
-    monkeypatch.setattr("kparallel.resume.checkpoint._PROCESS", "another")
+    as_of_another_process(tmp_path)
     model = start()
     fit(model, "arrays", Checkpoint(tmp_path))
     assert int(model.optimizer.iterations) == 6 * 2

@@ -14,23 +14,35 @@ from kparallel.comm.ring import PIECE, LostError, Ring
 SECONDS = 30
 
 
-@pytest.fixture
-def connected():
-    """Give what returns one ring for each worker."""
-    made = []
+class Rings:
+    """Makes rings over sockets of its own."""
 
-    def connect(workers, frozen=lambda: None):
+    def __init__(self):
+        self.ends = {}
+
+    def __call__(self, workers, frozen=()):
+        """Return one ring for each worker; some find that another is frozen."""
         pairs = [socket.socketpair() for _ in range(workers)]
-        rings = [Ring(index, workers, pairs[index][0], pairs[index - 1][1], frozen) for index in range(workers)]
-        made.extend(rings)
+        seen = dict(frozen)
+        rings = []
+        for index in range(workers):
+            ends = pairs[index][0], pairs[index - 1][1]
+            rings.append(Ring(index, workers, *ends, lambda index=index: seen.get(index)))
+            self.ends[rings[-1]] = ends
         return rings
 
-    yield connect
-    for ring in made:
-        ring.abort()
-    for ring in made:
-        ring._before.close()
-        ring._after.close()
+    def kill(self, ring):
+        """Do as the kernel does for a process that is killed."""
+        for end in self.ends[ring]:
+            end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def connected():
+    rings = Rings()
+    yield rings
+    for ring in rings.ends:
+        ring.close()
 
 
 @pytest.fixture
@@ -111,13 +123,8 @@ def test_workers_that_do_different_things_raise_and_say_which(connected):
 def test_all_name_the_worker_that_was_lost(connected, workers):
     rings = connected(workers)
     lost = workers - 1
-
-    def die():
-        for end in (rings[lost]._before, rings[lost]._after):  # As the kernel does for a process that is killed.
-            end.shutdown(socket.SHUT_RDWR)
-
     calls = [lambda r=ring: r.all_reduce(np.zeros(3)) for ring in rings[:lost]]
-    assert [error.worker for error in at_once([*calls, die])[:-1]] == [lost] * lost
+    assert [error.worker for error in at_once([*calls, lambda: connected.kill(rings[lost])])[:-1]] == [lost] * lost
     assert [error.worker for error in at_once(calls)] == [lost] * lost, "and again, without waiting"
 
 
@@ -128,15 +135,14 @@ def test_a_worker_that_leaves_is_named_while_others_wait(connected):
 
 
 def test_a_frozen_worker_is_named(connected):
-    one, _ = connected(2, frozen=lambda: 1)
+    one, _ = connected(2, frozen={0: 1})
     with pytest.raises(LostError, match="task:1: it sends no heartbeat") as caught:
         one.all_reduce(np.zeros(3))
     assert caught.value.frozen
 
 
 def test_all_hear_that_a_worker_is_frozen_from_the_one_before_it(connected):
-    rings = connected(4)
-    rings[2]._frozen = lambda: 3
+    rings = connected(4, frozen={2: 3})
     found = at_once([lambda r=ring: r.all_gather(b"") for ring in rings[:3]])
     assert [(error.worker, error.frozen) for error in found] == [(3, True)] * 3
 
