@@ -23,7 +23,7 @@ LAYERS += [
     "workers",
     "model",
     "callbacks",
-    "launch",
+    "launcher",
     "__main__",
 ]
 PURE = {"errors", "mesh", "cluster", "handshake", "rendezvous", "checkpoint", "schedule", "planning", "trace"}

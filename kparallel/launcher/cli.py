@@ -10,11 +10,11 @@ import click
 
 import kparallel
 from kparallel.errors import KParallelError
-from kparallel.launch.bug_report import bug_report
-from kparallel.launch.environment import hosts_cluster, scheduled_cluster
-from kparallel.launch.gang import PREEMPTED, Ending, Launch, run_gang
-from kparallel.launch.gpus import visible_gpus
-from kparallel.launch.local import local_environments
+from kparallel.launcher.bug_report import bug_report
+from kparallel.launcher.environment import hosts_cluster, scheduled_cluster
+from kparallel.launcher.gang import PREEMPTED, Ending, Launch, run_gang
+from kparallel.launcher.gpus import visible_gpus
+from kparallel.launcher.local import local_environments
 from kparallel.schedule import SCHEDULES
 
 __all__: list[str] = []

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from kparallel.launch import guard
-from kparallel.launch.output import Outlet, Relay
-from kparallel.launch.worker import Worker, start_worker
+from kparallel.launcher import guard
+from kparallel.launcher.output import Outlet, Relay
+from kparallel.launcher.worker import Worker, start_worker
 
 __all__: list[str] = []
 
