@@ -23,6 +23,7 @@ LAYERS += [
     "workers",
     "model",
     "callbacks",
+    "selftest",
     "launcher",
     "__main__",
 ]
