@@ -170,7 +170,7 @@ def test_wrong_use_is_told_before_anything_starts(arguments, environment, part):
 
 
 def test_help_loads_no_tensorflow():
-    for arguments in (["--help"], ["run", "--help"], ["plan", "--help"], ["env"], ["--version"]):
+    for arguments in (["--help"], ["run", "--help"], ["plan", "--help"], ["test", "--help"], ["env"], ["--version"]):
         code = "import sys\nfrom kparallel.launcher.cli import main\ntry:\n    main(sys.argv[1:])\nfinally:\n"
         code += "    assert not {'tensorflow', 'keras', 'numpy'} & set(sys.modules)"
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=30)
