@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from kparallel.comm.join import init
     from kparallel.data.shards import read_records, read_tfds
     from kparallel.devices import virtual_devices
+    from kparallel.launcher.launch import launch
     from kparallel.mesh import Mesh
     from kparallel.model.parallel_model import ParallelModel, unwrap
     from kparallel.model.wrap import plan, wrap
@@ -27,6 +28,7 @@ __all__ = [
     "errors",
     "gather",
     "init",
+    "launch",
     "plan",
     "read_records",
     "read_tfds",
@@ -43,6 +45,7 @@ _HOMES = {
     "all_reduce": "kparallel.ownstep.collectives",
     "gather": "kparallel.ownstep.collectives",
     "init": "kparallel.comm.join",
+    "launch": "kparallel.launcher.launch",
     "plan": "kparallel.model.wrap",
     "read_records": "kparallel.data.shards",
     "read_tfds": "kparallel.data.shards",

@@ -1,6 +1,6 @@
 """`python -m kparallel` is the command `kparallel`."""
 
-from kparallel.launch.cli import main
+from kparallel.launcher.cli import main
 
 __all__: list[str] = []
 

@@ -6,7 +6,7 @@ from typing import Any
 from examples.benchmarks.arms import Process
 from examples.benchmarks.work import WORK
 from kparallel.cluster import Cluster
-from kparallel.launch.local import free_addresses
+from kparallel.launcher.local import free_addresses
 
 __all__: list[str] = []
 

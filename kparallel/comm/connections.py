@@ -121,6 +121,35 @@ class PeerConnections:
                 return [], str(error)
 
 
+def connect_pair(cluster: Cluster, first: int, second: int, group: WorkerGroup) -> Pair | str | None:
+    """Connect two workers, each to the other; all workers call it alike.
+
+    Args:
+        cluster: The workers.
+        first: The index of one.
+        second: The index of the other.
+        group: How the workers tell one another where they listen.
+
+    Returns:
+        The connection to the other one and that from it, or in words what keeps them apart; None on all other workers.
+    """
+    try:
+        listener, endpoint = _listen(cluster)
+    except OSError as error:
+        _all_endpoints(group, None)
+        return str(error)
+    with listener:
+        endpoints = _all_endpoints(group, endpoint)
+        if cluster.index not in (first, second):
+            return None
+        if not endpoints:
+            return "a worker cannot listen"
+        try:
+            return _handshake(listener, [endpoints[first], endpoints[second]], int(cluster.index == second), 1)[0]
+        except OSError as error:
+            return str(error)
+
+
 def _all_endpoints(group: WorkerGroup, endpoint: Endpoint | None) -> list[Endpoint]:
     """Return every worker's endpoint, or nothing if one has none."""
     told = [json.loads(answer) for answer in group.all_gather_text(json.dumps(endpoint and asdict(endpoint)))]

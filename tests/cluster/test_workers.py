@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kparallel.launch.local import free_addresses
+from kparallel.launcher.local import free_addresses
 from tests.cluster.cases import CASES
 
 HERE = Path(__file__).parent

@@ -6,7 +6,7 @@ import time
 
 GANG = """
 import os, sys
-from kparallel.launch.gang import Launch, run_gang
+from kparallel.launcher.gang import Launch, run_gang
 ending = run_gang(Launch(tuple(sys.argv[1:]), ({**os.environ, "ME": "0"}, {**os.environ, "ME": "1"}), (0, 1), 1.0))
 print("ENDING", ending, flush=True)
 sys.exit(ending.code)

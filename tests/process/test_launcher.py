@@ -35,7 +35,7 @@ def test_output_is_prefixed_line_by_line(gang, tmp_path):
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
     lines = out.splitlines()
-    assert lines.pop() == "ENDING Ending(code=0, reason='', traceback='', signalled=False)"
+    assert lines.pop() == "ENDING Ending(code=0, reason='', traceback='', signalled=False, worker=None)"
     for index in (0, 1):
         own = [line.removeprefix(f"[{index}] ") for line in lines if line.startswith(f"[{index}] ")]
         assert own == ["one", f"two {[str(tmp_path / 'script.py'), str(tmp_path)]}", "no end"]
@@ -170,8 +170,8 @@ def test_wrong_use_is_told_before_anything_starts(arguments, environment, part):
 
 
 def test_help_loads_no_tensorflow():
-    for arguments in (["--help"], ["run", "--help"], ["plan", "--help"], ["env"], ["--version"]):
-        code = "import sys\nfrom kparallel.launch.cli import main\ntry:\n    main(sys.argv[1:])\nfinally:\n"
+    for arguments in (["--help"], ["run", "--help"], ["plan", "--help"], ["test", "--help"], ["env"], ["--version"]):
+        code = "import sys\nfrom kparallel.launcher.cli import main\ntry:\n    main(sys.argv[1:])\nfinally:\n"
         code += "    assert not {'tensorflow', 'keras', 'numpy'} & set(sys.modules)"
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=30)
         assert done.returncode == 0 and done.stdout, done.stderr

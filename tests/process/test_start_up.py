@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from kparallel.cluster import Cluster
-from kparallel.launch.local import free_addresses
+from kparallel.launcher.local import free_addresses
 
 # A peer that never comes, then a program that forgets to join or joins too late.
 ALONE = """

@@ -4,9 +4,9 @@ import pytest
 
 from kparallel.cluster import Cluster
 from kparallel.errors import ClusterError, DeviceError
-from kparallel.launch.environment import expand_nodes, hosts_cluster, scheduled_cluster
-from kparallel.launch.gpus import divide_gpus, visible_gpus
-from kparallel.launch.local import local_environments
+from kparallel.launcher.environment import expand_nodes, hosts_cluster, scheduled_cluster
+from kparallel.launcher.gpus import divide_gpus, visible_gpus
+from kparallel.launcher.local import local_environments
 
 SLURM = {
     "SLURM_JOB_ID": "123456",

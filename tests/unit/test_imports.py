@@ -23,7 +23,8 @@ LAYERS += [
     "workers",
     "model",
     "callbacks",
-    "launch",
+    "selftest",
+    "launcher",
     "__main__",
 ]
 PURE = {"errors", "mesh", "cluster", "handshake", "rendezvous", "checkpoint", "schedule", "planning", "trace"}

@@ -13,7 +13,7 @@ import pytest
 
 from kparallel.cluster import Cluster
 from kparallel.comm.liveness import LivenessProbe, responds
-from kparallel.launch.local import free_addresses
+from kparallel.launcher.local import free_addresses
 
 # What TensorFlow starts in every worker.
 SERVER = """

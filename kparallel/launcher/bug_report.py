@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import kparallel
 from kparallel.errors import KParallelError
-from kparallel.launch.environment import scheduled_cluster
-from kparallel.launch.gpus import visible_gpus
+from kparallel.launcher.environment import scheduled_cluster
+from kparallel.launcher.gpus import visible_gpus
 
 __all__: list[str] = []
 

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping
 
 from kparallel.cluster import Cluster
-from kparallel.launch.gpus import divide_gpus, visible_gpus
+from kparallel.launcher.gpus import divide_gpus, visible_gpus
 
 __all__: list[str] = []
 

@@ -73,9 +73,13 @@ def _die_with(launcher: int) -> None:
 def _own_traceback() -> str:
     """Return the traceback without the launcher's own frames."""
     kind, error, trace = sys.exc_info()
-    while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, runpy.__file__, "<frozen runpy>"):
+    while trace is not None and _is_launchers(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     return "".join(traceback.format_exception(kind, error, trace))
+
+
+def _is_launchers(file: str) -> bool:
+    return file in (runpy.__file__, "<frozen runpy>") or os.path.dirname(file) == os.path.dirname(__file__)
 
 
 def _report(text: str, consequence: bool = False) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kparallel.launch.output import Relay
+from kparallel.launcher.output import Relay
 
 __all__: list[str] = []
 
@@ -98,7 +98,7 @@ async def start_worker(
         own = {"KPARALLEL_LAUNCHER": str(os.getpid()), "PYTHONUNBUFFERED": "1"}
         own |= {"KPARALLEL_REPORT": str(its_report), "KPARALLEL_NEWS": str(its_news)}
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "kparallel.launch.bootstrap", *command),
+            *(sys.executable, "-m", "kparallel.launcher.bootstrap", *command),
             env={**environment, **own},
             stdin=asyncio.subprocess.DEVNULL if relays else None,
             stdout=relays[0].source if relays else None,

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from kparallel.launch import guard
-from kparallel.launch.output import Outlet, Relay
-from kparallel.launch.worker import Worker, start_worker
+from kparallel.launcher import guard
+from kparallel.launcher.output import Outlet, Relay
+from kparallel.launcher.worker import Worker, start_worker
 
 __all__: list[str] = []
 
@@ -51,12 +51,14 @@ class Ending:
         reason: A line that says which worker failed and how; empty where all succeeded or a signal came.
         traceback: That worker's traceback, where it raised.
         signalled: Whether a signal to the launcher ended it.
+        worker: The index of the first worker that failed, or None.
     """
 
     code: int
     reason: str = ""
     traceback: str = ""
     signalled: bool = False
+    worker: int | None = None
 
 
 def run_gang(launch: Launch) -> Ending:
@@ -68,12 +70,14 @@ def run_gang(launch: Launch) -> Ending:
     Args:
         launch: What is started.
     """
-    with _guarding() as note:
-        return asyncio.run(_Gang(launch, note).run())
+    with guarding() as note:
+        outlets = [Outlet(sys.stdout, _losing("stdout")), Outlet(sys.stderr, _losing("stderr"))]
+        many = len(launch.environments) > 1
+        return asyncio.run(Gang(launch, note, outlets if many else ()).run(_SIGNALS))
 
 
 @contextlib.contextmanager
-def _guarding() -> Iterator[Callable[[str], None]]:
+def guarding() -> Iterator[Callable[[str], None]]:
     """Start the guard; yield what writes it a line."""
     # Without `-I -S` it would take as long to start as a worker.
     command = [sys.executable, "-I", "-S", str(Path(guard.__file__))]
@@ -94,36 +98,47 @@ def _guarding() -> Iterator[Callable[[str], None]]:
         process.communicate()
 
 
-class _Gang:
-    """The workers of one start."""
+class Gang:
+    """The workers of one start.
 
-    def __init__(self, launch: Launch, note: Callable[[str], None]) -> None:
+    Args:
+        launch: What is started.
+        note: Writes the guard a line.
+        outlets: Take the workers' stdout and stderr; none to let a single worker have this process's, stdin too.
+    """
+
+    def __init__(self, launch: Launch, note: Callable[[str], None], outlets: Sequence[Outlet]) -> None:
         self._launch = launch
         self._note = note
+        self._outlets = outlets
         self._workers: list[Worker] = []
         self._signal = 0
         self._signalled = asyncio.Event()
 
-    async def run(self) -> Ending:
+    async def run(self, signals: Sequence[signal.Signals] = ()) -> Ending:
+        """Start the workers and wait for all.
+
+        Args:
+            signals: Those to this process that are passed on to the workers. Only a main thread can.
+        """
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
+        for number in signals:
             if signal.getsignal(number) != signal.SIG_IGN:  # As nohup leaves SIGHUP.
-                loop.add_signal_handler(number, self._pass_on, number)
-        outlets = [Outlet(sys.stdout, _losing("stdout")), Outlet(sys.stderr, _losing("stderr"))]
+                loop.add_signal_handler(number, self.pass_on, number)
         try:
             for index in range(len(self._launch.environments)):
                 if not self._signal:
-                    self._workers.append(await self._start(index, outlets))
+                    self._workers.append(await self._start(index))
             return await self._watch()
         finally:
             for worker in self._workers:
                 if worker.process.returncode is None:
                     worker.send(signal.SIGKILL)
 
-    async def _start(self, index: int, outlets: Sequence[Outlet]) -> Worker:
+    async def _start(self, index: int) -> Worker:
         name = self._launch.names[index]
-        many = len(self._launch.environments) > 1
-        relays = [Relay(outlet, f"[{name}] ") for outlet in outlets] if many else []
+        prefix = f"[{name}] " if len(self._launch.environments) > 1 else ""
+        relays = [Relay(outlet, prefix) for outlet in self._outlets]
         worker = await start_worker(name, self._launch.command, self._launch.environments[index], relays)
         self._note(f"+{worker.process.pid}")
         return worker
@@ -188,7 +203,7 @@ class _Gang:
         for task in writing:
             task.cancel()
 
-    def _pass_on(self, number: int) -> None:
+    def pass_on(self, number: int) -> None:
         """Pass a signal on; the second Ctrl-C kills."""
         again = self._signal == number == signal.SIGINT
         self._signal = number
@@ -205,8 +220,9 @@ def _ending(failed: Sequence[Worker]) -> Ending:
     if code == PREEMPTED:
         return Ending(code, f"worker {first.name} was asked to leave, and left behind its last checkpoint")
     if code < 0:
-        return Ending(128 - code, f"worker {first.name} was ended by {_signal_name(-code)}")
-    return Ending(code, f"worker {first.name} failed with exit code {code}", first.failure()[2])
+        return Ending(128 - code, f"worker {first.name} was ended by {_signal_name(-code)}", worker=first.name)
+    reason = f"worker {first.name} failed with exit code {code}"
+    return Ending(code, reason, first.failure()[2], worker=first.name)
 
 
 def _signal_name(number: int) -> str:

@@ -4,23 +4,43 @@ import contextlib
 import importlib
 import os
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
 import kparallel
 from kparallel.errors import KParallelError
-from kparallel.launch.bug_report import bug_report
-from kparallel.launch.environment import hosts_cluster, scheduled_cluster
-from kparallel.launch.gang import PREEMPTED, Ending, Launch, run_gang
-from kparallel.launch.gpus import visible_gpus
-from kparallel.launch.local import local_environments
+from kparallel.launcher.bug_report import bug_report
+from kparallel.launcher.environment import hosts_cluster, scheduled_cluster
+from kparallel.launcher.gang import PREEMPTED, Ending, Launch, run_gang
+from kparallel.launcher.gpus import visible_gpus
+from kparallel.launcher.local import local_environments
 from kparallel.schedule import SCHEDULES
 
 __all__: list[str] = []
 
 _POSITIVE = click.IntRange(min=1)
 _SECONDS = click.FloatRange(min=0, min_open=True)
+
+
+def _workers_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say where workers run, of all commands that start some."""
+    for option in (
+        click.option(
+            "--heartbeat", type=_SECONDS, default=60.0, show_default=True, help="Seconds until a frozen one is lost."
+        ),
+        click.option(
+            "--timeout", type=_SECONDS, default=300.0, show_default=True, help="Seconds to wait for all workers."
+        ),
+        click.option("--index", type=click.IntRange(min=0), help="Which of --hosts this machine is, from 0."),
+        click.option("--hosts", help="host:port of every worker, separated by commas; this machine runs one of them."),
+        click.option(
+            "--devices-per-worker", type=_POSITIVE, help="Give each worker virtual CPU devices instead of GPUs."
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,12 +51,8 @@ def main() -> None:
 
 @main.command(context_settings={"allow_interspersed_args": False})
 @click.option("-n", "--workers", type=_POSITIVE, help="Start that many workers on this machine.")
-@click.option("--devices-per-worker", type=_POSITIVE, help="Give each worker virtual CPU devices instead of GPUs.")
-@click.option("--hosts", help="host:port of every worker, separated by commas; this machine runs one of them.")
-@click.option("--index", type=click.IntRange(min=0), help="Which of --hosts this machine is, from 0.")
+@_workers_options
 @click.option("--restarts", type=click.IntRange(min=0), default=0, show_default=True, help="Restart a failed gang.")
-@click.option("--timeout", type=_SECONDS, default=300.0, show_default=True, help="Seconds to wait for all workers.")
-@click.option("--heartbeat", type=_SECONDS, default=60.0, show_default=True, help="Seconds until a frozen one is lost.")
 @click.option("--grace", type=_SECONDS, default=25.0, show_default=True, help="Seconds from SIGTERM to SIGKILL.")
 @click.option("-m", "module", is_flag=True, help="SCRIPT is the name of a module, as in python -m.")
 @click.argument("script")
@@ -109,6 +125,39 @@ def _say(ending: Ending, outlook: str) -> None:
         lines = [f"{lines[0]}:", ending.traceback.rstrip()]
     with contextlib.suppress(OSError):  # Nobody reads it any more.
         click.echo("\n".join(lines), err=True)
+
+
+@main.command()
+@click.option("-n", "--workers", type=_POSITIVE, help="Start that many workers on this machine.")
+@_workers_options
+def test(**options: Any) -> None:
+    """Train a small model over everything, and measure each link.
+
+    \b
+    kparallel test                                      all devices of this machine
+    kparallel test -n 2                                 two workers on this machine
+    kparallel test --hosts a:2222,b:2222 --index 0      on machine a; --index 1 on b
+
+    It also runs under Slurm and whatever else kparallel run reads a cluster from. The model has to equal the same model
+    on one device. A table has the all-reduce between each pair of workers, or of devices of one process, and says which
+    is slow or broken. The exit code is 1 if a link is broken, or training does not equal one device.
+    """
+    try:
+        # A CPU alone has nothing to sum.
+        if options["workers"] is options["hosts"] is None and _is_lone_cpu(os.environ):
+            options["devices_per_worker"] = options["devices_per_worker"] or 2
+        environments, names = _workers(attempt=0, **options)
+    except KParallelError as error:
+        raise click.ClickException(str(error)) from error
+    quiet = tuple({"TF_CPP_MIN_LOG_LEVEL": "2", **environment} for environment in environments)
+    ending = run_gang(Launch(("-m", "kparallel.selftest"), quiet, tuple(names), grace=5.0))
+    if ending.traceback or ending.code not in (0, 1):
+        _say(ending, "")
+    sys.exit(ending.code)
+
+
+def _is_lone_cpu(environment: Mapping[str, str]) -> bool:
+    return scheduled_cluster(environment) is None and not visible_gpus(environment)
 
 
 @main.command()

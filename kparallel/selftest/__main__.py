@@ -1,0 +1,63 @@
+"""The program of each worker of `kparallel test`."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import kparallel
+from kparallel.cluster import Cluster, read_cluster
+from kparallel.comm.group import SingleWorker, TFWorkerGroup, WorkerGroup
+from kparallel.comm.join import cluster_departures, cluster_strategy
+from kparallel.devices import local_devices
+from kparallel.selftest.devices import device_links
+from kparallel.selftest.links import table
+from kparallel.selftest.training import compare, is_equal, report
+from kparallel.selftest.workers import worker_links
+
+__all__: list[str] = []
+
+
+def main(wrap: Callable[[Any], Any] = kparallel.wrap) -> int:
+    """Test what this process is part of; the chief prints what was found.
+
+    Args:
+        wrap: Returns the wrapped model; `kparallel.wrap` by default.
+
+    Returns:
+        1 if a link is broken, or training does not equal one device, else 0.
+    """
+    cluster, strategy = read_cluster(), cluster_strategy()
+    group: WorkerGroup = SingleWorker()
+    if cluster is not None:
+        group = TFWorkerGroup(strategy, len(cluster.workers), cluster.index, cluster_departures())
+    devices = [json.loads(text) for text in group.all_gather_text(json.dumps(local_devices()))]
+    _say(group, _heading(cluster, devices))
+    links = device_links(local_devices()) if cluster is None else worker_links(cluster, group)
+    _say(group, table(links) if links else "one device: there is no link to measure")
+    differences = [json.loads(text) for text in group.all_gather_text(json.dumps(compare(wrap)))]
+    _say(group, report(differences))
+    failed = any(link.problem for link in links) or not all(map(is_equal, differences))
+    _say(group, "failed" if failed else "passed")
+    return int(failed)
+
+
+def _heading(cluster: Cluster | None, devices: Sequence[Sequence[str]]) -> str:
+    """Say what is tested: the versions, and the devices of each worker."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras"))
+    lines = [f"kparallel {kparallel.__version__}, {versions}"]
+    if cluster is None:
+        return "\n".join([*lines, f"devices: {', '.join(devices[0])}"])
+    of_each = zip(cluster.workers, devices, strict=True)
+    lines += [f"worker {index}: {address}, {', '.join(names)}" for index, (address, names) in enumerate(of_each)]
+    return "\n".join(lines)
+
+
+def _say(group: WorkerGroup, text: str) -> None:
+    if group.is_chief:
+        print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
