@@ -12,8 +12,8 @@ import click
 import kparallel
 from kparallel.errors import KParallelError
 from kparallel.launch.bug_report import bug_report
-from kparallel.launch.environment import hosts_cluster, scheduled_cluster
 from kparallel.launch.elastic import Heard, supervise
+from kparallel.launch.environment import hosts_cluster, scheduled_cluster
 from kparallel.launch.gang import PREEMPTED, Ending, Launch, run_gang
 from kparallel.launch.gpus import visible_gpus
 from kparallel.launch.local import local_environments

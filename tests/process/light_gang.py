@@ -46,8 +46,8 @@ print("ENDING", ending.code, ending.reason, flush=True)
 sys.exit(ending.code)
 """
 
-# Worker 0 counts steps and reports each as a checkpoint. What else happens is a list of (worker, gang, step, code): worker
-# 0 runs its code before that step, others when worker 0 comes there, where it then waits to be ended.
+# Worker 0 counts steps and reports each as a checkpoint. What else happens is a list of (worker, gang, step, code):
+# worker 0 runs its code before that step, others when worker 0 comes there, where it then waits to be ended.
 COUNT = """
 import os, pathlib, signal, sys, time
 from kparallel.launcher_pipes import leave_is_asked, report_checkpoint
