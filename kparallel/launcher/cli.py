@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -12,10 +12,12 @@ import click
 import kparallel
 from kparallel.errors import KParallelError
 from kparallel.launcher.bug_report import bug_report
+from kparallel.launcher.elastic import Heard, supervise
 from kparallel.launcher.environment import hosts_cluster, scheduled_cluster
 from kparallel.launcher.gang import PREEMPTED, Ending, Launch, run_gang
 from kparallel.launcher.gpus import visible_gpus
 from kparallel.launcher.local import local_environments
+from kparallel.launcher.sizes import Sizes, parse_sizes
 from kparallel.schedule import SCHEDULES
 
 __all__: list[str] = []
@@ -43,6 +45,16 @@ def _workers_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+class _Workers(click.ParamType[Sizes]):
+    name = "N or MIN:MAX"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Sizes:
+        try:
+            return value if isinstance(value, Sizes) else parse_sizes(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(kparallel.__version__, prog_name="kparallel")
 def main() -> None:
@@ -50,7 +62,7 @@ def main() -> None:
 
 
 @main.command(context_settings={"allow_interspersed_args": False})
-@click.option("-n", "--workers", type=_POSITIVE, help="Start that many workers on this machine.")
+@click.option("-n", "--workers", type=_Workers(), help="How many workers, on this machine; 2:4 for two to four.")
 @_workers_options
 @click.option("--restarts", type=click.IntRange(min=0), default=0, show_default=True, help="Restart a failed gang.")
 @click.option("--grace", type=_SECONDS, default=25.0, show_default=True, help="Seconds from SIGTERM to SIGKILL.")
@@ -62,6 +74,7 @@ def run(script: str, arguments: tuple[str, ...], module: bool, **options: Any) -
 
     \b
     kparallel run -n 4 train.py --epochs 3              four workers on this machine
+    kparallel run -n 2:4 train.py                       four, or down to two after losses
     kparallel run --hosts a:2222,b:2222 --index 0 train.py   on machine a; --index 1 on b
     srun kparallel run train.py                         one worker for each task of Slurm
     kparallel run train.py                              in a Kubernetes TFJob or indexed Job
@@ -71,24 +84,24 @@ def run(script: str, arguments: tuple[str, ...], module: bool, **options: Any) -
     if not module and not os.path.isfile(script):
         raise click.BadParameter(f"{script!r} is no file. Write -m before it to run a module.", param_hint="SCRIPT")
     command = ("-m", script, *arguments) if module else (script, *arguments)
-    restarts, grace = options["restarts"], options["grace"]
-    for attempt in range(restarts + 1):
-        try:
-            environments, names = _workers(attempt=attempt, **options)
-        except KParallelError as error:
-            raise click.ClickException(str(error)) from error
-        ending = run_gang(Launch(command, tuple(environments), tuple(names), grace))
-        if ending.code in (0, PREEMPTED) or ending.signalled:
-            sys.exit(ending.code)
-        if attempt < restarts:
-            _say(ending, f"restart {attempt + 1} of {restarts}")
-    _say(ending, "")
+
+    def start(places: Sequence[int], gangs: int, heard: Heard) -> Ending:
+        environments, names = _workers(places=places, gangs=gangs, **options)
+        return run_gang(Launch(command, tuple(environments), tuple(names), options["grace"], heard))
+
+    try:
+        ending = supervise(options["workers"] or Sizes(1, 1), options["restarts"], start, _say)
+    except KParallelError as error:
+        raise click.ClickException(str(error)) from error
+    if ending.code not in (0, PREEMPTED) and not ending.signalled:
+        _say(ending, "")
     sys.exit(ending.code)
 
 
 def _workers(
-    attempt: int,
-    workers: int | None,
+    places: Sequence[int],
+    gangs: int,
+    workers: Sizes | None,
     devices_per_worker: int | None,
     hosts: str | None,
     index: int | None,
@@ -101,8 +114,10 @@ def _workers(
         **os.environ,
         "KPARALLEL_TIMEOUT": str(timeout),
         "KPARALLEL_HEARTBEAT": str(heartbeat),
-        "KPARALLEL_RESTARTS": str(attempt),
+        "KPARALLEL_RESTARTS": str(gangs),
     }
+    if workers is not None and workers.is_elastic:
+        environment["KPARALLEL_ELASTIC"] = f"{workers.least}:{workers.most}"
     if devices_per_worker:
         environment |= {"KPARALLEL_DEVICES_PER_WORKER": str(devices_per_worker), "CUDA_VISIBLE_DEVICES": "-1"}
     if hosts is not None and workers is not None:
@@ -110,7 +125,8 @@ def _workers(
     if index is not None and hosts is None:
         raise click.UsageError("--index says which of --hosts this machine is; give --hosts too.")
     if workers is not None:
-        return local_environments(environment, workers, devices_per_worker), list(range(workers))
+        names = list(range(len(places)))
+        return local_environments(environment, places, workers.most, devices_per_worker), names
     cluster = hosts_cluster(hosts, index) if hosts is not None else scheduled_cluster(environment)
     environment.pop("TF_CONFIG", None)
     if cluster is None:
@@ -146,7 +162,9 @@ def test(**options: Any) -> None:
         # A CPU alone has nothing to sum.
         if options["workers"] is options["hosts"] is None and _is_lone_cpu(os.environ):
             options["devices_per_worker"] = options["devices_per_worker"] or 2
-        environments, names = _workers(attempt=0, **options)
+        workers = options["workers"]
+        sizes = None if workers is None else Sizes(workers, workers)
+        environments, names = _workers(places=range(workers or 1), gangs=0, **options | {"workers": sizes})
     except KParallelError as error:
         raise click.ClickException(str(error)) from error
     quiet = tuple({"TF_CPP_MIN_LOG_LEVEL": "2", **environment} for environment in environments)

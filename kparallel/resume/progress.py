@@ -84,6 +84,8 @@ class Progress:
         Raises:
             DataError: When the epoch begins: the data are not read in the same order.
         """
+        if not state["steps"]:  # Of a fit that is over no epoch begins, and what follows on it draws from these.
+            _set_generators(state["generators"])
         if not state["repeats"]:
             self._data.resume(0, 0, None, 0, state["length"], begin)
             return
