@@ -1,14 +1,12 @@
-"""Compares the first batch with its parts, before a model with code of the user's own trains on it in Keras's own step."""
+"""Compares the first batch with its parts, before Keras's own step trains a model with code of the user's own on it."""
 
 from typing import Any
-
-import keras
 
 from kparallel.compat.layers import flatten_layers, float8_variables
 from kparallel.data.share import row_count
 from kparallel.model.functions import first_share
 from kparallel.model.runtime import Runtime
-from kparallel.ownstep.custom import own_code
+from kparallel.ownstep.custom import listed, own_code
 from kparallel.ownstep.keras_step import ModelCheck
 
 __all__: list[str] = []
@@ -53,11 +51,7 @@ class FirstBatch:
         if check.run(rows, runtime.placement.replicas * runtime.plan.microbatches, runtime.check):
             return None
         return (
-            f"Whether {_listed(code)} of {model.__class__.__name__} do the same on a batch and on its parts was not "
+            f"Whether {listed(code)} of {model.__class__.__name__} do the same on a batch and on its parts was not "
             "looked at: a few rows do not run by themselves, or a loss draws random numbers. Say wrap(..., "
             'check="off") if each treats rows by themselves.'
         )
-
-
-def _listed(code: list[str]) -> str:
-    return ", ".join(code[:4]) + (", …" if len(code) > 4 else "")

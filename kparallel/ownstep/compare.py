@@ -207,9 +207,9 @@ def reason(finding: Finding, replicas: int) -> str:
     ratio = finding.ratio
     if finding.what.startswith("the slices"):
         return (
-            "The optimizer squares or clips the slices of a lookup one by one, and the replicas give it more slices of "
-            "an index, or fewer, than one device does: indices come from tf.unique, or a table is looked up twice, once "
-            "by positions. Pass the optimizer tf.convert_to_tensor(gradient), or use a table for each lookup, or SGD"
+            "The optimizer squares or clips the slices of a lookup one by one, and replicas give it another number of "
+            "slices of an index than one device does: indices come from tf.unique, or one table is looked up twice, "
+            "once by positions. Pass it tf.convert_to_tensor(gradient), use a table for each lookup, or SGD"
         )
     if ratio is not None and abs(ratio * replicas - 1) < 1e-2:
         return (

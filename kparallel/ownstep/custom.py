@@ -38,6 +38,11 @@ def own_code(model: keras.Model) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def listed(code: list[str]) -> str:
+    """Return the first of some names, for a message."""
+    return ", ".join(code[:4]) + (", ..." if len(code) > 4 else "")
+
+
 def _is_kerass(function: Any) -> bool:
     return str(getattr(function, "__module__", "")).startswith(("keras.", "kparallel."))
 

@@ -32,6 +32,7 @@ from kparallel.errors import ModelError
 from kparallel.mesh import Mesh
 from kparallel.ownstep.check import overlapping
 from kparallel.ownstep.compare import Finding, Outcome, as_arrays, compare, is_finite, names, rounding_of
+from kparallel.ownstep.custom import listed
 from kparallel.ownstep.draws import Draws
 from kparallel.planning.plan import Plan
 from kparallel.stage.pipeline import Pipeline
@@ -207,12 +208,11 @@ class _Elsewhere:
 
 def _described(finding: Finding, model: str, code: list[str], rows: int, parts: int) -> str:
     """Return what was expected, what came and the ways out."""
-    listed = ", ".join(code[:4]) + (", …" if len(code) > 4 else "")
     return (
-        f"Expected {model} to do the same with {rows} rows whole and in {parts} parts, as replicas and microbatches have "
-        f"them, received {finding.what}, which differs by {finding.difference:.2g} of its size. Likely code of your own "
-        f"({listed}) compares rows with one another, or has a number of rows written into it. A loss gets all rows by "
-        'wrap(..., loss_reduction="global"), a sum of losses is said by "sum", and a train_step of your own gets them by '
-        'kparallel.gather. With wrap(..., check="warn") it trains all the same, each part by itself, and not as on one '
-        "device."
+        f"Expected {model} to do the same with {rows} rows whole and in {parts} parts, as replicas and microbatches "
+        f"have them, received {finding.what}, which differs by {finding.difference:.2g} of its size. Likely code of "
+        f"your own ({listed(code)}) compares rows with one another, or has a number of rows written into it. "
+        'wrap(..., loss_reduction="global") gives a loss all rows, and "sum" says that it is a sum; in a train_step of '
+        'your own kparallel.gather gives a layer all rows. With wrap(..., check="warn") it trains all the same: each '
+        "part by itself, not as on one device."
     )
