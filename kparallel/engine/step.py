@@ -105,7 +105,7 @@ class Step:
         return self._report(replica, share, losses, sums)
 
     def dry_run(self, data: Any, counts: RowCounts) -> tuple[ReplicaResult, Report]:
-        """Return what this replica gives to the all-reduce of a training step; write nothing. Arguments as of `train`."""
+        """Return what this replica gives to the all-reduce of `train`, with its arguments, and write nothing."""
         replica, share = self._replica(), self._take(data, counts)
         result, losses = self._passes.run(replica, share, training=True)
         result, penalties = self._with_penalties(replica, share, result)
