@@ -1,6 +1,7 @@
 """The forward and backward passes of one replica over its share of a batch, in the order of the plan's schedule."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -15,7 +16,7 @@ from kparallel.engine.loss_stage import Factors, LossStage, OutputStage, Predict
 from kparallel.engine.loss_state import LossState
 from kparallel.engine.replica import Replica
 from kparallel.engine.replica_result import ReplicaResult
-from kparallel.engine.stage_function import StageFunction, stage_function
+from kparallel.engine.stage_function import StageFunction, StageFunctions, stage_function
 from kparallel.engine.term_table import WeightedTerm
 from kparallel.loss.overridden import refuse_added
 from kparallel.planning.plan import Plan
@@ -36,9 +37,18 @@ class ForwardBackward:
         plan: The plan: schedule, number of microbatches, recompute policy.
         coupling: Decides which losses need the whole batch.
         jit: Whether to compile the stages with XLA.
+        functions: Makes the functions that call the stages; default `stage_function`.
     """
 
-    def __init__(self, model: keras.Model, pipeline: Pipeline, plan: Plan, coupling: Coupling, jit: bool) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        pipeline: Pipeline,
+        plan: Plan,
+        coupling: Coupling,
+        jit: bool,
+        functions: StageFunctions | None = None,
+    ) -> None:
         self._model = model
         self._pipeline = pipeline
         self._plan = plan
@@ -48,9 +58,9 @@ class ForwardBackward:
         inline = len(pipeline.stages) == 1 and plan.microbatches == 1
         # An XLA program runs on one device, and placed layers have several.
         jit = jit and not pipeline.placed
+        make = partial(stage_function, jit=jit, inline=inline) if functions is None else functions
         self.train_functions, self._test_functions = (
-            [stage_function(stage, training, jit=jit, inline=inline) for stage in pipeline.stages]
-            for training in (True, False)
+            [make(stage, training) for stage in pipeline.stages] for training in (True, False)
         )
 
     def run(self, replica: Replica, share: Share, training: bool) -> tuple[ReplicaResult, LossStage]:

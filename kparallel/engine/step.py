@@ -24,6 +24,7 @@ from kparallel.engine.replica import Replica
 from kparallel.engine.replica_result import ReplicaResult
 from kparallel.engine.report import Metrics, Report, StepReport, gathered
 from kparallel.engine.sparse_gradients import scales_and_adds
+from kparallel.engine.stage_function import StageFunctions
 from kparallel.errors import PlanError
 from kparallel.loss.overridden import overrides_compute_loss
 from kparallel.planning.plan import Plan
@@ -48,6 +49,7 @@ class Step:
         placement: The devices of the replicas, and their communicators.
         loss_reduction: The meaning of a loss that returns a scalar: `"mean"`, `"sum"` or `"global"`.
         jit: True compiles stages and updates with XLA, False nothing, None the updates of large stages only.
+        functions: Makes the functions that call the stages; default `stage_function`.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Step:
         placement: Placement,
         loss_reduction: str,
         jit: bool | None,
+        functions: StageFunctions | None = None,
     ) -> None:
         self._model = model
         self._pipeline = pipeline
@@ -69,7 +72,7 @@ class Step:
         # rows itself, so it must see none.
         self._pad = not any(getattr(layer, "synchronized", False) for layer in layers)
         coupling = Coupling(model, loss_reduction, placement.replicas * plan.microbatches)
-        self._passes = ForwardBackward(model, pipeline, plan, coupling, bool(jit))
+        self._passes = ForwardBackward(model, pipeline, plan, coupling, bool(jit), functions)
         self._kinds = Kinds(pipeline, self._passes.train_functions, plan.microbatches, placement.replicas)
         self._metrics = Metrics(model)
         # Placed layers have several devices in one stage, and an XLA program has one.
@@ -100,6 +103,13 @@ class Step:
         commit(replica, share, result, sums, losses.loss_state)
         self._update(sums.gradients | overwritten(replica, share, result))
         return self._report(replica, share, losses, sums)
+
+    def dry_run(self, data: Any, counts: RowCounts) -> tuple[ReplicaResult, Report]:
+        """Return what this replica gives to the all-reduce of `train`, with its arguments, and write nothing."""
+        replica, share = self._replica(), self._take(data, counts)
+        result, losses = self._passes.run(replica, share, training=True)
+        result, penalties = self._with_penalties(replica, share, result)
+        return result, self._local_report(replica, share, losses, penalties)
 
     def test(self, data: Any, counts: RowCounts) -> StepReport:
         """Run an evaluation step; arguments as of `train`."""

@@ -1,5 +1,6 @@
 """The functions that Keras's loops call: one batch in, logs or outputs out."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -21,8 +22,14 @@ from kparallel.workers.fetch import Fetch, agree_on_end
 __all__: list[str] = []
 
 
+Check = Callable[[Any], str | None]
+
+
 def step_function(
-    model: Any, runtime: Runtime, choose: Callable[[Step], Callable[..., StepReport]]
+    model: Any,
+    runtime: Runtime,
+    choose: Callable[[Step], Callable[..., StepReport]],
+    check: Check | None = None,
 ) -> Callable[[Any], Any]:
     """Return the function that `fit` or `evaluate` calls with an iterator over batches.
 
@@ -30,11 +37,12 @@ def step_function(
         model: The compiled wrapped model.
         runtime: Its plan and what carries it out.
         choose: Picks the step's `train` or `test`.
+        check: Takes each batch before its step, and returns what to warn of behind it.
     """
     return over_batches(
         model,
         runtime,
-        _Compiled(model, runtime, choose, lambda _, report: _log(model, runtime, report)),
+        _Compiled(model, runtime, choose, lambda _, report: _log(model, runtime, report), check=check),
     )
 
 
@@ -112,6 +120,7 @@ class _Compiled:
         choose: Picks the method of the step that each replica runs.
         finish: Takes the step and what the replicas returned.
         predicts: Whether the batch has inputs alone, so that neither loss nor optimizer can be built from it.
+        check: As `step_function` takes it.
     """
 
     def __init__(
@@ -121,12 +130,14 @@ class _Compiled:
         choose: Callable[[Step], Callable[..., Any]],
         finish: Callable[[Step, Any], Any],
         predicts: bool = False,
+        check: Check | None = None,
     ) -> None:
         self._model = model
         self._runtime = runtime
         self._choose = choose
         self._finish = finish
         self._predicts = predicts
+        self._check = check
         self._step: Step | None = None
         self._moves = runtime.moves
         self._graphs: dict[RowCounts, Callable[[Any], Any]] = {}
@@ -134,12 +145,16 @@ class _Compiled:
     def __call__(self, batch: Any) -> Any:
         batch, runtime = tensors(batch), self._runtime
         graph = self._graph(batch, counts_of(runtime, batch))
+        warning = None if self._check is None else self._check(batch)
         with translate_worker_loss():
             try:
-                return graph(batch)
+                found = graph(batch)
             except tf.errors.OpError:
                 runtime.placement.abort()
                 raise
+        if warning is not None:
+            warnings.warn(warning, stacklevel=2)
+        return found
 
     def _graph(self, batch: Any, counts: RowCounts) -> Callable[[Any], Any]:
         if counts not in self._graphs or self._moves != self._runtime.moves:

@@ -21,6 +21,7 @@ from kparallel.data.cardinality import length_of
 from kparallel.data.shards import ShardBatches, Shards
 from kparallel.errors import ModelError
 from kparallel.model.arguments import named, takes
+from kparallel.model.first_batch import FirstBatch
 from kparallel.model.functions import first_share, predict_function, step_function, tensors
 from kparallel.model.overrides import check_overrides, check_steps, has_own
 from kparallel.model.own_functions import own_predict_function, own_test_function, own_train_function
@@ -209,7 +210,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
             self.train_function = (
                 own_train_function(self, self._kparallel)
                 if own
-                else step_function(self, self._kparallel, lambda step: step.train)
+                else step_function(self, self._kparallel, lambda step: step.train, FirstBatch(self, self._kparallel))
             )
         return self.train_function
 

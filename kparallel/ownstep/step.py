@@ -148,6 +148,11 @@ class OwnStep:
         """How many replicas run the step."""
         return self._placement.replicas
 
+    @property
+    def compression(self) -> str | None:
+        """In which dtype gradients travel; None keeps their own."""
+        return self._placement.compression
+
     def drawing(self) -> AbstractContextManager[None]:
         """Return a context in which Keras's random functions that are given no seed draw as in the step."""
         return nullcontext() if self._draws is None else drawing_from(self._draws)
