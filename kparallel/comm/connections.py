@@ -134,7 +134,7 @@ def connect_pair(cluster: Cluster, first: int, second: int, group: WorkerGroup) 
         The connection to the other one and that from it, or in words what keeps them apart; None on all other workers.
     """
     try:
-        listener, endpoint = _listen(cluster)
+        listener, endpoint = listen(cluster)
     except OSError as error:
         _all_endpoints(group, None)
         return str(error)
@@ -145,7 +145,7 @@ def connect_pair(cluster: Cluster, first: int, second: int, group: WorkerGroup) 
         if not endpoints:
             return "a worker cannot listen"
         try:
-            return _handshake(listener, [endpoints[first], endpoints[second]], int(cluster.index == second), 1)[0]
+            return connect_ring(listener, [endpoints[first], endpoints[second]], int(cluster.index == second), 1)[0]
         except OSError as error:
             return str(error)
 

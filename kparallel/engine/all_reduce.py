@@ -1,7 +1,7 @@
 """The all-reduce after the backward pass: gradients, changes of state and the report, summed over the replicas."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +32,7 @@ class Sums:
     """The sums over the replicas, equal on each of them.
 
     Args:
-        gradients: By the id of the variable.
+        gradients: By the id of the variable; of a sharded optimizer they are right on the variable's owner alone.
         states: `[s]`: the changes of state, in the order of `State.changes`.
         report: The report of the whole batch.
     """
@@ -79,6 +79,7 @@ def all_reduce(
     gradients: dict[int, list[Any]],
     report: Report,
     dense: bool = False,
+    owners: Mapping[int, int] | None = None,
 ) -> Sums:
     """Sum each stage's gradients and changes of state over its column, the last stage's first: it is ready first.
 
@@ -96,6 +97,7 @@ def all_reduce(
         gradients: The result of `gradients_of`; empty for an evaluation step.
         report: This replica's report.
         dense: Whether the slices of small variables may become dense tensors.
+        owners: By the id of a weight, the replica that needs its gradient; default all of them do.
     """
     summed: dict[int, Any] = {}
     states: list[list[tf.Tensor]] = []
@@ -117,7 +119,12 @@ def all_reduce(
             # The loop begins at the last stage, whose device holds the report.
             carries_report = report_vector is None and not replica.is_single
             reports = [report.vector(_report_dtype(sent))] if carries_report else []
-            sums = iter(replica.communicators[s].all_reduce([*sent, *changes, *reports]))
+            communicator = replica.communicators[s]
+            if owners is None:
+                sums = iter(communicator.all_reduce([*sent, *changes, *reports]))
+            else:
+                to = [owners[id(v)] for v, gradient in zip(variables, local, strict=True) for _ in _pieces(gradient)]
+                sums = iter([*communicator.reduce(sent, to), *communicator.all_reduce([*changes, *reports])])
             arrived = iter(restored([local_copy(next(sums)) for _ in sent], pieces))
             summed |= {id(v): _from_pieces(gradient, arrived) for v, gradient in zip(variables, local, strict=True)}
             # `sums` has given the gradients; the changes of state follow, and the report is last.

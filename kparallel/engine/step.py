@@ -1,6 +1,7 @@
 """One step of one replica: forward and backward passes, all-reduce, update and report."""
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -23,6 +24,7 @@ from kparallel.engine.regularization import add_regularization
 from kparallel.engine.replica import Replica
 from kparallel.engine.replica_result import ReplicaResult
 from kparallel.engine.report import Metrics, Report, StepReport, gathered
+from kparallel.engine.sharded_update import ShardedUpdate
 from kparallel.engine.sparse_gradients import scales_and_adds
 from kparallel.engine.stage_function import StageFunctions
 from kparallel.errors import PlanError
@@ -49,6 +51,7 @@ class Step:
         placement: The devices of the replicas, and their communicators.
         loss_reduction: The meaning of a loss that returns a scalar: `"mean"`, `"sum"` or `"global"`.
         jit: True compiles stages and updates with XLA, False nothing, None the updates of large stages only.
+        owners: By the id of a weight, the replica that updates it; default each replica updates its own copies.
         functions: Makes the functions that call the stages; default `stage_function`.
     """
 
@@ -60,6 +63,7 @@ class Step:
         placement: Placement,
         loss_reduction: str,
         jit: bool | None,
+        owners: Mapping[int, int] | None = None,
         functions: StageFunctions | None = None,
     ) -> None:
         self._model = model
@@ -77,6 +81,7 @@ class Step:
         self._metrics = Metrics(model)
         # Placed layers have several devices in one stage, and an XLA program has one.
         self._optimizer = OptimizerUpdate(getattr(model, "optimizer", None), False if pipeline.placed else jit)
+        self._owners = owners
 
     def train(self, data: Any, counts: RowCounts) -> StepReport:
         """Run a training step.
@@ -98,7 +103,8 @@ class Step:
         linear = scales_and_adds(self._model.optimizer)
         gradients = gradients_of(replica, result, self._kinds.sorter(result, share, linear))
         report = self._local_report(replica, share, losses, penalties)
-        sums = all_reduce(replica, share, result, gradients, report, dense=linear and bool(gradients))
+        dense = linear and bool(gradients)
+        sums = all_reduce(replica, share, result, gradients, report, dense, self._owners)
         # Weights that layers assigned are written first: the optimizer's update starts from them.
         commit(replica, share, result, sums, losses.loss_state)
         self._update(sums.gradients | overwritten(replica, share, result))
@@ -184,5 +190,10 @@ class Step:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
             return
         # A variable without a gradient is passed too: Keras warns about it, or raises if there is none at all.
-        with tf.name_scope("update"), local_updates(tf.distribute.get_strategy()), colocate_with_inputs():
-            self._optimizer.apply([gradients.get(id(variable)) for variable in variables], variables)
+        listed = [gradients.get(id(variable)) for variable in variables]
+        with tf.name_scope("update"):
+            if self._owners is not None:
+                ShardedUpdate(self._optimizer, self._owners).apply(listed, variables)
+                return
+            with local_updates(tf.distribute.get_strategy()), colocate_with_inputs():
+                self._optimizer.apply(listed, variables)

@@ -194,10 +194,23 @@ def env() -> None:
 @click.option("--balance", default="flops", show_default=True, help="What an automatic cut balances.")
 @click.option("--batch-size", type=_POSITIVE, help="Rows of a batch, for estimates of memory.")
 @click.option("--memory-per-device", help="Such as 8GB: choose the fastest plan that fits; needs --batch-size.")
+@click.option(
+    "--shard",
+    type=click.Choice(["auto", "none", "optimizer"]),
+    default="auto",
+    show_default=True,
+    help="What the replicas share out.",
+)
 @click.option("--devices", "count", type=_POSITIVE, help="How many virtual CPU devices, where there are no GPUs.")
 @click.option("--plot", type=click.Path(dir_okay=False), help="Draw the plan into this file, such as plan.png.")
 def plan(
-    builder: str, replicas: int | None, stages: int | None, count: int | None, plot: str | None, **options: Any
+    builder: str,
+    replicas: int | None,
+    stages: int | None,
+    shard: str,
+    count: int | None,
+    plot: str | None,
+    **options: Any,
 ) -> None:
     """Print the plan for the model that FUNCTION of MODULE returns; train nothing.
 
@@ -214,7 +227,8 @@ def plan(
     try:
         if not visible_gpus(os.environ):
             kparallel.virtual_devices(count or (replicas or 1) * (stages or 1))
-        made = kparallel.plan(function, replicas=replicas, stages=stages, **options)
+        shared = None if shard == "none" else shard
+        made = kparallel.plan(function, replicas=replicas, stages=stages, shard=shared, **options)
         if plot:
             made.plot(plot)
     except KParallelError as error:

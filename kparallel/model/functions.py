@@ -17,6 +17,7 @@ from kparallel.engine.step import Step
 from kparallel.errors import DataError
 from kparallel.loss.term import as_scalar
 from kparallel.model.runtime import Runtime
+from kparallel.model.takeover import owners_of
 from kparallel.workers.fetch import Fetch, agree_on_end
 
 __all__: list[str] = []
@@ -169,9 +170,14 @@ class _Compiled:
     def _trace(self, counts: RowCounts) -> Callable[[Any], Any]:
         runtime = self._runtime
         if self._step is None:
-            pipeline = runtime.pipeline(self._model)
             self._step = Step(
-                self._model, pipeline, runtime.plan, runtime.placement, runtime.loss_reduction, jit=runtime.jit
+                self._model,
+                runtime.pipeline(self._model),
+                runtime.plan,
+                runtime.placement,
+                runtime.loss_reduction,
+                runtime.jit,
+                owners_of(self._model, runtime),
             )
         step = self._step
 

@@ -131,7 +131,7 @@ class ModelCheck:
         mesh, single = Mesh((self._devices,)), tuple(SingleReplica() for _ in self._devices)
         plan = replace(self._plan, mesh=mesh, microbatches=parts, schedule="gpipe", recompute="never", batch_size=None)
         placement = Placement((self._devices,), 0, 1, single, SingleWorker())
-        step = Step(self._model, self._pipeline, plan, placement, self._loss_reduction, False, self._function)
+        step = Step(self._model, self._pipeline, plan, placement, self._loss_reduction, False, functions=self._function)
         result, report = step.dry_run(data, RowCounts(rows))
         gradients, paths = [], []
         for stage, of_stage in zip(self._pipeline.stages, result.gradients, strict=True):
