@@ -1,5 +1,7 @@
 """The plans that every case is held against: keyword arguments of `kparallel.wrap`, by name."""
 
+import pytest
+
 PLANS = {
     "1x1": {"replicas": 1},
     "2x1": {"replicas": 2},
@@ -24,3 +26,8 @@ KINDS = {
     "2x2_gpipe_recompute": "pipelines of replicas",
     "2x1_two_on_one_device": "pipelines of replicas",
 }
+
+
+def plans(*names, default=("2x2_gpipe_recompute",)):
+    """Return the plans of a test as parameters, all but those of `default` marked `full`."""
+    return [pytest.param(name, marks=() if name in default else pytest.mark.full) for name in names]

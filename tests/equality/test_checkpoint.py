@@ -101,7 +101,7 @@ def start(**options):
     layers = [keras.layers.Dense(6, activation="tanh"), keras.layers.Dropout(0.3, seed=5), keras.layers.Dense(1)]
     model = keras.Sequential([keras.Input((4,)), *layers])
     model = kparallel.wrap(model, **({"replicas": 2} | options))
-    model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"])
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse", metrics=["mae"])
     return model
 
 
@@ -159,7 +159,7 @@ def test_the_checkpoint_changes_no_number(tmp_path):
 
 def test_several_batches_for_each_call_and_interruptions_at_all_places(tmp_path):
     def compiled(model):
-        model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"], steps_per_execution=2)
+        model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse", metrics=["mae"], steps_per_execution=2)
         return model
 
     want = compiled(start())

@@ -57,7 +57,7 @@ def test_warmup_is_that_of_the_paper(momentum, replicas):
 
 
 def test_warmup_leaves_the_rate_to_others_once_it_is_over():
-    model = net(keras.optimizers.Adam(0.01))
+    model = net(keras.optimizers.SGD(0.05, momentum=0.9))
     warmup = Warmup(scale=4, steps=3)
     lower = keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.001 if epoch == 1 else rate)
     model.fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=[warmup, lower])
