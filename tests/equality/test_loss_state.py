@@ -62,7 +62,7 @@ class Box:
 
 
 class Counting(L.Layer):
-    """RowCounts its calls."""
+    """Counts its calls."""
 
     def build(self, shape):
         self.counter = self.add_weight(shape=(), initializer="ones", trainable=False, name="counter")
