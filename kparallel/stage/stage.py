@@ -120,21 +120,6 @@ class Stage:
         # By (training, which variables changed), and by `training` alone those of the last call.
         self._state_rules: dict[Any, StateRules] = {}
 
-    def read(self, in_place: bool = False) -> list[tf.Tensor]:
-        """Return this replica's trainable weights as tensors.
-
-        Args:
-            in_place: Whether to read each weight on its own device. This is for layers that have devices of their own.
-        """
-        if not in_place:
-            return [tf.identity(variable.value) for variable in self.weights]
-        weights = []
-        for variable in self.weights:
-            # A model with placed layers has one replica: the first copy is the only one.
-            with tf.device(variable.value.values[0].device):
-                weights.append(tf.identity(variable.value))
-        return weights
-
     def forward(self, weights: list[tf.Tensor], state: list[tf.Tensor], inputs: list[Value], training: bool) -> Forward:
         """Call the stage without side effects.
 
