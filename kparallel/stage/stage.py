@@ -32,8 +32,9 @@ from kparallel.errors import ModelError
 from kparallel.metric.additive import noting_sums
 from kparallel.stage.assignments import Assignments
 from kparallel.stage.body import Body, trained
-from kparallel.stage.dependence import Dependence, dependences
+from kparallel.stage.dependence import Dependence
 from kparallel.stage.state import RULES, End, Rule, State
+from kparallel.stage.traced_dependence import dependences
 from kparallel.stage.value import Value
 
 __all__: list[str] = []

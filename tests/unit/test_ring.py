@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from kparallel.comm.comm_thread import CommThread, gather, summing
-from kparallel.comm.ring import PIECE, LostError, Ring
+from kparallel.comm.neighbors import LostError
+from kparallel.comm.ring import PIECE, Ring
 
 SECONDS = 30
 
