@@ -7,7 +7,18 @@ import kparallel
 
 ROOT = Path(kparallel.__file__).parent
 # From the floor upwards; a file imports only from its own layer's folder or from layers before it.
-LAYERS = ["errors", "mesh", "cluster", "handshake", "rendezvous", "checkpoint", "schedule", "planning", "trace"]
+LAYERS = [
+    "errors",
+    "mesh",
+    "cluster",
+    "attendance",
+    "handshake",
+    "rendezvous",
+    "checkpoint",
+    "schedule",
+    "planning",
+    "trace",
+]
 LAYERS += [
     "compat",
     "model_variables",
@@ -26,7 +37,18 @@ LAYERS += [
     "launch",
     "__main__",
 ]
-PURE = {"errors", "mesh", "cluster", "handshake", "rendezvous", "checkpoint", "schedule", "planning", "trace"}
+PURE = {
+    "errors",
+    "mesh",
+    "cluster",
+    "attendance",
+    "handshake",
+    "rendezvous",
+    "checkpoint",
+    "schedule",
+    "planning",
+    "trace",
+}
 
 
 def imports(path):
