@@ -1,4 +1,4 @@
-"""Where a worker takes its neighbours' connections, and how two neighbours connect."""
+"""Where a worker takes its neighbors' connections, and how two neighbors connect."""
 
 import contextlib
 import hmac
@@ -23,12 +23,12 @@ Pair = tuple[socket.socket, socket.socket]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a worker takes its neighbour's connections.
+    """Where a worker takes its neighbor's connections.
 
     Args:
         host: Its host, or the empty text for a socket between processes of one host.
         name: Its port, or the socket's name.
-        token: What a neighbour says, in hexadecimal; nobody else knows it.
+        token: What a neighbor says, in hexadecimal; nobody else knows it.
     """
 
     host: str

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,6 @@ import tensorflow as tf
 from kparallel.comm.communicator import add, local_copy
 from kparallel.comm.compression import compressed, restored
 from kparallel.data.share import Share
-from kparallel.engine.colocate import colocate_with_inputs
 from kparallel.engine.replica import Replica
 from kparallel.engine.replica_result import ReplicaResult
 from kparallel.engine.report import Report
@@ -62,7 +60,7 @@ def gradients_of(replica: Replica, result: ReplicaResult, sort: Sort) -> dict[in
     def as_travels(s: int, w: int, gradient: Any, sliced: bool) -> Any:
         if not isinstance(gradient, MicrobatchSlices):
             return gradient
-        with tf.name_scope(f"reduce{s}"), _at_stage(replica, s):
+        with tf.name_scope(f"reduce{s}"), replica.stage_devices[s].reduction():
             return sort(s, w) if sliced else gradient.dense()
 
     gradients_by_variable = {}
@@ -107,7 +105,7 @@ def all_reduce(
     for s, stage in reversed(list(enumerate(replica.pipeline.stages))):
         # A tied weight is summed once, with the stage that owns it.
         variables = [variable for variable in stage.owned if id(variable) in gradients]
-        with tf.name_scope(f"reduce{s}"), _at_stage(replica, s):
+        with tf.name_scope(f"reduce{s}"), replica.stage_devices[s].reduction():
             local = [zeroed(_total(gradients[id(variable)]), share) for variable in variables]
             if dense and not replica.is_single:
                 local = [_dense(gradient, variable) for gradient, variable in zip(local, variables, strict=True)]
@@ -158,10 +156,6 @@ def _report_dtype(gradients: list[Any]) -> tf.DType:
     """
     dtypes = {gradient.dtype for gradient in gradients}
     return tf.float32 if tf.float32 in dtypes and tf.float64 not in dtypes else tf.float64
-
-
-def _at_stage(replica: Replica, s: int) -> AbstractContextManager[Any]:
-    return colocate_with_inputs() if replica.pipeline.placed else tf.device(replica.devices[s])
 
 
 def _total(gradients: list[Any]) -> Any:

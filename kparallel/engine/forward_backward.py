@@ -53,11 +53,9 @@ class ForwardBackward:
         self._pipeline = pipeline
         self._plan = plan
         self._coupling = coupling
-        self._lanes = (0,) if pipeline.placed else plan.lanes
+        self._lanes = plan.lanes
         # A stage that is called once gains nothing from being a function of its own.
         inline = len(pipeline.stages) == 1 and plan.microbatches == 1
-        # An XLA program runs on one device, and placed layers have several.
-        jit = jit and not pipeline.placed
         make = partial(stage_function, jit=jit, inline=inline) if functions is None else functions
         self.train_functions, self._test_functions = (
             [make(stage, training) for stage in pipeline.stages] for training in (True, False)
@@ -162,7 +160,7 @@ class ForwardBackward:
     def _forward_and_backward(self) -> Sequence[Action]:
         if self._coupling.whole:  # A loss of all rows needs all outputs, so all forward actions come first.
             return linear_order(gpipe(len(self._pipeline.stages), self._plan.microbatches))
-        return linear_order(gpipe(1, 1) if self._pipeline.placed else self._plan.programs())
+        return linear_order(gpipe(1, 1) if self._plan.placed else self._plan.programs())
 
 
 def _keeps_tape(recompute: str, microbatches: int) -> Callable[[int, int], bool]:

@@ -76,11 +76,12 @@ class Step:
         # rows itself, so it must see none.
         self._pad = not any(getattr(layer, "synchronized", False) for layer in layers)
         coupling = Coupling(model, loss_reduction, placement.replicas * plan.microbatches)
+        # An XLA program runs on one device, and a model whose layers are placed one by one has several.
+        jit = False if plan.placed else jit
         self._passes = ForwardBackward(model, pipeline, plan, coupling, bool(jit), functions)
         self._kinds = Kinds(pipeline, self._passes.train_functions, plan.microbatches, placement.replicas)
         self._metrics = Metrics(model)
-        # Placed layers have several devices in one stage, and an XLA program has one.
-        self._optimizer = OptimizerUpdate(getattr(model, "optimizer", None), False if pipeline.placed else jit)
+        self._optimizer = OptimizerUpdate(getattr(model, "optimizer", None), jit)
         self._owners = owners
 
     def train(self, data: Any, counts: RowCounts) -> StepReport:

@@ -44,7 +44,7 @@ class FirstBatch:
         model, runtime = self._model, self._runtime
         code, pipeline = own_code(model), runtime.pipeline(model)
         # Float8 layers round to three bits: what is rounding there hides what would be found.
-        if not code or pipeline.placed or float8_variables(flatten_layers(model)):
+        if not code or runtime.plan.placed or float8_variables(flatten_layers(model)):
             return None
         devices = runtime.placement.rows[0]
         check = ModelCheck(model, pipeline, runtime.plan, devices, runtime.loss_reduction, code)
