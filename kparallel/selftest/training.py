@@ -49,9 +49,7 @@ def report(differences: Sequence[float]) -> str:
     """
     wrong = {index: difference for index, difference in enumerate(differences) if not is_equal(difference)}
     if not wrong:
-        return (
-            f"training: equal to one device, at most {max(differences):.1g} from it in float64"
-        )
+        return f"training: equal to one device, at most {max(differences):.1g} from it in float64"
     workers = ", ".join(f"worker {index}" for index in wrong)
     largest = max(wrong.values(), key=lambda difference: (math.isnan(difference), difference))
     return f"training: WRONG on {workers}: {largest:.2g} from one device, expected at most {TOLERANCE:g}"
