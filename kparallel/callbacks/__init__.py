@@ -4,16 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kparallel.callbacks.ray_report import RayReport
     from kparallel.callbacks.stall import StallWatchdog
     from kparallel.callbacks.throughput import Throughput
     from kparallel.callbacks.trace import Trace
     from kparallel.callbacks.warmup import Warmup
     from kparallel.resume.checkpoint import Checkpoint
 
-__all__ = ["Checkpoint", "StallWatchdog", "Throughput", "Trace", "Warmup"]
+__all__ = ["Checkpoint", "RayReport", "StallWatchdog", "Throughput", "Trace", "Warmup"]
 
 _HOMES = {
     "Checkpoint": "kparallel.resume.checkpoint",
+    "RayReport": "kparallel.callbacks.ray_report",
     "StallWatchdog": "kparallel.callbacks.stall",
     "Throughput": "kparallel.callbacks.throughput",
     "Trace": "kparallel.callbacks.trace",

@@ -14,7 +14,12 @@ import kparallel
 from kparallel.cluster import Cluster, read_cluster
 from kparallel.comm.connections import PeerConnections
 from kparallel.comm.departures import Departures
-from kparallel.compat.startup import abort_collectives, expect_cluster, tensorflow_has_started
+from kparallel.compat.startup import (
+    abort_collectives,
+    expect_cluster,
+    take_back_legacy_keras,
+    tensorflow_has_started,
+)
 from kparallel.devices import virtual_devices
 from kparallel.errors import ClusterError
 from kparallel.rendezvous import to_stderr, wait_for_peers
@@ -29,7 +34,8 @@ def init(timeout: float = 300.0, heartbeat: float = 60.0) -> None:
     """Join the cluster that `TF_CONFIG` names; without one, do nothing.
 
     Call it first thing in the program, before a model, a dataset or any tensor is made: TensorFlow sets up its
-    collectives when it starts. `kparallel run` calls it before the script. A second call does nothing.
+    collectives when it starts. `kparallel run` calls it before the script. A second call does nothing. In a worker of
+    Ray Train it removes `TF_USE_LEGACY_KERAS`, which Ray sets, so that `tf.keras` is Keras 3.
 
     Args:
         timeout: Seconds to wait for the other workers.
@@ -43,6 +49,7 @@ def init(timeout: float = 300.0, heartbeat: float = 60.0) -> None:
     Example:
         >>> init()  # No TF_CONFIG here: nothing to join.
     """
+    take_back_legacy_keras()
     cluster = read_cluster()
     devices = os.environ.get("KPARALLEL_DEVICES_PER_WORKER")
     if cluster is None:

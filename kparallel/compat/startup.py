@@ -1,5 +1,8 @@
 """How TensorFlow's runtime starts."""
 
+import os
+import sys
+
 from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
 from tensorflow.python.eager import context
 from tensorflow.python.framework import errors
@@ -10,6 +13,15 @@ __all__: list[str] = []
 def tensorflow_has_started() -> bool:
     """Return whether TensorFlow's runtime runs already, so that it takes no cluster any more."""
     return context.context()._context_handle is not None
+
+
+def take_back_legacy_keras() -> None:
+    """Let `tf.keras` be Keras 3 in a worker of Ray Train, which sets `TF_USE_LEGACY_KERAS` on each of them.
+
+    TensorFlow reads the variable when `tf.keras` is first used, and a process that is started from here inherits it.
+    """
+    if "ray.train" in sys.modules and os.environ.get("TF_CONFIG"):
+        os.environ.pop("TF_USE_LEGACY_KERAS", None)
 
 
 def expect_cluster(workers: int, timeout: float, heartbeat: float) -> None:

@@ -22,12 +22,14 @@ def compare(wrap: Callable[[Any], Any]) -> float:
     Returns:
         The largest difference of weights and losses.
     """
-    floatx = keras.config.floatx()
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
     keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
     try:
         return float(np.abs(_trained(wrap) - _trained(lambda model: model)).max())
     finally:
         keras.config.set_floatx(floatx)
+        keras.config.set_dtype_policy(policy)
 
 
 def is_equal(difference: float) -> bool:

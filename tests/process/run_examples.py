@@ -60,9 +60,10 @@ def main() -> None:
     devices, *targets = sys.argv[1:]
     kparallel.virtual_devices(int(devices))
     warnings.simplefilter("error")
-    # The same two that pyproject.toml excuses.
+    # The same three that pyproject.toml excuses.
     warnings.filterwarnings("ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning)
     warnings.filterwarnings("ignore", "`shuffle=True` was passed, but will be ignored", UserWarning)
+    warnings.filterwarnings("ignore", r"(currentThread|getName)\(\) is deprecated", DeprecationWarning)
     failures = []
     for target in targets:
         keras.backend.clear_session()  # layers are numbered from the start again, so that printed names repeat
