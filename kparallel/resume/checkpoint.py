@@ -44,8 +44,8 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
     counted begins anew.
 
     SIGTERM is taken for a notice: the workers agree on a step, write a checkpoint there, and the program ends with
-    code 75. In a cluster the chief writes, and the others take what it has read, so that the directory need be in its
-    reach alone.
+    code 75. `kparallel run -n MIN:MAX` lets the number of workers change from start to start. In a cluster the chief
+    writes, and the others take what it has read, so that the directory need be in its reach alone.
 
     Args:
         directory: Holds the checkpoints of one `fit` and nothing else; made if it is not there. `model.load_weights`

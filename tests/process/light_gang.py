@@ -59,7 +59,7 @@ def make(start, heard):
     return Launch(tuple(sys.argv[5:]), ({**os.environ, **own},), (start["index"],), 1.0, heard)
 
 sizes, seconds = parse_sizes(sys.argv[3]), float(os.environ.get("SECONDS_TO_WAIT", 60))
-hosts = Hosts(tuple(sys.argv[1].split(",")), int(sys.argv[2]), sizes, int(sys.argv[4]), 60.0, seconds, 60.0, "token")
+hosts = Hosts(tuple(sys.argv[1].split(",")), int(sys.argv[2]), sizes, int(sys.argv[4]), seconds, seconds, 60.0, "token")
 try:
     ending = run_over_hosts(hosts, make, lambda line: print("TOLD", line, flush=True))
 except Exception as error:
