@@ -10,14 +10,18 @@ from typing import Any
 import click
 
 import kparallel
+from kparallel.cluster import Cluster
 from kparallel.errors import KParallelError
 from kparallel.launcher.bug_report import bug_report
 from kparallel.launcher.elastic import Heard, supervise
 from kparallel.launcher.environment import hosts_cluster, scheduled_cluster
 from kparallel.launcher.gang import PREEMPTED, Ending, Launch, run_gang
 from kparallel.launcher.gpus import visible_gpus
+from kparallel.launcher.hosts import Hosts
 from kparallel.launcher.local import local_environments
+from kparallel.launcher.member import run_over_hosts
 from kparallel.launcher.sizes import Sizes, parse_sizes
+from kparallel.rendezvous import to_stderr
 from kparallel.schedule import SCHEDULES
 
 __all__: list[str] = []
@@ -62,8 +66,9 @@ def main() -> None:
 
 
 @main.command(context_settings={"allow_interspersed_args": False})
-@click.option("-n", "--workers", type=_Workers(), help="How many workers, on this machine; 2:4 for two to four.")
+@click.option("-n", "--workers", type=_Workers(), help="How many workers; 2:4 for two to four.")
 @_workers_options
+@click.option("--wait", type=_SECONDS, default=30.0, show_default=True, help="Seconds to wait for MAX of -n MIN:MAX.")
 @click.option("--restarts", type=click.IntRange(min=0), default=0, show_default=True, help="Restart a failed gang.")
 @click.option("--grace", type=_SECONDS, default=25.0, show_default=True, help="Seconds from SIGTERM to SIGKILL.")
 @click.option("-m", "module", is_flag=True, help="SCRIPT is the name of a module, as in python -m.")
@@ -76,6 +81,7 @@ def run(script: str, arguments: tuple[str, ...], module: bool, **options: Any) -
     kparallel run -n 4 train.py --epochs 3              four workers on this machine
     kparallel run -n 2:4 train.py                       four, or down to two after losses
     kparallel run --hosts a:2222,b:2222 --index 0 train.py   on machine a; --index 1 on b
+    kparallel run -n 1:2 --hosts a:2222,b:2222 --index 0 train.py   the same, and b may come and go
     srun kparallel run train.py                         one worker for each task of Slurm
     kparallel run train.py                              in a Kubernetes TFJob or indexed Job
 
@@ -89,8 +95,19 @@ def run(script: str, arguments: tuple[str, ...], module: bool, **options: Any) -
         environments, names = _workers(places=places, gangs=gangs, **options)
         return run_gang(Launch(command, tuple(environments), tuple(names), options["grace"], heard))
 
+    def make(told: Mapping[str, Any], heard: Heard) -> Launch:
+        environment, index = _environment(gangs=told["gangs"], **options), told["index"]
+        environment.pop("TF_CONFIG", None)
+        if len(told["workers"]) > 1:
+            environment["TF_CONFIG"] = Cluster(tuple(told["workers"]), index).to_tf_config()
+        return Launch(command, (environment,), (index,), options["grace"], heard)
+
     try:
-        ending = supervise(options["workers"] or Sizes(1, 1), options["restarts"], start, _say)
+        hosts = _elastic_hosts(**options)
+        if hosts is not None:
+            ending = run_over_hosts(hosts, make, to_stderr)
+        else:
+            ending = supervise(options["workers"] or Sizes(1, 1), options["restarts"], start, _say)
     except KParallelError as error:
         raise click.ClickException(str(error)) from error
     if ending.code not in (0, PREEMPTED) and not ending.signalled:
@@ -98,30 +115,41 @@ def run(script: str, arguments: tuple[str, ...], module: bool, **options: Any) -
     sys.exit(ending.code)
 
 
+def _elastic_hosts(
+    workers: Sizes | None,
+    hosts: str | None,
+    index: int | None,
+    restarts: int,
+    wait: float,
+    timeout: float,
+    heartbeat: float,
+    **_: Any,
+) -> Hosts | None:
+    """Return what a launcher of a run over several machines is told, if their number may change."""
+    if workers is None or hosts is None or not workers.is_elastic:
+        return None
+    cluster = hosts_cluster(hosts, index)
+    if len(cluster.workers) != workers.most:
+        raise click.UsageError(
+            f"Expected -n MIN:{len(cluster.workers)}, as --hosts names {len(cluster.workers)}, received "
+            f"-n {workers.least}:{workers.most}."
+        )
+    token = os.environ.get("KPARALLEL_TOKEN", "")
+    return Hosts(cluster.workers, cluster.index, workers, restarts, wait, timeout, heartbeat, token)
+
+
 def _workers(
     places: Sequence[int],
-    gangs: int,
     workers: Sizes | None,
     devices_per_worker: int | None,
     hosts: str | None,
     index: int | None,
-    timeout: float,
-    heartbeat: float,
-    **_: Any,
+    **options: Any,
 ) -> tuple[list[dict[str, str]], list[int]]:
     """Return the environment and the index of each worker that this launcher starts."""
-    environment = {
-        **os.environ,
-        "KPARALLEL_TIMEOUT": str(timeout),
-        "KPARALLEL_HEARTBEAT": str(heartbeat),
-        "KPARALLEL_RESTARTS": str(gangs),
-    }
-    if workers is not None and workers.is_elastic:
-        environment["KPARALLEL_ELASTIC"] = f"{workers.least}:{workers.most}"
-    if devices_per_worker:
-        environment |= {"KPARALLEL_DEVICES_PER_WORKER": str(devices_per_worker), "CUDA_VISIBLE_DEVICES": "-1"}
+    environment = _environment(workers=workers, devices_per_worker=devices_per_worker, **options)
     if hosts is not None and workers is not None:
-        raise click.UsageError("Give --hosts for several machines or -n for this one, not both.")
+        raise click.UsageError("Give --hosts for several machines or -n for this one, not both, but for -n MIN:MAX.")
     if index is not None and hosts is None:
         raise click.UsageError("--index says which of --hosts this machine is; give --hosts too.")
     if workers is not None:
@@ -132,6 +160,23 @@ def _workers(
     if cluster is None:
         return [environment], [0]
     return [{**environment, "TF_CONFIG": cluster.to_tf_config()}], [cluster.index]
+
+
+def _environment(
+    gangs: int, workers: Sizes | None, devices_per_worker: int | None, timeout: float, heartbeat: float, **_: Any
+) -> dict[str, str]:
+    """Return what the environments of all workers have in common."""
+    environment = {
+        **os.environ,
+        "KPARALLEL_TIMEOUT": str(timeout),
+        "KPARALLEL_HEARTBEAT": str(heartbeat),
+        "KPARALLEL_RESTARTS": str(gangs),
+    }
+    if workers is not None and workers.is_elastic:
+        environment["KPARALLEL_ELASTIC"] = f"{workers.least}:{workers.most}"
+    if devices_per_worker:
+        environment |= {"KPARALLEL_DEVICES_PER_WORKER": str(devices_per_worker), "CUDA_VISIBLE_DEVICES": "-1"}
+    return environment
 
 
 def _say(ending: Ending, outlook: str) -> None:

@@ -49,21 +49,30 @@ class Growth:
 
     Args:
         last: Is told where the checkpoints lie.
-        wanted: Whether more workers could start.
+        wanted: Whether more workers could start at once.
     """
 
     def __init__(self, last: LastCheckpoint, wanted: bool) -> None:
         self._last = last
         self._wanted = wanted
+        self._gets_on = False
         self.asked = False
 
     def heard(self, message: Mapping[str, Any]) -> bool:
         """Take what a worker reports of a checkpoint; return whether the workers are to leave behind the next."""
         self._last.note(message)
-        if self.asked or message["checkpoint"] != "written" or not self._wanted:
-            return False
-        self.asked = True
-        return True
+        self._gets_on = self._gets_on or message["checkpoint"] == "written"
+        return self._asks()
+
+    def offer(self) -> bool:
+        """Note that more workers could start now; return as `heard` does."""
+        self._wanted = True
+        return self._asks()
+
+    def _asks(self) -> bool:
+        asks = self._wanted and self._gets_on and not self.asked
+        self.asked = self.asked or asks
+        return asks
 
 
 def supervise(sizes: Sizes, restarts: int, start: Start, say: Callable[[Ending, str], None]) -> Ending:

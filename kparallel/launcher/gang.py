@@ -22,7 +22,7 @@ _MOMENT = 0.5
 _PATIENCE = 3.0
 PREEMPTED = 75  # The exit code of workers that left behind a checkpoint, as a notice asked them to.
 _DRAIN = 1.0  # Seconds that a signalled launcher waits for whoever reads its output.
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def _stay(message: Mapping[str, Any]) -> bool:
@@ -82,14 +82,19 @@ def run_gang(launch: Launch) -> Ending:
         launch: What is started.
     """
     with guarding() as note:
-        outlets = [Outlet(sys.stdout, _losing("stdout")), Outlet(sys.stderr, _losing("stderr"))]
-        many = len(launch.environments) > 1
-        return asyncio.run(Gang(launch, note, outlets if many else ()).run(_SIGNALS))
+        return asyncio.run(Gang(launch, note, console(launch)).run(SIGNALS))
+
+
+def console(launch: Launch) -> list[Outlet]:
+    """Return what takes the workers' output: this process's stdout and stderr, or nothing where one worker has them."""
+    if len(launch.environments) == 1:
+        return []
+    return [Outlet(sys.stdout, _losing("stdout")), Outlet(sys.stderr, _losing("stderr"))]
 
 
 @contextlib.contextmanager
 def guarding() -> Iterator[Callable[[str], None]]:
-    """Start the guard; yield what writes it a line."""
+    """Start the guard; yield what writes it a line, as a `Gang` takes it."""
     # Without `-I -S` it would take as long to start as a worker.
     command = [sys.executable, "-I", "-S", str(Path(guard.__file__))]
     null = subprocess.DEVNULL
@@ -125,6 +130,16 @@ class Gang:
         self._workers: list[Worker] = []
         self._signal = 0
         self._signalled = asyncio.Event()
+        self._stopped = asyncio.Event()
+
+    def ask_to_leave(self) -> None:
+        """Ask the workers to leave behind a checkpoint. One that is asked is enough: all agree on it."""
+        if self._workers:
+            self._workers[0].ask_to_leave()
+
+    def stop(self) -> None:
+        """End the workers as if one had failed: those on another machine have."""
+        self._stopped.set()
 
     async def run(self, signals: Sequence[signal.Signals] = ()) -> Ending:
         """Start the workers and wait for all.
@@ -145,6 +160,8 @@ class Gang:
             for worker in self._workers:
                 if worker.process.returncode is None:
                     worker.send(signal.SIGKILL)
+            for number in signals:
+                loop.remove_signal_handler(number)
 
     async def _start(self, index: int) -> Worker:
         name = self._launch.names[index]
@@ -156,9 +173,9 @@ class Gang:
         return worker
 
     def _heard(self, message: Mapping[str, Any]) -> None:
-        """Take what a worker reports of a checkpoint. One worker that is asked to leave is enough: all agree on it."""
+        """Take what a worker reports of a checkpoint."""
         if self._launch.heard(message):
-            self._workers[0].ask_to_leave()
+            self.ask_to_leave()
 
     async def _ended(self, worker: Worker) -> int:
         """Wait for a worker's end; let the others know of one that ended without a failure."""
@@ -173,21 +190,26 @@ class Gang:
         waits = {asyncio.create_task(self._ended(worker)): worker for worker in self._workers}
         running = set(waits)
         asked = asyncio.create_task(self._signalled.wait())
+        stopped = asyncio.create_task(self._stopped.wait())
         failed: list[Worker] = []
         frozen: list[Worker] = []
-        while running and not failed and not self._signal:
-            done, _ = await asyncio.wait([*running, asked], return_when=asyncio.FIRST_COMPLETED)
+        while running and not failed and not self._signal and not self._stopped.is_set():
+            done, _ = await asyncio.wait([*running, asked, stopped], return_when=asyncio.FIRST_COMPLETED)
             running -= done
-            failed += [waits[task] for task in done if task is not asked and task.result() != 0]
+            failed += [worker for task, worker in waits.items() if task in done and task.result() != 0]
         if running:
             consequence = all(worker.failure()[0] for worker in failed)
             by_themselves, ended = await self._end(running, waits, _PATIENCE if consequence else _MOMENT)
             failed += by_themselves
             frozen = ended if all(worker.failure()[0] for worker in failed) else []
         await self._drain(asked)
-        asked.cancel()
+        for task in (asked, stopped):
+            task.cancel()
         if self._signal:
             return self._ending_by_signal()
+        if not failed and any(worker.process.returncode for worker in self._workers):
+            names = tuple(worker.name for worker in frozen)
+            return Ending(128 + signal.SIGTERM, "another worker was lost", lost=names, consequence=True)
         return _ending(failed, frozen) if failed else Ending(0)
 
     def _ending_by_signal(self) -> Ending:

@@ -44,8 +44,8 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
     counted begins anew.
 
     SIGTERM is taken for a notice: the workers agree on a step, write a checkpoint there, and the program ends with
-    code 75. In a cluster the chief writes, and the others take what it has read, so that the directory need be in its
-    reach alone.
+    code 75. `kparallel run -n MIN:MAX` lets the number of workers change from start to start. In a cluster the chief
+    writes, and the others take what it has read, so that the directory need be in its reach alone.
 
     Args:
         directory: Holds the checkpoints of one `fit` and nothing else; made if it is not there. `model.load_weights`
@@ -80,7 +80,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self._keep = keep
         self._writer = Writer(self.directory)
         self._notice = Notice()
-        self._epoch = self._steps = 0
+        self._epoch = self._steps = self._resumed_steps = 0
         self._history: dict[str, Any] = {"epoch": [], "history": {}}
         self._since = 0
         self._written = time.monotonic()
@@ -110,6 +110,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
             )
         if training is not None:
             self._check_order(training)
+            self._resumed_steps = training["data"]["steps"]
             report_checkpoint("resumed", training["epoch"], training["data"]["steps"])
         runtime.epoch.resumed = training
         self._history = {"epoch": [], "history": {}} if training is None else training["history"]
@@ -122,7 +123,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Note where the data stand."""
-        self._epoch, self._steps = epoch, 0
+        self._epoch, self._steps, self._resumed_steps = epoch, self._resumed_steps, 0
         order = self.model._kparallel.epoch.order
         if order is not None:
             order.epoch = epoch

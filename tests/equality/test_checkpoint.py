@@ -94,11 +94,11 @@ DATA = {
 }
 
 
-def start(**options):
+def start(rate=0.3, **options):
     """A model with a layer that draws random numbers, on two replicas or as told."""
     keras.config.set_floatx("float64")
     keras.utils.set_random_seed(1)
-    layers = [keras.layers.Dense(6, activation="tanh"), keras.layers.Dropout(0.3, seed=5), keras.layers.Dense(1)]
+    layers = [keras.layers.Dense(6, activation="tanh"), keras.layers.Dropout(rate, seed=5), keras.layers.Dense(1)]
     model = keras.Sequential([keras.Input((4,)), *layers])
     model = kparallel.wrap(model, **({"replicas": 2} | options))
     model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse", metrics=["mae"])
@@ -149,6 +149,59 @@ def settled():
 @pytest.mark.parametrize("data", some(DATA, "arrays", "a PyDataset that reorders itself", "a dataset"))
 def test_a_run_goes_on_at_the_very_step(tmp_path, data):
     assert_same(disturbed(data, tmp_path, (1, 2), (2, 1)), undisturbed(data))
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.parametrize("data", some(DATA, "a PyDataset", "an endless dataset"))
+def test_the_number_of_replicas_may_change_within_an_epoch(tmp_path, data):
+    """Without a mask: that of a dropout depends on how the rows are divided."""
+    for at, replicas in [((1, 2), 3), ((2, 1), 2)]:
+        with pytest.raises(Interrupted):
+            model = start(rate=0, replicas=replicas)
+            fit(model, data, Checkpoint(tmp_path, every_steps=2), Interrupt(*at))
+    model = start(rate=0, replicas=1)
+    history = fit(model, data, Checkpoint(tmp_path, every_steps=2))
+    assert_same((model, history), undisturbed(data, rate=0, replicas=1))
+
+
+def records(tmp_path):
+    """The rows in a file, to be read in shards."""
+    path = str(tmp_path / "rows")
+    with tf.io.TFRecordWriter(path) as file:
+        for row in np.hstack([X, Y]):
+            file.write(tf.io.serialize_tensor(row).numpy())
+
+    def parse(record):
+        row = tf.ensure_shape(tf.io.parse_tensor(record, tf.float64), [5])
+        return row[:4], row[4:]
+
+    return kparallel.read_records([path], parse, batch_size=4)
+
+
+def test_shards_of_another_number_of_workers_are_refused_within_an_epoch(tmp_path, monkeypatch, capfd):
+    with pytest.raises(Interrupted):
+        callbacks = [Checkpoint(tmp_path / "run", every_steps=1), Interrupt(0, 3)]
+        start().fit(records(tmp_path), verbose=0, callbacks=callbacks)
+    settled()
+    for each in (tmp_path / "run").glob("checkpoint-*/training.json"):
+        each.write_text(each.read_text().replace('"shards": 1', '"shards": 2'))
+    with pytest.raises(
+        CheckpointError, match="Expected 2 workers, as wrote .* within an epoch, received 1: each reads"
+    ):
+        start().fit(records(tmp_path), verbose=0, callbacks=[Checkpoint(tmp_path / "run")])
+    monkeypatch.setenv("KPARALLEL_ELASTIC", "1:2")
+    start().fit(records(tmp_path), verbose=0, callbacks=[Checkpoint(tmp_path / "other", every_steps=1)])
+    assert "because x is read in shards, one for each worker, and the number" in capfd.readouterr().err
+    assert len(list((tmp_path / "other").glob("checkpoint-*"))) == 1
+
+
+def test_rows_in_the_order_of_another_kind_of_start_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("KPARALLEL_ELASTIC", "1:2")
+    fit(start(), "shuffled arrays", Checkpoint(tmp_path))
+    monkeypatch.delenv("KPARALLEL_ELASTIC")
+    monkeypatch.setattr("kparallel.resume.checkpoint._PROCESS", "another")
+    with pytest.raises(CheckpointError, match="Expected rows as kparallel run deals them, .* in the order that Keras"):
+        fit(start(), "shuffled arrays", Checkpoint(tmp_path))
 
 
 def test_the_checkpoint_changes_no_number(tmp_path):

@@ -46,6 +46,28 @@ print("ENDING", ending.code, ending.reason, flush=True)
 sys.exit(ending.code)
 """
 
+# The same over several launchers: the arguments are the addresses, this one's index, sizes, restarts, and the script.
+HOSTS = """
+import os, sys
+from kparallel.launcher.gang import Launch
+from kparallel.launcher.hosts import Hosts
+from kparallel.launcher.member import run_over_hosts
+from kparallel.launcher.sizes import parse_sizes
+
+def make(start, heard):
+    own = {"ME": str(start["index"]), "MANY": str(len(start["workers"])), "GANG": str(start["gangs"])}
+    return Launch(tuple(sys.argv[5:]), ({**os.environ, **own},), (start["index"],), 1.0, heard)
+
+sizes, seconds = parse_sizes(sys.argv[3]), float(os.environ.get("SECONDS_TO_WAIT", 60))
+hosts = Hosts(tuple(sys.argv[1].split(",")), int(sys.argv[2]), sizes, int(sys.argv[4]), seconds, seconds, 60.0, "token")
+try:
+    ending = run_over_hosts(hosts, make, lambda line: print("TOLD", line, flush=True))
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+print("ENDING", ending.code, ending.reason, flush=True)
+sys.exit(ending.code)
+"""
+
 # Worker 0 counts steps and reports each as a checkpoint. What else happens is a list of (worker, gang, step, code):
 # worker 0 runs its code before that step, others when worker 0 comes there, where it then waits to be ended.
 COUNT = """
@@ -57,7 +79,7 @@ folder, most = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 fates = {(worker, step): code for worker, number, step, code in eval(sys.argv[3]) if number in (gang, "each")}
 done, left = folder / "done", folder / f"left-{gang}"
 step = int(done.read_text()) if done.exists() else 0
-print("gang", gang, "of", many, "from", step, flush=True)
+print("gang", gang, "of", many, *([] if me else ["from", step]), flush=True)
 
 def wait_until(condition):
     while not condition():

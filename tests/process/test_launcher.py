@@ -120,6 +120,26 @@ def test_signals_are_passed_on_and_the_deaf_are_killed(gang, tmp_path, number):
     assert_no_orphan(tmp_path)
 
 
+# Each worker finishes at its own pace once SIGTERM has come, with a code of its own.
+FINISHING = """
+import os, signal, sys, time
+me, told = os.environ["ME"], []
+signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+open(f"{sys.argv[1]}/{me}.started", "w").close()
+while not told:
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize(("codes", "code"), [((0, 0), 0), ((75, 75), 75), ((0, 75), 75), ((0, 3), 143)])
+def test_a_run_that_has_finished_when_a_signal_comes_has_succeeded(gang, tmp_path, codes, code):
+    process = gang(f"sys.exit({codes}[int(me)])", FINISHING)
+    wait_until(lambda: len(started(tmp_path)) == 2)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code, err
+
+
 def test_neither_workers_nor_their_children_outlive_a_killed_launcher(gang, tmp_path):
     process = gang("while True:\n    time.sleep(1)")
     wait_until(lambda: len(started(tmp_path)) == 2)
