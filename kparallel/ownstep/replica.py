@@ -229,7 +229,7 @@ class Replica:
             return True
         if isinstance(metric, keras.metrics.Sum) and self._traced.sums:
             # Of a loss into which random numbers enter the graph does not tell.
-            return any(self._way(leaf) is not Dependence.NONE for leaf in floats)
+            return any(self._traced.rows.of(leaf) is not Dependence.NONE for leaf in floats)
         # A mean that counts a scalar by the rows, as `sample_weight=tf.shape(x)[0]` does.
         weight = kwargs.get("sample_weight", args[1] if len(args) == 2 else None)
         if not isinstance(metric, keras.metrics.Mean) or not tf.is_tensor(weight) or weight.shape.rank:

@@ -130,8 +130,8 @@ def test_programs_with_draws_inside(name):
     use("float64")
     model = drawing(PROGRAMS[name])
     data = {key: value for key, value in PROGRAMS[name].data().items() if key != "class_weight"}
-    batch = keras.tree.map_structure(lambda part: tf.constant(part[:7]), tuple(data.values()))
-    batch = batch[0] if len(batch) == 1 else batch
+    batch = keras.utils.pack_x_y_sample_weight(**data)
+    batch = keras.tree.map_structure(lambda part: part if part is None else tf.constant(part[:7]), batch)
     step = model.make_train_function()
     step(iter([batch]))
     variables = [*variables_of(model), model._kparallel.draws().state]
