@@ -25,7 +25,11 @@ class FirstBatch:
         self._runtime = runtime
         self._due = runtime.check != "off" and runtime.placement.replicas * runtime.plan.microbatches > 1
 
-    def __call__(self, batch: Any) -> str | None:
+    def is_due(self, batch: Any) -> bool:
+        """Tell whether to compare a batch: one with two rows, and none was before."""
+        return self._due and row_count(first_share(self._runtime, batch)) > 1
+
+    def compare(self, batch: Any) -> str | None:
         """Compare a batch with its parts.
 
         Args:
@@ -37,9 +41,6 @@ class FirstBatch:
         Raises:
             ModelError: The parts do not do the same.
         """
-        rows = first_share(self._runtime, batch)
-        if not self._due or row_count(rows) < 2:
-            return None
         self._due = False
         model, runtime = self._model, self._runtime
         code, pipeline = own_code(model), runtime.pipeline(model)
@@ -48,7 +49,9 @@ class FirstBatch:
             return None
         devices = runtime.placement.rows[0]
         check = ModelCheck(model, pipeline, runtime.plan, devices, runtime.loss_reduction, code)
-        if check.run(rows, runtime.placement.replicas * runtime.plan.microbatches, runtime.check):
+        if check.run(
+            first_share(runtime, batch), runtime.placement.replicas * runtime.plan.microbatches, runtime.check
+        ):
             return None
         return (
             f"Whether {listed(code)} of {model.__class__.__name__} do the same on a batch and on its parts was not "

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
@@ -23,7 +23,14 @@ from kparallel.workers.fetch import Fetch, agree_on_end
 __all__: list[str] = []
 
 
-Check = Callable[[Any], str | None]
+class Check(Protocol):
+    """What is found out of a batch before a step trains on it."""
+
+    def is_due(self, batch: Any) -> bool:
+        """Tell whether to compare a batch."""
+
+    def compare(self, batch: Any) -> str | None:
+        """Compare a batch with its parts, and return what to warn of if the step itself runs."""
 
 
 def step_function(
@@ -38,7 +45,7 @@ def step_function(
         model: The compiled wrapped model.
         runtime: Its plan and what carries it out.
         choose: Picks the step's `train` or `test`.
-        check: Takes each batch before its step, and returns what to warn of behind it.
+        check: What is found out of the first batch.
     """
     return over_batches(
         model,
@@ -141,12 +148,16 @@ class _Compiled:
         self._check = check
         self._step: Step | None = None
         self._moves = runtime.moves
-        self._graphs: dict[RowCounts, Callable[[Any], Any]] = {}
+        self._graphs: dict[RowCounts, Any] = {}
 
     def __call__(self, batch: Any) -> Any:
         batch, runtime = tensors(batch), self._runtime
         graph = self._graph(batch, counts_of(runtime, batch))
-        warning = None if self._check is None else self._check(batch)
+        warning = None
+        if self._check is not None and self._check.is_due(batch):
+            if not self._model.run_eagerly:
+                graph.get_concrete_function(batch)  # What a trace refuses comes first: it names the reason.
+            warning = self._check.compare(batch)
         with translate_worker_loss():
             try:
                 found = graph(batch)
@@ -157,7 +168,7 @@ class _Compiled:
             warnings.warn(warning, stacklevel=2)
         return found
 
-    def _graph(self, batch: Any, counts: RowCounts) -> Callable[[Any], Any]:
+    def _graph(self, batch: Any, counts: RowCounts) -> Any:
         if counts not in self._graphs or self._moves != self._runtime.moves:
             self._model._build_missing(first_share(self._runtime, batch), inputs_only=self._predicts)
         if self._moves != self._runtime.moves:
@@ -167,7 +178,7 @@ class _Compiled:
             self._graphs[counts] = self._trace(counts)
         return self._graphs[counts]
 
-    def _trace(self, counts: RowCounts) -> Callable[[Any], Any]:
+    def _trace(self, counts: RowCounts) -> Any:
         runtime = self._runtime
         if self._step is None:
             self._step = Step(

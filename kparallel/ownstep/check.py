@@ -169,8 +169,9 @@ class Check:
             def noted(grads: Any, trainable_variables: Any = None) -> Any:
                 gradients = list(grads)
                 chosen = list(trained_by(optimizer) if trainable_variables is None else trainable_variables)
+                number = min(len(gradients), len(chosen))
                 if not depth and gradients:
-                    notes.note(optimizer, gradients, chosen)
+                    notes.note(optimizer, gradients[:number], chosen[:number])
                 depth.append(1)
                 try:
                     return apply(gradients, chosen)

@@ -216,7 +216,9 @@ class OwnStep:
         local = index - self._placement.first_replica
         copies = {id(copies_of(variable)[local].handle): variable for variable in self._variables}
         metrics = {id(variable) for metric in self._metrics for variable in metric.variables}
-        return Traced(rows, Written(graph, rows, copies, self._seeds, metrics, self._placement.replicas), size)
+        return Traced(
+            rows, Written(graph, rows, copies, self._seeds, metrics, self._placement.replicas), size, self._sums
+        )
 
     def _share(self, rows: int, counts: RowCounts, index: int) -> Share:
         """Return what a replica has of a batch."""
