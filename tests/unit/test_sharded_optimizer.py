@@ -86,9 +86,11 @@ def test_more_replicas_than_weights_and_a_weight_without_a_gradient():
         model.compile(O.Adam(0.1, use_ema=True, ema_overwrite_frequency=2, global_clipnorm=0.5), "mse")
         with pytest.warns(UserWarning, match="Gradients do not exist"):
             histories.append(fit(model))
-    assert_alike(*histories)
+        model.unused.assign([2.0, 2.0])
+        histories.append(fit(model))
+    assert_alike(histories[2:], histories[:2])
     assert_alike(state(models[1]), state(models[0]))
-    assert copies_are_equal(models[1]) and models[1].unused.numpy()[0] != 1
+    assert copies_are_equal(models[1]) and 1 < models[1].unused.numpy()[0] < 2
 
 
 def test_plans_follow_one_another_and_files_are_plain(tmp_path):
@@ -97,7 +99,7 @@ def test_plans_follow_one_another_and_files_are_plain(tmp_path):
     for each in (plain, model):
         each.compile(O.Adam(0.01), "mse")
         fit(each)  # Slots that are taken over.
-    for options in [SHARDED, None, {"replicas": 2, "stages": 2, "shard": "optimizer"}, {"replicas": 2}, SHARDED]:
+    for options in [SHARDED, None, {**SHARDED, "stages": 2, "microbatches": 2}, {"replicas": 2}]:
         if options is None:
             model.unwrap()
         else:
@@ -131,10 +133,10 @@ def test_slots_are_variables_like_others_between_steps():
 
 
 class Interrupt(keras.callbacks.Callback):
-    """Ends training within the third epoch."""
+    """Ends training within the second epoch."""
 
     def on_train_batch_end(self, batch, logs=None):
-        if int(self.model.optimizer.iterations) == 8:
+        if int(self.model.optimizer.iterations) == 5:
             raise KeyboardInterrupt
 
 
@@ -142,13 +144,13 @@ class Interrupt(keras.callbacks.Callback):
 def test_an_interrupted_fit_goes_on_from_its_files(callback, tmp_path):
     plain, first = pair(net, **SHARDED)
     plain.compile(O.Adam(0.01), "mse")
-    history = fit(plain, epochs=4)
+    history = fit(plain, epochs=2)
     first.compile(O.Adam(0.01), "mse")
     with pytest.raises(KeyboardInterrupt):
-        fit(first, epochs=4, callbacks=[callback(str(tmp_path)), Interrupt()])
+        fit(first, epochs=2, callbacks=[callback(str(tmp_path)), Interrupt()])
     second = kparallel.wrap(seeded(net), replicas=3, shard="optimizer")
     second.compile(O.Adam(0.01), "mse")
-    found = fit(second, epochs=4, callbacks=[callback(str(tmp_path))])
+    found = fit(second, epochs=2, callbacks=[callback(str(tmp_path))])
     assert_alike(found["loss"][-1], history["loss"][-1])
     assert_alike(state(second), state(plain))
 
@@ -187,8 +189,8 @@ def test_what_cannot_be_shared_out_is_refused(options, words):
 
 def test_a_plan_says_what_a_device_holds():
     text = str(kparallel.plan(net(), **SHARDED))
-    # 5 x 7 of 112 numbers are the largest weight; half of two slots of 8 bytes for each are more.
-    assert text.endswith("optimizer shared out over 2 replicas: about 904 B of slots on a device")
+    # Half of two slots of 8 bytes for each of 99 weights, of which 35 are one kernel's.
+    assert text.endswith("optimizer shared out over 2 replicas: about 792 B of slots on a device")
     cut = kparallel.plan(net(), replicas=2, stages=2, shard="optimizer", batch_size=8)
     whole = kparallel.plan(net(), replicas=2, stages=2, shard=None, batch_size=8)
     assert cut != whole
@@ -200,8 +202,8 @@ def test_the_search_counts_the_slots_of_one_owner():
     """What does not fit with all slots on each replica fits with a part of them."""
     options = {"batch_size": 4, "replicas": 2, "stages": 1, "devices": ["CPU:0", "CPU:1"]}
     needed = kparallel.plan(net(), memory_per_device="1GB", **options).reason
-    assert needed == "plain data parallelism fits: 4.02 kB of 1 GB on each device"
+    assert needed == "plain data parallelism fits: 3.44 kB of 1 GB on each device"
     with pytest.raises(PlanError, match="Expected a plan that fits"):
-        kparallel.plan(net(), memory_per_device="3.5kB", microbatches=1, recompute="never", **options)
-    plan = kparallel.plan(net(), memory_per_device="3.5kB", shard="optimizer", **options)
+        kparallel.plan(net(), memory_per_device="3kB", **options)
+    plan = kparallel.plan(net(), memory_per_device="3kB", shard="optimizer", **options)
     assert plan.shard == "optimizer" and "plain data parallelism fits" in plan.reason
