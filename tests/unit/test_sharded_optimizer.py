@@ -9,7 +9,9 @@ import pytest
 import kparallel
 from kparallel.compat.optimizers import slots_by_weight
 from kparallel.errors import ModelError, PlanError
+from kparallel.mesh import Mesh
 from kparallel.model_variables import bytes_of
+from kparallel.planning.plan import LayerGroup, Plan
 from tests.assertions import assert_alike, doubles, state
 from tests.equality.measure import differences
 from tests.equality.tolerances import FLOAT64
@@ -185,6 +187,12 @@ def test_an_update_in_a_condition_is_refused():
 def test_what_cannot_be_shared_out_is_refused(options, words):
     with pytest.raises(PlanError, match=words):
         kparallel.plan(net(), **options)
+
+
+def test_several_workers_are_refused():
+    line = LayerGroup(("a",), 10, 40)
+    with pytest.raises(PlanError, match="Expected shard='optimizer' in one process, received it on 3 workers"):
+        Plan("line", Mesh((("CPU:0",), ("CPU:1",))), (line,), workers=3, shard="optimizer")
 
 
 def test_a_plan_says_what_a_device_holds():
