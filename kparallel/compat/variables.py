@@ -266,7 +266,8 @@ def foreign_strategy(variable: keras.Variable) -> tf.distribute.Strategy | None:
 def is_copy(handle: Any) -> bool:
     """Tell whether a resource is one copy of a variable that has one on each replica."""
     container = getattr(handle, "_distributed_container", None)
-    return container is not None and container() is not None
+    variable = None if container is None else container()
+    return variable is not None and not isinstance(variable, SingleCopyVariable)
 
 
 def assign_directly(variable: keras.Variable, value: Any) -> None:

@@ -58,10 +58,12 @@ class ShardedUpdate:
             known: Their indices in `variables`.
             variables: All trainable weights.
         """
-        owned = [(variable, self._owners[id(variable)]) for variable in variables]
+        owners = [self._owners.get(id(variable), 0) for variable in variables]
         gradients: list[Any] = [None] * len(variables)
         for index, gradient in zip(known, of_replicas, strict=True):
-            gradients[index] = strategy.experimental_local_results(gradient)[owned[index][1]]
+            gradients[index] = strategy.experimental_local_results(gradient)[owners[index]]
+        # A step of the user's own may name a weight by its `tf.Variable`. Outside a step all its copies are written.
+        owned = [pair for pair in zip(variables, owners, strict=True) if isinstance(pair[0], keras.Variable)]
         with one_replica_view(), colocate_with_inputs():
             with one_copy_each(owned):
                 self._update.apply(gradients, variables)

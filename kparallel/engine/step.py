@@ -192,9 +192,9 @@ class Step:
             return
         # A variable without a gradient is passed too: Keras warns about it, or raises if there is none at all.
         listed = [gradients.get(id(variable)) for variable in variables]
-        with tf.name_scope("update"):
-            if self._owners is not None:
+        if self._owners is not None:
+            with tf.name_scope("sharded_update"):
                 ShardedUpdate(self._optimizer, self._owners).apply(listed, variables)
-                return
-            with local_updates(tf.distribute.get_strategy()), colocate_with_inputs():
-                self._optimizer.apply(listed, variables)
+            return
+        with tf.name_scope("update"), local_updates(tf.distribute.get_strategy()), colocate_with_inputs():
+            self._optimizer.apply(listed, variables)

@@ -1,6 +1,6 @@
 """The model that `wrap` returns: the only room that touches Keras's trainer hooks."""
 
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import keras
@@ -24,7 +24,7 @@ from kparallel.model.functions import first_share, predict_function, step_functi
 from kparallel.model.overrides import check_overrides, check_steps, has_own
 from kparallel.model.own_functions import own_predict_function, own_test_function, own_train_function
 from kparallel.model.runtime import Runtime
-from kparallel.model.takeover import give_back, take_over
+from kparallel.model.takeover import give_back, owners_of, take_over
 from kparallel.ownstep.loop import LoopStrategy
 from kparallel.planning.plan import Plan
 from kparallel.resume.progress import Progress
@@ -74,7 +74,10 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         if runtime.feeding:
             return WholeBatchStrategy(runtime.strategy)
         if runtime.loop is None:
-            runtime.loop = LoopStrategy(self, runtime.strategy, runtime.placement, self._place_new, runtime.draws)
+            owners = partial(owners_of, self, runtime)
+            runtime.loop = LoopStrategy(
+                self, runtime.strategy, runtime.placement, self._place_new, runtime.draws, owners
+            )
         return runtime.loop
 
     @wraps(keras.Model.fit)

@@ -91,7 +91,7 @@ def take_over(model: keras.Model, runtime: Runtime) -> bool:
     Raises:
         ModelError: As in `check_variables`. After any error all variables are where they were.
     """
-    if all(_holds(runtime, variable) for variable in _variables(model)):
+    if all(_holds(runtime, variable) for variable in _variables(model)) and _owners_are_right(model, runtime):
         return False
     former = vars(model).get("_kparallel")
     check_variables(model, runtime, former)
@@ -181,6 +181,13 @@ def _variables(model: keras.Model) -> Iterator[keras.Variable]:
 def _holds(runtime: Runtime, variable: keras.Variable) -> bool:
     placed = placed_value(variable)
     return placed is not None and runtime in placed.owners
+
+
+def _owners_are_right(model: keras.Model, runtime: Runtime) -> bool:
+    """Tell whether slots lie with the owners of their weights, which may be others with another optimizer."""
+    return runtime.plan.shard is None or all(
+        is_placed(variable, runtime.strategy, column, single) for variable, column, single in _columns(model, runtime)
+    )
 
 
 def _others(variable: keras.Variable, former: Runtime | None) -> list[Runtime]:

@@ -14,7 +14,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kparallel.compat.distribute import local_updates
 from kparallel.compat.optimizers import trained_by
 from kparallel.compat.steps import outside_step
 from kparallel.compat.variables import placed_value
@@ -67,6 +66,7 @@ class Replica:
         traced: Follows the graph; None in a step that runs eagerly.
         decisions: Takes note of what is found in the graph, or has it for a step that runs eagerly.
         update: Applies an optimizer to gradients and variables.
+        sharded: Whether it waits for the other replicas, since one of them updates each weight. Default False.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Replica:
         traced: Traced | None,
         decisions: Decisions,
         update: Update,
+        sharded: bool = False,
     ) -> None:
         self._sums = Sums(placement, share, self._mark, self._same_indices)
         self.refusals = self._sums.refusals
@@ -86,6 +87,7 @@ class Replica:
         self._traced = traced
         self._decisions = decisions
         self._update = update
+        self._sharded = sharded
         self._applying = False
         # No graph tells what is added to variables in a step that runs eagerly: there it is the difference from these.
         self._before: dict[int, tf.Tensor] = {}
@@ -129,6 +131,8 @@ class Replica:
         gradients, variables = gradients[:number], variables[:number]
         self._check_known(variables)
         inside = self._sums.inside()
+        if self._sharded:
+            self._sums.check_place()  # One replica updates each weight, and the others wait for it.
         local = self._decisions.of("an update", lambda: [self._differs(each) for each in gradients], not inside)
         own = [index for index, differs in enumerate(local) if differs]
         totals = self._sums.gradients([gradients[i] for i in own], [variables[i] for i in own])
@@ -138,7 +142,7 @@ class Replica:
             self._traced.written.follow()
         self._applying = True
         try:
-            with outside_step(), local_updates(tf.distribute.get_strategy()):
+            with outside_step():
                 self._update(optimizer, gradients, variables)
         finally:
             self._applying = False

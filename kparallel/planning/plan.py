@@ -123,7 +123,7 @@ class Plan:
         check_shard(self.shard)
         if self.shard is not None and self.workers > 1:
             raise PlanError(
-                f"Expected shard='optimizer' on one machine, received it on {self.workers} workers, between which the "
+                f"Expected shard='optimizer' in one process, received it on {self.workers} workers, between which the "
                 "optimizer's slots are not shared out. Say shard=None."
             )
         if self.shard is not None and self.mesh.replicas == 1:

@@ -208,9 +208,10 @@ def test_a_plan_is_printed_and_drawn(tmp_path):
     done = subprocess.run([*command, "--replicas", "2", "--plot", "plan.svg"], **checked)
     assert done.returncode == 0, done.stderr
     assert "2 replicas x 2 stages" in done.stdout and "CPU:3" in done.stdout
-    search = ["--memory-per-device", "1GB", "--batch-size", "8", "--devices", "3"]
+    search = ["--memory-per-device", "1GB", "--batch-size", "8", "--devices", "3", "--shard", "optimizer"]
     done = subprocess.run([*command[:5], *search], **checked)
     assert "3 replicas x 1 stage" in done.stdout and "chosen: plain data parallelism fits" in done.stdout, done.stderr
+    assert "optimizer shared out over 3 replicas" in done.stdout
     assert (tmp_path / "plan.svg").read_text().rstrip().endswith("</svg>")
     command[command.index("mine:build")] = "mine:nothing"
     wrong = subprocess.run(command, **checked)

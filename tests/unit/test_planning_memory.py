@@ -1,5 +1,6 @@
 """The memory of a stage, estimated."""
 
+import numpy as np
 import pytest
 
 from kparallel.errors import PlanError
@@ -23,3 +24,10 @@ def test_memory_of_a_stage():
             assert stage_memory(100, 50, 10, held, "except_last").activations == held * 10 + 50 * min(held, 2)
     assert stage_memory(100, 0, 0, 1, slots=0).total == 200
     assert stage_memory(100, 0, 0, 1, slots=2, frozen_bytes=60).total == 100 + 40 + 80
+
+
+def test_owners_share_slots_but_for_the_largest_weights():
+    assert stage_memory(100, 0, 0, 1, slots=2, owners=4).slots == 50
+    assert stage_memory(100, 0, 0, 1, slots=2, owners=4, largest_bytes=30).slots == 60
+    tables = stage_memory(np.array([100.0, 40.0]), 0, 0, 1, slots=2, owners=2, largest_bytes=np.array([30.0, 30.0]))
+    assert tables.slots.tolist() == [100, 60]
