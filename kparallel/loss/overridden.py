@@ -13,6 +13,10 @@ from kparallel.errors import ModelError
 __all__: list[str] = []
 
 
+class NotOfOutputsError(ModelError):
+    """A `compute_loss` cannot be computed from the model's outputs alone. Nothing was changed."""
+
+
 def overrides_compute_loss(model: keras.Model) -> bool:
     """Return whether `compute_loss` is overridden, by the model's class or by an assignment to the model."""
     return getattr(model.compute_loss, "__func__", None) is not keras.Model.compute_loss
@@ -51,8 +55,8 @@ def own_loss(
         change; and the ids of the variables that were read or assigned.
 
     Raises:
-        ModelError: The method reads weights, whose gradients would be lost, or assigns a variable that is no state of
-            the model.
+        NotOfOutputsError: The method reads weights, whose gradients would be lost.
+        ModelError: It assigns a variable that is no state of the model.
     """
     extra = {"training": training} if compute_loss_takes_training(model) else {}
     # Weights are in the scope too, so that reads of them are recorded.
@@ -61,11 +65,11 @@ def own_loss(
         value = model.compute_loss(*arguments, **extra)
     read = [variable.path for variable in model.trainable_variables if id(variable) in scope.read]
     if read:
-        raise ModelError(
-            f"Expected {model.__class__.__name__}.compute_loss to depend on the outputs alone, but it reads the "
-            f"weights {read[:4]}, by calling a layer or through a regularizer in super().compute_loss. Pass the loss "
-            "to compile instead and leave compute_loss alone: regularizers and add_loss are then counted; or return "
-            "what it needs as one more output."
+        raise NotOfOutputsError(
+            f"Expected {model.__class__.__name__}.compute_loss to depend on the outputs alone under stages or "
+            f"microbatches, but it reads the weights {read[:4]}, by calling a layer or through a regularizer in "
+            "super().compute_loss. Say replicas= alone; or pass the loss to compile and leave compute_loss alone: "
+            "regularizers and add_loss are then counted; or return what it needs as one more output."
         )
     _refuse_foreign(model, [variable for variable, _ in state], scope)
     ends = [(scope.state_mapping[id(variable)], old) for variable, old in state]
@@ -101,10 +105,11 @@ def refuse_added(model: Any, added: list[Any]) -> None:
     """Refuse a model that overrides `compute_loss` and calls `add_loss`: whether the override counts them is unknown.
 
     Raises:
-        ModelError: The model does both.
+        NotOfOutputsError: The model does both.
     """
     if added and overrides_compute_loss(model):
-        raise ModelError(
+        raise NotOfOutputsError(
             f"{model.__class__.__name__} overrides compute_loss and has layers that call add_loss or regularize "
-            "their activity. Pass the loss to compile instead and leave compute_loss alone: both are then counted."
+            "their activity, which stages and microbatches do not hand to it. Say replicas= alone; or pass the loss to "
+            "compile and leave compute_loss alone: both are then counted."
         )

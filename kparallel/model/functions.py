@@ -16,6 +16,7 @@ from kparallel.engine.report import StepReport
 from kparallel.engine.step import Step
 from kparallel.errors import DataError
 from kparallel.loss.term import as_scalar
+from kparallel.model.loss_of_model import LossOfModel, may_need_the_model
 from kparallel.model.runtime import Runtime
 from kparallel.model.takeover import owners_of
 from kparallel.workers.fetch import Fetch, agree_on_end
@@ -37,6 +38,7 @@ def step_function(
     model: Any,
     runtime: Runtime,
     choose: Callable[[Step], Callable[..., StepReport]],
+    whole: Callable[[Any], Any],
     check: Check | None = None,
 ) -> Callable[[Any], Any]:
     """Return the function that `fit` or `evaluate` calls with an iterator over batches.
@@ -45,13 +47,12 @@ def step_function(
         model: The compiled wrapped model.
         runtime: Its plan and what carries it out.
         choose: Picks the step's `train` or `test`.
+        whole: A function of one batch that runs Keras's own step, for a `compute_loss` that needs the model.
         check: What is found out of the first batch.
     """
-    return over_batches(
-        model,
-        runtime,
-        _Compiled(model, runtime, choose, lambda _, report: _log(model, runtime, report), check=check),
-    )
+    passes = _Compiled(model, runtime, choose, lambda _, report: _log(model, runtime, report), check=check)
+    needed = may_need_the_model(model, runtime.plan)
+    return over_batches(model, runtime, LossOfModel(passes, whole) if needed else passes)
 
 
 def over_batches(model: Any, runtime: Runtime, compiled: Callable[[Any], Any]) -> Callable[[Any], Any]:

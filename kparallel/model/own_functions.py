@@ -20,6 +20,11 @@ from kparallel.ownstep.step import OwnStep
 __all__: list[str] = []
 
 
+def whole_step(model: Any, runtime: Runtime, name: str) -> Callable[[Any], Any]:
+    """Return a function of one batch: a step of the model's, its own or Keras's, run whole on each replica's rows."""
+    return _OwnFunction(model, runtime, name)
+
+
 def own_train_function(model: Any, runtime: Runtime) -> Callable[[Any], Any]:
     """Return the function that `fit` calls with an iterator over batches, which runs the model's own `train_step`."""
     return over_batches(model, runtime, _OwnFunction(model, runtime, "train_step"))

@@ -22,7 +22,7 @@ from kparallel.model.call_data import adapted, check_call
 from kparallel.model.first_batch import FirstBatch
 from kparallel.model.functions import first_share, predict_function, step_function, tensors
 from kparallel.model.overrides import check_overrides, check_steps, has_own
-from kparallel.model.own_functions import own_predict_function, own_test_function, own_train_function
+from kparallel.model.own_functions import own_predict_function, own_test_function, own_train_function, whole_step
 from kparallel.model.runtime import Runtime
 from kparallel.model.takeover import give_back, owners_of, take_over
 from kparallel.ownstep.loop import LoopStrategy
@@ -183,7 +183,13 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
             self.train_function = (
                 own_train_function(self, self._kparallel)
                 if own
-                else step_function(self, self._kparallel, lambda step: step.train, FirstBatch(self, self._kparallel))
+                else step_function(
+                    self,
+                    self._kparallel,
+                    lambda step: step.train,
+                    whole_step(self, self._kparallel, "train_step"),
+                    FirstBatch(self, self._kparallel),
+                )
             )
         return self.train_function
 
@@ -195,7 +201,9 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
             self.test_function = (
                 own_test_function(self, self._kparallel)
                 if own
-                else step_function(self, self._kparallel, lambda step: step.test)
+                else step_function(
+                    self, self._kparallel, lambda step: step.test, whole_step(self, self._kparallel, "test_step")
+                )
             )
         return self.test_function
 
