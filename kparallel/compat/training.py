@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras.src.backend import compute_output_spec
 
 from kparallel.compat.functions import traced
@@ -102,3 +103,33 @@ def resumed_epoch(model: keras.Model) -> int | None:
 def resume_at(model: keras.Model, epoch: int) -> None:
     """Let `fit` go on at an epoch, as Keras's `BackupAndRestore` does; 0 is the first."""
     model._initial_epoch = epoch or None
+
+
+def known_rows(model: keras.Model) -> Callable[[Any], int | None]:
+    """Return what tells how many rows plain Keras's step knows a batch to have, or None for one that it does not know.
+
+    By these rows Keras weighs the loss of each of several outputs in the logs. An eager step knows them. A compiled
+    step knows what its trace knows. Until Keras 3.15 it reads the batches within the traced function: it knows nothing.
+    From 3.16 on it is called with each batch: it knows the rows of the first one, and no other number of rows, for
+    which it is traced anew.
+
+    Args:
+        model: The compiled model.
+    """
+
+    def rows(batch: Any) -> int | None:
+        leaf = keras.tree.flatten(batch)[0]
+        return None if isinstance(leaf, tf.distribute.DistributedValues) else leaf.shape[0]
+
+    if model.run_eagerly:
+        return rows
+    if model.steps_per_execution > 1 or tuple(map(int, keras.__version__.split(".")[:2])) < (3, 16):
+        return lambda batch: None
+    # A function that is traced for the same batches knows the same.
+    traces = traced(lambda batch: tf.constant(rows(batch) or -1), reduce_retracing=True)
+
+    def as_traced(batch: Any) -> int | None:
+        known = None if rows(batch) is None else int(traces(batch))
+        return None if known == -1 else known
+
+    return as_traced

@@ -11,6 +11,7 @@ from kparallel.comm.failures import translate_worker_loss
 from kparallel.compat.functions import traced
 from kparallel.compat.losses import compiled_loss, compiled_metrics, loss_tracker, loss_weights
 from kparallel.compat.tensors import set_logits
+from kparallel.compat.training import known_rows
 from kparallel.data.share import RowCounts, row_count
 from kparallel.engine.report import StepReport
 from kparallel.engine.step import Step
@@ -50,7 +51,7 @@ def step_function(
         whole: A function of one batch that runs Keras's own step, for a `compute_loss` that needs the model.
         check: What is found out of the first batch.
     """
-    passes = _Compiled(model, runtime, choose, lambda _, report: _log(model, runtime, report), check=check)
+    passes = _Compiled(model, runtime, choose, lambda rows, report: _log(model, runtime, report, rows), check=check)
     needed = may_need_the_model(model, runtime.plan)
     return over_batches(model, runtime, LossOfModel(passes, whole) if needed else passes)
 
@@ -127,7 +128,7 @@ class _Compiled:
         model: The wrapped model; what it has not built is built from the batch, as plain Keras does.
         runtime: Its plan and what carries it out.
         choose: Picks the method of the step that each replica runs.
-        finish: Takes the step and what the replicas returned.
+        finish: Takes the rows that plain Keras would know the batch to have, and what the replicas returned.
         predicts: Whether the batch has inputs alone, so that neither loss nor optimizer can be built from it.
         check: As `step_function` takes it.
     """
@@ -137,7 +138,7 @@ class _Compiled:
         model: Any,
         runtime: Runtime,
         choose: Callable[[Step], Callable[..., Any]],
-        finish: Callable[[Step, Any], Any],
+        finish: Callable[[int | None, Any], Any],
         predicts: bool = False,
         check: Check | None = None,
     ) -> None:
@@ -149,11 +150,12 @@ class _Compiled:
         self._check = check
         self._step: Step | None = None
         self._moves = runtime.moves
-        self._graphs: dict[RowCounts, Any] = {}
+        self._graphs: dict[tuple[RowCounts, int | None], Any] = {}
+        self._known_rows = known_rows(model)
 
     def __call__(self, batch: Any) -> Any:
         batch, runtime = tensors(batch), self._runtime
-        graph = self._graph(batch, counts_of(runtime, batch))
+        graph = self._graph(batch, counts_of(runtime, batch), self._rows(batch))
         warning = None
         if self._check is not None and self._check.is_due(batch):
             if not self._model.run_eagerly:
@@ -169,17 +171,22 @@ class _Compiled:
             warnings.warn(warning, stacklevel=2)
         return found
 
-    def _graph(self, batch: Any, counts: RowCounts) -> Any:
-        if counts not in self._graphs or self._moves != self._runtime.moves:
+    def _rows(self, batch: Any) -> int | None:
+        """Return how many rows plain Keras would know a batch to have, where they count: with several targets."""
+        targets = None if self._predicts else keras.utils.unpack_x_y_sample_weight(batch)[1]
+        return self._known_rows(batch) if len(keras.tree.flatten(targets)) > 1 else None
+
+    def _graph(self, batch: Any, counts: RowCounts, rows: int | None) -> Any:
+        if (counts, rows) not in self._graphs or self._moves != self._runtime.moves:
             self._model._build_missing(first_share(self._runtime, batch), inputs_only=self._predicts)
         if self._moves != self._runtime.moves:
             self._step, self._moves = None, self._runtime.moves
             self._graphs.clear()
-        if counts not in self._graphs:
-            self._graphs[counts] = self._trace(counts)
-        return self._graphs[counts]
+        if (counts, rows) not in self._graphs:
+            self._graphs[counts, rows] = self._trace(counts, rows)
+        return self._graphs[counts, rows]
 
-    def _trace(self, counts: RowCounts) -> Any:
+    def _trace(self, counts: RowCounts, rows: int | None) -> Any:
         runtime = self._runtime
         if self._step is None:
             self._step = Step(
@@ -194,7 +201,7 @@ class _Compiled:
         step = self._step
 
         def one(data: Any) -> Any:
-            return self._finish(step, runtime.strategy.run(self._choose(step), args=(data, counts)))
+            return self._finish(rows, runtime.strategy.run(self._choose(step), args=(data, counts)))
 
         return one if self._model.run_eagerly else traced(one, reduce_retracing=True)
 
@@ -214,8 +221,15 @@ def counts_of(runtime: Runtime, batch: Any) -> RowCounts:
     return RowCounts(row_count(first))
 
 
-def _log(model: Any, runtime: Runtime, report: StepReport) -> dict[str, Any]:
-    """Enter what the replicas report into the metrics, once, and return the logs."""
+def _log(model: Any, runtime: Runtime, report: StepReport, rows: int | None) -> dict[str, Any]:
+    """Enter what the replicas report into the metrics, once, and return the logs.
+
+    Args:
+        model: The compiled wrapped model.
+        runtime: Its plan and what carries it out.
+        report: Of each replica.
+        rows: By which Keras weighs the losses of several outputs; None for 1.
+    """
     first: StepReport = first_share(runtime, report)
     dtype = loss_tracker(model).dtype
     values = tf.cast(first.terms, dtype)
@@ -226,7 +240,7 @@ def _log(model: Any, runtime: Runtime, report: StepReport) -> dict[str, Any]:
     loss_tracker(model).update_state(loss, sample_weight=tf.cast(first.rows, dtype))
     if losses is not None:
         for tracker, value in zip(losses.metrics, tf.unstack(values), strict=False):
-            tracker.update_state(value)
+            tracker.update_state(value, sample_weight=rows)
     if first.batch is not None:
         x, y, outputs, weight, logits = first.batch
         for leaf, behind in zip(keras.tree.flatten(outputs), keras.tree.flatten(logits), strict=True):
