@@ -159,19 +159,22 @@ def connect_pair(cluster: Cluster, first: int, second: int, group: WorkerGroup) 
     Returns:
         The connection to the other one and that from it, or in words what keeps them apart; None on all other workers.
     """
+    nothing = json.dumps(None)
+    if cluster.index not in (first, second):
+        group.all_gather_text(nothing)
+        return None
     try:
         listener, endpoint = _listen(cluster)
     except OSError as error:
-        _all_endpoints(group, None)
+        group.all_gather_text(nothing)
         return str(error)
     with listener:
-        endpoints = _all_endpoints(group, endpoint)
-        if cluster.index not in (first, second):
-            return None
-        if not endpoints:
-            return "a worker cannot listen"
+        told = group.all_gather_text(json.dumps(asdict(endpoint)))
+        ends = [json.loads(told[index]) for index in (first, second)]
+        if None in ends:
+            return f"worker {(first, second)[ends.index(None)]} cannot listen"
         try:
-            return _handshake(listener, [endpoints[first], endpoints[second]], int(cluster.index == second), 1)[0]
+            return _handshake(listener, [Endpoint(**end) for end in ends], int(cluster.index == second), 1)[0]
         except OSError as error:
             return str(error)
 
