@@ -105,8 +105,9 @@ def test_what_cannot_start_is_refused(monkeypatch):
             kparallel.launch(print, **wrong)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "cloudpickle", None)
-        with pytest.raises(ImportError, match=r"pip install 'kparallel\[notebooks\]'"):
+        with pytest.raises(ImportError, match=r"pip install 'kparallel\[notebooks\]'") as missing:
             kparallel.launch(print, workers=1)
+        assert not hasattr(missing.value, "__notes__")
     with monkeypatch.context() as patch:
         patch.setenv("KPARALLEL_LAUNCHER", "1")
         with pytest.raises(errors.ClusterError, match="received a call in a worker"):
