@@ -40,7 +40,7 @@ class Messages:
     def write(self, message: Mapping[str, Any]) -> bytes:
         """Return the line that says something to another worker."""
         whole = {"worker": self._worker, **message}
-        return json.dumps(whole | ({"seal": self._seal(whole)} if self._token else {})).encode() + b"\n"
+        return json.dumps(whole | ({"seal": seal_of(whole, self._token)} if self._token else {})).encode() + b"\n"
 
     def read(self, line: bytes) -> dict[str, Any]:
         """Return what another worker says.
@@ -60,7 +60,7 @@ class Messages:
         if bool(seal) != bool(self._token):
             who = "this worker" if seal else "it"
             raise NoMessageError(f"{who} has no token: set KPARALLEL_TOKEN to the same text on all workers, or on none")
-        if self._token and not hmac.compare_digest(seal, self._seal(message)):
+        if self._token and not hmac.compare_digest(seal, seal_of(message, self._token)):
             raise NoMessageError("it has another token: set KPARALLEL_TOKEN to the same text on all workers")
         return message
 
@@ -75,6 +75,8 @@ class Messages:
             return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
         return value is True if kind == "ready" else kind == "gave_up" and isinstance(value, str)
 
-    def _seal(self, message: Mapping[str, Any]) -> str:
-        text = json.dumps(message, sort_keys=True, separators=(",", ":"))
-        return hmac.new(self._token, text.encode(), hashlib.sha256).hexdigest()
+
+def seal_of(message: Mapping[str, Any], token: bytes) -> str:
+    """Return the HMAC of a message, which only who knows the token can make."""
+    text = json.dumps(message, sort_keys=True, separators=(",", ":"))
+    return hmac.new(token, text.encode(), hashlib.sha256).hexdigest()

@@ -1,6 +1,7 @@
 """The optimizers, metrics and variables that a step of the user's own may use: all that its model holds."""
 
 import keras
+import tensorflow as tf
 
 from kparallel.compat.layers import flatten_layers, own_metrics, recurrent_states
 from kparallel.compat.losses import metrics_inside
@@ -41,3 +42,8 @@ def variables_of(model: keras.Model) -> list[keras.Variable]:
     everything += [variable for metric in metrics_of(model) for variable in metric.variables]
     everything += [variable for optimizer in optimizers_of(model) for variable in optimizer.variables]
     return list({id(variable): variable for variable in everything if is_initialized(variable)}.values())
+
+
+def bytes_of(variable: keras.Variable) -> int:
+    """Return the bytes of one copy of a variable."""
+    return int(tf.TensorShape(variable.shape).num_elements() * tf.as_dtype(variable.dtype).size)

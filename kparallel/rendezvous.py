@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from kparallel.attendance import Attendance
 from kparallel.cluster import Cluster, host_and_port
 from kparallel.errors import ClusterError, WorkerError
 from kparallel.handshake import Messages, NoMessageError
@@ -29,7 +30,6 @@ from kparallel.handshake import Messages, NoMessageError
 __all__: list[str] = []
 
 _RETRY = 0.2
-_PROGRESS = 5.0
 _LINE = 1 << 20
 _TOLD = 5  # Dropped connections of which a line tells.
 
@@ -45,6 +45,7 @@ def wait_for_peers(
     timeout: float = 300.0,
     progress: Callable[[str], None] = to_stderr,
     token: str = "",
+    interval: float = 5.0,
 ) -> None:
     """Wait until all workers are there and agree; then their ports are free for TensorFlow.
 
@@ -52,8 +53,9 @@ def wait_for_peers(
         cluster: The workers.
         handshake: Name and text of what must be equal on all workers, such as versions.
         timeout: Seconds to wait.
-        progress: Takes a line every few seconds.
+        progress: Takes lines on what this worker waits for.
         token: What all workers know and nobody else; without one, whoever can connect is believed.
+        interval: Seconds from one such line to the next.
 
     Raises:
         WorkerError: Workers are missing after the timeout, another gave up, or they disagree; the message names them.
@@ -61,7 +63,7 @@ def wait_for_peers(
     """
 
     def meet() -> None:
-        asyncio.run(_Rendezvous(cluster, handshake, timeout, progress, token).hold())
+        asyncio.run(_Rendezvous(cluster, handshake, timeout, progress, token, interval).hold())
 
     if _loop_runs():  # Inside a notebook.
         concurrent.futures.ThreadPoolExecutor(1).submit(meet).result()
@@ -87,18 +89,15 @@ class _Rendezvous:
         timeout: float,
         progress: Callable[[str], None],
         token: str,
+        interval: float,
     ) -> None:
         self._cluster = cluster
         self._messages = Messages(cluster.index, len(cluster.workers), token)
         self._handshake = {**handshake, "cluster": ", ".join(cluster.workers)}
         self._timeout = timeout
         self._progress = progress
-        peers = [index for index in range(len(cluster.workers)) if index != cluster.index]
-        self._unreached = set(peers)
-        self._not_heard = set(peers)
-        self._unready = set(peers)
-        self._handshakes: dict[int, Mapping[str, str]] = {cluster.index: self._handshake}
-        self._strange: dict[int, str] = {}
+        self._interval = interval
+        self._attendance = Attendance(cluster, self._handshake)
         self._dropped = 0
         self._last_dropped = ""
         self._lines: dict[int, asyncio.StreamWriter] = {}
@@ -111,13 +110,13 @@ class _Rendezvous:
         """Meet, or raise what kept the workers from it."""
         self._start = self._shown = time.monotonic()
         server = await self._listen()
-        self._calls = {peer: asyncio.create_task(self._call(peer)) for peer in self._unreached}
+        self._calls = {peer: asyncio.create_task(self._call(peer)) for peer in self._attendance.unreached}
         try:
-            await self._until(lambda: not self._unreached and not self._not_heard)
-            if difference := self._difference():  # Every worker sees it: all have greeted all.
+            await self._until(lambda: self._attendance.is_complete)
+            if difference := self._attendance.difference():  # Every worker sees it: all have greeted all.
                 raise WorkerError(difference)
             await self._tell({"ready": True})
-            await self._until(lambda: not self._unready)
+            await self._until(lambda: not self._attendance.unready)
         except WorkerError as error:
             await self._tell({"gave_up": str(error)})
             raise
@@ -160,11 +159,11 @@ class _Rendezvous:
                 await self._shake_hands(peer, reader, writer)
                 return
             except (socket.gaierror, UnicodeError) as error:
-                self._strange[peer] = f"its name cannot be resolved here: {error}"
+                self._attendance.strange(peer, f"its name cannot be resolved here: {error}")
             except (NoMessageError, ValueError) as error:  # The latter is a line without an end.
-                self._strange[peer] = f"something else answers there: {error}"
+                self._attendance.strange(peer, f"something else answers there: {error}")
             except (TimeoutError, OSError):
-                self._strange.pop(peer, None)  # Not there yet.
+                self._attendance.strange(peer, "")  # Not there yet.
             await asyncio.sleep(_RETRY)
 
     async def _shake_hands(self, peer: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -181,10 +180,8 @@ class _Rendezvous:
         except BaseException:
             writer.close()
             raise
-        self._handshakes[peer] = answer["handshake"]
-        self._strange.pop(peer, None)
         self._lines[peer] = writer
-        self._unreached.discard(peer)
+        self._attendance.reached(peer, answer["handshake"])
         self._changed.set()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -202,10 +199,9 @@ class _Rendezvous:
         except OSError:  # It hung up.
             pass
         writer.close()
-        if peer in self._unready and not self._failure:  # It hung up: it may come again, restarted.
+        if peer in self._attendance.unready and not self._failure:
             self._calls[peer].cancel()
-            self._not_heard.add(peer)
-            self._unreached.add(peer)
+            self._attendance.hung_up(peer)
             self._calls[peer] = asyncio.create_task(self._call(peer))
 
     def _greeted(self, line: bytes) -> int | None:
@@ -218,10 +214,8 @@ class _Rendezvous:
         if "handshake" not in message:
             raise NoMessageError("it does not greet first")
         peer = int(message["worker"])
-        if peer not in self._not_heard | self._unready:
+        if not self._attendance.heard(peer, message["handshake"]):
             return None
-        self._handshakes[peer] = message["handshake"]
-        self._not_heard.discard(peer)
         self._changed.set()
         return peer
 
@@ -233,9 +227,9 @@ class _Rendezvous:
             if "gave_up" in told:
                 passed_on = " gave up: " in told["gave_up"]
                 who = "" if passed_on else f"Worker {peer} ({self._cluster.workers[peer]}) gave up: "
-                self._fail(self._difference() or who + told["gave_up"])
+                self._fail(self._attendance.difference() or who + told["gave_up"])
             if "ready" in told:
-                self._unready.discard(peer)
+                self._attendance.ready(peer)
             self._changed.set()
 
     def _drop(self, writer: asyncio.StreamWriter, reason: str) -> None:
@@ -246,18 +240,6 @@ class _Rendezvous:
         if self._dropped <= _TOLD:
             self._progress(f"worker {self._cluster.index} dropped a connection from {host}: {reason}")
 
-    def _difference(self) -> str:
-        """Return in words what the workers met so far disagree on, or nothing."""
-        for name, own in self._handshake.items():
-            texts = {index: handshake.get(name) for index, handshake in sorted(self._handshakes.items())}
-            if any(text != own for text in texts.values()):
-                listed = ", ".join(f"worker {index}: {text}" for index, text in texts.items())
-                return (
-                    f"Expected the same {name} on all workers, received {listed}. Start every worker with the same "
-                    "packages and addresses."
-                )
-        return ""
-
     def _fail(self, reason: str) -> None:
         self._failure = self._failure or reason
         self._changed.set()
@@ -266,16 +248,17 @@ class _Rendezvous:
         while not self._failure and not done():
             self._changed.clear()
             now = time.monotonic()
+            missing, difference = self._attendance.missing(), self._attendance.difference()
             if now - self._start >= self._timeout:
                 raise WorkerError(
-                    f"Worker {self._cluster.index} waited {self._timeout:g} s for {self._missing()}. Is it started, "
+                    f"Worker {self._cluster.index} waited {self._timeout:g} s for {missing}. Is it started, "
                     "with the same list of addresses, and does no firewall stand between? "
-                    f"kparallel.init(timeout=seconds) waits longer. {self._difference()}{self._strangers()}".rstrip()
+                    f"kparallel.init(timeout=seconds) waits longer. {difference}{self._strangers()}".rstrip()
                 )
-            if now - self._shown >= _PROGRESS:
+            if now - self._shown >= self._interval:
                 self._shown = now
                 waited = f"{now - self._start:.0f} s of {self._timeout:g} s"
-                self._progress(f"worker {self._cluster.index} waits for {self._missing()}, {waited}")
+                self._progress(f"worker {self._cluster.index} waits for {missing}, {waited}")
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), min(1.0, self._start + self._timeout - now))
         if self._failure:
@@ -285,16 +268,6 @@ class _Rendezvous:
         if not self._dropped:
             return ""
         return f" Connections that were dropped: {self._dropped}, the last from {self._last_dropped}."
-
-    def _missing(self) -> str:
-        peers = sorted(self._unreached | self._not_heard or self._unready)
-        texts = []
-        for peer in peers:
-            state = "" if peer in self._unreached else "it cannot reach this worker yet"
-            state = state if peer in self._not_heard else "it still waits for others"
-            state = self._strange.get(peer, "" if peer in self._unreached else state)
-            texts.append(f"worker {peer} ({self._cluster.workers[peer]}{': ' + state if state else ''})")
-        return ", ".join(texts)
 
     async def _tell(self, message: dict[str, Any]) -> None:
         for line in list(self._lines.values()):  # A peer that is reached meanwhile adds its own.

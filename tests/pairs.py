@@ -8,7 +8,7 @@ import kparallel
 def seeded(build):
     """Build a model with the weights, seeds and names that it has at every call."""
     policy = keras.config.dtype_policy()
-    keras.backend.clear_session(free_memory=False)  # RowCounts names from the start; forgets the policy.
+    keras.backend.clear_session(free_memory=False)  # Counts names from the start; forgets the policy.
     keras.config.set_dtype_policy(policy)
     keras.utils.set_random_seed(0)
     return build()

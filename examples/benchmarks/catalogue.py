@@ -6,7 +6,17 @@ Another benchmark is a function of the settings that returns rows, and a line he
 from collections.abc import Callable
 from functools import partial
 
-from examples.benchmarks import data_parallel, executor, memory, overhead, overlap, pipeline, tracing, workers
+from examples.benchmarks import (
+    data_parallel,
+    executor,
+    memory,
+    overhead,
+    overlap,
+    own_steps,
+    pipeline,
+    tracing,
+    workers,
+)
 from examples.benchmarks.row import Row, Settings
 
 __all__: list[str] = []
@@ -25,6 +35,8 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Row]]] = {
     "one-replica-mlp": partial(overhead.one_replica, "mlp"),
     "one-replica-tiny": partial(overhead.one_replica, "tiny"),
     "host-time": overhead.host_time,
+    "own-steps-mlp": partial(own_steps.rows, "mlp"),
+    "own-steps-transformer": partial(own_steps.rows, "transformer"),
     "executor-1f1b": partial(executor.rows, "1f1b"),
     "executor-gpipe": partial(executor.rows, "gpipe"),
     "tracing": tracing.rows,

@@ -1,6 +1,8 @@
 """Collectives between the replicas of one column: all-reduce and all-gather."""
 
 import abc
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
@@ -18,6 +20,15 @@ class Communicator(abc.ABC):
     @abc.abstractmethod
     def all_reduce(self, values: list[Any]) -> list[Any]:
         """Sum each value over the replicas; the slices of `tf.IndexedSlices` are concatenated."""
+
+    def reduce(self, values: list[Any], owners: Sequence[int]) -> list[Any]:
+        """Sum each value to one replica, its owner; what the other replicas get must not be used.
+
+        Args:
+            values: As in `all_reduce`.
+            owners: For each value the index of its owner among this process's replicas.
+        """
+        return self.all_reduce(values)
 
     @abc.abstractmethod
     def all_gather(self, values: list[Any]) -> list[list[Any]]:
@@ -74,6 +85,12 @@ class LocalCommunicator(Communicator):
         # `merge_call` waits until all replicas have called it, then runs `_sum` once with the values of all of them.
         return list(tf.distribute.get_replica_context().merge_call(self._sum, args=(values,)))
 
+    def reduce(self, values: list[Any], owners: Sequence[int]) -> list[Any]:
+        if not values:
+            return []
+        add_up = partial(self._sum_to, owners=owners)
+        return list(tf.distribute.get_replica_context().merge_call(add_up, args=(values,)))
+
     def all_gather(self, values: list[Any]) -> list[list[Any]]:
         def collect(strategy: tf.distribute.Strategy, values: list[Any]) -> list[list[Any]]:
             return [list(strategy.experimental_local_results(value)) for value in values]
@@ -83,8 +100,14 @@ class LocalCommunicator(Communicator):
     def _sum(self, strategy: tf.distribute.Strategy, values: list[Any]) -> list[Any]:
         if self._nccl is not None and not any(isinstance(v, tf.IndexedSlices) for v in values):
             return list(self._nccl.batch_reduce(tf.distribute.ReduceOp.SUM, [(v, v) for v in values]))
-        with tf.device(self._column[0]):
-            return [add(list(strategy.experimental_local_results(value))) for value in values]
+        return self._sum_to(strategy, values, [0] * len(values))
+
+    def _sum_to(self, strategy: tf.distribute.Strategy, values: list[Any], owners: Sequence[int]) -> list[Any]:
+        sums = []
+        for value, owner in zip(values, owners, strict=True):
+            with tf.device(self._column[owner]):
+                sums.append(add(list(strategy.experimental_local_results(value))))
+        return sums
 
 
 def add(values: list[Any]) -> Any:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 __all__: list[str] = []
 
 ENDED = "its script has ended"
-_SETTLE = 2.0  # Seconds in which what a worker sent before it ended must have come.
 
 
 class Departures:
@@ -20,10 +19,12 @@ class Departures:
     Args:
         descriptor: Of the launcher's pipe, from which the indices of such workers are read, one in a line.
         abort: Ends the exchanges that wait, and those to come, with an error of this text.
+        settle: Seconds in which what a worker sent before it ended must have come.
     """
 
-    def __init__(self, descriptor: int, abort: Callable[[str], None]) -> None:
+    def __init__(self, descriptor: int, abort: Callable[[str], None], settle: float = 2.0) -> None:
         self._abort = abort
+        self._settle = settle
         self._changed = threading.Condition()
         self._departed: list[int] = []
         self._begun = 0
@@ -63,4 +64,4 @@ class Departures:
 
     def _settled(self, begun: int) -> bool:
         """Return whether the present wait ends by itself."""
-        return self._changed.wait_for(lambda: self._begun != begun or not self._waits, _SETTLE)
+        return self._changed.wait_for(lambda: self._begun != begun or not self._waits, self._settle)

@@ -1,6 +1,7 @@
 """How Keras goes through the epochs of its data, and whether data can be gone through once more in the same order."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -13,6 +14,25 @@ from kparallel.compat.data import epoch_batches
 __all__: list[str] = []
 
 _SHUFFLES = ("ShuffleDataset", "ShuffleDatasetV2", "ShuffleDatasetV3", "ShuffleAndRepeatDataset", "RandomDataset")
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where `fit` stands in an epoch, and in its pass over the data.
+
+    Args:
+        length: How many batches the data have, as far as Keras knows; None if it does not.
+        steps: How many steps of the epoch are done.
+        passes: How many iterators over the data were made.
+        batches: How many were read of the pass in which the epoch goes on; None where each epoch has its own.
+        seen: How many steps Keras had counted in that pass.
+    """
+
+    length: int | None
+    steps: int = 0
+    passes: int = 0
+    batches: int | None = None
+    seen: int = 0
 
 
 class TrainingData:
@@ -59,26 +79,14 @@ class TrainingData:
         length: int | None = self._epochs._num_batches
         return length
 
-    def resume(
-        self,
-        steps: int,
-        passes: int,
-        batches: int | None,
-        seen: int,
-        length: int | None,
-        begin: Callable[[], None],
-    ) -> None:
+    def resume(self, at: Position, begin: Callable[[], None]) -> None:
         """Let the next epoch begin behind steps that are done.
 
         Args:
-            steps: How many of the epoch are done.
-            passes: How many iterators had been made.
-            batches: How many were read of the pass in which the epoch goes on; None where each epoch has its own.
-            seen: How many steps Keras had counted in that pass.
-            length: Of the data, as far as Keras knew it.
+            at: Where the interrupted process stood.
             begin: Called when the epoch begins, behind its callbacks and before anything is read.
         """
-        self._resumed = lambda: self._resume(steps, passes, batches, seen, length, begin)
+        self._resumed = lambda: self._resume(at, begin)
 
     def _follow(self) -> Iterator[Any]:
         """Go through an epoch as Keras does."""
@@ -86,29 +94,21 @@ class TrainingData:
         resumed, self._resumed = self._resumed, None
         return self._plain() if resumed is None else resumed()
 
-    def _resume(
-        self,
-        steps: int,
-        passes: int,
-        batches: int | None,
-        seen: int,
-        length: int | None,
-        begin: Callable[[], None],
-    ) -> Iterator[Any]:
+    def _resume(self, at: Position, begin: Callable[[], None]) -> Iterator[Any]:
         epochs = self._epochs
         if epochs._num_batches is None:
-            epochs._num_batches = length
+            epochs._num_batches = at.length
         begin()
-        before = passes - 1 if steps or batches is not None else passes
+        before = at.passes - 1 if at.steps or at.batches is not None else at.passes
         while self.batches.passes < before:
             iter(self.batches)  # Draws an order, as the one that was interrupted did.
-        if batches is not None:
-            epochs._current_iterator = _behind(iter(self.batches), batches)
-            epochs._steps_seen = seen - steps
+        if at.batches is not None:
+            epochs._current_iterator = _behind(iter(self.batches), at.batches)
+            epochs._steps_seen = at.seen - at.steps
         for first, last, iterator in self._plain():
-            if first >= steps:
+            if first >= at.steps:
                 yield first, last, iterator
-            elif batches is None:
+            elif at.batches is None:
                 _behind(iterator, epochs.steps_per_execution)
 
 

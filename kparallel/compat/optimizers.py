@@ -78,19 +78,21 @@ def updating_copies(optimizers: Sequence[Any]) -> Iterator[None]:
             optimizer._distribution_strategy = strategy
 
 
-def slots_by_weight(optimizer: Any) -> dict[int, keras.Variable]:
-    """Return, by the id of an optimizer's slot, the weight that it belongs to.
+def slots_by_weight(optimizer: Any) -> list[tuple[keras.Variable, keras.Variable]]:
+    """Return each slot of an optimizer with the weight that it belongs to.
 
     Keras's convention: slots stand in lists that are indexed as the weights are. What is kept otherwise is left out;
     it then lies on another device than its weight, and is right all the same.
     """
     weights = list(optimizer._trainable_variables)
     own = {id(variable) for variable in optimizer._variables}
-    found: dict[int, keras.Variable] = {}
+    found: dict[int, tuple[keras.Variable, keras.Variable]] = {}
     for value in vars(optimizer).values():
+        if value is optimizer._variables:  # A list of everything, which may happen to have as many entries.
+            continue
         if isinstance(value, list | tuple) and len(value) == len(weights):
-            found |= {id(slot): weight for slot, weight in zip(value, weights, strict=True) if id(slot) in own}
-    return found
+            found |= {id(slot): (slot, weight) for slot, weight in zip(value, weights, strict=True) if id(slot) in own}
+    return list(found.values())
 
 
 def learning_rate_schedule(optimizer: Any) -> Any:

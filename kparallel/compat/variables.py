@@ -3,7 +3,8 @@
 import copy
 import functools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -23,7 +24,7 @@ def _writing_all(name: str) -> Callable[..., Any]:
     def write(self: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(tf.distribute.get_strategy(), OneReplica):  # A replica that runs a step of the user's own.
             return getattr(self._get_on_device_or_primary(), name)(value, *args, **kwargs)
-        if tf.distribute.has_strategy():
+        if self._by_replica():
             return inherited(self, value, *args, **kwargs)
         if not isinstance(value, tf.IndexedSlices):
             value = tf.convert_to_tensor(value, self.dtype)
@@ -50,6 +51,10 @@ class PlacedVariable(MirroredVariable):  # type: ignore[misc]
             _set_container(each, self)
         self.owners: weakref.WeakSet[Any] = weakref.WeakSet()  # What placed it here: the runtimes of wrapped models.
 
+    def _by_replica(self) -> bool:
+        """Tell whether the replica that is at work decides which copy is read and written."""
+        return bool(tf.distribute.has_strategy())
+
     assign = _writing_all("assign")
     assign_add = _writing_all("assign_add")
     assign_sub = _writing_all("assign_sub")
@@ -62,19 +67,19 @@ class PlacedVariable(MirroredVariable):  # type: ignore[misc]
     scatter_update = _writing_all("scatter_update")
 
     def _get(self) -> Any:
-        return super()._get() if tf.distribute.has_strategy() else self._primary
+        return super()._get() if self._by_replica() else self._primary
 
     def _get_on_device_or_primary(self) -> Any:
-        return super()._get_on_device_or_primary() if tf.distribute.has_strategy() else self._primary
+        return super()._get_on_device_or_primary() if self._by_replica() else self._primary
 
     @property
     def handle(self) -> Any:
         """The resource that holds the value."""
-        return super().handle if tf.distribute.has_strategy() else self._primary.handle
+        return super().handle if self._by_replica() else self._primary.handle
 
     def read_value(self) -> Any:
         """Return the value as a tensor."""
-        return super().read_value() if tf.distribute.has_strategy() else self._primary.read_value()
+        return super().read_value() if self._by_replica() else self._primary.read_value()
 
     def __array__(self, dtype: Any = None) -> Any:
         return self._primary.__array__(dtype)
@@ -95,13 +100,29 @@ class PlacedVariable(MirroredVariable):  # type: ignore[misc]
         return copy.deepcopy(self._primary, memo)
 
 
+class SingleCopyVariable(PlacedVariable):
+    """A variable with one copy, on the device of one replica, where all read and write it.
+
+    A slot of a sharded optimizer is one.
+
+    Args:
+        strategy: The strategy of the variable whose slot it is.
+        copies: The only copy.
+    """
+
+    def _by_replica(self) -> bool:
+        return False
+
+
 def own_device(device: str, name: str) -> bool:
     """Tell whether a device is the one that a name means, which may leave out the worker."""
     full = tf.DeviceSpec.from_string(device)
     return bool(full.make_merged_spec(tf.DeviceSpec.from_string(name)) == full)
 
 
-def place_variable(variable: keras.Variable, strategy: tf.distribute.Strategy, devices: Sequence[str]) -> Any:
+def place_variable(
+    variable: keras.Variable, strategy: tf.distribute.Strategy, devices: Sequence[str], single: bool = False
+) -> Any:
     """Give a Keras variable one copy on each device of a column, with the same value.
 
     The variable that it had stays the copy on its device, so that functions traced before read the present value.
@@ -109,13 +130,14 @@ def place_variable(variable: keras.Variable, strategy: tf.distribute.Strategy, d
     Args:
         variable: It must be initialized.
         strategy: In whose steps it will be used.
-        devices: The column.
+        devices: The column; of a variable with a single copy its device alone.
+        single: Whether all replicas read and write a single copy. Default False.
 
     Returns:
         What it was, for `restore_variable`; None if it lies there already.
     """
     old = variable._value
-    if is_placed(variable, strategy, devices):
+    if is_placed(variable, strategy, devices, single):
         return None
     former = list(old.values) if isinstance(old, tf.distribute.DistributedValues) else [old]
     value = _from_chief(strategy, former[0])
@@ -129,7 +151,7 @@ def place_variable(variable: keras.Variable, strategy: tf.distribute.Strategy, d
             same.assign(value)
         copies.append(same)
     copies[0]._unique_id = former[0]._unique_id  # By which optimizers know a weight.
-    variable._value = PlacedVariable(strategy, copies)
+    variable._value = (SingleCopyVariable if single else PlacedVariable)(strategy, copies)
     return old
 
 
@@ -190,10 +212,43 @@ def is_initialized(variable: keras.Variable) -> bool:
     return variable._value is not None
 
 
-def is_placed(variable: keras.Variable, strategy: tf.distribute.Strategy, devices: Sequence[str] | None) -> bool:
-    """Tell whether a variable has its copies on the devices of a column, or on any column of the strategy for None."""
+def has_single_copy(variable: keras.Variable) -> bool:
+    """Tell whether all replicas read and write a single copy of a variable."""
+    return isinstance(variable._value, SingleCopyVariable)
+
+
+@contextmanager
+def one_copy_each(chosen: Sequence[tuple[keras.Variable, int]]) -> Iterator[None]:
+    """Let placed Keras variables be one of their copies each: an ordinary variable on that copy's device.
+
+    Args:
+        chosen: Each variable with the index of its copy.
+    """
+    placed = [(variable, variable._value) for variable, _ in chosen]
+    for variable, index in chosen:
+        variable._value = variable._value.values[index]
+    try:
+        yield
+    finally:
+        for variable, value in placed:
+            variable._value = value
+
+
+def is_placed(
+    variable: keras.Variable, strategy: tf.distribute.Strategy, devices: Sequence[str] | None, single: bool = False
+) -> bool:
+    """Tell whether a variable has its copies on the devices of a column, or on any column of the strategy for None.
+
+    Args:
+        variable: The variable.
+        strategy: In whose steps it is used.
+        devices: The devices of the column, or None.
+        single: Whether all replicas are to read and write a single copy. Default False.
+    """
     placed = variable._value
-    if not isinstance(placed, PlacedVariable) or placed.distribute_strategy is not strategy:
+    if type(placed) is not (SingleCopyVariable if single else PlacedVariable):
+        return False
+    if placed.distribute_strategy is not strategy:
         return False
     return devices is None or (
         len(devices) == len(placed.values)
@@ -211,7 +266,8 @@ def foreign_strategy(variable: keras.Variable) -> tf.distribute.Strategy | None:
 def is_copy(handle: Any) -> bool:
     """Tell whether a resource is one copy of a variable that has one on each replica."""
     container = getattr(handle, "_distributed_container", None)
-    return container is not None and container() is not None
+    variable = None if container is None else container()
+    return variable is not None and not isinstance(variable, SingleCopyVariable)
 
 
 def assign_directly(variable: keras.Variable, value: Any) -> None:

@@ -1,5 +1,6 @@
 """The share of a batch: the rows of one replica, and their division into microbatches."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,9 +42,15 @@ class RowCounts:
     rows: int | tuple[int, ...]
 
 
-def first_rows(data: Any, count: int) -> Any:
-    """Return the first rows of a batch."""
-    return _slice(data, 0, count)
+def rows_at(data: Any, indices: Sequence[int]) -> Any:
+    """Return some rows of a batch, in the order of their indices."""
+
+    def taken(leaf: Any) -> Any:
+        if isinstance(leaf, tf.SparseTensor):
+            return tf.sparse.concat(0, [_slice(leaf, index, 1) for index in indices])
+        return leaf if leaf is None or not leaf.shape.rank else tf.gather(leaf, indices)
+
+    return keras.tree.map_structure(taken, data)
 
 
 def row_count(data: Any) -> int:

@@ -1,8 +1,7 @@
 """The all-reduce after the backward pass: gradients, changes of state and the report, summed over the replicas."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,6 @@ import tensorflow as tf
 from kparallel.comm.communicator import add, local_copy
 from kparallel.comm.compression import compressed, restored
 from kparallel.data.share import Share
-from kparallel.engine.colocate import colocate_with_inputs
 from kparallel.engine.replica import Replica
 from kparallel.engine.replica_result import ReplicaResult
 from kparallel.engine.report import Report
@@ -32,7 +30,7 @@ class Sums:
     """The sums over the replicas, equal on each of them.
 
     Args:
-        gradients: By the id of the variable.
+        gradients: By the id of the variable; of a sharded optimizer they are right on the variable's owner alone.
         states: `[s]`: the changes of state, in the order of `State.changes`.
         report: The report of the whole batch.
     """
@@ -62,7 +60,7 @@ def gradients_of(replica: Replica, result: ReplicaResult, sort: Sort) -> dict[in
     def as_travels(s: int, w: int, gradient: Any, sliced: bool) -> Any:
         if not isinstance(gradient, MicrobatchSlices):
             return gradient
-        with tf.name_scope(f"reduce{s}"), _at_stage(replica, s):
+        with tf.name_scope(f"reduce{s}"), replica.stage_devices[s].reduction():
             return sort(s, w) if sliced else gradient.dense()
 
     gradients_by_variable = {}
@@ -79,6 +77,7 @@ def all_reduce(
     gradients: dict[int, list[Any]],
     report: Report,
     dense: bool = False,
+    owners: Mapping[int, int] | None = None,
 ) -> Sums:
     """Sum each stage's gradients and changes of state over its column, the last stage's first: it is ready first.
 
@@ -96,6 +95,7 @@ def all_reduce(
         gradients: The result of `gradients_of`; empty for an evaluation step.
         report: This replica's report.
         dense: Whether the slices of small variables may become dense tensors.
+        owners: By the id of a weight, the replica that needs its gradient; default all of them do.
     """
     summed: dict[int, Any] = {}
     states: list[list[tf.Tensor]] = []
@@ -105,7 +105,7 @@ def all_reduce(
     for s, stage in reversed(list(enumerate(replica.pipeline.stages))):
         # A tied weight is summed once, with the stage that owns it.
         variables = [variable for variable in stage.owned if id(variable) in gradients]
-        with tf.name_scope(f"reduce{s}"), _at_stage(replica, s):
+        with tf.name_scope(f"reduce{s}"), replica.stage_devices[s].reduction():
             local = [zeroed(_total(gradients[id(variable)]), share) for variable in variables]
             if dense and not replica.is_single:
                 local = [_dense(gradient, variable) for gradient, variable in zip(local, variables, strict=True)]
@@ -117,7 +117,12 @@ def all_reduce(
             # The loop begins at the last stage, whose device holds the report.
             carries_report = report_vector is None and not replica.is_single
             reports = [report.vector(_report_dtype(sent))] if carries_report else []
-            sums = iter(replica.communicators[s].all_reduce([*sent, *changes, *reports]))
+            communicator = replica.communicators[s]
+            if owners is None:
+                sums = iter(communicator.all_reduce([*sent, *changes, *reports]))
+            else:
+                to = [owners[id(v)] for v, gradient in zip(variables, local, strict=True) for _ in _pieces(gradient)]
+                sums = iter([*communicator.reduce(sent, to), *communicator.all_reduce([*changes, *reports])])
             arrived = iter(restored([local_copy(next(sums)) for _ in sent], pieces))
             summed |= {id(v): _from_pieces(gradient, arrived) for v, gradient in zip(variables, local, strict=True)}
             # `sums` has given the gradients; the changes of state follow, and the report is last.
@@ -151,10 +156,6 @@ def _report_dtype(gradients: list[Any]) -> tf.DType:
     """
     dtypes = {gradient.dtype for gradient in gradients}
     return tf.float32 if tf.float32 in dtypes and tf.float64 not in dtypes else tf.float64
-
-
-def _at_stage(replica: Replica, s: int) -> AbstractContextManager[Any]:
-    return colocate_with_inputs() if replica.pipeline.placed else tf.device(replica.devices[s])
 
 
 def _total(gradients: list[Any]) -> Any:

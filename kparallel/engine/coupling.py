@@ -7,7 +7,8 @@ import keras
 
 from kparallel.compat.losses import compiled_loss, flat_losses
 from kparallel.loss.term import is_batch_coupled, is_rowwise, loss_values
-from kparallel.stage.dependence import Dependence, dependence
+from kparallel.stage.dependence import Dependence
+from kparallel.stage.traced_dependence import dependence
 
 __all__: list[str] = []
 

@@ -21,7 +21,6 @@ import keras
 import tensorflow as tf
 
 from kparallel.comm.communicator import add
-from kparallel.engine.colocate import colocate_with_forward
 from kparallel.engine.loss_stage import Cotangent, OutputStage
 from kparallel.engine.replica import Replica
 from kparallel.engine.replica_result import ReplicaResult
@@ -70,8 +69,7 @@ class Executor:
         keeps_tape: Callable[[int, int], bool],
     ) -> None:
         self._pipeline = replica.pipeline
-        # A stage whose layers are placed one by one starts on the first device.
-        self._devices = replica.devices[: len(replica.pipeline.stages)]
+        self._devices = replica.stage_devices
         self._functions = functions
         self._lanes = lanes
         self._row_ranges = tuple(row_ranges)
@@ -112,7 +110,7 @@ class Executor:
 
     def _forward(self, s: int, m: int) -> None:
         stage = self._pipeline.stages[s]
-        with tf.device(self._devices[s]), self._after_previous(s):
+        with tf.device(self._devices[s].name), self._after_previous(s):
             # The copies belong to this action: they arrive on its device, and the control edge holds them back. Without
             # them an operation whose inputs are ready would run before the lane's previous action.
             inputs = [self._values[m][number].copied() for number in stage.reads]
@@ -130,7 +128,7 @@ class Executor:
         self._values[m].update(zip(stage.writes, forward.outputs, strict=True))
         self._finish(s, [value.tensor for value in forward.outputs])
         if s == len(self._devices) - 1:
-            with tf.device(self._devices[s]):
+            with tf.device(self._devices[s].name):
                 outputs = self._pipeline.fetch(self._values[m])
             self._outputs.take(m, outputs)
 
@@ -159,7 +157,7 @@ class Executor:
             # The losses have no action of their own: the last stage's backward action differentiates them first.
             self._add_cotangents(m, self._outputs.cotangents(m))
         saved = self._saved.pop((s, m))
-        with tf.device(self._devices[s]), self._after_previous(s):
+        with tf.device(self._devices[s].name), self._after_previous(s):
             if saved.tape is None:
                 # Recompute from copies, which the control edge delays until after the lane's previous action. From the
                 # same tensors TensorFlow's common-subexpression elimination would merge the recomputation with the
@@ -183,8 +181,7 @@ class Executor:
         sources = [self._received(s, saved), self._result.weights[s]]
         if not targets or saved.tape is None:
             return [None] * len(sources[0]), [None] * len(sources[1])
-        # Layers that are placed one by one share one tape; each backward operation follows its forward operation.
-        with colocate_with_forward() if self._pipeline.placed else nullcontext():
+        with self._devices[s].backward():
             of_inputs, of_weights = saved.tape.gradient(targets, sources, output_gradients=upstream)
         return of_inputs, of_weights
 
@@ -256,9 +253,8 @@ class Executor:
         and the edge then waits for its side effects only, of which a stage has none. A data edge survives inlining.
         """
         tensors = [leaf for leaf in tf.nest.flatten(results, expand_composites=True) if isinstance(leaf, tf.Tensor)]
-        if tensors and not self._pipeline.placed:  # Placed layers are one stage of one microbatch: nothing to order.
-            with tf.device(self._devices[s]):
-                self._previous[self._lanes[s]] = tf.identity_n(tensors)[:1]
+        if tensors:
+            self._previous[self._lanes[s]] = self._devices[s].barrier(tensors)
 
 
 def _part(gradient: Any, rows: int) -> Any:

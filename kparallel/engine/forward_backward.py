@@ -1,6 +1,7 @@
 """The forward and backward passes of one replica over its share of a batch, in the order of the plan's schedule."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -15,7 +16,7 @@ from kparallel.engine.loss_stage import Factors, LossStage, OutputStage, Predict
 from kparallel.engine.loss_state import LossState
 from kparallel.engine.replica import Replica
 from kparallel.engine.replica_result import ReplicaResult
-from kparallel.engine.stage_function import StageFunction, stage_function
+from kparallel.engine.stage_function import StageFunction, StageFunctions, stage_function
 from kparallel.engine.term_table import WeightedTerm
 from kparallel.loss.overridden import refuse_added
 from kparallel.planning.plan import Plan
@@ -36,21 +37,28 @@ class ForwardBackward:
         plan: The plan: schedule, number of microbatches, recompute policy.
         coupling: Decides which losses need the whole batch.
         jit: Whether to compile the stages with XLA.
+        functions: Makes the functions that call the stages; default `stage_function`.
     """
 
-    def __init__(self, model: keras.Model, pipeline: Pipeline, plan: Plan, coupling: Coupling, jit: bool) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        pipeline: Pipeline,
+        plan: Plan,
+        coupling: Coupling,
+        jit: bool,
+        functions: StageFunctions | None = None,
+    ) -> None:
         self._model = model
         self._pipeline = pipeline
         self._plan = plan
         self._coupling = coupling
-        self._lanes = (0,) if pipeline.placed else plan.lanes
+        self._lanes = plan.lanes
         # A stage that is called once gains nothing from being a function of its own.
         inline = len(pipeline.stages) == 1 and plan.microbatches == 1
-        # An XLA program runs on one device, and placed layers have several.
-        jit = jit and not pipeline.placed
+        make = partial(stage_function, jit=jit, inline=inline) if functions is None else functions
         self.train_functions, self._test_functions = (
-            [stage_function(stage, training, jit=jit, inline=inline) for stage in pipeline.stages]
-            for training in (True, False)
+            [make(stage, training) for stage in pipeline.stages] for training in (True, False)
         )
 
     def run(self, replica: Replica, share: Share, training: bool) -> tuple[ReplicaResult, LossStage]:
@@ -152,7 +160,7 @@ class ForwardBackward:
     def _forward_and_backward(self) -> Sequence[Action]:
         if self._coupling.whole:  # A loss of all rows needs all outputs, so all forward actions come first.
             return linear_order(gpipe(len(self._pipeline.stages), self._plan.microbatches))
-        return linear_order(gpipe(1, 1) if self._pipeline.placed else self._plan.programs())
+        return linear_order(gpipe(1, 1) if self._plan.placed else self._plan.programs())
 
 
 def _keeps_tape(recompute: str, microbatches: int) -> Callable[[int, int], bool]:

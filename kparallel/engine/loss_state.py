@@ -10,8 +10,9 @@ from kparallel.compat.layers import own_metrics, seed_states
 from kparallel.errors import ModelError
 from kparallel.loss.overridden import overrides_compute_loss, own_loss, own_variables
 from kparallel.metric.additive import noting_sums, refuse_divided
-from kparallel.stage.dependence import Dependence, dependences
+from kparallel.stage.dependence import Dependence
 from kparallel.stage.state import RULES, End, Rule, State
+from kparallel.stage.traced_dependence import dependences
 
 __all__: list[str] = []
 

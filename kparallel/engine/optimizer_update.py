@@ -76,12 +76,19 @@ class OptimizerUpdate:
             values = [tf.identity(variable.value) for variable in scalars]
             for part in _parts(dense):
                 gradients, variables = (list(each) for each in zip(*part, strict=True))
-                program = self._program(device, update, variables, scalars)
+                program = self.compiled_update(device, update, variables, scalars)
                 with tf.device(device):
                     program(gradients, tf.convert_to_tensor(rate), values)
 
-    def _program(self, device: str, update: Update, variables: list[Any], scalars: list[keras.Variable]) -> Any:
-        """Return the program that updates some variables. It is compiled once, not once for each number of rows."""
+    def compiled_update(self, device: str, update: Update, variables: list[Any], scalars: list[keras.Variable]) -> Any:
+        """Return the program that updates some variables. It is compiled once, not once for each number of rows.
+
+        Args:
+            device: On which the variables live.
+            update: Updates (gradient, variable) pairs at a learning rate.
+            variables: These variables.
+            scalars: Variables of other devices whose values the program takes as arguments.
+        """
         key = (device, *(id(variable) for variable in variables))
         if key not in self._programs:
             # The variables are captured, since they are updated in place. The scalars live on another device and are

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from kparallel.comm.communicator import Communicator
 from kparallel.engine.placement import Placement
+from kparallel.engine.stage_device import LayerDevices, StageDevice
 from kparallel.stage.pipeline import Pipeline
 
 __all__: list[str] = []
@@ -19,8 +20,8 @@ class Replica:
     Args:
         index: Its index among the replicas of all workers.
         pipeline: The stages.
-        devices: `[s]`: the full names of its mesh row's devices; one for each layer group where layers are placed one
-            by one.
+        devices: The full names of its mesh row's devices: `[s]`, or one for each layer group of a model that cannot be
+            cut.
         communicators: `[s]`: the communicator between the devices of a stage's column.
         replicas: The number of replicas.
         parts: The number of parts of a batch: replicas times microbatches.
@@ -48,6 +49,13 @@ class Replica:
         row = placement.rows[index - placement.first_replica]
         parts = placement.replicas * microbatches
         return cls(index, pipeline, row, placement.communicators, placement.replicas, parts, placement.compression)
+
+    @property
+    def stage_devices(self) -> tuple[StageDevice, ...]:
+        """`[s]`: where each stage runs. A row that has more devices than stages has them for the layers."""
+        stages = len(self.pipeline.stages)
+        kind = StageDevice if len(self.devices) == stages else LayerDevices
+        return tuple(kind(name) for name in self.devices[:stages])
 
     @property
     def is_single(self) -> bool:

@@ -53,9 +53,9 @@ class ReplicaResult:
         """
         stages = replica.pipeline.stages
         weights, start = [], []
-        for stage, device in zip(stages, replica.devices, strict=False):
-            with tf.device(device):
-                weights.append(stage.read(in_place=replica.pipeline.placed))
+        for stage, device in zip(stages, replica.stage_devices, strict=True):
+            with tf.device(device.name):
+                weights.append(device.read(stage))
                 start.append(stage.state.read(replica.index))
         return cls(
             tuple(counts),

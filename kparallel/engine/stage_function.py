@@ -14,6 +14,7 @@ from kparallel.stage.value import Value
 __all__: list[str] = []
 
 StageFunction = Callable[[list[Any], list[Any], list[Value]], Forward]
+StageFunctions = Callable[[Stage, bool], StageFunction]  # From a stage and Keras's `training` argument.
 
 
 def stage_function(stage: Stage, training: bool, *, jit: bool, inline: bool) -> StageFunction:

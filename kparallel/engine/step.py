@@ -1,6 +1,7 @@
 """One step of one replica: forward and backward passes, all-reduce, update and report."""
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -23,7 +24,9 @@ from kparallel.engine.regularization import add_regularization
 from kparallel.engine.replica import Replica
 from kparallel.engine.replica_result import ReplicaResult
 from kparallel.engine.report import Metrics, Report, StepReport, gathered
+from kparallel.engine.sharded_update import ShardedUpdate
 from kparallel.engine.sparse_gradients import scales_and_adds
+from kparallel.engine.stage_function import StageFunctions
 from kparallel.errors import PlanError
 from kparallel.loss.overridden import overrides_compute_loss
 from kparallel.planning.plan import Plan
@@ -48,6 +51,8 @@ class Step:
         placement: The devices of the replicas, and their communicators.
         loss_reduction: The meaning of a loss that returns a scalar: `"mean"`, `"sum"` or `"global"`.
         jit: True compiles stages and updates with XLA, False nothing, None the updates of large stages only.
+        owners: By the id of a weight, the replica that updates it; default each replica updates its own copies.
+        functions: Makes the functions that call the stages; default `stage_function`.
     """
 
     def __init__(
@@ -58,6 +63,8 @@ class Step:
         placement: Placement,
         loss_reduction: str,
         jit: bool | None,
+        owners: Mapping[int, int] | None = None,
+        functions: StageFunctions | None = None,
     ) -> None:
         self._model = model
         self._pipeline = pipeline
@@ -69,11 +76,13 @@ class Step:
         # rows itself, so it must see none.
         self._pad = not any(getattr(layer, "synchronized", False) for layer in layers)
         coupling = Coupling(model, loss_reduction, placement.replicas * plan.microbatches)
-        self._passes = ForwardBackward(model, pipeline, plan, coupling, bool(jit))
+        # An XLA program runs on one device, and a model whose layers are placed one by one has several.
+        jit = False if plan.placed else jit
+        self._passes = ForwardBackward(model, pipeline, plan, coupling, bool(jit), functions)
         self._kinds = Kinds(pipeline, self._passes.train_functions, plan.microbatches, placement.replicas)
         self._metrics = Metrics(model)
-        # Placed layers have several devices in one stage, and an XLA program has one.
-        self._optimizer = OptimizerUpdate(getattr(model, "optimizer", None), False if pipeline.placed else jit)
+        self._optimizer = OptimizerUpdate(getattr(model, "optimizer", None), jit)
+        self._owners = owners
 
     def train(self, data: Any, counts: RowCounts) -> StepReport:
         """Run a training step.
@@ -95,11 +104,19 @@ class Step:
         linear = scales_and_adds(self._model.optimizer)
         gradients = gradients_of(replica, result, self._kinds.sorter(result, share, linear))
         report = self._local_report(replica, share, losses, penalties)
-        sums = all_reduce(replica, share, result, gradients, report, dense=linear and bool(gradients))
+        dense = linear and bool(gradients)
+        sums = all_reduce(replica, share, result, gradients, report, dense, self._owners)
         # Weights that layers assigned are written first: the optimizer's update starts from them.
         commit(replica, share, result, sums, losses.loss_state)
         self._update(sums.gradients | overwritten(replica, share, result))
         return self._report(replica, share, losses, sums)
+
+    def dry_run(self, data: Any, counts: RowCounts) -> tuple[ReplicaResult, Report]:
+        """Return what this replica gives to the all-reduce of `train`, with its arguments, and write nothing."""
+        replica, share = self._replica(), self._take(data, counts)
+        result, losses = self._passes.run(replica, share, training=True)
+        result, penalties = self._with_penalties(replica, share, result)
+        return result, self._local_report(replica, share, losses, penalties)
 
     def test(self, data: Any, counts: RowCounts) -> StepReport:
         """Run an evaluation step; arguments as of `train`."""
@@ -174,5 +191,10 @@ class Step:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
             return
         # A variable without a gradient is passed too: Keras warns about it, or raises if there is none at all.
+        listed = [gradients.get(id(variable)) for variable in variables]
+        if self._owners is not None:
+            with tf.name_scope("sharded_update"):
+                ShardedUpdate(self._optimizer, self._owners).apply(listed, variables)
+            return
         with tf.name_scope("update"), local_updates(tf.distribute.get_strategy()), colocate_with_inputs():
-            self._optimizer.apply([gradients.get(id(variable)) for variable in variables], variables)
+            self._optimizer.apply(listed, variables)

@@ -1,7 +1,6 @@
 """What a launched worker runs: join the cluster, then the user's script as `__main__`."""
 
 import ctypes
-import json
 import os
 import runpy
 import signal
@@ -11,6 +10,7 @@ import traceback
 from pathlib import Path
 
 from kparallel.errors import WorkerError
+from kparallel.launcher_pipes import report
 
 __all__: list[str] = []
 
@@ -21,15 +21,15 @@ _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 def main(arguments: list[str]) -> None:
     """Run a script as this process's program.
 
-    The launcher sets `KPARALLEL_LAUNCHER` to its process id, `KPARALLEL_REPORT` and `KPARALLEL_NEWS` to the descriptors
-    of the pipes that take the report of a failure and bring news of other workers, and `KPARALLEL_TIMEOUT` and
-    `KPARALLEL_HEARTBEAT` to what `kparallel.init` is given.
+    The launcher sets `KPARALLEL_LAUNCHER` to its process id, `KPARALLEL_REPORT`, `KPARALLEL_NEWS` and `KPARALLEL_LEAVE`
+    to the descriptors of the pipes that take reports, bring news of other workers, and ask to leave, and
+    `KPARALLEL_TIMEOUT` and `KPARALLEL_HEARTBEAT` to what `kparallel.init` is given.
 
     Args:
         arguments: The script's path (or `-m` and a module's name), then its arguments.
     """
     _die_with(int(os.environ["KPARALLEL_LAUNCHER"]))
-    for name in ("KPARALLEL_REPORT", "KPARALLEL_NEWS"):
+    for name in ("KPARALLEL_REPORT", "KPARALLEL_NEWS", "KPARALLEL_LEAVE"):
         os.set_inheritable(int(os.environ[name]), False)
     try:
         if os.environ.get("TF_CONFIG") or os.environ.get("KPARALLEL_DEVICES_PER_WORKER"):
@@ -84,8 +84,7 @@ def _is_launchers(file: str) -> bool:
 
 def _report(text: str, consequence: bool = False) -> None:
     """Leave word for the launcher: what was raised, and whether another worker's failure caused it."""
-    report = {"time": time.time(), "traceback": text[-_LONGEST:], "consequence": consequence}
-    os.write(int(os.environ["KPARALLEL_REPORT"]), json.dumps(report).encode())
+    report({"time": time.time(), "traceback": text[-_LONGEST:], "consequence": consequence})
 
 
 if __name__ == "__main__":

@@ -4,18 +4,24 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
 
 import kparallel
+from kparallel.cluster import Cluster
 from kparallel.errors import KParallelError
 from kparallel.launcher.bug_report import bug_report
+from kparallel.launcher.elastic import Heard, supervise
 from kparallel.launcher.environment import hosts_cluster, scheduled_cluster
 from kparallel.launcher.gang import PREEMPTED, Ending, Launch, run_gang
 from kparallel.launcher.gpus import visible_gpus
+from kparallel.launcher.hosts import Hosts
 from kparallel.launcher.local import local_environments
+from kparallel.launcher.member import run_over_hosts
+from kparallel.launcher.sizes import Sizes, parse_sizes
+from kparallel.rendezvous import to_stderr
 from kparallel.schedule import SCHEDULES
 
 __all__: list[str] = []
@@ -43,6 +49,16 @@ def _workers_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+class _Workers(click.ParamType[Sizes]):
+    name = "N or MIN:MAX"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Sizes:
+        try:
+            return value if isinstance(value, Sizes) else parse_sizes(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(kparallel.__version__, prog_name="kparallel")
 def main() -> None:
@@ -50,8 +66,9 @@ def main() -> None:
 
 
 @main.command(context_settings={"allow_interspersed_args": False})
-@click.option("-n", "--workers", type=_POSITIVE, help="Start that many workers on this machine.")
+@click.option("-n", "--workers", type=_Workers(), help="How many workers; 2:4 for two to four.")
 @_workers_options
+@click.option("--wait", type=_SECONDS, default=30.0, show_default=True, help="Seconds to wait for MAX of -n MIN:MAX.")
 @click.option("--restarts", type=click.IntRange(min=0), default=0, show_default=True, help="Restart a failed gang.")
 @click.option("--grace", type=_SECONDS, default=25.0, show_default=True, help="Seconds from SIGTERM to SIGKILL.")
 @click.option("-m", "module", is_flag=True, help="SCRIPT is the name of a module, as in python -m.")
@@ -62,7 +79,9 @@ def run(script: str, arguments: tuple[str, ...], module: bool, **options: Any) -
 
     \b
     kparallel run -n 4 train.py --epochs 3              four workers on this machine
+    kparallel run -n 2:4 train.py                       four, or down to two after losses
     kparallel run --hosts a:2222,b:2222 --index 0 train.py   on machine a; --index 1 on b
+    kparallel run -n 1:2 --hosts a:2222,b:2222 --index 0 train.py   the same, and b may come and go
     srun kparallel run train.py                         one worker for each task of Slurm
     kparallel run train.py                              in a Kubernetes TFJob or indexed Job
 
@@ -71,51 +90,93 @@ def run(script: str, arguments: tuple[str, ...], module: bool, **options: Any) -
     if not module and not os.path.isfile(script):
         raise click.BadParameter(f"{script!r} is no file. Write -m before it to run a module.", param_hint="SCRIPT")
     command = ("-m", script, *arguments) if module else (script, *arguments)
-    restarts, grace = options["restarts"], options["grace"]
-    for attempt in range(restarts + 1):
-        try:
-            environments, names = _workers(attempt=attempt, **options)
-        except KParallelError as error:
-            raise click.ClickException(str(error)) from error
-        ending = run_gang(Launch(command, tuple(environments), tuple(names), grace))
-        if ending.code in (0, PREEMPTED) or ending.signalled:
-            sys.exit(ending.code)
-        if attempt < restarts:
-            _say(ending, f"restart {attempt + 1} of {restarts}")
-    _say(ending, "")
+
+    def start(places: Sequence[int], gangs: int, heard: Heard) -> Ending:
+        environments, names = _workers(places=places, gangs=gangs, **options)
+        return run_gang(Launch(command, tuple(environments), tuple(names), options["grace"], heard))
+
+    def make(told: Mapping[str, Any], heard: Heard) -> Launch:
+        environment, index = _environment(gangs=told["gangs"], **options), told["index"]
+        environment.pop("TF_CONFIG", None)
+        if len(told["workers"]) > 1:
+            environment["TF_CONFIG"] = Cluster(tuple(told["workers"]), index).to_tf_config()
+        return Launch(command, (environment,), (index,), options["grace"], heard)
+
+    try:
+        hosts = _elastic_hosts(**options)
+        if hosts is not None:
+            ending = run_over_hosts(hosts, make, to_stderr)
+        else:
+            ending = supervise(options["workers"] or Sizes(1, 1), options["restarts"], start, _say)
+    except KParallelError as error:
+        raise click.ClickException(str(error)) from error
+    if ending.code not in (0, PREEMPTED) and not ending.signalled:
+        _say(ending, "")
     sys.exit(ending.code)
 
 
-def _workers(
-    attempt: int,
-    workers: int | None,
-    devices_per_worker: int | None,
+def _elastic_hosts(
+    workers: Sizes | None,
     hosts: str | None,
     index: int | None,
+    restarts: int,
+    wait: float,
     timeout: float,
     heartbeat: float,
     **_: Any,
+) -> Hosts | None:
+    """Return what a launcher of a run over several machines is told, if their number may change."""
+    if workers is None or hosts is None or not workers.is_elastic:
+        return None
+    cluster = hosts_cluster(hosts, index)
+    if len(cluster.workers) != workers.most:
+        raise click.UsageError(
+            f"Expected -n MIN:{len(cluster.workers)}, as --hosts names {len(cluster.workers)}, received "
+            f"-n {workers.least}:{workers.most}."
+        )
+    token = os.environ.get("KPARALLEL_TOKEN", "")
+    return Hosts(cluster.workers, cluster.index, workers, restarts, wait, timeout, heartbeat, token)
+
+
+def _workers(
+    places: Sequence[int],
+    workers: Sizes | None,
+    devices_per_worker: int | None,
+    hosts: str | None,
+    index: int | None,
+    **options: Any,
 ) -> tuple[list[dict[str, str]], list[int]]:
     """Return the environment and the index of each worker that this launcher starts."""
-    environment = {
-        **os.environ,
-        "KPARALLEL_TIMEOUT": str(timeout),
-        "KPARALLEL_HEARTBEAT": str(heartbeat),
-        "KPARALLEL_RESTARTS": str(attempt),
-    }
-    if devices_per_worker:
-        environment |= {"KPARALLEL_DEVICES_PER_WORKER": str(devices_per_worker), "CUDA_VISIBLE_DEVICES": "-1"}
+    environment = _environment(workers=workers, devices_per_worker=devices_per_worker, **options)
     if hosts is not None and workers is not None:
-        raise click.UsageError("Give --hosts for several machines or -n for this one, not both.")
+        raise click.UsageError("Give --hosts for several machines or -n for this one, not both, but for -n MIN:MAX.")
     if index is not None and hosts is None:
         raise click.UsageError("--index says which of --hosts this machine is; give --hosts too.")
     if workers is not None:
-        return local_environments(environment, workers, devices_per_worker), list(range(workers))
+        names = list(range(len(places)))
+        return local_environments(environment, places, workers.most, devices_per_worker), names
     cluster = hosts_cluster(hosts, index) if hosts is not None else scheduled_cluster(environment)
     environment.pop("TF_CONFIG", None)
     if cluster is None:
         return [environment], [0]
     return [{**environment, "TF_CONFIG": cluster.to_tf_config()}], [cluster.index]
+
+
+def _environment(
+    gangs: int, workers: Sizes | None, devices_per_worker: int | None, timeout: float, heartbeat: float, **_: Any
+) -> dict[str, str]:
+    """Return what the environments of all workers have in common."""
+    environment = {
+        **os.environ,
+        "KPARALLEL_TIMEOUT": str(timeout),
+        "KPARALLEL_HEARTBEAT": str(heartbeat),
+        "KPARALLEL_RESTARTS": str(gangs),
+    }
+    if workers is not None and workers.is_elastic:
+        environment["KPARALLEL_ELASTIC"] = f"{workers.least}:{workers.most}"
+    if devices_per_worker:
+        environment |= {"KPARALLEL_DEVICES_PER_WORKER": str(devices_per_worker), "CUDA_VISIBLE_DEVICES": "-1"}
+    return environment
 
 
 def _say(ending: Ending, outlook: str) -> None:
@@ -146,7 +207,9 @@ def test(**options: Any) -> None:
         # A CPU alone has nothing to sum.
         if options["workers"] is options["hosts"] is None and _is_lone_cpu(os.environ):
             options["devices_per_worker"] = options["devices_per_worker"] or 2
-        environments, names = _workers(attempt=0, **options)
+        workers = options["workers"]
+        sizes = None if workers is None else Sizes(workers, workers)
+        environments, names = _workers(places=range(workers or 1), gangs=0, **options | {"workers": sizes})
     except KParallelError as error:
         raise click.ClickException(str(error)) from error
     level = {"TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3")}
@@ -177,10 +240,23 @@ def env() -> None:
 @click.option("--balance", default="flops", show_default=True, help="What an automatic cut balances.")
 @click.option("--batch-size", type=_POSITIVE, help="Rows of a batch, for estimates of memory.")
 @click.option("--memory-per-device", help="Such as 8GB: choose the fastest plan that fits; needs --batch-size.")
+@click.option(
+    "--shard",
+    type=click.Choice(["auto", "none", "optimizer"]),
+    default="auto",
+    show_default=True,
+    help="What the replicas share out.",
+)
 @click.option("--devices", "count", type=_POSITIVE, help="How many virtual CPU devices, where there are no GPUs.")
 @click.option("--plot", type=click.Path(dir_okay=False), help="Draw the plan into this file, such as plan.png.")
 def plan(
-    builder: str, replicas: int | None, stages: int | None, count: int | None, plot: str | None, **options: Any
+    builder: str,
+    replicas: int | None,
+    stages: int | None,
+    shard: str,
+    count: int | None,
+    plot: str | None,
+    **options: Any,
 ) -> None:
     """Print the plan for the model that FUNCTION of MODULE returns; train nothing.
 
@@ -197,7 +273,8 @@ def plan(
     try:
         if not visible_gpus(os.environ):
             kparallel.virtual_devices(count or (replicas or 1) * (stages or 1))
-        made = kparallel.plan(function, replicas=replicas, stages=stages, **options)
+        shared = None if shard == "none" else shard
+        made = kparallel.plan(function, replicas=replicas, stages=stages, shard=shared, **options)
         if plot:
             made.plot(plot)
     except KParallelError as error:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from kparallel.launcher import guard
 from kparallel.launcher.output import Outlet, Relay
@@ -22,7 +22,11 @@ _MOMENT = 0.5
 _PATIENCE = 3.0
 PREEMPTED = 75  # The exit code of workers that left behind a checkpoint, as a notice asked them to.
 _DRAIN = 1.0  # Seconds that a signalled launcher waits for whoever reads its output.
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+def _stay(message: Mapping[str, Any]) -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,15 @@ class Launch:
         environments: Each worker's environment variables.
         names: Each worker's index, as it stands before its lines of output.
         grace: Seconds that workers have to end by themselves once they are asked to.
+        heard: Takes what the chief reports of a checkpoint, as `report_checkpoint` makes it; returns whether the
+            workers are to leave behind the next one. Default: they stay.
     """
 
     command: tuple[str, ...]
     environments: tuple[Mapping[str, str], ...]
     names: tuple[int, ...]
     grace: float
+    heard: Callable[[Mapping[str, Any]], bool] = _stay
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,8 @@ class Ending:
         traceback: That worker's traceback, where it raised.
         signalled: Whether a signal to the launcher ended it.
         worker: The index of the first worker that failed, or None.
+        lost: The workers that were lost, by no fault of the script's as far as one can see: killed, or frozen.
+        consequence: Whether another worker's failure, perhaps on another machine, caused this one.
     """
 
     code: int
@@ -59,6 +68,8 @@ class Ending:
     traceback: str = ""
     signalled: bool = False
     worker: int | None = None
+    lost: tuple[int, ...] = ()
+    consequence: bool = False
 
 
 def run_gang(launch: Launch) -> Ending:
@@ -71,14 +82,19 @@ def run_gang(launch: Launch) -> Ending:
         launch: What is started.
     """
     with guarding() as note:
-        outlets = [Outlet(sys.stdout, _losing("stdout")), Outlet(sys.stderr, _losing("stderr"))]
-        many = len(launch.environments) > 1
-        return asyncio.run(Gang(launch, note, outlets if many else ()).run(_SIGNALS))
+        return asyncio.run(Gang(launch, note, console(launch)).run(SIGNALS))
+
+
+def console(launch: Launch) -> list[Outlet]:
+    """Return what takes the workers' output: this process's stdout and stderr, or nothing where one worker has them."""
+    if len(launch.environments) == 1:
+        return []
+    return [Outlet(sys.stdout, _losing("stdout")), Outlet(sys.stderr, _losing("stderr"))]
 
 
 @contextlib.contextmanager
 def guarding() -> Iterator[Callable[[str], None]]:
-    """Start the guard; yield what writes it a line."""
+    """Start the guard; yield what writes it a line, as a `Gang` takes it."""
     # Without `-I -S` it would take as long to start as a worker.
     command = [sys.executable, "-I", "-S", str(Path(guard.__file__))]
     null = subprocess.DEVNULL
@@ -114,6 +130,16 @@ class Gang:
         self._workers: list[Worker] = []
         self._signal = 0
         self._signalled = asyncio.Event()
+        self._stopped = asyncio.Event()
+
+    def ask_to_leave(self) -> None:
+        """Ask the workers to leave behind a checkpoint. One that is asked is enough: all agree on it."""
+        if self._workers:
+            self._workers[0].ask_to_leave()
+
+    def stop(self) -> None:
+        """End the workers as if one had failed: those on another machine have."""
+        self._stopped.set()
 
     async def run(self, signals: Sequence[signal.Signals] = ()) -> Ending:
         """Start the workers and wait for all.
@@ -134,14 +160,22 @@ class Gang:
             for worker in self._workers:
                 if worker.process.returncode is None:
                     worker.send(signal.SIGKILL)
+            for number in signals:
+                loop.remove_signal_handler(number)
 
     async def _start(self, index: int) -> Worker:
         name = self._launch.names[index]
         prefix = f"[{name}] " if len(self._launch.environments) > 1 else ""
         relays = [Relay(outlet, prefix) for outlet in self._outlets]
-        worker = await start_worker(name, self._launch.command, self._launch.environments[index], relays)
+        environment = self._launch.environments[index]
+        worker = await start_worker(name, self._launch.command, environment, relays, self._heard)
         self._note(f"+{worker.process.pid}")
         return worker
+
+    def _heard(self, message: Mapping[str, Any]) -> None:
+        """Take what a worker reports of a checkpoint."""
+        if self._launch.heard(message):
+            self.ask_to_leave()
 
     async def _ended(self, worker: Worker) -> int:
         """Wait for a worker's end; let the others know of one that ended without a failure."""
@@ -156,31 +190,47 @@ class Gang:
         waits = {asyncio.create_task(self._ended(worker)): worker for worker in self._workers}
         running = set(waits)
         asked = asyncio.create_task(self._signalled.wait())
+        stopped = asyncio.create_task(self._stopped.wait())
         failed: list[Worker] = []
-        while running and not failed and not self._signal:
-            done, _ = await asyncio.wait([*running, asked], return_when=asyncio.FIRST_COMPLETED)
+        frozen: list[Worker] = []
+        while running and not failed and not self._signal and not self._stopped.is_set():
+            done, _ = await asyncio.wait([*running, asked, stopped], return_when=asyncio.FIRST_COMPLETED)
             running -= done
-            failed += [waits[task] for task in done if task is not asked and task.result() != 0]
+            failed += [worker for task, worker in waits.items() if task in done and task.result() != 0]
         if running:
             consequence = all(worker.failure()[0] for worker in failed)
-            failed += await self._end(running, waits, _PATIENCE if consequence else _MOMENT)
+            by_themselves, ended = await self._end(running, waits, _PATIENCE if consequence else _MOMENT)
+            failed += by_themselves
+            frozen = ended if all(worker.failure()[0] for worker in failed) else []
         await self._drain(asked)
-        asked.cancel()
+        for task in (asked, stopped):
+            task.cancel()
         if self._signal:
-            codes = {worker.process.returncode for worker in self._workers}
-            return Ending(PREEMPTED if codes == {PREEMPTED} else 128 + self._signal, signalled=True)
-        return _ending(failed) if failed else Ending(0)
+            return self._ending_by_signal()
+        if not failed and any(worker.process.returncode for worker in self._workers):
+            names = tuple(worker.name for worker in frozen)
+            return Ending(128 + signal.SIGTERM, "another worker was lost", lost=names, consequence=True)
+        return _ending(failed, frozen) if failed else Ending(0)
+
+    def _ending_by_signal(self) -> Ending:
+        codes = {worker.process.returncode for worker in self._workers}
+        if len(self._workers) < len(self._launch.environments) or not codes <= {0, PREEMPTED}:
+            return Ending(128 + self._signal, signalled=True)
+        # Workers that had finished before they looked for the signal have done all that they were started for.
+        return Ending(PREEMPTED if PREEMPTED in codes else 0, signalled=True)
 
     async def _end(
         self, running: set[asyncio.Task[int]], waits: Mapping[asyncio.Task[int], Worker], patience: float
-    ) -> list[Worker]:
-        """End the workers that still run; return those that had failed by themselves meanwhile."""
+    ) -> tuple[list[Worker], list[Worker]]:
+        """End the workers that still run; return those that had failed by themselves meanwhile, and the others."""
+        asked: list[Worker] = []
         if not self._signal:
             # A worker may have failed before the first to end did, but take longer to end.
             done, running = await asyncio.wait(running, timeout=patience)
             by_themselves = [waits[task] for task in done if task.result() != 0]
-            for task in running:
-                waits[task].send(signal.SIGTERM)
+            asked = [waits[task] for task in running]
+            for worker in asked:
+                worker.send(signal.SIGTERM)
         else:
             by_themselves = []
         if running:
@@ -189,7 +239,7 @@ class Gang:
             waits[task].send(signal.SIGKILL)
         if running:
             await asyncio.wait(running)
-        return by_themselves
+        return by_themselves, asked
 
     async def _drain(self, asked: asyncio.Task[Literal[True]]) -> None:
         """Wait until the workers' last output is written; after a signal not for a reader that stands still."""
@@ -214,15 +264,18 @@ class Gang:
         self._signalled.set()
 
 
-def _ending(failed: Sequence[Worker]) -> Ending:
+def _ending(failed: Sequence[Worker], frozen: Sequence[Worker]) -> Ending:
     first = min(failed, key=lambda worker: worker.failure()[:2])
     code = first.process.returncode or 1
     if code == PREEMPTED:
         return Ending(code, f"worker {first.name} was asked to leave, and left behind its last checkpoint")
     if code < 0:
-        return Ending(128 - code, f"worker {first.name} was ended by {_signal_name(-code)}", worker=first.name)
+        reason = f"worker {first.name} was ended by {_signal_name(-code)}"
+        return Ending(128 - code, reason, worker=first.name, lost=(first.name,))
+    consequence, _, traceback = first.failure()
+    lost = tuple(worker.name for worker in frozen)
     reason = f"worker {first.name} failed with exit code {code}"
-    return Ending(code, reason, first.failure()[2], worker=first.name)
+    return Ending(code, reason, traceback, worker=first.name, lost=lost, consequence=consequence)
 
 
 def _signal_name(number: int) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from kparallel.cluster import Cluster
 from kparallel.launcher.gpus import divide_gpus, visible_gpus
@@ -13,27 +13,30 @@ __all__: list[str] = []
 
 
 def local_environments(
-    environment: Mapping[str, str], workers: int, devices_per_worker: int | None
+    environment: Mapping[str, str], places: Sequence[int], most: int, devices_per_worker: int | None
 ) -> list[dict[str, str]]:
     """Return what each local worker's environment is: its place in the cluster and its share of the machine.
 
     Args:
         environment: This process's environment variables.
-        workers: How many workers there are.
+        places: Of each worker on this machine, from 0: whose GPUs it gets. A lost worker's place may be empty.
+        most: How many places there are.
         devices_per_worker: Virtual CPU devices for each; default the GPUs, divided, where there are any.
 
     Raises:
-        DeviceError: The workers do not divide the GPUs evenly.
+        DeviceError: The places do not divide the GPUs evenly.
     """
+    workers = len(places)
     addresses = free_addresses(workers)
-    gpus = [[] for _ in addresses] if devices_per_worker else divide_gpus(visible_gpus(environment), workers)
-    # Without a share each worker's TensorFlow would take all cores.
+    gpus = [[] for _ in range(most)] if devices_per_worker else divide_gpus(visible_gpus(environment), most)
     # Nobody but the workers of this gang knows it, so that no stranger can greet one of them.
     token = secrets.token_hex(16)
+    # Without a share each worker's TensorFlow would take all cores.
     threads = max(1, (os.cpu_count() or 1) // workers)
+    shared = {name: value for name, value in environment.items() if name != "TF_CONFIG"}
     result = []
-    for index in range(workers):
-        own = {"CUDA_VISIBLE_DEVICES": ",".join(gpus[index]) or "-1"}
+    for index, place in enumerate(places):
+        own = {"CUDA_VISIBLE_DEVICES": ",".join(gpus[place]) or "-1"}
         if workers > 1:
             own |= {"TF_CONFIG": Cluster(addresses, index).to_tf_config()}
         result.append(
@@ -41,7 +44,7 @@ def local_environments(
                 "TF_NUM_INTRAOP_THREADS": str(threads),
                 "TF_CPP_MIN_LOG_LEVEL": "1",
                 "KPARALLEL_TOKEN": token,
-                **environment,
+                **shared,
                 **own,
             }
         )

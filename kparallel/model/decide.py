@@ -15,6 +15,7 @@ from kparallel.errors import PlanError
 from kparallel.mesh import Mesh
 from kparallel.model.choose_mesh import choose_mesh
 from kparallel.model.options import Options, check_options
+from kparallel.model_variables import bytes_of
 from kparallel.planning.by_name import count_stages, stages_by_name
 from kparallel.planning.cut import cut
 from kparallel.planning.groups import layer_groups
@@ -87,7 +88,13 @@ def _plan(
         batch_size=options.batch_size,
         slots=_slots(model),
         workers=workers,
+        shard=_shard(options),
     )
+
+
+def _shard(options: Options) -> str | None:
+    """Return what the replicas share out among themselves."""
+    return None if options.shard == "auto" else options.shard
 
 
 def _search(model: keras.Model, graph: Graph, options: Options, workers: int) -> Plan:
@@ -112,6 +119,7 @@ def _search(model: keras.Model, graph: Graph, options: Options, workers: int) ->
         stages=options.stages,
         microbatches=options.microbatches,
         recompute=options.recompute,
+        shard=_shard(options),
     )
     # A model of one stage is not cut, so its group has no calls; a plan that was not searched has none either.
     return replace(plan, groups=(_whole(model),)) if plan.mesh.stages == 1 else plan
@@ -240,8 +248,11 @@ def _whole(model: keras.Model) -> LayerGroup:
     layers = tuple(layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer))
     weights = model.weights if model.built else []
     parameters = sum(int(tf.TensorShape(w.shape).num_elements()) for w in weights)
-    return LayerGroup(layers, parameters, _bytes(weights))
+    trained = [bytes_of(weight) for weight in model.trainable_weights] if model.built else []
+    size = _bytes(weights)
+    largest = max(trained, default=0)
+    return LayerGroup(layers, parameters, size, frozen_bytes=size - sum(trained), largest_bytes=largest)
 
 
 def _bytes(weights: Sequence[keras.Variable]) -> int:
-    return sum(int(tf.TensorShape(w.shape).num_elements() * tf.as_dtype(w.dtype).size) for w in weights)
+    return sum(map(bytes_of, weights))

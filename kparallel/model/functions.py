@@ -1,7 +1,8 @@
 """The functions that Keras's loops call: one batch in, logs or outputs out."""
 
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
@@ -16,13 +17,27 @@ from kparallel.engine.step import Step
 from kparallel.errors import DataError
 from kparallel.loss.term import as_scalar
 from kparallel.model.runtime import Runtime
+from kparallel.model.takeover import owners_of
 from kparallel.workers.fetch import Fetch, agree_on_end
 
 __all__: list[str] = []
 
 
+class Check(Protocol):
+    """What is found out of a batch before a step trains on it."""
+
+    def is_due(self, batch: Any) -> bool:
+        """Tell whether to compare a batch."""
+
+    def compare(self, batch: Any) -> str | None:
+        """Compare a batch with its parts, and return what to warn of if the step itself runs."""
+
+
 def step_function(
-    model: Any, runtime: Runtime, choose: Callable[[Step], Callable[..., StepReport]]
+    model: Any,
+    runtime: Runtime,
+    choose: Callable[[Step], Callable[..., StepReport]],
+    check: Check | None = None,
 ) -> Callable[[Any], Any]:
     """Return the function that `fit` or `evaluate` calls with an iterator over batches.
 
@@ -30,11 +45,12 @@ def step_function(
         model: The compiled wrapped model.
         runtime: Its plan and what carries it out.
         choose: Picks the step's `train` or `test`.
+        check: What is found out of the first batch.
     """
     return over_batches(
         model,
         runtime,
-        _Compiled(model, runtime, choose, lambda _, report: _log(model, runtime, report)),
+        _Compiled(model, runtime, choose, lambda _, report: _log(model, runtime, report), check=check),
     )
 
 
@@ -112,6 +128,7 @@ class _Compiled:
         choose: Picks the method of the step that each replica runs.
         finish: Takes the step and what the replicas returned.
         predicts: Whether the batch has inputs alone, so that neither loss nor optimizer can be built from it.
+        check: As `step_function` takes it.
     """
 
     def __init__(
@@ -121,27 +138,37 @@ class _Compiled:
         choose: Callable[[Step], Callable[..., Any]],
         finish: Callable[[Step, Any], Any],
         predicts: bool = False,
+        check: Check | None = None,
     ) -> None:
         self._model = model
         self._runtime = runtime
         self._choose = choose
         self._finish = finish
         self._predicts = predicts
+        self._check = check
         self._step: Step | None = None
         self._moves = runtime.moves
-        self._graphs: dict[RowCounts, Callable[[Any], Any]] = {}
+        self._graphs: dict[RowCounts, Any] = {}
 
     def __call__(self, batch: Any) -> Any:
         batch, runtime = tensors(batch), self._runtime
         graph = self._graph(batch, counts_of(runtime, batch))
+        warning = None
+        if self._check is not None and self._check.is_due(batch):
+            if not self._model.run_eagerly:
+                graph.get_concrete_function(batch)  # What a trace refuses comes first: it names the reason.
+            warning = self._check.compare(batch)
         with translate_worker_loss():
             try:
-                return graph(batch)
+                found = graph(batch)
             except tf.errors.OpError:
                 runtime.placement.abort()
                 raise
+        if warning is not None:
+            warnings.warn(warning, stacklevel=2)
+        return found
 
-    def _graph(self, batch: Any, counts: RowCounts) -> Callable[[Any], Any]:
+    def _graph(self, batch: Any, counts: RowCounts) -> Any:
         if counts not in self._graphs or self._moves != self._runtime.moves:
             self._model._build_missing(first_share(self._runtime, batch), inputs_only=self._predicts)
         if self._moves != self._runtime.moves:
@@ -151,12 +178,17 @@ class _Compiled:
             self._graphs[counts] = self._trace(counts)
         return self._graphs[counts]
 
-    def _trace(self, counts: RowCounts) -> Callable[[Any], Any]:
+    def _trace(self, counts: RowCounts) -> Any:
         runtime = self._runtime
         if self._step is None:
-            pipeline = runtime.pipeline(self._model)
             self._step = Step(
-                self._model, pipeline, runtime.plan, runtime.placement, runtime.loss_reduction, jit=runtime.jit
+                self._model,
+                runtime.pipeline(self._model),
+                runtime.plan,
+                runtime.placement,
+                runtime.loss_reduction,
+                runtime.jit,
+                owners_of(self._model, runtime),
             )
         step = self._step
 

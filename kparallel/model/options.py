@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kparallel.errors import PlanError
+from kparallel.planning.plan import check_shard
 from kparallel.schedule import registered
 
 __all__: list[str] = []
@@ -26,6 +27,7 @@ class Options:
     devices: Sequence[str] | None = None
     memory_per_device: str | float | None = None
     batch_size: int | None = None
+    shard: str | None = "auto"
 
 
 def check_options(options: Options) -> None:
@@ -40,6 +42,8 @@ def check_options(options: Options) -> None:
         value = getattr(options, name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise PlanError(f"Expected {name} to be a whole number of at least 1, received {value!r}.")
+    if options.shard != "auto":
+        check_shard(options.shard)
     stages = options.stages
     if isinstance(stages, bool) or not isinstance(stages, int | Mapping | Sequence | None) or isinstance(stages, str):
         raise PlanError(

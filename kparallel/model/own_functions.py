@@ -12,6 +12,7 @@ from kparallel.compat.steps import default_generator
 from kparallel.data.share import RowCounts
 from kparallel.model.functions import counts_of, first_share, over_batches, over_lists, tensors
 from kparallel.model.runtime import Runtime
+from kparallel.model.takeover import owners_of
 from kparallel.model_variables import optimizers_of
 from kparallel.ownstep.check import Check
 from kparallel.ownstep.step import OwnStep
@@ -92,7 +93,15 @@ class _OwnFunction:
         if self._step is None:
             placement = runtime.placement
             draws = runtime.draws() if placement.replicas > 1 else default_generator()
-            self._step = OwnStep(self._model, self._function(), placement, runtime.loss_reduction, runtime.jit, draws)
+            self._step = OwnStep(
+                self._model,
+                self._function(),
+                placement,
+                runtime.loss_reduction,
+                runtime.jit,
+                draws,
+                owners_of(self._model, runtime),
+            )
         step = self._step
 
         def one(data: Any) -> Any:

@@ -1,10 +1,9 @@
 """The model that `wrap` returns: the only room that touches Keras's trainer hooks."""
 
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from kparallel.comm.failures import translate_worker_loss
 from kparallel.compat.data import epoch_batches
@@ -16,21 +15,20 @@ from kparallel.compat.training import (
     record_jit,
     unpickler,
 )
-from kparallel.data.batches import PerReplicaDataset, WholeBatchStrategy
-from kparallel.data.cardinality import length_of
-from kparallel.data.shards import ShardBatches, Shards
+from kparallel.data.batches import WholeBatchStrategy
 from kparallel.errors import ModelError
 from kparallel.model.arguments import named, takes
+from kparallel.model.call_data import adapted, check_call
+from kparallel.model.first_batch import FirstBatch
 from kparallel.model.functions import first_share, predict_function, step_function, tensors
 from kparallel.model.overrides import check_overrides, check_steps, has_own
 from kparallel.model.own_functions import own_predict_function, own_test_function, own_train_function
 from kparallel.model.runtime import Runtime
-from kparallel.model.takeover import give_back, take_over
+from kparallel.model.takeover import give_back, owners_of, take_over
 from kparallel.ownstep.loop import LoopStrategy
 from kparallel.planning.plan import Plan
 from kparallel.resume.progress import Progress
 from kparallel.resume.resumable import resumable_arguments
-from kparallel.workers.consistency import call_fingerprint, require_same
 from kparallel.workers.fetch import agree_on_end
 from kparallel.workers.fit_arguments import fit_arguments
 from kparallel.workers.rejoin import rejoin
@@ -76,7 +74,10 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         if runtime.feeding:
             return WholeBatchStrategy(runtime.strategy)
         if runtime.loop is None:
-            runtime.loop = LoopStrategy(self, runtime.strategy, runtime.placement, self._place_new, runtime.draws)
+            owners = partial(owners_of, self, runtime)
+            runtime.loop = LoopStrategy(
+                self, runtime.strategy, runtime.placement, self._place_new, runtime.draws, owners
+            )
         return runtime.loop
 
     @wraps(keras.Model.fit)
@@ -90,51 +91,24 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         else:
             arguments = resumable_arguments(self, runtime.epoch, arguments)
         with runtime.whole_batches():
-            return super().fit(**self._adapted(arguments))
+            return super().fit(**adapted(runtime, arguments))
 
     @wraps(keras.Model.evaluate)
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         arguments = named(self.__class__.evaluate, args, kwargs)
-        self._check_call("evaluate", arguments)
+        check_call(self._kparallel, "evaluate", arguments)
         with self._kparallel.whole_batches():
-            return super().evaluate(**self._adapted(arguments))
+            return super().evaluate(**adapted(self._kparallel, arguments))
 
     @wraps(keras.Model.predict)
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         arguments = named(self.__class__.predict, args, kwargs)
-        self._check_call("predict", arguments)
+        check_call(self._kparallel, "predict", arguments)
         with self._kparallel.whole_batches():
-            outputs = super().predict(**self._adapted(arguments))
+            outputs = super().predict(**adapted(self._kparallel, arguments))
             if self._kparallel.epoch.unsized:
                 agree_on_end(self._kparallel.placement, 0)
         return outputs
-
-    def _check_call(self, name: str, arguments: dict[str, Any]) -> None:
-        """In a cluster, make sure that all workers call the same with the same data; `fit` has done so for its own."""
-        runtime = self._kparallel
-        if not runtime.placement.group.is_single and not runtime.feeding:
-            x = arguments.get("x")
-            length = length_of(x, arguments.get("batch_size"))
-            runtime.epoch.unsized = length is None
-            with translate_worker_loss():
-                rejoin(runtime.placement)
-                require_same(runtime.placement.group, call_fingerprint(name, x, arguments.get("steps"), length))
-
-    def _adapted(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Return a call's arguments with datasets that are distributed already as Keras's loops take them."""
-        strategy, group = self._kparallel.strategy, self._kparallel.placement.group
-        for key in ("x", "validation_data"):
-            given = arguments.get(key)
-            if not isinstance(given, tf.distribute.DistributedDataset | Shards):
-                continue
-            weight = arguments.pop("class_weight", None) if key == "x" else None
-            if isinstance(given, Shards):
-                self._kparallel.epoch.unsized = True
-                given.epoch = arguments.get("initial_epoch", 0) if key == "x" else 0
-                arguments[key] = ShardBatches(given, strategy, group.worker_index, group.workers, weight)
-            else:
-                arguments[key] = PerReplicaDataset(given, strategy, weight)
-        return arguments
 
     def __reduce__(self) -> Any:
         """Pickle and copy as a plain model: what comes back is on one device."""
@@ -209,7 +183,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
             self.train_function = (
                 own_train_function(self, self._kparallel)
                 if own
-                else step_function(self, self._kparallel, lambda step: step.train)
+                else step_function(self, self._kparallel, lambda step: step.train, FirstBatch(self, self._kparallel))
             )
         return self.train_function
 

@@ -95,26 +95,25 @@ class Runtime:
                 f"Expected a model of the {planned} calls that the plan cuts, received {len(graph.calls)}: layers of "
                 f"{model.name!r} were added or removed since it was wrapped. Wrap it again."
             )
-        return whole(model, placed=len(groups) > 1) if graph is None else cut(model, graph, groups)
+        return whole(model) if graph is None else cut(model, graph, groups)
 
     def stages_of(self, model: keras.Model) -> dict[int, int]:
         """Return, by the id of a built model's variable, the stage on whose column it lies; the last one if none."""
-        pipeline = self.pipeline(model)
         found: dict[int, int] = {}
-        if pipeline.placed:
+        if self.plan.placed:
             for index, group in enumerate(self.plan.groups):
                 for layer in model.layers:
                     if layer.name in group.layers:
                         found |= {id(variable): index for variable in layer.variables if id(variable) not in found}
             return found
-        for index, stage in enumerate(pipeline.stages):
+        for index, stage in enumerate(self.pipeline(model).stages):
             for variable in [*stage.weights, *stage.state.variables]:
                 found.setdefault(id(variable), index)
         return found
 
     def redirect_calls(self, model: keras.Model) -> None:
         """Let each layer that has a device of its own run there; there is one row where layers have devices."""
-        if not model.built or not self.pipeline(model).placed:
+        if not model.built or not self.plan.placed:
             return
         for index, group in enumerate(self.plan.groups):
             for layer in model.layers:

@@ -7,6 +7,14 @@
 ```
 
 A weight is on the column of the stage that owns it, with its slots. All other variables are on the last stage's column.
+Of a sharded optimizer, the slots are on one device of the column, that of the replica which owns the weight.
+
+```text
+                      column of stage 0
+        replica 0     kernel  bias  slots of kernel
+        replica 1     kernel  bias  slots of bias
+```
+
 The Keras variables stay the same objects; only the TensorFlow variables inside them are exchanged. So every reference
 that a user has stays valid: another model that shares layers, the optimizer, a metric.
 """
@@ -17,7 +25,7 @@ from typing import Any
 
 import keras
 
-from kparallel.compat.optimizers import slots_by_weight
+from kparallel.compat.optimizers import slots_by_weight, trained_by
 from kparallel.compat.training import renew_functions
 from kparallel.compat.variables import (
     foreign_strategy,
@@ -27,9 +35,10 @@ from kparallel.compat.variables import (
     placed_value,
     restore_variable,
 )
+from kparallel.engine.owners import Load, share_out
 from kparallel.errors import ModelError
 from kparallel.model.runtime import Runtime
-from kparallel.model_variables import optimizers_of, variables_of
+from kparallel.model_variables import bytes_of, optimizers_of, variables_of
 
 __all__: list[str] = []
 
@@ -47,7 +56,7 @@ def check_variables(model: keras.Model, runtime: Runtime, former: Runtime | None
     Raises:
         ModelError: A variable belongs to a strategy of the user's, or to another wrapped model on other devices.
     """
-    for variable, column in _columns(model, runtime):
+    for variable, column, single in _columns(model, runtime):
         strategy = foreign_strategy(variable)
         if strategy is not None and strategy is not runtime.strategy:
             raise ModelError(
@@ -55,7 +64,7 @@ def check_variables(model: keras.Model, runtime: Runtime, former: Runtime | None
                 f"made under {type(strategy).__name__}. Build the model outside `strategy.scope()`: kparallel makes a "
                 "strategy of its own."
             )
-        if is_placed(variable, runtime.strategy, column) or not _others(variable, former):
+        if is_placed(variable, runtime.strategy, column, single) or not _others(variable, former):
             continue
         gc.collect()  # Models are in reference cycles: a model that is no longer reachable may still own the variable.
         others = _others(variable, former)
@@ -82,14 +91,14 @@ def take_over(model: keras.Model, runtime: Runtime) -> bool:
     Raises:
         ModelError: As in `check_variables`. After any error all variables are where they were.
     """
-    if all(_holds(runtime, variable) for variable in _variables(model)):
+    if all(_holds(runtime, variable) for variable in _variables(model)) and _owners_are_right(model, runtime):
         return False
     former = vars(model).get("_kparallel")
     check_variables(model, runtime, former)
     moved: list[tuple[keras.Variable, Any]] = []
     try:
-        for variable, column in _columns(model, runtime):
-            old = place_variable(variable, runtime.strategy, column)
+        for variable, column, single in _columns(model, runtime):
+            old = place_variable(variable, runtime.strategy, column, single)
             if old is not None:
                 moved.append((variable, old))
     except BaseException:  # KeyboardInterrupt too: a half-moved model would be of no use.
@@ -121,15 +130,47 @@ def give_back(model: keras.Model, runtime: Runtime) -> None:
     _renew_functions_of_others(model, moved)
 
 
-def _columns(model: keras.Model, runtime: Runtime) -> Iterator[tuple[keras.Variable, Column]]:
-    """Yield each variable of a model once, with the devices of its copies according to the plan."""
-    last = len(runtime.plan.groups) - 1
-    stages = runtime.stages_of(model) if model.built and last else {}
+def owners_of(model: keras.Model, runtime: Runtime) -> dict[int, int] | None:
+    """Return, by the id of a weight, the replica that holds its slots and updates it; None without a sharded optimizer.
+
+    Args:
+        model: The model, its optimizer built.
+        runtime: The runtime with the plan.
+    """
+    if runtime.plan.shard is None:
+        return None
+    last, stages = len(runtime.plan.groups) - 1, _stages(model, runtime)
+    weights: dict[int, keras.Variable] = {id(weight): weight for weight in model.trainable_variables}
+    slots: dict[int, int] = {}  # By the id of a weight.
     for optimizer in optimizers_of(model):
-        for slot, weight in slots_by_weight(optimizer).items():
-            stages.setdefault(slot, stages.get(id(weight), last))
+        weights |= {id(weight): weight for weight in trained_by(optimizer)}
+        for slot, weight in slots_by_weight(optimizer):
+            slots[id(weight)] = slots.get(id(weight), 0) + bytes_of(slot)
+    columns = [runtime.column(stages.get(key, last)) for key in weights]
+    loads = [
+        Load(slots.get(key, 0), bytes_of(weight), column)
+        for (key, weight), column in zip(weights.items(), columns, strict=True)
+    ]
+    return dict(zip(weights, share_out(loads), strict=True))
+
+
+def _columns(model: keras.Model, runtime: Runtime) -> Iterator[tuple[keras.Variable, Column, bool]]:
+    """Yield each variable of a model once, with the devices of its copies, and whether a single one is for all."""
+    last, stages, owners = len(runtime.plan.groups) - 1, _stages(model, runtime), owners_of(model, runtime)
+    slots: dict[int, keras.Variable] = {}
+    for optimizer in optimizers_of(model):
+        for slot, weight in slots_by_weight(optimizer):
+            slots.setdefault(id(slot), weight)
     for variable in _variables(model):
-        yield variable, runtime.column(stages.get(id(variable), last))
+        weight = slots.get(id(variable), variable)
+        column = runtime.column(stages.get(id(variable), stages.get(id(weight), last)))
+        single = owners is not None and weight is not variable
+        yield variable, (column[owners[id(weight)]],) if single and owners is not None else column, single
+
+
+def _stages(model: keras.Model, runtime: Runtime) -> dict[int, int]:
+    """Return the stage of each weight and state by its id, for a model that is cut."""
+    return runtime.stages_of(model) if model.built and len(runtime.plan.groups) > 1 else {}
 
 
 def _variables(model: keras.Model) -> Iterator[keras.Variable]:
@@ -140,6 +181,13 @@ def _variables(model: keras.Model) -> Iterator[keras.Variable]:
 def _holds(runtime: Runtime, variable: keras.Variable) -> bool:
     placed = placed_value(variable)
     return placed is not None and runtime in placed.owners
+
+
+def _owners_are_right(model: keras.Model, runtime: Runtime) -> bool:
+    """Tell whether slots lie with the owners of their weights, which may be others with another optimizer."""
+    return runtime.plan.shard is None or all(
+        is_placed(variable, runtime.strategy, column, single) for variable, column, single in _columns(model, runtime)
+    )
 
 
 def _others(variable: keras.Variable, former: Runtime | None) -> list[Runtime]:

@@ -40,6 +40,7 @@ def plan(
     devices: Sequence[str] | None = None,
     memory_per_device: str | float | None = None,
     batch_size: int | None = None,
+    shard: str | None = "auto",
 ) -> Plan:
     """Decide how a model is spread over devices, without wrapping it.
 
@@ -61,6 +62,11 @@ def plan(
         memory_per_device: Such as `"8GB"`, or bytes. With it, what is not said of replicas, stages, microbatches and
             recompute is chosen: the fastest predicted step that fits, plain data parallelism wherever it fits.
         batch_size: Rows of the global batch, for estimates of memory and for the choice.
+        shard: What the replicas of one process share out among themselves. `"optimizer"`: each weight has an owner
+            among the replicas, which alone holds the optimizer's slots of the weight (Adam has two), updates it, and
+            gives it to the others: the slots take a replica's part of the memory, and the update its part of the
+            time. The result is the same for every optimizer. None: each replica holds all slots and updates
+            everything. `"auto"` (default): None.
 
     Returns:
         The plan; print it, or pass it to `wrap`.
@@ -84,7 +90,17 @@ def plan(
     check_surroundings()
     cluster_strategy()  # Refuses a cluster that has not been joined, before TensorFlow starts.
     options = Options(
-        replicas, stages, microbatches, schedule, recompute, balance, sample, devices, memory_per_device, batch_size
+        replicas,
+        stages,
+        microbatches,
+        schedule,
+        recompute,
+        balance,
+        sample,
+        devices,
+        memory_per_device,
+        batch_size,
+        shard,
     )
     model = _built(model)
     check_model(model)
@@ -105,6 +121,7 @@ def wrap(
     devices: Sequence[str] | None = None,
     memory_per_device: str | float | None = None,
     batch_size: int | None = None,
+    shard: str | None = "auto",
     loss_reduction: str = "mean",
     gradient_compression: str | None = None,
     check: str = "error",
@@ -123,8 +140,8 @@ def wrap(
         model: A Keras model, built or not, compiled or not, or a zero-argument function that builds one in host
             memory, for a model that fits no single device.
         plan: A plan made by `kparallel.plan`; then none of the options that make a plan may be given.
-        replicas, stages, microbatches, schedule, recompute, balance, sample, devices, memory_per_device, batch_size:
-            As in `kparallel.plan`.
+        replicas, stages, microbatches, schedule, recompute, balance, sample, devices, memory_per_device, batch_size,
+            shard: As in `kparallel.plan`.
         loss_reduction: What a loss of your own is of its rows: `"mean"` (default), what its graph shows, a mean, a sum
             or anything else, for which the outputs of all replicas are gathered; `"sum"`, scalars are sums over rows;
             `"global"`, outputs are always gathered.
@@ -161,7 +178,17 @@ def wrap(
         raise PlanError(f"Expected check 'error', 'warn' or 'off', received {check!r}.")
     check_compression(gradient_compression)
     options = Options(
-        replicas, stages, microbatches, schedule, recompute, balance, sample, devices, memory_per_device, batch_size
+        replicas,
+        stages,
+        microbatches,
+        schedule,
+        recompute,
+        balance,
+        sample,
+        devices,
+        memory_per_device,
+        batch_size,
+        shard,
     )
     if not isinstance(plan, Plan | None):
         raise PlanError(

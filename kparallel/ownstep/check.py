@@ -9,7 +9,6 @@ a few rows of the first batch ─┬─ whole, as plain Keras runs the step
 All start from the same state, which is put back afterwards.
 """
 
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,9 +25,11 @@ from kparallel.compat.layers import flatten_layers
 from kparallel.compat.optimizers import trained_by
 from kparallel.compat.steps import quietly, redirected
 from kparallel.compat.variables import copies_of
-from kparallel.data.share import RowCounts, first_rows, row_count
+from kparallel.data.share import RowCounts, row_count, rows_at
+from kparallel.engine.sparse_gradients import scales_and_adds
 from kparallel.errors import ModelError
-from kparallel.ownstep.compare import Outcome, compare, described, names
+from kparallel.ownstep.compare import Outcome, as_arrays, compare, described, names, rounding_of
+from kparallel.ownstep.draws import Draws
 from kparallel.ownstep.step import OwnStep
 
 __all__: list[str] = []
@@ -36,58 +37,15 @@ __all__: list[str] = []
 _ROWS = 2  # For each part: of one row a mean and a sum are the same.
 
 
-class Draws:
-    """What Keras's random functions draw in the runs that are compared: for all rows, of which each part takes its own.
+def overlapping(rows: int, parts: int) -> list[int]:
+    """Return which rows of a batch to compare, for one part after another; none if it has fewer than two.
 
-    Args:
-        rows: How many rows there are.
+    Parts have a row in common with the next, so that they look up the same indices: `[0, 1], [1, 2]` for two of them.
+    A batch of fewer rows is taken as it is.
     """
-
-    def __init__(self, rows: int) -> None:
-        self._rows = rows
-        self._shapes: list[bool] = []  # Of each draw, whether it was for the rows.
-        self._order: Any = None
-        self._recording = False
-        self._local = threading.local()  # Replicas run in threads of their own.
-
-    def whole(self, order: Any = None) -> None:
-        """Begin a run of all rows, perhaps in another order."""
-        self._recording, self._order = order is None, order
-        self.begin(0, self._rows)
-
-    def begin(self, first: int, count: int) -> None:
-        """Begin the run of a part, in this thread."""
-        self._local.place, self._local.draw = (first, count), 0
-
-    def divided(self) -> None:
-        """Let each part begin by itself."""
-        self._recording, self._order = False, None
-
-    def number(self, rows: Any) -> int | None:
-        """Return for how many rows to draw."""
-        index = self._local.draw
-        self._local.draw += 1
-        if self._recording:
-            self._shapes.append(rows == self._rows)
-        if index >= len(self._shapes) or not self._shapes[index]:
-            return None
-        _, count = self._local.place
-        return self._rows if not isinstance(rows, int) or rows == count else None
-
-    def own(self, drawn: tf.Tensor) -> tf.Tensor:
-        """Return the rows that are this part's."""
-        first, count = self._local.place
-        if self._order is not None:
-            return tf.gather(drawn, self._order)
-        return drawn[first : first + count]
-
-    def among(self, given: tf.Tensor) -> tf.Tensor:
-        """Return a part's rows among all."""
-        first, count = self._local.place
-        if self._order is not None:
-            return tf.gather(given, np.argsort(self._order))
-        rest = [[0, 0]] * (given.shape.rank - 1)
-        return tf.pad(given, [[first, self._rows - first - count], *rest])
+    if rows <= parts:
+        return list(range(rows)) if rows > 1 else []
+    return [part + index for part in range(parts) for index in range(_ROWS)]
 
 
 class Notes:
@@ -99,8 +57,9 @@ class Notes:
 
     def __init__(self, draws: Draws) -> None:
         self._draws = draws
-        self.gradients: list[list[tf.Tensor]] = []
+        self.gradients: list[list[Any]] = []
         self.names: list[list[str]] = []
+        self.squared: list[bool] = []  # Whether an optimizer squares or clips the slices of a gradient one by one.
         self.trained: set[int] = set()
         self.conditional = False  # Whether an update stands in a condition of a graph, from which nothing comes out.
         self._graph: Any = None
@@ -115,8 +74,9 @@ class Notes:
         if self._graph is not None and tf.compat.v1.get_default_graph() is not self._graph:
             self.conditional = True
             return
-        pairs = [(tf.convert_to_tensor(g), v) for g, v in zip(gradients, variables, strict=True) if g is not None]
+        pairs = [(_noted(g), v) for g, v in zip(gradients, variables, strict=True) if g is not None]
         self.gradients.append([gradient for gradient, _ in pairs])
+        self.squared.append(not scales_and_adds(optimizer))
         self.names.append(names([getattr(variable, "path", variable.name) for _, variable in pairs]))
 
     def place(self, first: int, count: int) -> None:
@@ -164,8 +124,8 @@ class Check:
             ModelError: The step does not do the same.
         """
         rows = row_count(batch)
-        few = min(rows, _ROWS * self._step.replicas)
-        if few < 2:
+        few = list(range(rows)) if self._step.sized else overlapping(rows, self._step.replicas)
+        if len(few) < 2:
             return
         if self._step.draw is not None:
             warnings.warn(
@@ -176,14 +136,14 @@ class Check:
             )
             return
         try:
-            finding = self._compared(first_rows(batch, rows if self._step.sized else few), counts)
+            finding = self._compared(rows_at(batch, few), counts)
         except tf.errors.InvalidArgumentError:
             # The step insists on its number of rows.
-            few = rows
+            few = list(range(rows))
             finding = self._compared(batch, counts)
         if finding is None:
             return
-        text = described(finding, self._model.__class__.__name__, self._name, self._step.replicas, few)
+        text = described(finding, self._model.__class__.__name__, self._name, self._step.replicas, len(few))
         if way == "error":
             raise ModelError(text)
         warnings.warn(text, stacklevel=2)
@@ -191,13 +151,13 @@ class Check:
     def _compared(self, data: Any, counts: RowCounts) -> Any:
         rows = row_count(data)
         draws = Draws(rows)
-        order = np.roll(np.arange(rows), 1)
+        order = np.roll(np.arange(rows), 1).tolist()
         layers = flatten_layers(self._model)
         with moving_statistics(layers), drawing_for(lambda: draws), self._step.drawing():
             whole = self._whole(data, draws, None)
-            other = self._whole(keras.tree.map_structure(lambda leaf: _ordered(leaf, order), data), draws, order)
+            other = self._whole(rows_at(data, order), draws, order)
             divided = self._divided(data, draws, counts)
-        return compare(whole, other, divided)
+        return compare(whole, other, divided, rounding_of(layers, self._step.compression))
 
     def _whole(self, data: Any, draws: Draws, order: Any) -> Outcome:
         """Run the step as plain Keras runs it, eagerly, on one device."""
@@ -209,8 +169,9 @@ class Check:
             def noted(grads: Any, trainable_variables: Any = None) -> Any:
                 gradients = list(grads)
                 chosen = list(trained_by(optimizer) if trainable_variables is None else trainable_variables)
+                number = min(len(gradients), len(chosen))
                 if not depth and gradients:
-                    notes.note(optimizer, gradients, chosen)
+                    notes.note(optimizer, gradients[:number], chosen[:number])
                 depth.append(1)
                 try:
                     return apply(gradients, chosen)
@@ -263,13 +224,13 @@ class Check:
 
 def _outcome(notes: Notes, gradients: Any, assigned: dict[str, Any], results: Any) -> Outcome:
     updates = [
-        dict(zip(paths, (np.asarray(each) for each in some), strict=True))
-        for paths, some in zip(notes.names, gradients, strict=True)
+        {path: as_arrays(gradient, squared) for path, gradient in zip(paths, some, strict=True)}
+        for paths, some, squared in zip(notes.names, gradients, notes.squared, strict=True)
     ]
     flat = keras.tree.flatten_with_path({} if results is None else results)
     returned = {".".join(map(str, path)): np.asarray(leaf) for path, leaf in flat if leaf is not None}
     return Outcome(updates, assigned, returned)
 
 
-def _ordered(leaf: Any, order: Any) -> Any:
-    return tf.gather(leaf, order) if isinstance(leaf, tf.Tensor) and leaf.shape.rank else leaf
+def _noted(gradient: Any) -> Any:
+    return gradient if isinstance(gradient, tf.IndexedSlices) else tf.convert_to_tensor(gradient)

@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 __all__: list[str] = []
 
 _NOISE = 2e3  # In units of the last place: what rounding alone may make, where an order of rows shows none.
 _ORDERS = 30.0  # Times what another order of the rows makes.
 _KEPT = 1e-2  # What another order makes that is more than rounding.
+_NARROW = 16.0  # In units of the last place of a dtype narrower than the gradients', in which layers compute.
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,67 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Slices:
+    """A gradient that came as slices, of which an optimizer squares or clips each: summed, and squared, by index.
+
+    Args:
+        indices: Those that occur, ascending.
+        sums: `[index, ...]`: the sum of the slices of each.
+        squares: `[index, ...]`: the sum of their squares, which tells two slices of one index from their sum; None for
+            an optimizer that scales and adds.
+    """
+
+    indices: Any
+    sums: Any
+    squares: Any
+
+    def spread(self, values: Any, indices: Any) -> Any:
+        """Return sums or squares for other indices, which have all of these among them; zeros for the rest."""
+        full = np.zeros((len(indices), *values.shape[1:]), values.dtype)
+        full[np.searchsorted(indices, self.indices)] = values
+        return full
+
+
+def as_arrays(gradient: Any, squared: bool) -> Any:
+    """Return a gradient as what is compared.
+
+    Args:
+        gradient: A tensor or `tf.IndexedSlices`.
+        squared: Whether it makes a difference how many slices an index has.
+    """
+    if not isinstance(gradient, tf.IndexedSlices):
+        return _number(gradient)
+    indices, places = np.unique(np.asarray(gradient.indices), return_inverse=True)
+    values = _number(gradient.values)
+    sums = np.zeros((len(indices), *values.shape[1:]), values.dtype)
+    np.add.at(sums, places, values)
+    if not squared:
+        return Slices(indices, sums, None)
+    squares = np.zeros_like(sums)
+    np.add.at(squares, places, values**2)
+    return Slices(indices, sums, squares)
+
+
+def _number(tensor: Any) -> Any:
+    """Return a tensor as an array of NumPy's own dtypes, of which bfloat16 is none."""
+    return np.asarray(tf.cast(tensor, "float32") if tensor.dtype == tf.bfloat16 else tensor)
+
+
+def is_finite(outcome: Outcome) -> bool:
+    """Tell whether all numbers that reached optimizers, or were returned, are finite."""
+    values = [value for update in outcome.updates or [] for value in update.values()]
+    arrays = [value.sums if isinstance(value, Slices) else value for value in values]
+    return all(bool(np.all(np.isfinite(array))) for array in [*arrays, *outcome.results.values()])
+
+
+def rounding_of(layers: Sequence[keras.layers.Layer], compression: str | None = None) -> float:
+    """Return what is rounding where layers compute, or gradients travel, in a narrower dtype than the gradients'."""
+    narrow = {layer.compute_dtype for layer in layers} | {compression}
+    known = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
+    return _NARROW * max((known[dtype] for dtype in narrow if dtype in known), default=0.0)
+
+
+@dataclass(frozen=True)
 class Finding:
     """Something that is not the same whole and divided.
 
@@ -44,36 +108,56 @@ class Finding:
     ratio: float | None
 
 
-def compare(whole: Outcome, other: Outcome, divided: Outcome) -> Finding | None:
+def compare(whole: Outcome, other: Outcome, divided: Outcome, rounding: float = 0.0) -> Finding | None:
     """Return the first thing that is not the same whole and divided, or None.
 
     Args:
         whole: Of all rows on one device.
         other: The same with the rows in another order: what differs there is rounding.
         divided: Of the rows divided between the replicas.
+        rounding: What of the largest number is rounding at least.
     """
     runs = [whole.updates or [], other.updates or [], divided.updates or []]
     if divided.updates is None:
         runs = []
     elif len(runs[0]) != len(runs[2]):
         return Finding(f"the number of updates, {len(runs[0])} whole and {len(runs[2])}", 1.0, None)
-    for index, (one, same, part) in enumerate(zip(*runs, strict=False)):
-        found = _first(f"gradient of {{}} in update {index + 1} of {len(runs[0])}", one, same, part, together=True)
-        if found is not None:
-            return found
+    for index, run in enumerate(zip(*runs, strict=False)):
+        update = f"gradient of {{}} in update {index + 1} of {len(runs[0])}"
+        for what, values in zip((update, f"slices of the {update}"), _sums_and_squares(*run), strict=True):
+            found = _first(what, *values, rounding, together=True)
+            if found is not None:
+                return found
     for what, values in (
         ("value assigned to {}", (whole.assigned, other.assigned, divided.assigned)),
         ("result {}", (whole.results, other.results, divided.results)),
     ):
-        found = _first(what, *values, together=False)
+        found = _first(what, *values, rounding, together=False)
         if found is not None:
             return found
     return None
 
 
-def _first(
-    what: str, whole: dict[str, Any], other: dict[str, Any], divided: dict[str, Any], together: bool
-) -> Finding | None:
+Values = dict[str, Any]
+
+
+def _sums_and_squares(*runs: Values) -> tuple[list[Values], list[Values]]:
+    """Return the gradients of some runs as arrays, and of those that come as slices the squares, over equal indices."""
+    sums = [dict(run) for run in runs]
+    squares: list[Values] = [{} for _ in runs]
+    for name in runs[0]:
+        slices = [run.get(name) for run in runs]
+        if not all(isinstance(each, Slices) for each in slices):
+            continue
+        indices = np.unique(np.concatenate([each.indices for each in slices]))
+        for run, of_squares, each in zip(sums, squares, slices, strict=True):
+            run[name] = each.spread(each.sums, indices)
+            if each.squares is not None:
+                of_squares[name] = each.spread(each.squares, indices)
+    return sums, squares
+
+
+def _first(what: str, whole: Values, other: Values, divided: Values, rounding: float, together: bool) -> Finding | None:
     scales = {name: _largest(value) for name, value in whole.items()}
     for name, value in whole.items():
         part = divided.get(name)
@@ -85,7 +169,7 @@ def _first(
         noise = np.finfo(value.dtype).eps if np.issubdtype(value.dtype, np.floating) else 0.0
         ordered = _apart(value, other.get(name, value), scale)
         # Rows that are kept in their order are no rounding; gathered from all replicas, they come in that order.
-        limit = _NOISE * noise + (_ORDERS * ordered if ordered < _KEPT else 0.0)
+        limit = max(_NOISE * noise, rounding) + (_ORDERS * ordered if ordered < _KEPT else 0.0)
         apart = _apart(value, part, scale)
         if not apart <= limit:
             return Finding(f"the {what.format(repr(name))}", apart, _ratio(value, part))
@@ -121,6 +205,12 @@ def _ratio(one: Any, other: Any) -> float | None:
 def reason(finding: Finding, replicas: int) -> str:
     """Return what is likely the reason, and what to do."""
     ratio = finding.ratio
+    if finding.what.startswith("the slices"):
+        return (
+            "The optimizer squares or clips the slices of a lookup one by one, and replicas give it another number of "
+            "slices of an index than one device does: indices come from tf.unique, or one table is looked up twice, "
+            "once by positions. Pass it tf.convert_to_tensor(gradient), use a table for each lookup, or SGD"
+        )
     if ratio is not None and abs(ratio * replicas - 1) < 1e-2:
         return (
             f"It is {ratio:.3g} times the whole's: the step sums over its rows, or divides by a batch size that is "

@@ -9,7 +9,7 @@ gradients     averaged by rows, at the tape         summed, at the optimizer
 """
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -37,6 +37,7 @@ class LoopStrategy:
         placement: Where replicas run.
         place: Places what the model has got since.
         draws: Gives what Keras's random functions draw from that are given no seed, with a copy on each replica.
+        owners: Gives, by the id of a weight, the replica that updates it; None where each updates its own copies.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class LoopStrategy:
         placement: Placement,
         place: Callable[[], None],
         draws: Callable[[], keras.random.SeedGenerator],
+        owners: Callable[[], Mapping[int, int] | None],
     ) -> None:
         self._model = model
         self._strategy = strategy
         self._placement = placement
         self._place = place
         self._draws = draws
+        self._owners = owners
         self._optimizers: dict[int, Any] = {}  # What loops have been found to use, by id, beside what the model holds.
         self._metrics: dict[int, keras.metrics.Metric] = {}
         self._variables: dict[int, keras.Variable] = {}
@@ -77,7 +80,7 @@ class LoopStrategy:
         if key not in self._found or not tf.executing_eagerly():
             self._prepare(fn, args, kwargs)
         used = [list(each.values()) for each in (self._optimizers, self._metrics, self._variables)]
-        loop = _Loop(self._model, self._placement, self._draws(), *used)
+        loop = _Loop(self._model, self._placement, self._draws(), self._owners(), *used)
         if tf.executing_eagerly() and key not in self._found:
             self._found[key] = loop.traced(self._strategy, fn, args, kwargs)
         return loop.run_function(self._strategy, converted(fn), args, kwargs, self._found.get(key, {}))
@@ -132,7 +135,7 @@ class _Loop(OwnStep):
     Args:
         model: The wrapped model.
         placement: Where replicas run.
-        draws: As `OwnStep` takes it.
+        draws, owners: As `OwnStep` takes them.
         optimizers, metrics, variables: What the function may use, beside what the model holds.
     """
 
@@ -141,11 +144,12 @@ class _Loop(OwnStep):
         model: keras.Model,
         placement: Placement,
         draws: keras.random.SeedGenerator,
+        owners: Mapping[int, int] | None,
         optimizers: list[Any],
         metrics: list[keras.metrics.Metric],
         variables: list[keras.Variable],
     ) -> None:
-        super().__init__(model, lambda data: data, placement, "sum", False, draws)
+        super().__init__(model, lambda data: data, placement, "sum", False, draws, owners)
         self._take(optimizers, metrics, variables)
 
     def traced(self, strategy: tf.distribute.Strategy, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -179,7 +183,14 @@ class _Loop(OwnStep):
                 found[index] = decisions
             share = Share(1, part, part, 1.0)
             replica = _LoopReplica(
-                self._placement, share, self._variables, self._moments, follows, decisions, self._update
+                self._placement,
+                share,
+                self._variables,
+                self._moments,
+                follows,
+                decisions,
+                self._update,
+                self._owners is not None,
             )
             self._shift_seeds(index, 1)
             with running(replica, loop=True), self.drawing():

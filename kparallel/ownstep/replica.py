@@ -14,16 +14,17 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kparallel.compat.distribute import local_updates
 from kparallel.compat.optimizers import trained_by
 from kparallel.compat.steps import outside_step
 from kparallel.compat.variables import placed_value
 from kparallel.engine.placement import Placement
+from kparallel.errors import ModelError
 from kparallel.metric.additive import is_additive
 from kparallel.ownstep.combine import own_average, own_sum, whole_results
 from kparallel.ownstep.decisions import Decisions
 from kparallel.ownstep.rows import StepRows
 from kparallel.ownstep.sums import Share, Sums, wide
+from kparallel.ownstep.user_code import line_of
 from kparallel.ownstep.written import Change, Written
 from kparallel.stage.dependence import Dependence
 
@@ -40,11 +41,13 @@ class Traced:
         rows: Tells how tensors depend on the rows.
         written: Follows what is written.
         size: How many rows there are, where the graph knows their number, so that it does not tell what depends on it.
+        sums: Whether losses are sums over the rows.
     """
 
     rows: StepRows
     written: Written
     size: int | None
+    sums: bool
 
     def way(self, tensor: tf.Tensor) -> Dependence:
         """Return how a tensor depends on the rows."""
@@ -63,6 +66,7 @@ class Replica:
         traced: Follows the graph; None in a step that runs eagerly.
         decisions: Takes note of what is found in the graph, or has it for a step that runs eagerly.
         update: Applies an optimizer to gradients and variables.
+        sharded: Whether it waits for the other replicas, since one of them updates each weight. Default False.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Replica:
         traced: Traced | None,
         decisions: Decisions,
         update: Update,
+        sharded: bool = False,
     ) -> None:
         self._sums = Sums(placement, share, self._mark, self._same_indices)
         self.refusals = self._sums.refusals
@@ -82,6 +87,7 @@ class Replica:
         self._traced = traced
         self._decisions = decisions
         self._update = update
+        self._sharded = sharded
         self._applying = False
         # No graph tells what is added to variables in a step that runs eagerly: there it is the difference from these.
         self._before: dict[int, tf.Tensor] = {}
@@ -119,7 +125,14 @@ class Replica:
             original(gradients, trainable_variables)
             return
         variables = list(trained_by(optimizer) if trainable_variables is None else trainable_variables)
+        if trainable_variables is None and len(variables) != len(gradients):
+            original(gradients, None)  # Keras says what is wrong.
+        number = min(len(gradients), len(variables))  # As Keras pairs them.
+        gradients, variables = gradients[:number], variables[:number]
+        self._check_known(variables)
         inside = self._sums.inside()
+        if self._sharded:
+            self._sums.check_place()  # One replica updates each weight, and the others wait for it.
         local = self._decisions.of("an update", lambda: [self._differs(each) for each in gradients], not inside)
         own = [index for index, differs in enumerate(local) if differs]
         totals = self._sums.gradients([gradients[i] for i in own], [variables[i] for i in own])
@@ -129,7 +142,7 @@ class Replica:
             self._traced.written.follow()
         self._applying = True
         try:
-            with outside_step(), local_updates(tf.distribute.get_strategy()):
+            with outside_step():
                 self._update(optimizer, gradients, variables)
         finally:
             self._applying = False
@@ -137,6 +150,15 @@ class Replica:
             self._traced.written.skip()
         updated = [*optimizer.variables, *variables]
         self._note(each for each in updated if id(each) in self._before)
+
+    def _check_known(self, variables: list[Any]) -> None:
+        foreign = next((each for each in variables if not is_weight(each)), None)
+        if foreign is not None and self._sums.replicas > 1:
+            raise ModelError(
+                "Expected an update of weights that the model holds, received one of "
+                f"{getattr(foreign, 'path', foreign.name)!r}{line_of()}, which has no copy on each of the "
+                f"{self._sums.replicas} replicas. Make it with add_weight in the model or in one of its layers."
+            )
 
     def update_metric(self, metric: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Update a metric with this replica's rows."""
@@ -209,6 +231,9 @@ class Replica:
         floats = [leaf for leaf in keras.tree.flatten((args, kwargs)) if tf.is_tensor(leaf) and leaf.dtype.is_floating]
         if is_additive(metric) and all(leaf.shape.rank and leaf.shape[0] in (size, None) for leaf in floats[:1]):
             return True
+        if isinstance(metric, keras.metrics.Sum) and self._traced.sums:
+            # Of a loss into which random numbers enter the graph does not tell.
+            return any(self._traced.rows.of(leaf) is not Dependence.NONE for leaf in floats)
         # A mean that counts a scalar by the rows, as `sample_weight=tf.shape(x)[0]` does.
         weight = kwargs.get("sample_weight", args[1] if len(args) == 2 else None)
         if not isinstance(metric, keras.metrics.Mean) or not tf.is_tensor(weight) or weight.shape.rank:

@@ -1,6 +1,6 @@
 """A `train_step`, `test_step` or `predict_step` of the user's own, run unmodified on each replica's share of rows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Protocol
@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
+from kparallel.compat.distribute import local_updates
 from kparallel.compat.functions import draw_apart, traced
 from kparallel.compat.layers import flatten_layers, seed_states
 from kparallel.compat.steps import (
@@ -17,10 +18,11 @@ from kparallel.compat.steps import (
     running_step,
     through_steps,
 )
-from kparallel.compat.variables import copies_of, placed_value
+from kparallel.compat.variables import copies_of, has_single_copy, placed_value
 from kparallel.data.share import RowCounts, row_count, slice_share, split_sizes
 from kparallel.engine.optimizer_update import OptimizerUpdate
 from kparallel.engine.placement import Placement
+from kparallel.engine.sharded_update import ShardedUpdate
 from kparallel.errors import ModelError
 from kparallel.model_variables import metrics_of, optimizers_of, variables_of
 from kparallel.ownstep.decisions import Decisions
@@ -56,6 +58,7 @@ class OwnStep:
         jit: As `OptimizerUpdate` takes it.
         draws: What Keras's random functions draw from that are given no seed, with a copy on each replica; None leaves
             them alone.
+        owners: By the id of a weight, the replica that updates it; default each replica updates its own copies.
     """
 
     def __init__(
@@ -66,12 +69,14 @@ class OwnStep:
         loss_reduction: str,
         jit: bool | None,
         draws: keras.random.SeedGenerator | None = None,
+        owners: Mapping[int, int] | None = None,
     ) -> None:
         self._model = model
         self._step = step
         self._placement = placement
         self._sums = loss_reduction == "sum"
         self._draws = draws
+        self._owners = owners
         self.sized = False  # Whether the step has to be traced with the number of rows.
         self.draw: str | None = None  # Where the step first draws by TensorFlow's own random operations.
         self.trial: Trial | None = None  # What a run that is compared with another one does otherwise.
@@ -148,6 +153,11 @@ class OwnStep:
         """How many replicas run the step."""
         return self._placement.replicas
 
+    @property
+    def compression(self) -> str | None:
+        """In which dtype gradients travel; None keeps their own."""
+        return self._placement.compression
+
     def drawing(self) -> AbstractContextManager[None]:
         """Return a context in which Keras's random functions that are given no seed draw as in the step."""
         return nullcontext() if self._draws is None else drawing_from(self._draws)
@@ -201,7 +211,16 @@ class OwnStep:
             size = row_count(data) if self.sized else None
             traced, decisions = self._followed(data, index, size), Decisions()
             self._known.setdefault(counts, {})[index] = decisions
-        return Replica(self._placement, share, self._variables, self._moments, traced, decisions, self._update)
+        return Replica(
+            self._placement,
+            share,
+            self._variables,
+            self._moments,
+            traced,
+            decisions,
+            self._update,
+            self._owners is not None,
+        )
 
     def _followed(self, data: Any, index: int, size: int | None) -> Traced:
         """Return what follows a replica through the graph that it is about to make."""
@@ -209,9 +228,13 @@ class OwnStep:
         leaves = tf.nest.flatten(data, expand_composites=True)
         rows = StepRows(graph, [leaf for leaf in leaves if tf.is_tensor(leaf)])
         local = index - self._placement.first_replica
-        copies = {id(copies_of(variable)[local].handle): variable for variable in self._variables}
+        # Of variables with a single copy only optimizers write, whose writes are not followed.
+        followed = [variable for variable in self._variables if not has_single_copy(variable)]
+        copies = {id(copies_of(variable)[local].handle): variable for variable in followed}
         metrics = {id(variable) for metric in self._metrics for variable in metric.variables}
-        return Traced(rows, Written(graph, rows, copies, self._seeds, metrics, self._placement.replicas), size)
+        return Traced(
+            rows, Written(graph, rows, copies, self._seeds, metrics, self._placement.replicas), size, self._sums
+        )
 
     def _share(self, rows: int, counts: RowCounts, index: int) -> Share:
         """Return what a replica has of a batch."""
@@ -235,7 +258,12 @@ class OwnStep:
             )
         if self.trial is not None and self._placement.communicators[-1].replica_index == self._placement.first_replica:
             self.trial.note(optimizer, gradients, variables)
-        self._updaters[id(optimizer)].apply(gradients, variables)
+        updater = self._updaters[id(optimizer)]
+        if self._owners is not None:
+            ShardedUpdate(updater, self._owners).apply(gradients, variables)
+            return
+        with local_updates(tf.distribute.get_strategy()):
+            updater.apply(gradients, variables)
 
     def _shift_seeds(self, index: int, sign: int) -> None:
         """Let replicas draw apart while the step runs; what is kept is plain Keras's own."""

@@ -93,7 +93,7 @@ class Sums:
         """Sum what all replicas give."""
         if not values:
             return []
-        self._check_place()
+        self.check_place()
         with outside_step():
             sums = [local_copy(value) for value in self._communicator.all_reduce(values)]
         return [self._equal(value) for value in sums]
@@ -102,7 +102,7 @@ class Sums:
         """Return, for each value, the list of every replica's."""
         if not values:
             return []
-        self._check_place()
+        self.check_place()
         with outside_step():
             return self._communicator.all_gather(values)
 
@@ -179,7 +179,8 @@ class Sums:
             self._mark(part)
         return value
 
-    def _check_place(self) -> None:
+    def check_place(self) -> None:
+        """Refuse what needs the other replicas where the step cannot wait for them."""
         if not self.inside():
             refusal = ModelError(
                 "Expected the gradients of weights, updates by an optimizer and sums over replicas in the step itself, "

@@ -43,6 +43,7 @@ def layer_groups(
                 parameters=parameters,
                 weight_bytes=sum(units[index].weight_bytes for index in members),
                 frozen_bytes=sum(units[index].frozen_bytes for index in members),
+                largest_bytes=max(units[index].largest_bytes for index in members),
                 units=members,
                 share=sum(costs[index] for index in members) / total if total else 1 / stages,
                 activation_bytes_per_row=sum(units[index].activation_bytes_per_row for index in members),

@@ -25,7 +25,7 @@ class Memory:
     Args:
         weights: The weights.
         gradients: The gradients, summed over microbatches.
-        slots: The optimizer's variables.
+        slots: The optimizer's variables that this device holds.
         activations: The tensors that forward passes keep for backward passes, at the peak.
     """
 
@@ -48,6 +48,8 @@ def stage_memory(
     recompute: str = "never",
     slots: float = 2,
     frozen_bytes: Bytes = 0,
+    owners: int = 1,
+    largest_bytes: Bytes = 0,
 ) -> Memory:
     """Estimate a stage's memory.
 
@@ -62,6 +64,8 @@ def stage_memory(
         recompute: `"never"`, `"always"` or `"except_last"`.
         slots: The number of optimizer variables for each weight: 2 (default) for Adam, 1 for momentum, 0 for plain SGD.
         frozen_bytes: The bytes of those weights that are not trained, and so have no gradient and no slots. Default 0.
+        owners: The number of replicas that share the slots out among themselves. Default 1, each has them all.
+        largest_bytes: The bytes of the largest weight that is trained. Its slots are not divided. Default 0.
 
     Example:
         >>> stage_memory(100, activation_bytes=50, incoming_bytes=10, in_flight=4)
@@ -74,7 +78,19 @@ def stage_memory(
         complete = min(in_flight, 2 if recompute == "except_last" else 1)
         activations = complete * activation_bytes + in_flight * incoming_bytes
     trained = weight_bytes - frozen_bytes
-    return Memory(weight_bytes, trained, slots * trained, activations)
+    held = trained / owners if owners > 1 else trained
+    if owners > 1:  # At least; where weights differ much in size, the fullest device holds a little more.
+        held = _larger(held, largest_bytes)
+    return Memory(weight_bytes, trained, slots * held, activations)
+
+
+def _larger(one: Bytes, other: Bytes) -> Bytes:
+    """Return the larger of two numbers, or of each pair of entries of two tables."""
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return max(one, other)
+    import numpy as np
+
+    return np.maximum(one, other)
 
 
 _SLOTS = {"sgd": 0, "rmsprop": 1, "adagrad": 1, "lion": 1, "adafactor": 0, "muon": 1}

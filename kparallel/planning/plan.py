@@ -20,6 +20,16 @@ __all__: list[str] = []
 RECOMPUTE = ("never", "always", "except_last")
 
 
+def check_shard(shard: str | None) -> None:
+    """Check what the replicas are to share out among themselves.
+
+    Raises:
+        PlanError: The value is unknown.
+    """
+    if shard not in (None, "optimizer"):
+        raise PlanError(f"Expected shard to be 'auto', None or 'optimizer', received {shard!r}.")
+
+
 @dataclass(frozen=True)
 class LayerGroup:
     """The layers of one stage.
@@ -33,6 +43,7 @@ class LayerGroup:
         activation_bytes_per_row: The bytes that a forward pass keeps for one row; an estimate.
         arriving_bytes_per_row: The bytes that the stage reads from earlier stages for one row; an estimate.
         frozen_bytes: The bytes of those weights that are not trained, and so have no gradient and no slots.
+        largest_bytes: The bytes of the largest weight that is trained.
     """
 
     layers: tuple[str, ...]
@@ -43,6 +54,7 @@ class LayerGroup:
     activation_bytes_per_row: int = field(default=0, compare=False)
     arriving_bytes_per_row: int = field(default=0, compare=False)
     frozen_bytes: int = field(default=0, compare=False)
+    largest_bytes: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -62,9 +74,12 @@ class Plan:
         slots: The number of optimizer variables for each weight, for estimates of memory; default 2, as for Adam.
         reason: Why a search chose the plan; default empty.
         workers: The number of workers that share a batch, each with such a mesh, for estimates; default 1.
+        shard: What the replicas share out among themselves: `"optimizer"`, its slots and the update of the weights;
+            None (default), nothing.
 
     Raises:
-        PlanError: `microbatches` is below 1 or above a replica's rows; `recompute` or the schedule is unknown.
+        PlanError: `microbatches` is below 1 or above a replica's rows; `recompute` or the schedule is unknown; there is
+            one replica, or there are several workers, and `shard` is given.
         ScheduleError: The schedule breaks a law of schedules.
 
     Example:
@@ -86,12 +101,14 @@ class Plan:
     slots: float = field(default=2, compare=False)
     reason: str = field(default="", compare=False)
     workers: int = field(default=1, compare=False)
+    shard: str | None = None
 
     def __post_init__(self) -> None:
         if self.microbatches < 1:
             raise PlanError(f"Expected at least 1 microbatch, received {self.microbatches}.")
         if self.recompute not in RECOMPUTE:
             raise PlanError(f"Expected recompute to be one of {RECOMPUTE}, received {self.recompute!r}.")
+        self._check_shard()
         if self.groups and len(self.groups) != self.mesh.stages:
             raise PlanError(f"Expected {self.mesh.stages} layer groups for this mesh, received {len(self.groups)}.")
         rows = self.rows_per_replica
@@ -101,6 +118,19 @@ class Plan:
                 f"{rows}, received {self.microbatches}. Use larger batches, or say microbatches={rows}."
             )
         self.programs()
+
+    def _check_shard(self) -> None:
+        check_shard(self.shard)
+        if self.shard is not None and self.workers > 1:
+            raise PlanError(
+                f"Expected shard='optimizer' in one process, received it on {self.workers} workers, between which the "
+                "optimizer's slots are not shared out. Say shard=None."
+            )
+        if self.shard is not None and self.mesh.replicas == 1:
+            raise PlanError(
+                "Expected several replicas for shard='optimizer', received 1: nothing is shared out, since it has "
+                "nobody to share the optimizer's slots with. Say shard=None, or replicas=2 or more."
+            )
 
     @property
     def replicas(self) -> int:
@@ -145,6 +175,8 @@ class Plan:
             self.recompute,
             self.slots,
             group.frozen_bytes,
+            self.mesh.replicas if self.shard else 1,
+            group.largest_bytes,
         )
 
     def predict(self) -> Prediction:

@@ -68,7 +68,8 @@ def _width(plan: "Plan", lanes: int) -> float:
 def _title(plan: "Plan") -> str:
     mesh = plan.mesh
     workers = "" if plan.workers == 1 else f" on {plan.workers} workers, {mesh.replicas} on each"
-    return f"{plan.model_name}: {count(plan.replicas, 'replica')} × {count(mesh.stages, 'stage')}{workers}"
+    shared = "" if plan.shard is None else ", optimizer shared out"
+    return f"{plan.model_name}: {count(plan.replicas, 'replica')} × {count(mesh.stages, 'stage')}{workers}{shared}"
 
 
 def _draw_mesh(axes: "Axes", plan: "Plan", height: float) -> None:

@@ -21,6 +21,8 @@ def report(plan: "Plan") -> str:
         lines += [*_layers(plan), "no pipeline: the layers run one after another, each on its device"]
     else:
         lines += ["", _table(plan), "", *_layers(plan), "", *_schedule(plan), *_prediction(plan)]
+    if plan.shard is not None:
+        lines.append(_shared_out(plan))
     if plan.reason:
         lines.append(f"chosen: {plan.reason}")
     return "\n".join(lines)
@@ -71,6 +73,12 @@ def _one_line(plan: "Plan", index: int, group: "LayerGroup") -> str:
         f"stage {index}: {count(len(group.layers), 'layer')}, {group.parameters:,} parameters, "
         f"{size(group.weight_bytes)} of weights on each of {', '.join(plan.mesh.column(index))}"
     )
+
+
+def _shared_out(plan: "Plan") -> str:
+    """Say what a device holds of the optimizer where the replicas share it out."""
+    slots = max(float(plan.memory(stage).slots) for stage in range(len(plan.groups)))
+    return f"optimizer shared out over {count(plan.replicas, 'replica')}: about {size(slots)} of slots on a device"
 
 
 def _table(plan: "Plan") -> str:

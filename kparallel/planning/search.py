@@ -35,6 +35,7 @@ def choose(
     stages: int | None = None,
     microbatches: int | None = None,
     recompute: str | None = None,
+    shard: str | None = None,
 ) -> Plan:
     """Choose replicas, stages, microbatches and recompute policy with the least predicted step time that fit.
 
@@ -53,6 +54,7 @@ def choose(
         stages: Fixes the number of stages.
         microbatches: Fixes the number of microbatches.
         recompute: Fixes the recompute policy.
+        shard: `"optimizer"` for plans of several replicas that share the optimizer's slots out; default None.
 
     Returns:
         The plan, with its reason.
@@ -78,14 +80,17 @@ def choose(
             f"{len(devices)} devices."
         )
     Mesh(tuple((name,) for name in devices))  # Refuses a device that is named twice.
-    search = _Search(units, costs, schedule, batch_size, limit, slots)
+    search = _Search(units, costs, schedule, batch_size, limit, slots, shard is not None)
     fixed = (replicas, stages, microbatches, recompute)
     possible = list(candidates(len(devices), batch_size, search.most_stages, fixed))
+    if shard is not None:  # One replica has nobody to share with.
+        possible = [each for each in possible if each.replicas > 1]
     if not possible:
         raise PlanError(
             f"Expected a plan for {count(len(devices), 'device')}, a batch of {count(batch_size, 'row')} and at most "
             f"{count(search.most_stages, 'stage')}, received replicas={replicas}, stages={stages}, "
-            f"microbatches={microbatches}. Every replica needs a row for each microbatch and a device for each stage."
+            f"microbatches={microbatches}, shard={shard!r}. Every replica needs a row for each microbatch and "
+            "a device for each stage; a sharded optimizer needs several replicas."
         )
     best, reason = search.best(possible)
     stage_of = search.stage_of(best)
@@ -100,6 +105,7 @@ def choose(
         batch_size,
         slots,
         reason,
+        shard=shard,
     )
 
 
@@ -114,6 +120,7 @@ class _Search:
         batch_size: int,
         limit: float,
         slots: float,
+        sharded: bool,
     ) -> None:
         self._units = units
         self._costs = [unit.flops_per_row for unit in units] if costs is None else list(costs)
@@ -121,8 +128,10 @@ class _Search:
         self._batch_size = batch_size
         self._limit = limit
         self._slots = slots
+        self._sharded = sharded
         self._weights = _runs([unit.weight_bytes for unit in units])
         self._frozen = _runs([unit.frozen_bytes for unit in units])
+        self._largest = _largest([unit.largest_bytes for unit in units])
         self._activations = _runs([unit.activation_bytes_per_row for unit in units])
         self._incoming = incoming_bytes(units)
         self._free: dict[int, tuple[int, ...]] = {}  # By stages: the best cut without a memory limit.
@@ -180,6 +189,8 @@ class _Search:
                 candidate.recompute,
                 self._slots,
                 self._frozen,
+                candidate.replicas if self._sharded else 1,
+                self._largest,
             ).total
             for microbatches_in_flight in self._flying[shape]
         ]
@@ -246,3 +257,11 @@ def _runs(sizes: Sequence[float]) -> npt.NDArray[np.float64]:
     """Return the sum over every run of units, `[start, end]`."""
     sums = np.concatenate([[0.0], np.cumsum(np.asarray(sizes, dtype=np.float64))])
     return np.asarray(sums[None, :] - sums[:, None])
+
+
+def _largest(sizes: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Return the largest size of every run of units, `[start, end]`."""
+    largest = np.zeros((len(sizes) + 1, len(sizes) + 1))
+    for start in range(len(sizes)):
+        largest[start, start + 1 :] = np.maximum.accumulate(np.asarray(sizes[start:], dtype=np.float64))
+    return largest

@@ -25,6 +25,7 @@ class Unit:
         stays_with: The index of the first unit that changes the same state, such as an earlier call of a shared
             BatchNorm. No cut may fall between the two. Default None.
         frozen_bytes: The bytes of those weights that are not trained, and so have no gradient and no slots. Default 0.
+        largest_bytes: The bytes of the largest weight that is trained. Default 0.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Unit:
     layers: tuple[str, ...]
     stays_with: int | None = None
     frozen_bytes: int = 0
+    largest_bytes: int = 0
 
 
 def cut_points(units: Sequence[Unit]) -> npt.NDArray[np.bool_]:

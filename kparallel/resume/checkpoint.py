@@ -16,9 +16,11 @@ from kparallel.checkpoint.folder import clear_unfinished, write_folder
 from kparallel.checkpoint.writer import Writer
 from kparallel.compat.saving import WeightFile
 from kparallel.compat.training import resume_at
+from kparallel.data.shards import Shards
 from kparallel.errors import CheckpointError
+from kparallel.launcher_pipes import report_checkpoint
 from kparallel.rendezvous import to_stderr
-from kparallel.resume.notice import Notice, Preempted
+from kparallel.resume.notice import RESIZE, Notice, Preempted
 from kparallel.resume.progress import Progress
 from kparallel.resume.snapshot import restore_newest, take_snapshot
 
@@ -42,8 +44,8 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
     counted begins anew.
 
     SIGTERM is taken for a notice: the workers agree on a step, write a checkpoint there, and the program ends with
-    code 75. In a cluster the chief writes, and the others take what it has read, so that the directory need be in its
-    reach alone.
+    code 75. `kparallel run -n MIN:MAX` lets the number of workers change from start to start. In a cluster the chief
+    writes, and the others take what it has read, so that the directory need be in its reach alone.
 
     Args:
         directory: Holds the checkpoints of one `fit` and nothing else; made if it is not there. `model.load_weights`
@@ -78,7 +80,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self._keep = keep
         self._writer = Writer(self.directory)
         self._notice = Notice()
-        self._epoch = self._steps = 0
+        self._epoch = self._steps = self._resumed_steps = 0
         self._history: dict[str, Any] = {"epoch": [], "history": {}}
         self._since = 0
         self._written = time.monotonic()
@@ -106,6 +108,10 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
                 f"Expected a directory of its own for each fit of a script, received {self.directory}, where an "
                 "earlier fit of this process keeps its checkpoints. Give each fit another directory."
             )
+        if training is not None:
+            self._check_order(training)
+            self._resumed_steps = training["data"]["steps"]
+            report_checkpoint("resumed", training["epoch"], training["data"]["steps"])
         runtime.epoch.resumed = training
         self._history = {"epoch": [], "history": {}} if training is None else training["history"]
         if training is not None:
@@ -117,7 +123,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Note where the data stand."""
-        self._epoch, self._steps = epoch, 0
+        self._epoch, self._steps, self._resumed_steps = epoch, self._resumed_steps, 0
         order = self.model._kparallel.epoch.order
         if order is not None:
             order.epoch = epoch
@@ -127,8 +133,9 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self._since += batch + 1 - self._steps
         self._steps = batch + 1
         self._warn_of_failure()
-        if self._notice.is_given:
-            self.leave()
+        reason = self._notice.reason
+        if reason and not (reason == RESIZE and self._only_epochs):
+            self.leave(reason)
             raise Preempted
         if self._is_due() and not self._only_epochs and not self._writer.is_busy:
             self.save()
@@ -145,6 +152,9 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         each = self._only_epochs or (self._every_steps is None and self._every_seconds is None)
         if each or last or self._is_due():
             self.save()
+        if self._only_epochs and not last and self._notice.reason == RESIZE:
+            self.leave(RESIZE)
+            raise Preempted
 
     def on_train_end(self, logs: Any = None) -> None:
         """Wait until the last checkpoint is written."""
@@ -161,6 +171,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         training = {
             "epoch": self._epoch,
             "data": runtime.epoch.progress.state(self._steps, repeats=not self._only_epochs),
+            "shards": runtime.placement.group.workers if isinstance(runtime.epoch.order, Shards) else None,
             "order_seed": None if runtime.epoch.order is None else runtime.epoch.order.seed,
             "history": self._history,
             "finished": self._finished,
@@ -168,18 +179,49 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
             "process": _PROCESS,
         }
         files = take_snapshot(self.model, self._weight_file, training)
-        self._writer.begin(lambda: write_folder(self.directory, files, self._keep))
+        epoch, steps = self._epoch, self._steps
+
+        def write() -> None:
+            write_folder(self.directory, files, self._keep)
+            report_checkpoint("written", epoch, steps)
+
+        self._writer.begin(write)
         self._since, self._written = 0, time.monotonic()
 
-    def leave(self) -> None:
-        """Write a checkpoint of this moment, if the data allow it, and wait for it."""
+    def leave(self, reason: str) -> None:
+        """Write a checkpoint of this moment, if the data allow it, and wait for it.
+
+        Args:
+            reason: `SIGTERM` or `RESIZE`.
+        """
         if not self._only_epochs:
             self.save()
         self._writer.wait()
         self._warn_of_failure()
-        to_stderr(
-            f"SIGTERM came: training ends behind step {self._steps} of epoch {self._epoch}; start it again to go on"
-        )
+        outlook = "" if reason == RESIZE else "; start it again to go on"
+        to_stderr(f"{reason} behind step {self._steps} of epoch {self._epoch}{outlook}")
+
+    def _check_order(self, training: dict[str, Any]) -> None:
+        """Check that the workers of this start read what those that wrote a checkpoint would have read next.
+
+        Raises:
+            CheckpointError: They read other rows.
+        """
+        runtime = self.model._kparallel
+        order, shards = runtime.epoch.order, training.get("shards")
+        if shards is not None and shards != runtime.placement.group.workers and training["data"]["steps"]:
+            raise CheckpointError(
+                f"Expected {shards} workers, as wrote {self.directory} within an epoch, received "
+                f"{runtime.placement.group.workers}: each reads a shard of its own, and another number would divide "
+                "the rows of that epoch otherwise. Start as many, or train with -n MIN:MAX from the beginning."
+            )
+        if (training["order_seed"] is None) != (order is None):
+            one, several = "in the order that Keras gives one process with a seed", "as kparallel run deals them"
+            written, now = (one, several) if training["order_seed"] is None else (several, one)
+            raise CheckpointError(
+                f"Expected rows {written}, as those were read of which {self.directory} holds a checkpoint, received "
+                f"rows {now}. Start the number of workers that wrote it, or train with -n MIN:MAX from the beginning."
+            )
 
     def _is_due(self) -> bool:
         steps = self._every_steps is not None and self._since >= self._every_steps

@@ -1,8 +1,10 @@
-"""SIGTERM as a notice that the machine will go: training ends at the next step, behind a checkpoint."""
+"""A notice that training is to end at the next step, behind a checkpoint: SIGTERM, or the launcher's request."""
 
 import signal
 import threading
 from typing import Any
+
+from kparallel.launcher_pipes import leave_is_asked
 
 __all__: list[str] = []
 
@@ -16,25 +18,42 @@ class Preempted(SystemExit):
         super().__init__(PREEMPTED)
 
 
+SIGTERM = "SIGTERM came: training ends"
+RESIZE = "the number of workers changes: training pauses"
+
+
 class Notice:
     """Notes a SIGTERM, instead of what it does otherwise, while training runs in the main thread."""
 
     def __init__(self) -> None:
-        self.is_given = False
+        self._is_signalled = False
         self._before: Any = None
         self._listens = False
+
+    @property
+    def reason(self) -> str:
+        """Why training is to end, `SIGTERM` or `RESIZE`; empty while it is not, and where nobody listens."""
+        if not self._listens:
+            return ""
+        if self._is_signalled:
+            return SIGTERM
+        return RESIZE if leave_is_asked() else ""
 
     def listen(self) -> None:
         """Begin to listen."""
         if not self._listens and threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._note)
             self._listens = True
+            # A fit that was over before it looked leaves its notice to the next.
+            earlier = getattr(self._before, "__self__", None)
+            if isinstance(earlier, Notice):
+                self._is_signalled, self._before = earlier._is_signalled, earlier._before
 
     def stop(self) -> None:
-        """Let SIGTERM do again what it did before."""
-        if self._listens:
+        """Let SIGTERM do again what it did before, unless one has come: what follows on this fit may finish, too."""
+        if self._listens and not self._is_signalled:
             signal.signal(signal.SIGTERM, signal.SIG_DFL if self._before is None else self._before)
             self._listens = False
 
     def _note(self, number: int, frame: Any) -> None:
-        self.is_given = True
+        self._is_signalled = True

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from kparallel.compat.data import are_arrays
-from kparallel.compat.epochs import TrainingData, why_unrepeatable
+from kparallel.compat.epochs import Position, TrainingData, why_unrepeatable
 from kparallel.data.digest import BatchDigest
 from kparallel.data.shards import Shards
 from kparallel.data.shuffled import ShuffledArrays
@@ -84,8 +84,10 @@ class Progress:
         Raises:
             DataError: When the epoch begins: the data are not read in the same order.
         """
+        if not state["steps"]:  # Of a fit that is over no epoch begins, and what follows on it draws from these.
+            _set_generators(state["generators"])
         if not state["repeats"]:
-            self._data.resume(0, 0, None, 0, state["length"], begin)
+            self._data.resume(Position(state["length"]), begin)
             return
         self._epochs = state["epochs"]
         self._at_start = state["generators_at_start"]
@@ -104,13 +106,9 @@ class Progress:
         # Of a pass that Keras made ahead, nothing has been read.
         batches = state["batches"] if state["pass"] == state["passes"] else 0
         self._expect(state, batches if state["steps"] or state["goes_on"] else 0)
+        read = batches if state["goes_on"] else None
         self._data.resume(
-            state["steps"],
-            state["passes"],
-            batches if state["goes_on"] else None,
-            state["seen"],
-            state["length"],
-            begin_resumed,
+            Position(state["length"], state["steps"], state["passes"], read, state["seen"]), begin_resumed
         )
 
     def _expect(self, state: dict[str, Any], batches: int) -> None:

@@ -1,6 +1,7 @@
 """What a `fit` needs so that another process can go on with it."""
 
 import inspect
+import os
 import random
 from typing import Any
 
@@ -8,7 +9,7 @@ import keras
 
 from kparallel.checkpoint.folder import clear_unfinished, write_folder
 from kparallel.compat.callbacks import backs_up_epochs, backup_directory, keep_backups_by
-from kparallel.compat.data import are_arrays, split_for_validation
+from kparallel.compat.data import are_arrays, shuffles_by_epoch, split_for_validation
 from kparallel.compat.epochs import has_global_seed
 from kparallel.compat.saving import WeightFile
 from kparallel.data.shards import Shards
@@ -27,7 +28,8 @@ def resumable_arguments(model: Any, epoch: EpochState, asked: dict[str, Any]) ->
     """Return `fit`'s arguments on one machine, defaults left out, made ready to be resumed if a callback may do so.
 
     Arrays that would be shuffled without a seed get an order that is a function of a seed, which is written down, and
-    the epoch. With a seed they keep Keras's order, which another process draws again.
+    the epoch. With a seed they keep Keras's order, which another process draws again, unless the number of workers may
+    change: several have no common order but that of the function.
 
     Args:
         model: The wrapped model.
@@ -44,7 +46,7 @@ def resumable_arguments(model: Any, epoch: EpochState, asked: dict[str, Any]) ->
     x, y = given["x"], given["y"]
     if isinstance(x, Shards):
         epoch.order = x
-    elif checkpoints and given["shuffle"] and are_arrays(x, y, given["sample_weight"]) and not has_global_seed():
+    elif checkpoints and given["shuffle"] and are_arrays(x, y, given["sample_weight"]) and not _has_common_order():
         epoch.order = order_arrays(given, random.getrandbits(31))
     describe_data(epoch, given)
     return {name: value for name, value in given.items() if name in asked or value is not defaults[name]}
@@ -81,7 +83,19 @@ def order_arrays(given: dict[str, Any], seed: int) -> ShuffledArrays:
 def describe_data(epoch: EpochState, given: dict[str, Any]) -> None:
     """Note whether training can be resumed within an epoch, and let `fit` follow where it stands in its data."""
     epoch.only_epochs = why_only_epochs(given["x"], given["y"], given["shuffle"], given["steps_per_epoch"])
+    if isinstance(given["x"], Shards) and _is_elastic():
+        epoch.only_epochs = "is read in shards, one for each worker, and the number of workers may change"
     epoch.progress, epoch.resumed, epoch.follows_data = None, None, True
+
+
+def _has_common_order() -> bool:
+    """Return whether every process that goes on with this training draws Keras's order of arrays."""
+    return shuffles_by_epoch() if _is_elastic() else has_global_seed()
+
+
+def _is_elastic() -> bool:
+    """Return whether `kparallel run -n MIN:MAX` has started this process."""
+    return bool(os.environ.get("KPARALLEL_ELASTIC"))
 
 
 def keep_backups(model: Any, epoch: EpochState, given: dict[str, Any]) -> bool:

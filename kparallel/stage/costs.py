@@ -47,6 +47,7 @@ def profile(graph: Graph) -> tuple[Unit, ...]:
                 parameters=sum(_count(v.shape) for v in variables),
                 weight_bytes=sum(_bytes_of(v.shape, v.dtype) for v in variables),
                 frozen_bytes=sum(_bytes_of(v.shape, v.dtype) for v in variables if id(v) not in trains),
+                largest_bytes=max((_bytes_of(v.shape, v.dtype) for v in variables if id(v) in trains), default=0),
                 activation_bytes_per_row=output + _inner_bytes(call, graph),
                 output_bytes_per_row=output,
                 reads=tuple(dict.fromkeys(writer[number] for _, number in call.reads if number in writer)),

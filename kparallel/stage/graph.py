@@ -10,6 +10,7 @@ Keras treats a nested model as one layer. A cut may fall inside it, so it is ope
 holds the model's own layer, so weights, names and files stay the model's.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,9 @@ from kparallel.compat.graph import functional_nodes, inner_functional, outputs_s
 from kparallel.compat.tensors import set_mask
 
 __all__: list[str] = []
+
+Reads = tuple[tuple[int, int], ...]
+Writes = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,8 @@ class Call:
     name: str
     operation: Any
     arguments: Any
-    reads: tuple[tuple[int, int], ...]
-    writes: tuple[int, ...]
+    reads: Reads
+    writes: Writes
 
 
 @dataclass(frozen=True)
@@ -67,35 +71,31 @@ def open_graph(model: keras.Model) -> Graph | None:
         model: A built model. Functional and Sequential models and subclasses that do not override `call` are graphs.
     """
     functional = inner_functional(model)
-    if functional is None:
-        return None
-    # A value's number is its index in `specs`. `numbers` maps the symbolic tensors of one level of nesting, by id.
-    specs: list[Any] = list(functional.inputs)
-    calls: list[Call] = []
+    return None if functional is None else _Opening(functional).graph()
 
-    def enter(node: Any, nested: Any, numbers: dict[int, int], name: str) -> dict[int, int]:
-        """Return the numbers of a nested model's inputs: those of the arguments of its call.
 
-        An argument that comes with a mask becomes a value of its own, which a call of `attach_mask` writes.
-        """
-        tensors = keras.tree.flatten(node.arguments.args[0])
-        masks = (
-            keras.tree.flatten(node.arguments.kwargs.get("mask")) if node.arguments.kwargs else [None] * len(tensors)
-        )
-        inner_numbers = {}
-        for parameter, argument, mask in zip(nested.inputs, tensors, masks, strict=True):
-            number = numbers[id(argument)]
-            if mask is not None:
-                # Opened, the nested model is no longer called, so nobody would pass the mask to its layers.
-                reads = ((id(argument), number), (id(mask), numbers[id(mask)]))
-                arguments = symbolic_arguments(argument, mask)
-                number = len(specs)
-                specs.append(argument)
-                calls.append(Call(name + "/mask", attach_mask, arguments, reads, (number,)))
-            inner_numbers[id(parameter)] = number
-        return inner_numbers
+class _Opening:
+    """The calls and values of a model that is being opened.
 
-    def walk(inner: Any, numbers: dict[int, int], path: str) -> None:
+    A value's number is its index in `_specs`. The arguments called `numbers` map the symbolic tensors of one level of
+    nesting, by id, to the numbers of their values.
+    """
+
+    def __init__(self, functional: Any) -> None:
+        self._functional = functional
+        self._specs: list[Any] = list(functional.inputs)
+        self._calls: list[Call] = []
+
+    def graph(self) -> Graph:
+        """Open the model."""
+        functional = self._functional
+        numbers = {id(tensor): number for number, tensor in enumerate(functional.inputs)}
+        self._walk(functional, numbers, "")
+        outputs = tuple(numbers[id(tensor)] for tensor in functional.outputs)
+        inputs = tuple(range(len(functional.inputs)))
+        return Graph(tuple(self._calls), inputs, outputs, outputs_structure(functional), tuple(self._specs))
+
+    def _walk(self, inner: Any, numbers: dict[int, int], path: str) -> None:
         """Append the calls of one level of nesting, and enter the numbers of their outputs."""
         for node in functional_nodes(inner):
             # Keras skips such nodes too: their inputs are not computed from the model's inputs.
@@ -103,23 +103,41 @@ def open_graph(model: keras.Model) -> Graph | None:
                 continue
             name = path + node.operation.name
             nested = _openable(node)
-            if nested is not None:
-                inner_numbers = enter(node, nested, numbers, name)
-                walk(nested, inner_numbers, name + "/")
+            if nested is None:
+                reads = tuple((id(tensor), numbers[id(tensor)]) for tensor in node.input_tensors)
+                writes = self._append(name, node.operation, node.arguments, reads, node.outputs)
+                numbers |= {id(tensor): number for tensor, number in zip(node.outputs, writes, strict=True)}
+            else:
+                inner_numbers = self._enter(node, nested, numbers, name)
+                self._walk(nested, inner_numbers, name + "/")
                 # The outputs of the call are the values that the nested model's last layers have written.
                 numbers |= {id(o): inner_numbers[id(i)] for o, i in zip(node.outputs, nested.outputs, strict=True)}
-                continue
-            reads = tuple((id(tensor), numbers[id(tensor)]) for tensor in node.input_tensors)
-            writes = tuple(range(len(specs), len(specs) + len(node.outputs)))
-            specs.extend(node.outputs)
-            numbers |= {id(tensor): number for tensor, number in zip(node.outputs, writes, strict=True)}
-            calls.append(Call(name, node.operation, node.arguments, reads, writes))
 
-    numbers = {id(tensor): number for number, tensor in enumerate(functional.inputs)}
-    walk(functional, numbers, "")
-    outputs = tuple(numbers[id(tensor)] for tensor in functional.outputs)
-    inputs = tuple(range(len(functional.inputs)))
-    return Graph(tuple(calls), inputs, outputs, outputs_structure(functional), tuple(specs))
+    def _enter(self, node: Any, nested: Any, numbers: dict[int, int], name: str) -> dict[int, int]:
+        """Return the numbers of a nested model's inputs: those of the arguments of its call.
+
+        An argument that comes with a mask becomes a value of its own, which a call of `attach_mask` writes.
+        """
+        tensors = keras.tree.flatten(node.arguments.args[0])
+        given = node.arguments.kwargs.get("mask") if node.arguments.kwargs else None
+        masks = [None] * len(tensors) if given is None else keras.tree.flatten(given)
+        inner_numbers = {}
+        for parameter, argument, mask in zip(nested.inputs, tensors, masks, strict=True):
+            number = numbers[id(argument)]
+            if mask is not None:
+                # Opened, the nested model is no longer called, so nobody would pass the mask to its layers.
+                reads = ((id(argument), number), (id(mask), numbers[id(mask)]))
+                arguments = symbolic_arguments(argument, mask)
+                (number,) = self._append(name + "/mask", attach_mask, arguments, reads, [argument])
+            inner_numbers[id(parameter)] = number
+        return inner_numbers
+
+    def _append(self, name: str, operation: Any, arguments: Any, reads: Reads, outputs: Sequence[Any]) -> Writes:
+        """Append a call, and return the numbers of its outputs."""
+        writes = tuple(range(len(self._specs), len(self._specs) + len(outputs)))
+        self._specs.extend(outputs)
+        self._calls.append(Call(name, operation, arguments, reads, writes))
+        return writes
 
 
 def attach_mask(tensor: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:

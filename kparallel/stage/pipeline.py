@@ -32,7 +32,6 @@ class Pipeline:
         outputs: The numbers of the model's outputs.
         structure: The structure of the outputs, or None for a model that is not a graph. Such a model has one input
             value and one output value, each of them a structure.
-        placed: Whether layers inside a stage have devices of their own.
     """
 
     def __init__(
@@ -42,14 +41,12 @@ class Pipeline:
         inputs: tuple[int, ...],
         outputs: tuple[int, ...],
         structure: Any,
-        placed: bool = False,
     ) -> None:
         self._model = model
         self.stages = tuple(stages)
         self.inputs = inputs
         self._outputs = outputs
         self._structure = structure
-        self.placed = placed
 
     def feed(self, x: Any) -> dict[int, Value]:
         """Return the model's inputs by number."""
@@ -89,14 +86,13 @@ class Pipeline:
         return result
 
 
-def whole(model: keras.Model, placed: bool = False) -> Pipeline:
+def whole(model: keras.Model) -> Pipeline:
     """Return the pipeline of one stage that calls the whole model.
 
     Args:
         model: The built model.
-        placed: Whether its layers have devices of their own.
     """
-    return Pipeline(model, [Stage(Whole(model), (0,), (1,), frozen=not model.trainable)], (0,), (1,), None, placed)
+    return Pipeline(model, [Stage(Whole(model), (0,), (1,), frozen=not model.trainable)], (0,), (1,), None)
 
 
 def cut(model: keras.Model, graph: Graph, groups: Sequence[Sequence[int]]) -> Pipeline:

@@ -32,8 +32,9 @@ from kparallel.errors import ModelError
 from kparallel.metric.additive import noting_sums
 from kparallel.stage.assignments import Assignments
 from kparallel.stage.body import Body, trained
-from kparallel.stage.dependence import Dependence, dependences
+from kparallel.stage.dependence import Dependence
 from kparallel.stage.state import RULES, End, Rule, State
+from kparallel.stage.traced_dependence import dependences
 from kparallel.stage.value import Value
 
 __all__: list[str] = []
@@ -119,21 +120,6 @@ class Stage:
         self._default = self._rules_from([Dependence.OTHER] * number)
         # By (training, which variables changed), and by `training` alone those of the last call.
         self._state_rules: dict[Any, StateRules] = {}
-
-    def read(self, in_place: bool = False) -> list[tf.Tensor]:
-        """Return this replica's trainable weights as tensors.
-
-        Args:
-            in_place: Whether to read each weight on its own device. This is for layers that have devices of their own.
-        """
-        if not in_place:
-            return [tf.identity(variable.value) for variable in self.weights]
-        weights = []
-        for variable in self.weights:
-            # A model with placed layers has one replica: the first copy is the only one.
-            with tf.device(variable.value.values[0].device):
-                weights.append(tf.identity(variable.value))
-        return weights
 
     def forward(self, weights: list[tf.Tensor], state: list[tf.Tensor], inputs: list[Value], training: bool) -> Forward:
         """Call the stage without side effects.

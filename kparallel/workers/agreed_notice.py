@@ -4,7 +4,7 @@ import json
 import time
 
 from kparallel.comm.group import WorkerGroup
-from kparallel.resume.notice import Notice
+from kparallel.resume.notice import RESIZE, SIGTERM, Notice
 
 __all__: list[str] = []
 
@@ -32,17 +32,26 @@ class AgreedNotice:
         """Listen no longer."""
         self._notice.stop()
 
-    def has_come(self) -> bool:
-        """Return, at the end of a step, whether all workers are to leave."""
+    def reason_at_step(self) -> str:
+        """Return, at the end of a step, why all workers are to leave; empty while they are not."""
         self._left -= 1
         if self._left > 0:
-            return False
+            return ""
         now = time.monotonic()
         seconds = max(now - self._asked, 1e-6) / self._every
         proposed = max(1, min(int(_INTERVAL / seconds), 2 * self._every))
         answers = [
-            json.loads(text) for text in self._group.all_gather_text(json.dumps([self._notice.is_given, proposed]))
+            json.loads(text) for text in self._group.all_gather_text(json.dumps([self._notice.reason, proposed]))
         ]
         self._asked = time.monotonic()
         self._every = self._left = answers[0][1]  # The chief measures for all.
-        return any(given for given, _ in answers)
+        return _agreed([reason for reason, _ in answers])
+
+    def reason_at_epoch(self) -> str:
+        """Return, at the end of an epoch, why all workers are to leave; empty while they are not."""
+        return _agreed(self._group.all_gather_text(self._notice.reason))
+
+
+def _agreed(reasons: list[str]) -> str:
+    """Return one of the workers' reasons; an end counts before a change of size."""
+    return next((reason for reason in (SIGTERM, RESIZE) if reason in reasons), "")

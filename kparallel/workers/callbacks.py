@@ -18,7 +18,7 @@ from kparallel.errors import WorkerError
 from kparallel.model_variables import variables_of
 from kparallel.resume.checkpoint import Checkpoint, go_on
 from kparallel.resume.epoch import EpochState
-from kparallel.resume.notice import Preempted
+from kparallel.resume.notice import RESIZE, Preempted
 from kparallel.workers.agreed_notice import AgreedNotice
 from kparallel.workers.drift import check_drift
 
@@ -95,6 +95,11 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         """End an epoch; checkpoints are written, if the workers are still in step."""
         check_drift(self._group, self.model, self._epoch_state.digest)
         self._together(lambda: super(SynchronizedCallbacks, self).on_epoch_end(epoch, logs))
+        if self._notice is None or not self._epoch_state.only_epochs:
+            return
+        ends = epoch + 1 == self.params["epochs"] or self.model.stop_training
+        if self._notice.reason_at_epoch() == RESIZE and not ends:
+            self._leave(RESIZE)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Begin a step."""
@@ -103,9 +108,9 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """End a step. The logs hold global values already."""
         self._perhaps_together("end", lambda: super(SynchronizedCallbacks, self).on_train_batch_end(batch, logs))
-        if self._notice is not None and self._notice.has_come():
-            self._together(self._leave)
-            raise Preempted
+        reason = "" if self._notice is None else self._notice.reason_at_step()
+        if reason and not (reason == RESIZE and self._epoch_state.only_epochs):
+            self._leave(reason)
 
     def on_train_end(self, logs: Any = None) -> None:
         """End training."""
@@ -114,9 +119,15 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         self._together(lambda: super(SynchronizedCallbacks, self).on_train_end(logs))
         resume_at(self.model, 0)
 
-    def _leave(self) -> None:
-        if self._checkpoint is not None and self._group.is_chief:
-            self._checkpoint.leave()
+    def _leave(self, reason: str) -> None:
+        """End all workers behind a checkpoint of the chief's."""
+
+        def leave() -> None:
+            if self._checkpoint is not None and self._group.is_chief:
+                self._checkpoint.leave(reason)
+
+        self._together(leave)
+        raise Preempted
 
     def _perhaps_together(self, when: str, hook: Callable[[], None]) -> None:
         if when in self._synchronized_hooks:

@@ -73,6 +73,7 @@ def wrap_fingerprint(model: keras.Model, plan: Plan, loss_reduction: str, compre
         "number of microbatches": str(plan.microbatches),
         "schedule": plan.schedule if isinstance(plan.schedule, str) else str(plan.programs()),
         "recompute": plan.recompute,
+        "shard": str(plan.shard),
         "loss_reduction": loss_reduction,
         "gradient_compression": str(compression),
     }

@@ -18,11 +18,13 @@ PLANS = {
     "replicas": {"replicas": 2},
     "stages": {"replicas": 1, "stages": 2, "microbatches": 2},
 }
+# Of optimizers one more.
+SHARDED = {**PLANS, "sharded": {"replicas": 2, "shard": "optimizer"}}
 
 
-def in_turn(names: Sequence[str], chosen: Sequence[str]) -> list[Any]:
+def in_turn(names: Sequence[str], chosen: Sequence[str], among: dict[str, Any] = PLANS) -> list[Any]:
     """Return (name, plan) for every name and plan as parameters: those chosen under one plan each, the rest `full`."""
-    plans = list(PLANS)
+    plans = list(among)
     default = {(name, plans[number % len(plans)]) for number, name in enumerate(chosen)}
     pairs = [(name, plan) for name in names for plan in plans]
     return [pytest.param(*pair, marks=() if pair in default else pytest.mark.full) for pair in pairs]
@@ -71,13 +73,13 @@ def check(
     Args:
         make: Makes and compiles the model.
         x, y: The data.
-        plan: One of `PLANS`.
+        plan: One of `SHARDED`.
         known: How it deviates; None where it has to be equal.
         policy: The dtype policy.
     """
     want = trained(make, x, y, None, policy=policy)
     try:
-        far = beyond(trained(make, x, y, PLANS[plan], policy=policy), want)
+        far = beyond(trained(make, x, y, SHARDED[plan], policy=policy), want)
         outcome, what = ("unequal", str(far)) if far else ("equal", "")
     except kparallel.errors.KParallelError as error:
         outcome, what = "refused", str(error)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.catalogue.deviations import OPTIMIZERS
-from tests.catalogue.measure import ROWS, check, in_turn
+from tests.catalogue.measure import ROWS, SHARDED, check, in_turn
 from tests.catalogue.public import public
 
 L, O = keras.layers, keras.optimizers  # noqa: E741
@@ -57,12 +57,12 @@ def data():
     return rng.integers(0, 5, size=(ROWS, 6)), rng.normal(size=(ROWS, 2))
 
 
-@pytest.mark.parametrize(("name", "plan"), in_turn(public(O, O.Optimizer), CHOSEN))
+@pytest.mark.parametrize(("name", "plan"), in_turn(public(O, O.Optimizer), CHOSEN, SHARDED))
 def test_every_optimizer_updates_as_in_plain_keras(name, plan):
     check(lambda: model_of(name, positions=False), *data(), plan, OPTIMIZERS.get((name, plan)))
 
 
-@pytest.mark.parametrize(("name", "plan"), in_turn(public(O, O.Optimizer), []))
+@pytest.mark.parametrize(("name", "plan"), in_turn(public(O, O.Optimizer), [], SHARDED))
 def test_every_optimizer_takes_slices_that_all_rows_share_as_in_plain_keras(name, plan):
     check(lambda: model_of(name, positions=True), *data(), plan, OPTIMIZERS.get((f"{name} of positions", plan)))
 

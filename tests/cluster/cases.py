@@ -55,7 +55,10 @@ def deep():
 
 @dataclass(frozen=True)
 class Case:
-    """One model, how it is compiled and what is done with it; `run` returns numbers that must agree."""
+    """One model, how it is compiled and what is done with it; `run` returns numbers that must agree.
+
+    Each number must equal that of plain Keras within `tolerance`, but for those named in `unequal`.
+    """
 
     compile: Callable[[], dict[str, Any]]
     build: Callable[[], keras.Model] = mlp
@@ -65,6 +68,7 @@ class Case:
     floatx: str = "float64"
     policy: str | None = None
     tolerance: float = 1e-9
+    unequal: tuple[str, ...] = ()
 
     def run(self, model: keras.Model) -> tuple[dict[str, Any], list[str]]:
         model.compile(**self.compile())
@@ -212,7 +216,8 @@ CASES = {
     "dataset": case(lambda: opt.SGD(0.1), job=from_dataset),
     "generator": case(lambda: opt.SGD(0.1), job=from_generator),
     # With a rate of 0 the loss of an epoch is the mean over its rows in whatever order.
-    "records": case(lambda: opt.SGD(0.0), job=from_records),
+    # Shards of unequal files take more steps, of fewer rows each: slot0 counts the steps.
+    "records": case(lambda: opt.SGD(0.0), job=from_records, unequal=("slot0",)),
     "callbacks": case(lambda: opt.SGD(0.05, momentum=0.9), job=with_callbacks),
     "dicts": case(lambda: opt.SGD(0.1), build=two_inputs, job=from_dicts),
 }

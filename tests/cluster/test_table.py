@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.cluster.table import RUNS
+from tests.cluster.table import RUNS, every_row_once
 from tests.equality.cases import CASES
 from tests.equality.cover import one_of_each
 from tests.equality.tolerances import FLOAT64, tolerance
@@ -54,7 +54,7 @@ def outcomes(folder, names, timeout):
 
 
 @pytest.mark.parametrize("worker", ["0", "1"])
-@pytest.mark.parametrize("name", [name for name in CHOSEN if name != "every_row_once"])
+@pytest.mark.parametrize("name", [name for name in CHOSEN if name != every_row_once.__name__])
 def test_each_worker_equals_plain_keras(results, name, worker):
     check(results, name, worker)
 
@@ -80,7 +80,7 @@ def check(results, name, worker):
 
 def test_shuffled_rows_are_trained_once_an_epoch(results):
     """A row of a batch of three weighs a third, one of the last batch's two a half."""
-    first, second = (results[worker]["every_row_once"]["counts"] for worker in ("0", "1"))
+    first, second = (results[worker][every_row_once.__name__]["counts"] for worker in ("0", "1"))
     np.testing.assert_array_equal(first, second)
     for counts in (first[0], first[1] - first[0]):
         values = sorted(np.round(counts, 9))

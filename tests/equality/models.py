@@ -328,7 +328,7 @@ def spectral_lookup():
 
 @keras.saving.register_keras_serializable("kparallel_tests")
 class Observer(L.Layer):
-    """RowCounts batches and rows, adds rows up, and follows their mean, which it subtracts."""
+    """Counts batches and rows, adds rows up, and follows their mean, which it subtracts."""
 
     def build(self, input_shape):
         options = {"initializer": "zeros", "trainable": False}

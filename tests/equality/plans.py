@@ -1,5 +1,7 @@
 """The plans that every case is held against: keyword arguments of `kparallel.wrap`, by name."""
 
+import pytest
+
 PLANS = {
     "1x1": {"replicas": 1},
     "2x1": {"replicas": 2},
@@ -10,6 +12,9 @@ PLANS = {
     "2x2_gpipe_recompute": {"replicas": 2, "stages": 2, "microbatches": 2, "schedule": "gpipe", "recompute": "always"},
     "1x2_except_last": {"replicas": 1, "stages": 2, "microbatches": 4, "recompute": "except_last"},
     "2x1_two_on_one_device": {"replicas": 2, "stages": 2, "microbatches": 2, "devices": ["CPU:0", "CPU:1"]},
+    "2x1_sharded": {"replicas": 2, "shard": "optimizer"},
+    "3x1_sharded": {"replicas": 3, "shard": "optimizer"},
+    "2x2_sharded": {"replicas": 2, "stages": 2, "microbatches": 2, "shard": "optimizer"},
 }
 
 # Plans of one kind divide a batch by the same means; by default a feature meets one plan of each.
@@ -23,4 +28,12 @@ KINDS = {
     "1x2_except_last": "pipeline",
     "2x2_gpipe_recompute": "pipelines of replicas",
     "2x1_two_on_one_device": "pipelines of replicas",
+    "2x1_sharded": "sharded optimizer",
+    "3x1_sharded": "sharded optimizer",
+    "2x2_sharded": "sharded optimizer",
 }
+
+
+def plans(*names, default=("2x2_gpipe_recompute",)):
+    """Return the plans of a test as parameters, all but those of `default` marked `full`."""
+    return [pytest.param(name, marks=() if name in default else pytest.mark.full) for name in names]

@@ -11,13 +11,13 @@ import kparallel
 from tests.equality import models as m
 from tests.equality.cases import SCCE
 from tests.equality.measure import use
-from tests.equality.plans import PLANS
+from tests.equality.plans import PLANS, plans
 from tests.equality.tolerances import FLOAT64
 
 C = keras.callbacks
 EPOCHS = 6
-# Data parallelism, a pipeline and both.
-SOME_PLANS = ["3x1", "1x2_1f1b", "2x2_gpipe_recompute"]
+# Both by default; data parallelism alone and a pipeline alone besides.
+SOME_PLANS = plans("3x1", "1x2_1f1b", "2x2_gpipe_recompute")
 
 
 @pytest.fixture(autouse=True)

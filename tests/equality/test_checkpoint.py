@@ -1,5 +1,7 @@
 """A run that is interrupted within an epoch and goes on from its checkpoint ends as one that nothing disturbed."""
 
+import json
+import os
 import random
 import threading
 import time
@@ -92,14 +94,14 @@ DATA = {
 }
 
 
-def start(**options):
+def start(rate=0.3, **options):
     """A model with a layer that draws random numbers, on two replicas or as told."""
     keras.config.set_floatx("float64")
     keras.utils.set_random_seed(1)
-    layers = [keras.layers.Dense(6, activation="tanh"), keras.layers.Dropout(0.3, seed=5), keras.layers.Dense(1)]
+    layers = [keras.layers.Dense(6, activation="tanh"), keras.layers.Dropout(rate, seed=5), keras.layers.Dense(1)]
     model = keras.Sequential([keras.Input((4,)), *layers])
     model = kparallel.wrap(model, **({"replicas": 2} | options))
-    model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"])
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse", metrics=["mae"])
     return model
 
 
@@ -129,6 +131,13 @@ def disturbed(data, directory, *interruptions, every=2, **options):
     return model, fit(model, data, Checkpoint(directory, every_steps=every))
 
 
+def as_of_another_process(directory):
+    """Let the checkpoints of a directory be those of a process that ran before."""
+    for path in directory.glob("checkpoint-*/training.json"):
+        training = json.loads(path.read_text())
+        path.write_text(json.dumps(training | {"process": "0" * len(training["process"])}))
+
+
 def settled():
     """Wait for what a training that failed still writes."""
     for thread in threading.enumerate():
@@ -142,6 +151,59 @@ def test_a_run_goes_on_at_the_very_step(tmp_path, data):
     assert_same(disturbed(data, tmp_path, (1, 2), (2, 1)), undisturbed(data))
 
 
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.parametrize("data", some(DATA, "a PyDataset", "an endless dataset"))
+def test_the_number_of_replicas_may_change_within_an_epoch(tmp_path, data):
+    """Without a mask: that of a dropout depends on how the rows are divided."""
+    for at, replicas in [((1, 2), 3), ((2, 1), 2)]:
+        with pytest.raises(Interrupted):
+            model = start(rate=0, replicas=replicas)
+            fit(model, data, Checkpoint(tmp_path, every_steps=2), Interrupt(*at))
+    model = start(rate=0, replicas=1)
+    history = fit(model, data, Checkpoint(tmp_path, every_steps=2))
+    assert_same((model, history), undisturbed(data, rate=0, replicas=1))
+
+
+def records(tmp_path):
+    """The rows in a file, to be read in shards."""
+    path = str(tmp_path / "rows")
+    with tf.io.TFRecordWriter(path) as file:
+        for row in np.hstack([X, Y]):
+            file.write(tf.io.serialize_tensor(row).numpy())
+
+    def parse(record):
+        row = tf.ensure_shape(tf.io.parse_tensor(record, tf.float64), [5])
+        return row[:4], row[4:]
+
+    return kparallel.read_records([path], parse, batch_size=4)
+
+
+def test_shards_of_another_number_of_workers_are_refused_within_an_epoch(tmp_path, monkeypatch, capfd):
+    with pytest.raises(Interrupted):
+        callbacks = [Checkpoint(tmp_path / "run", every_steps=1), Interrupt(0, 3)]
+        start().fit(records(tmp_path), verbose=0, callbacks=callbacks)
+    settled()
+    for each in (tmp_path / "run").glob("checkpoint-*/training.json"):
+        each.write_text(each.read_text().replace('"shards": 1', '"shards": 2'))
+    with pytest.raises(
+        CheckpointError, match="Expected 2 workers, as wrote .* within an epoch, received 1: each reads"
+    ):
+        start().fit(records(tmp_path), verbose=0, callbacks=[Checkpoint(tmp_path / "run")])
+    monkeypatch.setenv("KPARALLEL_ELASTIC", "1:2")
+    start().fit(records(tmp_path), verbose=0, callbacks=[Checkpoint(tmp_path / "other", every_steps=1)])
+    assert "because x is read in shards, one for each worker, and the number" in capfd.readouterr().err
+    assert len(list((tmp_path / "other").glob("checkpoint-*"))) == 1
+
+
+def test_rows_in_the_order_of_another_kind_of_start_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("KPARALLEL_ELASTIC", "1:2")
+    fit(start(), "shuffled arrays", Checkpoint(tmp_path))
+    monkeypatch.delenv("KPARALLEL_ELASTIC")
+    monkeypatch.setattr("kparallel.resume.checkpoint._PROCESS", "another")
+    with pytest.raises(CheckpointError, match="Expected rows as kparallel run deals them, .* in the order that Keras"):
+        fit(start(), "shuffled arrays", Checkpoint(tmp_path))
+
+
 def test_the_checkpoint_changes_no_number(tmp_path):
     model = start()
     history = fit(model, "shuffled arrays", Checkpoint(tmp_path, every_steps=1))
@@ -150,7 +212,7 @@ def test_the_checkpoint_changes_no_number(tmp_path):
 
 def test_several_batches_for_each_call_and_interruptions_at_all_places(tmp_path):
     def compiled(model):
-        model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"], steps_per_execution=2)
+        model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse", metrics=["mae"], steps_per_execution=2)
         return model
 
     want = compiled(start())
@@ -200,7 +262,7 @@ UNREPEATABLE = {
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @pytest.mark.parametrize("reason", some(UNREPEATABLE, "shuffles without a seed"))
-def test_data_that_cannot_be_repeated_are_named_and_resumed_at_an_epochs_begin(tmp_path, capfd, monkeypatch, reason):
+def test_data_that_cannot_be_repeated_are_named_and_resumed_at_an_epochs_begin(tmp_path, capfd, reason):
     model = start()
     tf.random.set_seed(None)
     data = UNREPEATABLE[reason]()
@@ -209,7 +271,7 @@ def test_data_that_cannot_be_repeated_are_named_and_resumed_at_an_epochs_begin(t
     assert "can only be resumed at the begin of an epoch" in told and reason in told
     assert len(list(tmp_path.glob("checkpoint-*"))) == 2
     again = start()
-    monkeypatch.setattr("kparallel.resume.checkpoint._PROCESS", "another")
+    as_of_another_process(tmp_path)
     history = again.fit(data, epochs=3, verbose=0, callbacks=[Checkpoint(tmp_path)]).history
     assert len(history["loss"]) == 3
 
@@ -236,12 +298,12 @@ def test_a_checkpoint_resumes_under_another_plan_and_loads_in_plain_keras(tmp_pa
     assert int(model.optimizer.iterations) == 6 * EPOCHS
 
 
-def test_a_finished_run_trains_nothing_again_and_another_fit_needs_another_directory(tmp_path, monkeypatch):
+def test_a_finished_run_trains_nothing_again_and_another_fit_needs_another_directory(tmp_path):
     model = start()
     fit(model, "arrays", Checkpoint(tmp_path))
     with pytest.raises(CheckpointError, match="a directory of its own for each fit"):
         fit(model, "arrays", Checkpoint(tmp_path))
-    monkeypatch.setattr("kparallel.resume.checkpoint._PROCESS", "another")
+    as_of_another_process(tmp_path)
     again = start()
     fit(again, "arrays", Checkpoint(tmp_path))
     assert int(again.optimizer.iterations) == 6 * EPOCHS
@@ -310,15 +372,15 @@ class Killed(BaseException):
 @pytest.mark.parametrize("place", some([0, 2, 4], 2))
 def test_a_backup_is_whole_wherever_its_writing_ends(tmp_path, monkeypatch, place):
     """Keras's own writes weights and epoch one after the other: a kill in between trains an epoch twice."""
-    sync, calls = folder._sync, []
+    sync, calls = os.fsync, []
 
-    def kills(path):
-        calls.append(path)
+    def kills(descriptor):
+        calls.append(descriptor)
         if len(calls) == 5 * 2 + place + 1:  # Each backup makes five or six: three files, manifest, folder, directory.
             raise Killed
-        sync(path)
+        sync(descriptor)
 
-    monkeypatch.setattr(folder, "_sync", kills)
+    monkeypatch.setattr(os, "fsync", kills)
     with pytest.raises(Killed):
         fit(start(), "arrays", C.BackupAndRestore(tmp_path))
     monkeypatch.undo()
@@ -395,13 +457,13 @@ def test_a_captured_file_is_keras_own(tmp_path, layer):
         np.testing.assert_array_equal(values[path], value, err_msg=path)
 
 
-def test_a_run_that_was_stopped_early_stays_stopped(tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_early_stays_stopped(tmp_path):
     class Stop(C.Callback):
         def on_epoch_end(self, epoch, logs=None):
             self.model.stop_training = epoch == 1
 
     fit(start(), "arrays", Stop(), Checkpoint(tmp_path))
-    monkeypatch.setattr("kparallel.resume.checkpoint._PROCESS", "another")
+    as_of_another_process(tmp_path)
     model = start()
     fit(model, "arrays", Checkpoint(tmp_path))
     assert int(model.optimizer.iterations) == 6 * 2

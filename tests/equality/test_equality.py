@@ -85,10 +85,12 @@ UPDATES = ["sgd_momentum", "adam", "adamw", "lion", "rmsprop", "accumulation", "
 def compiled(monkeypatch):
     """The devices whose updates were compiled, as for large stages, of which the table has none."""
     devices = []
-    whole = OptimizerUpdate._program
+    whole = OptimizerUpdate.compiled_update
     monkeypatch.setattr("kparallel.engine.optimizer_update.LARGE", 20)
     monkeypatch.setattr(
-        OptimizerUpdate, "_program", lambda self, device, *rest: devices.append(device) or whole(self, device, *rest)
+        OptimizerUpdate,
+        "compiled_update",
+        lambda self, device, *rest: devices.append(device) or whole(self, device, *rest),
     )
     return devices
 

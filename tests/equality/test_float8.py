@@ -50,7 +50,7 @@ def test_the_control(plain):
     assert max(difference(trained(made(), seed), plain) for seed in (1, 2, 3)) < FLOAT32
 
 
-@pytest.mark.parametrize("plan", ["3x1", "2x1_microbatches", "1x2_1f1b", "2x2_gpipe_recompute"])
+@pytest.mark.parametrize("plan", ["3x1", "2x1_microbatches", "1x2_1f1b", "2x2_gpipe_recompute", "2x2_sharded"])
 def test_float8_equals_one_device(plan, plain):
     assert difference(trained(made(PLANS[plan])), plain) < FLOAT32
     scales = [value for path, value in plain.items() if path.endswith("grad_scale")]

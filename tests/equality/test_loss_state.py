@@ -7,13 +7,15 @@ import tensorflow as tf
 
 import kparallel
 from tests.equality.measure import use
-from tests.equality.plans import PLANS
+from tests.equality.plans import PLANS, plans
 from tests.equality.tolerances import FLOAT64
 
 L = keras.layers
 O = keras.optimizers  # noqa: E741
 ops = keras.ops
-SOME = ["1x1", "2x1", "3x1", "2x1_microbatches", "1x2_1f1b", "2x2_gpipe_recompute"]
+SOME = plans(
+    "1x1", "2x1", "3x1", "2x1_microbatches", "1x2_1f1b", "2x2_gpipe_recompute", default=("3x1", "2x2_gpipe_recompute")
+)
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(23, 4)), RNG.normal(size=(23, 1))
 
@@ -60,7 +62,7 @@ class Box:
 
 
 class Counting(L.Layer):
-    """RowCounts its calls."""
+    """Counts its calls."""
 
     def build(self, shape):
         self.counter = self.add_weight(shape=(), initializer="ones", trainable=False, name="counter")
@@ -129,7 +131,7 @@ def raw(name):
 
 
 class Hidden(L.Layer):
-    """RowCounts in a variable that Keras does not track."""
+    """Counts in a variable that Keras does not track."""
 
     def __init__(self, make, within):
         super().__init__()
@@ -209,7 +211,7 @@ def test_a_loss_or_an_optimizer_with_a_variable_that_nothing_knows(loss, optimiz
 
 
 class Cell(L.Layer):
-    """RowCounts its steps."""
+    """Counts its steps."""
 
     state_size = output_size = 3
 

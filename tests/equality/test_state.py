@@ -7,12 +7,14 @@ import pytest
 import kparallel
 from tests.equality import models as m
 from tests.equality.measure import use
-from tests.equality.plans import PLANS
+from tests.equality.plans import PLANS, plans
 from tests.equality.tolerances import FLOAT64
 
 L = keras.layers
 ops = keras.ops
-SOME = ["2x1", "3x1", "2x1_microbatches", "1x2_1f1b", "2x2_gpipe_recompute"]
+SOME = plans(
+    "2x1", "3x1", "2x1_microbatches", "1x2_1f1b", "2x2_gpipe_recompute", default=("3x1", "2x2_gpipe_recompute")
+)
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(11, 4)), RNG.normal(size=(11, 4))
 
@@ -39,7 +41,7 @@ def assert_alike(got, want):
         np.testing.assert_allclose(one, other, rtol=0, atol=FLOAT64)
 
 
-@pytest.mark.parametrize("plan", [*SOME, "1x1"])
+@pytest.mark.parametrize("plan", [*SOME, *plans("1x1")])
 @pytest.mark.parametrize("build", [m.observed, m.masked_kernels])
 def test_predict_and_evaluate_leave_what_plain_keras_leaves(build, plan):
     results = []
@@ -163,7 +165,7 @@ def tracking(more=None):
     return keras.Sequential([keras.Input((4,)), L.Dense(4, activation="tanh"), Tracks(more), L.Dense(4)])
 
 
-@pytest.mark.parametrize("plan", [*SOME, "1x1"])
+@pytest.mark.parametrize("plan", [*SOME, *plans("1x1")])
 def test_metrics_that_a_layer_updates(plan):
     results = []
     for model in (made(tracking), made(tracking, plan)):

@@ -115,7 +115,7 @@ class Outcomes:
 
     Args:
         path: A JSON file.
-        takeover: RowCounts the models.
+        takeover: Counts the models.
     """
 
     def __init__(self, path, takeover):

@@ -1,6 +1,7 @@
 """Whether a step does the same whole and divided is found out before training goes on."""
 
 import warnings
+from contextlib import nullcontext
 
 import keras
 import numpy as np
@@ -97,6 +98,42 @@ def test_what_is_found(name):
     for word in ["Step.train_step", "4 rows", *words]:
         assert word in str(caught.value), caught.value
     assert all(not copy.any() for copy in (model.kept.numpy(), *(v.numpy() for v in model.optimizer.variables[2:])))
+
+
+class Lookup(Guide):
+    """Looks tokens up by a function of the table and the tokens."""
+
+    def __init__(self, look_up):
+        super().__init__(mlp(1, features=4))
+        self.table = L.Embedding(10, 4)
+        self.look_up = look_up
+
+    def train_step(self, tokens):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(self.net(tf.reduce_sum(self.look_up(self.table, tokens), 1)) ** 2)
+        self.optimizer.apply(tape.gradient(loss, self.trainable_weights), self.trainable_weights)
+        return {"loss": loss}
+
+
+def by_distinct_tokens(table, tokens):
+    distinct, places = tf.unique(tf.reshape(tokens, [-1]))
+    return tf.gather(table(distinct), tf.reshape(places, tf.shape(tokens)))
+
+
+def by_tokens_and_positions(table, tokens):
+    return table(tokens) + table(tf.range(5))
+
+
+@pytest.mark.parametrize("look_up", [by_distinct_tokens, by_tokens_and_positions])
+def test_slices_that_an_optimizer_would_treat_otherwise_are_found(look_up):
+    """SGD scales and adds them, whatever their number."""
+    use("float64")
+    tokens = np.random.default_rng(0).integers(0, 10, (7, 5))
+    for optimizer, found in ((keras.optimizers.Adam(0.01), True), (keras.optimizers.SGD(0.1), False)):
+        model = kparallel.wrap(Lookup(look_up), replicas=2)
+        model.compile(optimizer)
+        with pytest.raises(errors.ModelError, match="the slices of the gradient") if found else nullcontext():
+            model.fit(tokens, batch_size=7, shuffle=False, verbose=0)
 
 
 def test_a_finding_may_be_a_warning_or_none():

@@ -50,18 +50,21 @@ def states(model, optimizer, results):
     return found | {"losses": np.asarray(losses), "error": np.asarray(error)}
 
 
+def trained_in_a_loop(strategy_of, compiled=True, held=True):
+    """Return what a model comes to in a loop: under the strategy that a function of it gives, or on one device."""
+    use("float64")
+    model = seeded(lambda: mlp(8, 1))
+    optimizer = keras.optimizers.Adam(0.01, global_clipnorm=0.1)
+    if held:
+        model.compile(optimizer)
+    return states(model, optimizer, loop(strategy_of(model), model, optimizer, compiled, averaged))
+
+
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("held", [True, False])
 def test_a_loop_of_ones_own_equals_one_device(compiled, held):
-    use("float64")
-    results = []
-    for wrapped in (False, True):
-        model = seeded(lambda: mlp(8, 1))
-        optimizer = keras.optimizers.Adam(0.01, global_clipnorm=0.1)
-        if held:
-            model.compile(optimizer)
-        strategy = kparallel.wrap(model, replicas=2).distribute_strategy if wrapped else None
-        results.append(states(model, optimizer, loop(strategy, model, optimizer, compiled, averaged)))
+    strategies = [lambda _: None, lambda model: kparallel.wrap(model, replicas=2).distribute_strategy]
+    results = [trained_in_a_loop(each, compiled, held) for each in strategies]
     far = {key: value for key, value in differences(*results[::-1]).items() if not value <= FLOAT64}
     assert not far
 

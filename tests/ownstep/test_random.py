@@ -6,9 +6,10 @@ import pytest
 import tensorflow as tf
 
 import kparallel
+from kparallel.model_variables import optimizers_of, variables_of
 from tests.equality.measure import use
 from tests.ownstep.measure import state
-from tests.ownstep.programs import FEATURES, LATENT, Adversaries, LossState, rows
+from tests.ownstep.programs import FEATURES, LATENT, PROGRAMS, Adversaries, LossState, rows
 from tests.pairs import seeded
 
 L = keras.layers
@@ -94,3 +95,57 @@ def test_seeds_move_on_as_on_one_device():
     model, _ = fit(denoising(3), 3)
     np.testing.assert_array_equal(plain.seed.state.numpy(), model.seed.state.numpy())
     assert all(copy.numpy()[0] == 3 for copy in model.seed.state.value.values)
+
+
+def drawing(program):
+    """Return a program's model, wrapped, whose step draws noise by which it scales each number that it is given."""
+    model = seeded(program.model)
+    step = model.train_step
+
+    def train_step(data):
+        noises = []
+
+        def scaled(leaf):
+            if leaf is None or not leaf.dtype.is_floating:
+                return leaf
+            noises.append(keras.random.normal(tf.shape(leaf), dtype=leaf.dtype))
+            return leaf * (1 + 0.1 * noises[-1])
+
+        data = keras.tree.map_structure(scaled, data)
+        of_rows = tf.reshape(noises[0], [tf.shape(noises[0])[0], -1])[:, 0]
+        return (step(data) or {}) | {"noise": kparallel.gather(of_rows)}
+
+    model.train_step = train_step
+    return kparallel.wrap(model, replicas=2, **program.options)
+
+
+IN_EVERY_RUN = ["distillation", "rows_against_all", "masked_language"]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in IN_EVERY_RUN else pytest.mark.full) for name in PROGRAMS]
+)
+def test_programs_with_draws_inside(name):
+    """Two steps and the first once more, all by one trace: the check finds nothing, and holds all draws equal."""
+    use("float64")
+    model = drawing(PROGRAMS[name])
+    data = {key: value for key, value in PROGRAMS[name].data().items() if key != "class_weight"}
+    batch = keras.utils.pack_x_y_sample_weight(**data)
+    batch = keras.tree.map_structure(lambda part: part if part is None else tf.constant(part[:7]), batch)
+    step = model.make_train_function()
+    step(iter([batch]))
+    variables = [*variables_of(model), model._kparallel.draws().state]
+    before = [variable.numpy() for variable in variables]
+    runs = []
+    for _ in range(2):
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
+        noise = step(iter([batch]))["noise"].numpy()
+        runs.append([noise, *(variable.numpy() for variable in variables)])
+    for one, other in zip(*runs, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert all(np.all(np.isfinite(value)) for value in runs[0])
+    moved = any(np.any(after != value) for after, value in zip(runs[0][1:], before, strict=True))
+    assert moved or not optimizers_of(model)
+    noises = np.concatenate([runs[0][0], step(iter([batch]))["noise"].numpy()])
+    assert len(noises) == len(set(noises)) == 14

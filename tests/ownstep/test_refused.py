@@ -15,6 +15,7 @@ from tests.pairs import pair
 
 OUTSIDE = keras.optimizers.SGD(0.1)
 COUNT = tf.Variable(0.0, dtype=tf.float64)
+SCALE = tf.Variable(1.0, dtype=tf.float64, name="scale")
 
 
 class Step(Guide):
@@ -39,6 +40,7 @@ def build(do):
         model = Step(do)
         model.compile(keras.optimizers.SGD(0.1), "mse")
         model.optimizer.build(model.trainable_weights)
+        model.other = keras.optimizers.SGD(0.1)
         return model
 
     return made
@@ -87,7 +89,25 @@ def in_a_loop(model, data):
     return {}
 
 
+def of_other_variables_than_the_models(model, data):
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean((model(data[0] * SCALE) - data[1]) ** 2)
+    model.other.apply(tape.gradient(loss, [SCALE]), [SCALE])
+    return {"loss": loss}
+
+
+def gradients_under_a_condition(model, data):
+    def update():
+        gradients, loss = model.slope(data)
+        model.optimizer.apply(gradients, model.trainable_weights)
+        return loss
+
+    return {"loss": tf.cond(model.counter < 1, update, lambda: tf.constant(0.0, tf.float64))}
+
+
 REFUSED = {
+    "gradients of other variables": (of_other_variables_than_the_models, ["'scale", "add_weight"]),
+    "gradients under a condition": (gradients_under_a_condition, ["a condition", "Move it out"]),
     "an optimizer that is not the model's": (
         of_no_optimizer_of_the_models,
         ["another SGD", "attribute of the model"],
@@ -133,12 +153,21 @@ def some_weights(model, data):
     return {"loss": loss, "none": None}
 
 
+def fewer_gradients(model, data):
+    gradients, loss = model.slope(data)
+    model.optimizer.apply(gradients[:1], model.trainable_weights)
+    return {"loss": loss}
+
+
 def no_gradients(model, data):
     model.optimizer.apply([], [])
     return {"loss": model.slope(data)[1]}
 
 
-@pytest.mark.parametrize("do", [nothing_returned, no_optimizer, under_a_condition_of_steps, some_weights, no_gradients])
+ODD = [nothing_returned, no_optimizer, under_a_condition_of_steps, some_weights, fewer_gradients, no_gradients]
+
+
+@pytest.mark.parametrize("do", ODD)
 def test_odd_steps_that_equal_plain_keras(do):
     use("float64")
     results = []

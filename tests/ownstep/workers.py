@@ -1,4 +1,4 @@
-"""The table of steps of one's own, run by one worker, or by plain Keras.
+"""The table of steps of one's own, and a loop of one's own, run by one worker, or by plain Keras.
 
     kparallel run -n 2 workers.py DIRECTORY PROGRAM...     python workers.py DIRECTORY PROGRAM...
 
@@ -15,12 +15,18 @@ from kparallel.cluster import read_cluster
 
 
 def main(folder, *names):
+    import kparallel
     from tests.ownstep.measure import plain, wrapped  # After `init`: it starts TensorFlow.
+    from tests.ownstep.test_loop import trained_in_a_loop
 
     cluster = read_cluster()
+    strategy = (lambda _: None) if cluster is None else (lambda model: kparallel.wrap(model).distribute_strategy)
     results = {}
     for name in names:
-        results[name] = plain(name) if cluster is None else wrapped(name, None)
+        if name == "loop":
+            results[name] = trained_in_a_loop(strategy)
+        else:
+            results[name] = plain(name) if cluster is None else wrapped(name, None)
         print("done", name, flush=True)
     who = "plain" if cluster is None else str(cluster.index)
     (folder / f"{who}.pkl").write_bytes(pickle.dumps(results))

@@ -57,7 +57,7 @@ COVER = [
 
 
 def train(model, data, loss):
-    model.compile(keras.optimizers.Adam(0.01, global_clipnorm=1.0), loss())
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=1.0), loss())
     x, y = data()
     history = model.fit(x, y, batch_size=6, epochs=2, shuffle=False, verbose=0, validation_split=0.2).history
     numbers = [*model.get_weights(), *(v.numpy() for v in model.optimizer.variables)]

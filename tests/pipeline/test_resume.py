@@ -45,7 +45,7 @@ def uninterrupted():
     model = keras.models.clone_model(start)
     model.set_weights(start.get_weights())
     for each in (start, model):
-        each.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+        each.compile(keras.optimizers.SGD(0.05, momentum=0.9), "sparse_categorical_crossentropy")
     train(model, 4)
     return start, model
 
@@ -76,6 +76,6 @@ def test_a_backup_resumes_under_another_plan(tmp_path, uninterrupted, first, the
     with pytest.raises(Interrupted):
         train(model, 4, callbacks=[keras.callbacks.BackupAndRestore(tmp_path), Interrupt()])
     resumed = under(then, m.residual())
-    resumed.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    resumed.compile(keras.optimizers.SGD(0.05, momentum=0.9), "sparse_categorical_crossentropy")
     train(resumed, 4, callbacks=[keras.callbacks.BackupAndRestore(tmp_path)])
     assert_same(resumed, want)

@@ -26,6 +26,94 @@ while not all(os.path.exists(f"{sys.argv[1]}/{n}.started") for n in "01"):
 """
 
 
+# A run whose number of workers may change, with the real launcher and workers that count steps.
+ELASTIC = """
+import json, os, sys
+from kparallel.launcher.elastic import supervise
+from kparallel.launcher.gang import Launch, run_gang
+from kparallel.launcher.sizes import parse_sizes
+
+def start(places, gangs, heard):
+    own = [{"ME": str(index), "MANY": str(len(places)), "GANG": str(gangs)} for index in range(len(places))]
+    environments = tuple({**os.environ, **each} for each in own)
+    return run_gang(Launch(tuple(sys.argv[3:]), environments, tuple(range(len(places))), 1.0, heard))
+
+def say(ending, outlook):
+    print(f"{ending.reason}; {outlook}", flush=True)
+
+ending = supervise(parse_sizes(sys.argv[1]), int(sys.argv[2]), start, say)
+print("ENDING", ending.code, ending.reason, flush=True)
+sys.exit(ending.code)
+"""
+
+# The same over several launchers: the arguments are the addresses, this one's index, sizes, restarts, and the script.
+HOSTS = """
+import os, sys
+from kparallel.launcher.gang import Launch
+from kparallel.launcher.hosts import Hosts
+from kparallel.launcher.member import run_over_hosts
+from kparallel.launcher.sizes import parse_sizes
+
+def make(start, heard):
+    own = {"ME": str(start["index"]), "MANY": str(len(start["workers"])), "GANG": str(start["gangs"])}
+    return Launch(tuple(sys.argv[5:]), ({**os.environ, **own},), (start["index"],), 1.0, heard)
+
+sizes, seconds = parse_sizes(sys.argv[3]), float(os.environ.get("SECONDS_TO_WAIT", 60))
+hosts = Hosts(tuple(sys.argv[1].split(",")), int(sys.argv[2]), sizes, int(sys.argv[4]), seconds, seconds, 60.0, "token")
+try:
+    ending = run_over_hosts(hosts, make, lambda line: print("TOLD", line, flush=True))
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+print("ENDING", ending.code, ending.reason, flush=True)
+sys.exit(ending.code)
+"""
+
+# Worker 0 counts steps and reports each as a checkpoint. What else happens is a list of (worker, gang, step, code):
+# worker 0 runs its code before that step, others when worker 0 comes there, where it then waits to be ended.
+COUNT = """
+import os, pathlib, signal, sys, time
+from kparallel.launcher_pipes import leave_is_asked, report_checkpoint
+
+me, many, gang = (int(os.environ[name]) for name in ("ME", "MANY", "GANG"))
+folder, most = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+fates = {(worker, step): code for worker, number, step, code in eval(sys.argv[3]) if number in (gang, "each")}
+done, left = folder / "done", folder / f"left-{gang}"
+step = int(done.read_text()) if done.exists() else 0
+print("gang", gang, "of", many, *([] if me else ["from", step]), flush=True)
+
+def wait_until(condition):
+    while not condition():
+        time.sleep(0.01)
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if me:
+    wait_until(lambda: left.exists() or (folder / f"{gang}-{me}").exists() or (folder / "finished").exists())
+    for worker, at in fates:
+        if worker == me and (folder / f"{gang}-{me}").exists():
+            exec(fates[worker, at])
+    sys.exit(75 if left.exists() else 0)
+if step:
+    report_checkpoint("resumed", 0, step)
+while step < 6:
+    exec(fates.get((0, step), ""))
+    others = [worker for worker, at in fates if worker and at == step]
+    for worker in others:
+        (folder / f"{gang}-{worker}").touch()
+    wait_until(lambda: not others)
+    if leave_is_asked():
+        left.touch()
+        sys.exit(75)
+    step += 1
+    done.with_suffix(".new").write_text(str(step))
+    done.with_suffix(".new").rename(done)
+    report_checkpoint("written", 0, step)
+    wait_until(lambda: many == most or leave_is_asked())
+(folder / "finished").touch()
+"""
+
+
 def wait_until(condition, seconds=20):
     deadline = time.monotonic() + seconds
     while not condition():

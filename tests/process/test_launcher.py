@@ -120,6 +120,26 @@ def test_signals_are_passed_on_and_the_deaf_are_killed(gang, tmp_path, number):
     assert_no_orphan(tmp_path)
 
 
+# Each worker finishes at its own pace once SIGTERM has come, with a code of its own.
+FINISHING = """
+import os, signal, sys, time
+me, told = os.environ["ME"], []
+signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+open(f"{sys.argv[1]}/{me}.started", "w").close()
+while not told:
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize(("codes", "code"), [((0, 0), 0), ((75, 75), 75), ((0, 75), 75), ((0, 3), 143)])
+def test_a_run_that_has_finished_when_a_signal_comes_has_succeeded(gang, tmp_path, codes, code):
+    process = gang(f"sys.exit({codes}[int(me)])", FINISHING)
+    wait_until(lambda: len(started(tmp_path)) == 2)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code, err
+
+
 def test_neither_workers_nor_their_children_outlive_a_killed_launcher(gang, tmp_path):
     process = gang("while True:\n    time.sleep(1)")
     wait_until(lambda: len(started(tmp_path)) == 2)
@@ -189,9 +209,10 @@ def test_a_plan_is_printed_and_drawn(tmp_path):
     done = subprocess.run([*command, "--replicas", "2", "--plot", "plan.svg"], **checked)
     assert done.returncode == 0, done.stderr
     assert "2 replicas x 2 stages" in done.stdout and "CPU:3" in done.stdout
-    search = ["--memory-per-device", "1GB", "--batch-size", "8", "--devices", "3"]
+    search = ["--memory-per-device", "1GB", "--batch-size", "8", "--devices", "3", "--shard", "optimizer"]
     done = subprocess.run([*command[:5], *search], **checked)
     assert "3 replicas x 1 stage" in done.stdout and "chosen: plain data parallelism fits" in done.stdout, done.stderr
+    assert "optimizer shared out over 3 replicas" in done.stdout
     assert (tmp_path / "plan.svg").read_text().rstrip().endswith("</svg>")
     command[command.index("mine:build")] = "mine:nothing"
     wrong = subprocess.run(command, **checked)

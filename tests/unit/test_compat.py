@@ -27,7 +27,6 @@ from kparallel.compat.profiler import XSpace, read_profile
 from kparallel.compat.saving import WeightFile, write_weights
 from kparallel.compat.startup import abort_collectives, tensorflow_has_started
 from kparallel.compat.steps import (
-    _APPLYING,
     converted,
     default_generator,
     drawing_from,
@@ -41,8 +40,10 @@ from kparallel.compat.variables import (
     assign_directly,
     foreign_strategy,
     gather_variable,
+    has_single_copy,
     is_copy,
     is_placed,
+    one_copy_each,
     place_variable,
     placed_value,
     resource_name,
@@ -188,9 +189,16 @@ def test_trainer_metrics_are_those_of_compile(trained):
 
 
 def test_slots_stand_in_lists_as_long_as_the_weights(trained):
-    weights = slots_by_weight(trained.optimizer)
-    assert len(weights) == 2 * len(trained.trainable_weights)
-    assert {id(weight) for weight in weights.values()} == set(map(id, trained.trainable_weights))
+    pairs = slots_by_weight(trained.optimizer)
+    assert len(pairs) == 2 * len(trained.trainable_weights)
+    assert {id(weight) for _, weight in pairs} == set(map(id, trained.trainable_weights))
+    assert all(slot.shape == weight.shape for slot, weight in pairs)
+
+
+def test_counters_are_no_slots_where_there_are_as_many_as_weights():
+    optimizer = keras.optimizers.SGD(0.1)
+    optimizer.build([keras.Variable(np.ones(2)), keras.Variable(np.ones(3))])
+    assert len(optimizer._variables) == 2 and not slots_by_weight(optimizer)
 
 
 @pytest.mark.parametrize("name", ["_get", "_get_on_device_or_primary", "_primary", "handle", "read_value", "values"])
@@ -218,6 +226,39 @@ def test_the_old_variable_is_the_first_copy_of_a_placed_one():
     assert is_placed(variable, mirrored(PAIR), PAIR) and placed_value(variable) is value
     gather_variable(variable, "CPU:0")
     assert variable.value is old and not hasattr(old.handle, "_distributed_container")
+
+
+def test_a_variable_with_a_single_copy_is_read_and_written_there_by_all_replicas():
+    variable, strategy = keras.Variable(np.ones(2)), mirrored(PAIR)
+    old = variable.value
+    assert place_variable(variable, strategy, PAIR[1:], single=True) is old
+    (copy,) = variable.value.values
+    assert copy.device.endswith("CPU:1") and has_single_copy(variable) and not is_copy(copy.handle)
+    assert is_placed(variable, strategy, PAIR[1:], single=True) and not is_placed(variable, strategy, PAIR[1:])
+    assert variable.value._unique_id == old._unique_id
+
+    @tf.function
+    def step():
+        def replica():
+            variable.assign([2.0, 3.0])
+            return variable.value.read_value()
+
+        return strategy.run(replica)
+
+    assert [each.numpy().tolist() for each in strategy.experimental_local_results(step())] == [[2, 3], [2, 3]]
+    variable.assign_add([1.0, 1.0])
+    assert copy.numpy().tolist() == variable.numpy().tolist() == [3, 4]
+    place_variable(variable, strategy, PAIR)
+    assert copies(variable) == [[3, 4], [3, 4]] and not has_single_copy(variable)
+
+
+def test_variables_are_one_copy_each_for_a_while():
+    variable = keras.Variable(np.ones(2))
+    value = placed(variable)
+    with one_copy_each([(variable, 1)]):
+        assert variable.value is value.values[1]
+        variable.assign([5.0, 6.0])
+    assert variable.value is value and copies(variable) == [[1, 1], [5, 6]]
 
 
 def test_optimizers_know_a_variable_that_lies_on_other_devices_now():
@@ -537,12 +578,13 @@ def test_gradients_go_through_the_step_of_their_own_thread_alone():
 def test_updates_go_through_the_step_that_runs(scaled):
     weight, optimizer = keras.Variable(1.0), keras.optimizers.SGD(0.1)
     optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=1.0) if scaled else optimizer
-    before = [vars(kind)["apply"] for kind in _APPLYING]
+    kinds = (keras.optimizers.Optimizer, keras.optimizers.LossScaleOptimizer)
+    before = [kind.apply for kind in kinds]
     optimizer.build([weight])
     with through_steps(), running(Once()):
         optimizer.apply_gradients([(tf.constant(1.0), weight)])
     assert float(weight) == 0.0
-    assert [vars(kind)["apply"] for kind in _APPLYING] == before
+    assert [kind.apply for kind in kinds] == before
 
 
 class Once(Doubling):

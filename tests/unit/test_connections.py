@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from kparallel.cluster import Cluster
-from kparallel.comm import connections as connections_module
 from kparallel.comm.connections import PeerConnections
+from kparallel.comm.endpoint import TIMEOUT, listen
 from kparallel.selftest.workers import worker_links
 
 SECONDS = 30
@@ -37,18 +37,16 @@ class Table:
         return Seat()
 
 
-def on_every(hosts, work):
+def on_every(hosts, work, **options):
     """Return what a function of (links, group, index) gives on every worker; a worker that hangs fails."""
     addresses = tuple(f"{host}:{number + 1}" for number, host in enumerate(hosts))
     table = Table(len(hosts))
-    joined = [PeerConnections(Cluster(addresses, index), 60.0) for index in range(len(hosts))]
+    joined = [PeerConnections(Cluster(addresses, index), 60.0, **options) for index in range(len(hosts))]
     with ThreadPoolExecutor(len(hosts)) as pool:
         answers = [pool.submit(work, links, table.seat(index), index) for index, links in enumerate(joined)]
         results = [answer.result(SECONDS) for answer in answers]
-    for ring in (ring for links in joined for ring in links._rings):
-        ring.abort()
-        ring._before.close()
-        ring._after.close()
+    for links in joined:
+        links.close()
     return results
 
 
@@ -66,12 +64,12 @@ def test_each_column_has_a_ring_of_its_own_which_later_models_share(hosts):
 
 
 @pytest.mark.parametrize("hosts", [("127.0.0.1",) * 2, ("127.0.0.1", "127.0.0.2")], ids=["one host", "two hosts"])
-def test_strangers_keep_no_worker_waiting(monkeypatch, hosts):
+def test_strangers_keep_no_worker_waiting(hosts):
     """Strangers connect first: one is silent, one says a part of a token, one another token, one hangs up."""
-    open_door, opened = connections_module._listen, []
+    opened = []
 
     def visited(cluster):
-        listener, door = open_door(cluster)
+        listener, door = listen(cluster)
         for word in (b"", b"half", bytes(20), None):
             end = socket.socket(listener.family)
             end.connect(listener.getsockname())
@@ -82,31 +80,27 @@ def test_strangers_keep_no_worker_waiting(monkeypatch, hosts):
                 opened.append(end)
         return listener, door
 
-    monkeypatch.setattr(connections_module, "_listen", visited)
-    monkeypatch.setattr(connections_module, "_ATTEMPTS", 1)
-
     def work(links, group, index):
         (ring,) = links.rings(1, group)
         return ring.all_reduce(np.array([float(index)])).item()
 
     start = time.monotonic()
-    assert on_every(hosts, work) == [1.0, 1.0]
-    assert time.monotonic() - start < connections_module._TIMEOUT
+    assert on_every(hosts, work, listen=visited, attempts=1) == [1.0, 1.0]
+    assert time.monotonic() - start < TIMEOUT
     for end in opened:
         end.close()
 
 
-def test_workers_that_cannot_connect_at_first_try_again(monkeypatch):
-    open_door, failures = connections_module._listen, ["no port is free yet"]
+def test_workers_that_cannot_connect_at_first_try_again():
+    failures = ["no port is free yet"]
 
     def fails_once(cluster):
         if cluster.index == 1 and failures:
             raise OSError(failures.pop())
-        return open_door(cluster)
+        return listen(cluster)
 
-    monkeypatch.setattr(connections_module, "_listen", fails_once)
     work = lambda links, group, index: links.rings(1, group)[0].all_reduce(np.array([1.0])).item()  # noqa: E731
-    assert on_every(("127.0.0.1", "127.0.0.2"), work) == [2.0, 2.0]
+    assert on_every(("127.0.0.1", "127.0.0.2"), work, listen=fails_once) == [2.0, 2.0]
 
 
 @pytest.mark.parametrize("leavers", [(0,), (1, 2), (0, 1, 2), ()])
@@ -124,38 +118,32 @@ def test_workers_connect_anew_after_one_has_left(leavers):
     assert on_every(("127.0.0.1",) * 3, work) == [expected] * 3
 
 
-def test_workers_that_cannot_connect_say_so_and_use_tensorflow_together(monkeypatch):
-    open_door = connections_module._listen
-
+def test_workers_that_cannot_connect_say_so_and_use_tensorflow_together():
     def fails(cluster):
         if cluster.index == 1:
             raise OSError("no port is free")
-        return open_door(cluster)
-
-    monkeypatch.setattr(connections_module, "_listen", fails)
+        return listen(cluster)
 
     def work(links, group, index):
         first = links.rings(1, group)
         return first, links.rings(1, group)  # Without another attempt.
 
     with pytest.warns(UserWarning, match=r"connect to one another \(worker 1: no port.*TensorFlow's own collectives"):
-        assert on_every(("127.0.0.1", "127.0.0.2"), work) == [(None, None)] * 2
+        assert on_every(("127.0.0.1", "127.0.0.2"), work, listen=fails) == [(None, None)] * 2
 
 
 @pytest.mark.parametrize("hosts", [("127.0.0.1",) * 3, ("127.0.0.1", "127.0.0.2", "127.0.0.3")], ids=["one", "three"])
 @pytest.mark.parametrize("fault", [None, 1])
-def test_each_pair_is_connected_by_itself(monkeypatch, hosts, fault):
+def test_each_pair_is_connected_by_itself(hosts, fault):
     """A worker that cannot listen has no links; the pair of the other two has one."""
-    open_door = connections_module._listen
 
-    def listen(cluster):
+    def fails(cluster):
         if cluster.index == fault:
             raise OSError("no port is free")
-        return open_door(cluster)
+        return listen(cluster)
 
-    monkeypatch.setattr(connections_module, "_listen", listen)
     cluster = [Cluster(tuple(f"{host}:{i + 1}" for i, host in enumerate(hosts)), index) for index in range(3)]
-    links = on_every(hosts, lambda _, group, index: worker_links(cluster[index], group))
+    links = on_every(hosts, lambda _, group, index: worker_links(cluster[index], group, fails))
     assert links[0] == links[1] == links[2]
     assert [link.ends for link in links[0]] == [tuple(f"worker {end}" for end in pair) for pair in ("01", "02", "12")]
     assert {link.kind for link in links[0]} == {"one host" if hosts[0] == hosts[1] else "network"}

@@ -6,14 +6,12 @@ import time
 
 import pytest
 
-from kparallel.comm import departures as departures_module
 from kparallel.comm.departures import Departures
 
 
 @pytest.fixture
-def told(monkeypatch):
+def told():
     """Departures whose pipe can be written, and what they aborted."""
-    monkeypatch.setattr(departures_module, "_SETTLE", 0.3)
     descriptor, pipe = os.pipe()
     aborted = []
     happened = threading.Event()
@@ -22,7 +20,7 @@ def told(monkeypatch):
         aborted.append(message)
         happened.set()
 
-    yield Departures(descriptor, abort), lambda line: os.write(pipe, line), aborted, happened
+    yield Departures(descriptor, abort, settle=0.3), lambda line: os.write(pipe, line), aborted, happened
     os.close(pipe)
 
 

@@ -148,10 +148,10 @@ def test_gpus_are_counted_and_divided(tmp_path):
 
 
 def test_local_workers_share_the_machine():
-    first, second = local_environments({"CUDA_VISIBLE_DEVICES": "4,5", "HOME": "/h"}, 2, None)
+    first, second = local_environments({"CUDA_VISIBLE_DEVICES": "4,5", "HOME": "/h"}, [0, 1], 2, None)
     assert (first["CUDA_VISIBLE_DEVICES"], second["CUDA_VISIBLE_DEVICES"]) == ("4", "5")
     assert first["HOME"] == "/h" and int(first["TF_NUM_INTRAOP_THREADS"]) >= 1
     clusters = [scheduled_cluster(environment) for environment in (first, second)]
     assert clusters[0].workers == clusters[1].workers and [each.index for each in clusters] == [0, 1]
-    (alone,) = local_environments({"CUDA_VISIBLE_DEVICES": "4,5"}, 1, 2)
+    (alone,) = local_environments({"CUDA_VISIBLE_DEVICES": "4,5"}, [0], 1, 2)
     assert alone["CUDA_VISIBLE_DEVICES"] == "-1" and "TF_CONFIG" not in alone

@@ -7,7 +7,19 @@ import kparallel
 
 ROOT = Path(kparallel.__file__).parent
 # From the floor upwards; a file imports only from its own layer's folder or from layers before it.
-LAYERS = ["errors", "mesh", "cluster", "handshake", "rendezvous", "checkpoint", "schedule", "planning", "trace"]
+LAYERS = [
+    "errors",
+    "mesh",
+    "cluster",
+    "launcher_pipes",
+    "attendance",
+    "handshake",
+    "rendezvous",
+    "checkpoint",
+    "schedule",
+    "planning",
+    "trace",
+]
 LAYERS += [
     "compat",
     "model_variables",
@@ -27,7 +39,19 @@ LAYERS += [
     "launcher",
     "__main__",
 ]
-PURE = {"errors", "mesh", "cluster", "handshake", "rendezvous", "checkpoint", "schedule", "planning", "trace"}
+PURE = {
+    "errors",
+    "mesh",
+    "cluster",
+    "launcher_pipes",
+    "attendance",
+    "handshake",
+    "rendezvous",
+    "checkpoint",
+    "schedule",
+    "planning",
+    "trace",
+}
 
 
 def imports(path):
@@ -110,3 +134,50 @@ def test_each_private_attribute_of_others_is_named_by_a_test():
         if layer == "compat":
             missing = {name for name in private_attributes(path) if name not in tests}
             assert not missing, f"tests/unit/test_compat.py names none of {sorted(missing)}, which {path.name} uses"
+
+
+TESTS = Path(__file__).parents[1]
+PATCHES = ("setattr", "delattr", "setitem", "patch", "object")
+
+
+def is_private(name):
+    return name.startswith("_") and not name.endswith("__")
+
+
+def reached_privates(path, own):
+    """Yield the private names of the package that a test imports, reads or patches."""
+    tree = ast.parse(path.read_text())
+    defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kparallel"):
+            yield from (alias.name for alias in node.names if is_private(alias.name))
+        elif isinstance(node, ast.Attribute) and node.attr in own - defined:
+            if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
+                yield node.attr
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in PATCHES:
+            texts = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+            names = {text.rpartition(".")[2] for text in texts if isinstance(text, str)}
+            yield from names & own
+
+
+def names_of_the_package(*layers):
+    """Return the private names that some layers define: functions, classes, constants, attributes of `self`."""
+    names = set()
+    for layer, path in modules():
+        if layer in layers:
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                    names.add(node.name)
+                elif isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store):
+                    names.add(node.attr if isinstance(node, ast.Attribute) else node.id)
+    return {name for name in names if is_private(name)}
+
+
+def test_no_test_reaches_a_private_name_of_the_package():
+    """A test goes through arguments and public functions: what is private may change without it."""
+    # What `compat` defines and reads in private is that of TensorFlow and Keras. `_kparallel` is what a model carries.
+    foreign = set().union(*(private_attributes(path) for layer, path in modules() if layer == "compat"))
+    own = names_of_the_package(*LAYERS) - names_of_the_package("compat") - foreign - {"_kparallel"}
+    for path in TESTS.rglob("*.py"):
+        reached = set(reached_privates(path, own))
+        assert not reached, f"{path.relative_to(TESTS)} reaches {sorted(reached)}"

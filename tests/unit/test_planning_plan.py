@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from kparallel.errors import DeviceError, PlanError, ScheduleError
+from kparallel.errors import PlanError, ScheduleError
 from kparallel.mesh import Mesh
 from kparallel.planning.groups import layer_groups
 from kparallel.planning.plan import LayerGroup, Plan
@@ -14,6 +14,7 @@ from kparallel.schedule import gpipe, interleaved, one_f_one_b
 UNITS = [
     Unit(f"dense_{i}", 100.0, 1000, 4000, 400, 40, (i - 1,) if i else (), (f"dense_{i}",)) for i in range(8)
 ]  # fmt: skip
+
 TWO_BY_TWO = Mesh((("CPU:0", "CPU:1"), ("CPU:2", "CPU:3")))
 
 
@@ -118,14 +119,6 @@ def test_what_a_plan_refuses():
         Plan("mlp", TWO_BY_TWO, (LayerGroup(("a",), 1, 4),))
     with pytest.raises(ScheduleError, match="<-- here"):
         plan(schedule=lambda stages, microbatches: gpipe(stages, microbatches)[:1])
-
-
-def test_a_device_may_stand_twice_in_its_row_and_in_no_other():
-    Mesh((("CPU:0", "CPU:0"), ("CPU:1", "CPU:1")))
-    with pytest.raises(DeviceError, match="more than once"):
-        Mesh((("CPU:0", "CPU:1"), ("CPU:1", "CPU:2")))
-    with pytest.raises(DeviceError, match="the same stages on one device"):
-        Mesh((("CPU:0", "CPU:0"), ("CPU:1", "CPU:2")))
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,9 @@ from kparallel.errors import DeviceError, PlanError
 from kparallel.mesh import Mesh
 from kparallel.planning.cut import cut
 from kparallel.planning.groups import layer_groups
-from kparallel.planning.memory import parse_bytes, stage_memory
 from kparallel.planning.plan import Plan
-from kparallel.planning.predict import predict, step_time_bound
 from kparallel.planning.search import choose
 from kparallel.planning.units import Unit
-from kparallel.schedule import gpipe, in_flight, one_f_one_b
 
 DEVICES = [f"GPU:{index}" for index in range(4)]
 
@@ -113,51 +110,12 @@ def test_what_the_user_fixed_stays():
         choose(chain(8), ["GPU:0", "GPU:0"], 32)
 
 
-def test_sizes():
-    assert [parse_bytes(size) for size in ("8GB", "8 GiB", "1.5kB", "3B", 7)] == [8e9, 8 * 2**30, 1500, 3, 7]
-    for bad in ("8", "8 gigabytes", "", "0GB", 0, -1, None, True, "-1GB"):
-        with pytest.raises(PlanError, match="Expected a size such as '8GB'"):
-            parse_bytes(bad)
-
-
-def test_memory_of_a_stage():
-    for stages, microbatches in [(1, 1), (4, 8), (4, 2)]:
-        for held in in_flight(one_f_one_b(stages, microbatches)):
-            never = stage_memory(100, 50, 10, held)
-            assert (never.total, never.activations) == (400 + held * 50, held * 50)
-            assert stage_memory(100, 50, 10, held, "always").activations == held * 10 + 50
-            assert stage_memory(100, 50, 10, held, "except_last").activations == held * 10 + 50 * min(held, 2)
-    assert stage_memory(100, 0, 0, 1, slots=0).total == 200
-    assert stage_memory(100, 0, 0, 1, slots=2, frozen_bytes=60).total == 100 + 40 + 80
-
-
 def test_frozen_weights_need_no_gradients_and_no_slots():
     units = [replace(unit, frozen_bytes=unit.weight_bytes if i < 6 else 100) for i, unit in enumerate(chain(8))]
     need = 3200 + 3 * 600 + 8 * 800
     plan = choose(units, DEVICES, 32, need)
     assert (plan.mesh.stages, fullest(plan)) == (1, need)
     assert choose(units, DEVICES, 32, need - 1).microbatches > 1
-
-
-def test_predicted_time():
-    for stages, microbatches in itertools.product(range(1, 9), (1, 2, 4, 8, 32)):
-        for schedule in (gpipe, one_f_one_b):
-            told = predict([1 / stages] * stages, schedule(stages, microbatches), microbatches)
-            assert told.bubble == pytest.approx((stages - 1) / (microbatches + stages - 1), abs=1e-12)
-    assert predict([1.0], one_f_one_b(1, 1), 1).step_time == pytest.approx(1)
-    assert predict([1.0], one_f_one_b(1, 1), 1, replicas=4).step_time == pytest.approx(1 / 4)
-    assert predict([1.0], one_f_one_b(1, 1), 1, recompute="always").step_time == pytest.approx(4 / 3, rel=0.01)
-
-
-def test_no_schedule_beats_the_bound():
-    source = random.Random(4)
-    for _ in range(60):
-        stages, microbatches = source.randint(1, 6), source.randint(1, 12)
-        costs = [source.lognormvariate(0, 1) for _ in range(stages)]
-        shares = [cost / sum(costs) for cost in costs]
-        for policy in ("never", "always", "except_last"):
-            told = predict(shares, one_f_one_b(stages, microbatches), microbatches, 2, policy)
-            assert step_time_bound(shares, microbatches, 2, policy) <= told.step_time * (1 + 1e-12)
 
 
 def test_about_four_microbatches_for_each_stage():

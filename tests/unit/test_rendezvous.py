@@ -23,14 +23,14 @@ def addresses():
         return tuple(f"127.0.0.1:{each.getsockname()[1]}" for each in sockets)
 
 
-def meet(addresses, indices, timeout, greetings=(), late=0.0, tokens=("",) * 3):
+def meet(addresses, indices, timeout, greetings=(), late=0.0, tokens=("",) * 3, interval=5.0):
     """Run some workers; return each one's error, or None, and the progress lines."""
     lines = []
 
     def one(index):
         time.sleep(late * index)
         greeting = {"version": "1", **dict(greetings).get(index, {})}
-        wait_for_peers(Cluster(addresses, index), greeting, timeout, lines.append, tokens[index])
+        wait_for_peers(Cluster(addresses, index), greeting, timeout, lines.append, tokens[index], interval)
 
     with ThreadPoolExecutor(len(indices)) as pool:
         return [future.exception(60) for future in [pool.submit(one, index) for index in indices]], lines
@@ -50,9 +50,8 @@ def test_all_meet_and_leave_their_ports_free(addresses):
     assert all(map(free, addresses))
 
 
-def test_every_worker_names_the_absent(addresses, monkeypatch):
-    monkeypatch.setattr("kparallel.rendezvous._PROGRESS", 0.5)
-    errors, lines = meet(addresses, [0, 2], 2)
+def test_every_worker_names_the_absent(addresses):
+    errors, lines = meet(addresses, [0, 2], 2, interval=0.5)
     for error in errors:
         assert isinstance(error, WorkerError) and f"worker 1 ({addresses[1]})" in str(error), error
     assert f"worker 2 ({addresses[2]}" not in str(errors[0])

@@ -182,12 +182,12 @@ def test_two_wrapped_models_that_share_layers_train_in_turn():
         keras.utils.set_random_seed(3)
         critic = keras.Sequential([keras.Input((2,)), L.Dense(8, activation="relu"), L.Dense(1)])
         maker = keras.Sequential([keras.Input((3,)), L.Dense(6, activation="tanh"), L.Dense(2)])
-        wrapped(critic, plan).compile(O.Adam(0.01), "mse")
+        wrapped(critic, plan).compile(O.SGD(0.05, momentum=0.9), "mse")
         critic.trainable = False
         both = wrapped(keras.Model(maker.inputs[0], critic(maker.outputs[0])), plan)
-        both.compile(O.Adam(0.01), "mse")
+        both.compile(O.SGD(0.05, momentum=0.9), "mse")
         critic.trainable = True
-        critic.compile(O.Adam(0.01), "mse")
+        critic.compile(O.SGD(0.05, momentum=0.9), "mse")
         rng = np.random.default_rng(1)
         for _ in range(3):
             noise, real = rng.normal(size=(7, 3)), rng.normal(size=(7, 2))
@@ -202,7 +202,7 @@ def test_two_wrapped_models_that_share_layers_train_in_turn():
 def test_a_wrapped_model_is_laid_out_anew_by_another_plan(plan):
     def run(plans):
         model, _ = net()
-        model.compile(O.Adam(0.01), "mse")
+        model.compile(O.SGD(0.05, momentum=0.9), "mse")
         for each in plans:
             fit(wrapped(model, each), epochs=1)
         return values(model, model.optimizer)
@@ -216,7 +216,7 @@ def test_what_is_built_after_wrap_is_placed(act):
         keras.utils.set_random_seed(3)
         model = keras.Sequential([L.Dense(5, activation="tanh"), L.Dense(1)])
         model = wrapped(model, plan)
-        model.compile(O.Adam(0.01), "mse")
+        model.compile(O.SGD(0.05, momentum=0.9), "mse")
         if act == "build one layer":
             model.layers[0].build((None, 4))
         else:
@@ -244,7 +244,7 @@ class Outer(keras.Model):
 def test_an_unbuilt_model_that_holds_a_built_one(build):
     def run(plan):
         model = wrapped(build(), plan) if plan else Outer(3)
-        model.compile(O.Adam(0.01), "mse")
+        model.compile(O.SGD(0.05, momentum=0.9), "mse")
         return [fit(model), values(model)]
 
     assert_as_plain(run, PLANS["2x1"])
@@ -256,7 +256,7 @@ def test_a_layer_frozen_before_it_is_built_stays_frozen():
         model = keras.Sequential([L.Dense(5, activation="tanh"), L.Dense(1)])
         model.layers[0].trainable = False
         model = wrapped(model, plan)
-        model.compile(O.Adam(0.01), "mse")
+        model.compile(O.SGD(0.05, momentum=0.9), "mse")
         fit(model)
         assert len(model.trainable_variables) == 2
         return values(model)
@@ -329,7 +329,7 @@ def test_compile_and_a_new_function_within_fit():
 
     def run(plan):
         model, _ = net()
-        wrapped(model, plan).compile(O.Adam(0.01), "mse")
+        wrapped(model, plan).compile(O.SGD(0.05, momentum=0.9), "mse")
         return [model.fit(X, Y, epochs=3, verbose=0, callbacks=[Recompiling()]).history, values(model)]
 
     assert_as_plain(run, PLANS["2x2"])
@@ -342,12 +342,12 @@ def test_another_model_is_wrapped_within_the_fit_of_a_plain_one_that_shares_laye
         class Encodes(keras.callbacks.Callback):
             def on_epoch_end(self, epoch, logs=None):
                 if epoch < 2:
-                    wrapped(encoder, plan).compile(O.Adam(0.01), "mse")
+                    wrapped(encoder, plan).compile(O.SGD(0.05, momentum=0.9), "mse")
                     fit(encoder, CODE, epochs=1)
                 elif plan and epoch == 2:
                     encoder.unwrap()
 
-        model.compile(O.Adam(0.01), "mse")
+        model.compile(O.SGD(0.05, momentum=0.9), "mse")
         history = model.fit(X, Y, epochs=4, shuffle=False, verbose=0, callbacks=[Encodes()]).history
         return [history, values(model)]
 

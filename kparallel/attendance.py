@@ -1,0 +1,85 @@
+"""Which workers have come to the rendezvous, as one worker sees it, and what they disagree on.
+
+```text
+                 this worker reaches it     it greets this worker     it has met all
+    peer         unreached ─► reached       unheard ─► heard          unready ─► ready
+```
+"""
+
+from collections.abc import Mapping
+
+from kparallel.cluster import Cluster
+
+__all__: list[str] = []
+
+
+class Attendance:
+    """The other workers' states; nothing of the network.
+
+    Args:
+        cluster: The workers.
+        handshake: Name and text of what must be equal on all workers.
+    """
+
+    def __init__(self, cluster: Cluster, handshake: Mapping[str, str]) -> None:
+        self._cluster = cluster
+        self._handshakes = {cluster.index: handshake}
+        peers = {index for index in range(len(cluster.workers)) if index != cluster.index}
+        self.unreached = set(peers)
+        self.unheard = set(peers)
+        self.unready = set(peers)
+        self._strange: dict[int, str] = {}
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether this worker has greeted all and was greeted by all."""
+        return not self.unreached and not self.unheard
+
+    def reached(self, peer: int, handshake: Mapping[str, str]) -> None:
+        """Note a peer that answered this worker's handshake with its own."""
+        self._handshakes[peer] = handshake
+        self._strange.pop(peer, None)
+        self.unreached.discard(peer)
+
+    def heard(self, peer: int, handshake: Mapping[str, str]) -> bool:
+        """Note a peer that greets this worker; False where it comes too late, having been ready before."""
+        if peer not in self.unheard | self.unready:
+            return False
+        self._handshakes[peer] = handshake
+        self.unheard.discard(peer)
+        return True
+
+    def ready(self, peer: int) -> None:
+        """Note a peer that has met all workers."""
+        self.unready.discard(peer)
+
+    def hung_up(self, peer: int) -> None:
+        """Note a peer that went away before it was ready: it may come again, restarted."""
+        self.unheard.add(peer)
+        self.unreached.add(peer)
+
+    def strange(self, peer: int, reason: str) -> None:
+        """Note in words what answers in a peer's place; the empty text where nothing does."""
+        self._strange[peer] = reason
+
+    def difference(self) -> str:
+        """Return in words what the workers met so far disagree on, or the empty text."""
+        for name, own in self._handshakes[self._cluster.index].items():
+            texts = {index: handshake.get(name) for index, handshake in sorted(self._handshakes.items())}
+            if any(text != own for text in texts.values()):
+                listed = ", ".join(f"worker {index}: {text}" for index, text in texts.items())
+                return (
+                    f"Expected the same {name} on all workers, received {listed}. Start every worker with the same "
+                    "packages and addresses."
+                )
+        return ""
+
+    def missing(self) -> str:
+        """Return in words for whom this worker still waits."""
+        texts = []
+        for peer in sorted(self.unreached | self.unheard or self.unready):
+            state = "" if peer in self.unreached else "it cannot reach this worker yet"
+            state = state if peer in self.unheard else "it still waits for others"
+            state = self._strange.get(peer) or ("" if peer in self.unreached else state)
+            texts.append(f"worker {peer} ({self._cluster.workers[peer]}{': ' + state if state else ''})")
+        return ", ".join(texts)

@@ -1,0 +1,169 @@
+"""A launcher of a run over several machines: it starts its worker when the coordinator says so."""
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kparallel.cluster import host_and_port
+from kparallel.errors import ClusterError, WorkerError
+from kparallel.handshake import NoMessageError
+from kparallel.launcher.coordinator import Coordinator
+from kparallel.launcher.elastic import Heard
+from kparallel.launcher.gang import SIGNALS, Ending, Gang, Launch, console, guarding
+from kparallel.launcher.hosts import Hosts
+from kparallel.launcher.lines import LONGEST, Line
+
+__all__: list[str] = []
+
+_RETRY = 0.2
+
+MakeLaunch = Callable[[Mapping[str, Any], Heard], Launch]
+
+
+def run_over_hosts(hosts: Hosts, make: MakeLaunch, tell: Callable[[str], None]) -> Ending:
+    """Take part in a run over several machines, until it has ended; coordinate it on host 0.
+
+    Args:
+        hosts: What this launcher was told.
+        make: Returns what is started here: a function of the coordinator's start message and of what takes reports of
+            checkpoints.
+        tell: Prints a line.
+
+    Returns:
+        How the run has ended.
+
+    Raises:
+        WorkerError: Host 0 does not come.
+        ClusterError: The launchers were told different things, or host 0 cannot listen on its address.
+    """
+
+    async def run() -> Ending:
+        coordination = asyncio.create_task(Coordinator(hosts, tell).run()) if hosts.index == 0 else None
+        member = asyncio.create_task(_Member(hosts, make, tell, note).run())
+        tasks = [task for task in (member, coordination) if task is not None]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if coordination is not None:
+            await coordination
+        return await member
+
+    with guarding() as note:
+        return asyncio.run(run())
+
+
+class _Member:
+    """One launcher's side."""
+
+    def __init__(
+        self, hosts: Hosts, make: MakeLaunch, tell: Callable[[str], None], note: Callable[[str], None]
+    ) -> None:
+        self._hosts = hosts
+        self._make = make
+        self._tell = tell
+        self._note = note
+        self._held = socket.socket()  # Keeps a port free for the next worker.
+        self._failure = Ending(0)  # This host's last.
+        self._why = ""  # Why the coordinator does not take this launcher, as far as one knows.
+
+    async def run(self) -> Ending:
+        """Take part until the run has ended."""
+        ending = None
+        since = time.monotonic()
+        while ending is None:
+            line = await self._connect(since)
+            ending = await self._take_part(line)
+            await line.close()
+            if ending is None and not self._why:
+                self._tell(
+                    f"{self._hosts.name(0)}, which coordinates, was lost; waits {self._hosts.timeout:g} s for it"
+                )
+                since = time.monotonic()
+        return ending
+
+    async def _connect(self, since: float) -> Line:
+        """Reach the coordinator.
+
+        Raises:
+            WorkerError: Nobody is there in time.
+        """
+        host, port = host_and_port(self._hosts.addresses[0])
+        while time.monotonic() - since < self._hosts.timeout:
+            with contextlib.suppress(OSError, asyncio.TimeoutError):
+                reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port, limit=LONGEST), 5)
+                return Line(reader, writer, self._hosts.token, self._hosts.silence)
+            await asyncio.sleep(_RETRY)
+        raise WorkerError(
+            f"Host {self._hosts.index} waited {self._hosts.timeout:g} s for {self._hosts.name(0)}, which coordinates"
+            f"{': ' + self._why if self._why else ''}. Is kparallel run started there, with --index 0?"
+        )
+
+    async def _take_part(self, line: Line) -> Ending | None:
+        """Do what the coordinator says; return how the run has ended, or None where the coordinator is lost.
+
+        Raises:
+            ClusterError: It does not take this launcher.
+        """
+        line.send({"hello": self._hosts.index, "port": self._hold_port(), "run": self._hosts.run})
+        while (message := await self._read(line)) is not None:
+            if "refused" in message:
+                raise ClusterError(message["refused"])
+            if "busy" in message:
+                self._why = message["busy"]
+                await asyncio.sleep(_RETRY)
+                return None
+            if "done" in message:
+                own = self._failure.traceback if message["reason"] == self._failure.reason else ""
+                return Ending(message["done"], message["reason"], own)
+            if "start" in message:
+                self._why = ""
+                ending = await self._start(line, message["start"])
+                told = {name: getattr(ending, name) for name in ("code", "reason", "signalled", "consequence")}
+                line.send({"ended": {**told, "lost": bool(ending.lost)}, "port": self._hold_port()})
+                if ending.signalled:
+                    return ending
+        return None
+
+    async def _start(self, line: Line, start: Mapping[str, Any]) -> Ending:
+        """Run this host's worker, and end it where the coordinator is lost or says so."""
+        if start["news"]:
+            self._tell(start["news"])
+
+        def heard(message: Mapping[str, Any]) -> bool:
+            line.send(message)
+            return False
+
+        self._held.close()
+        launch = self._make(start, heard)
+        gang = Gang(launch, self._note, console(launch))
+        running = asyncio.create_task(gang.run(SIGNALS))
+        listening = asyncio.create_task(self._listen(line, gang))
+        ending = await running
+        listening.cancel()
+        await asyncio.wait([listening])
+        self._failure = ending
+        return ending
+
+    async def _listen(self, line: Line, gang: Gang) -> None:
+        """Pass on what the coordinator says while the worker runs."""
+        while (message := await self._read(line)) is not None:
+            if "leave" in message:
+                gang.ask_to_leave()
+            elif "end" in message:
+                gang.stop()
+        gang.stop()
+
+    async def _read(self, line: Line) -> dict[str, Any] | None:
+        try:
+            return await line.read()
+        except NoMessageError as error:
+            self._why = f"something else answers there: {error}"
+            return None
+
+    def _hold_port(self) -> int:
+        """Return a port that is free on all of this machine's addresses, and stays so until a worker starts."""
+        self._held.close()
+        self._held = socket.socket()
+        self._held.bind(("", 0))
+        return int(self._held.getsockname()[1])

@@ -1,0 +1,60 @@
+"""Compares the first batch with its parts, before Keras's own step trains a model with code of the user's own on it."""
+
+from typing import Any
+
+from kparallel.compat.layers import flatten_layers, float8_variables
+from kparallel.data.share import row_count
+from kparallel.model.functions import first_share
+from kparallel.model.runtime import Runtime
+from kparallel.ownstep.custom import listed, own_code
+from kparallel.ownstep.keras_step import ModelCheck
+
+__all__: list[str] = []
+
+
+class FirstBatch:
+    """A comparison that is made once, with the first batch that has two rows.
+
+    Args:
+        model: The wrapped model.
+        runtime: Its plan and what carries it out.
+    """
+
+    def __init__(self, model: Any, runtime: Runtime) -> None:
+        self._model = model
+        self._runtime = runtime
+        self._due = runtime.check != "off" and runtime.placement.replicas * runtime.plan.microbatches > 1
+
+    def is_due(self, batch: Any) -> bool:
+        """Tell whether to compare a batch: one with two rows, and none was before."""
+        return self._due and row_count(first_share(self._runtime, batch)) > 1
+
+    def compare(self, batch: Any) -> str | None:
+        """Compare a batch with its parts.
+
+        Args:
+            batch: Whole, or divided between the replicas: then what the first replica of this process has.
+
+        Returns:
+            What to warn of if the step itself runs: that no rows could be compared. None otherwise.
+
+        Raises:
+            ModelError: The parts do not do the same.
+        """
+        self._due = False
+        model, runtime = self._model, self._runtime
+        code, pipeline = own_code(model), runtime.pipeline(model)
+        # Float8 layers round to three bits: what is rounding there hides what would be found.
+        if not code or runtime.plan.placed or float8_variables(flatten_layers(model)):
+            return None
+        devices = runtime.placement.rows[0]
+        check = ModelCheck(model, pipeline, runtime.plan, devices, runtime.loss_reduction, code)
+        if check.run(
+            first_share(runtime, batch), runtime.placement.replicas * runtime.plan.microbatches, runtime.check
+        ):
+            return None
+        return (
+            f"Whether {listed(code)} of {model.__class__.__name__} do the same on a batch and on its parts was not "
+            "looked at: a few rows do not run by themselves, or a loss draws random numbers. Say wrap(..., "
+            'check="off") if each treats rows by themselves.'
+        )

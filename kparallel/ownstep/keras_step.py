@@ -1,0 +1,218 @@
+"""Finds out whether layers and losses of the user's own do the same on a batch and on its parts, in Keras's own step.
+
+```text
+a few rows of the first batch ─┬─ whole
+                               ├─ whole, in another order: what differs from the first is rounding
+                               └─ in parts, as microbatches: what differs by more is a finding
+```
+
+One device of each stage runs all three, and nothing is written. A layer or loss that sees no other rows than a part's
+sees the same in a replica and in a microbatch. So no other replica takes part, nor any other worker.
+"""
+
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kparallel.comm.communicator import SingleReplica, add
+from kparallel.comm.group import SingleWorker
+from kparallel.compat.draws import drawing_for, moving_statistics
+from kparallel.compat.layers import flatten_layers
+from kparallel.compat.steps import drawing_from
+from kparallel.data.share import RowCounts, row_count, rows_at
+from kparallel.engine.placement import Placement
+from kparallel.engine.sparse_gradients import MicrobatchSlices
+from kparallel.engine.stage_function import StageFunction
+from kparallel.engine.step import Step
+from kparallel.errors import ModelError
+from kparallel.mesh import Mesh
+from kparallel.ownstep.check import overlapping
+from kparallel.ownstep.compare import Finding, Outcome, as_arrays, compare, is_finite, names, rounding_of
+from kparallel.ownstep.custom import listed
+from kparallel.ownstep.draws import Draws
+from kparallel.planning.plan import Plan
+from kparallel.stage.pipeline import Pipeline
+from kparallel.stage.stage import Forward, Stage
+from kparallel.stage.state import End, RowRange, Rule, State
+
+__all__: list[str] = []
+
+_PARTS = 2  # What two parts do not show, more do not either.
+
+
+class ModelCheck:
+    """A comparison of a batch with its parts, in the step that kparallel runs in place of Keras's.
+
+    Args:
+        model: The compiled and built model.
+        pipeline: Its stages, made for this check alone.
+        plan: Its plan.
+        devices: `[s]`: where the stages run.
+        loss_reduction: As `Step` takes it.
+        code: The names of the user's own code.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        pipeline: Pipeline,
+        plan: Plan,
+        devices: tuple[str, ...],
+        loss_reduction: str,
+        code: list[str],
+    ) -> None:
+        self._model = model
+        self._pipeline = pipeline
+        self._plan = plan
+        self._devices = devices
+        self._loss_reduction = loss_reduction
+        self._code = code
+        self._draws: list[Draws] = []  # `[s]`
+        self._rows: Any = _Elsewhere()  # For which rows random functions now draw.
+        self._states = [_FromTheStart(stage.state) for stage in pipeline.stages]
+        for stage, state in zip(pipeline.stages, self._states, strict=True):
+            stage.state = state
+
+    def run(self, batch: Any, parts: int, way: str) -> bool:
+        """Compare a few rows of a batch with their parts.
+
+        Args:
+            batch: Whole, or what one replica has of it.
+            parts: Into how many parts the plan divides it.
+            way: What to do about a finding: `"error"` raises, `"warn"` warns.
+
+        Returns:
+            Whether rows could be compared.
+
+        Raises:
+            ModelError: The parts do not do the same.
+        """
+        rows = row_count(batch)
+        few = overlapping(rows, _PARTS)
+        for indices, number in ((few, _PARTS), (list(range(rows)), min(parts, rows))):
+            try:
+                finding = self._compared(rows_at(batch, indices), number)
+            except _DrawsInLoss:
+                return False
+            except Exception:  # Code of the user's own may insist on its number of rows, by any kind of error.
+                continue
+            if finding is not None:
+                self._report(finding, len(indices), number, way)
+            return True
+        return False
+
+    def _compared(self, data: Any, parts: int) -> Finding | None:
+        rows = row_count(data)
+        order = np.roll(np.arange(rows), 1).tolist()
+        self._draws = [Draws(rows) for _ in self._pipeline.stages]
+        layers = flatten_layers(self._model)
+        with moving_statistics(layers), drawing_for(lambda: self._rows):
+            whole = self._outcome(data, 1, None)
+            other = self._outcome(rows_at(data, order), 1, order)
+            divided = self._outcome(data, parts, None)
+        if not is_finite(whole):
+            raise ArithmeticError(
+                "Expected finite gradients of a few rows, received others: they compare with nothing."
+            )
+        return compare(whole, other, divided, rounding_of(layers))
+
+    def _outcome(self, data: Any, parts: int, order: Any) -> Outcome:
+        """Run the passes of a training step on some rows, in a number of microbatches."""
+        rows = row_count(data)
+        for draws in self._draws:
+            if parts == 1:
+                draws.whole(order)
+            else:
+                draws.divided()
+        mesh, single = Mesh((self._devices,)), tuple(SingleReplica() for _ in self._devices)
+        plan = replace(self._plan, mesh=mesh, microbatches=parts, schedule="gpipe", recompute="never", batch_size=None)
+        placement = Placement((self._devices,), 0, 1, single, SingleWorker())
+        step = Step(self._model, self._pipeline, plan, placement, self._loss_reduction, False, functions=self._function)
+        result, report = step.dry_run(data, RowCounts(rows))
+        gradients, paths = [], []
+        for stage, of_stage in zip(self._pipeline.stages, result.gradients, strict=True):
+            for variable, gradient in zip(stage.weights, of_stage, strict=True):
+                if gradient is not None:
+                    slices = isinstance(gradient, MicrobatchSlices)
+                    gradients.append(as_arrays(add(list(gradient.parts)) if slices else gradient, squared=False))
+                    paths.append(variable.path)
+        values = {f"loss {index}": np.asarray(term) for index, term in enumerate(report.terms)}
+        return Outcome([dict(zip(names(paths), gradients, strict=True))], {}, values)
+
+    def _function(self, stage: Stage, training: bool) -> StageFunction:
+        """Return a function that calls a stage as it is, and lets it draw for the rows of its microbatch."""
+        index = self._pipeline.stages.index(stage)
+
+        def call(weights: list[Any], state: list[Any], inputs: list[Any]) -> Forward:
+            self._draws[index].begin(*self._states[index].rows)
+            self._rows = self._draws[index]
+            try:
+                # Random functions without a seed draw from a generator that begins anew for each part.
+                with drawing_from(keras.random.SeedGenerator(0)):
+                    return stage.forward(weights, state, inputs, training)
+            finally:
+                self._rows = _Elsewhere()
+
+        return call
+
+    def _report(self, finding: Finding, rows: int, parts: int, way: str) -> None:
+        text = _described(finding, self._model.__class__.__name__, self._code, rows, parts)
+        if way == "error":
+            raise ModelError(text)
+        warnings.warn(text, stacklevel=2)
+
+
+class _FromTheStart(State):
+    """The state of a stage of which each part begins with what was before the batch, and leaves nothing behind.
+
+    Args:
+        state: What it is otherwise.
+    """
+
+    def __init__(self, state: State) -> None:
+        super().__init__(state.variables, set(), set(), set())
+        self.known = [rule if rule is Rule.ROWS else Rule.COMMON for rule in state.known]
+        self.rows = (0, 0)  # The index of the first of the rows, and their number, of which a call now follows.
+
+    def of_rows(self, state: list[tf.Tensor], row_range: RowRange) -> list[tf.Tensor]:
+        self.rows = (row_range.first or 0, row_range.count)
+        return super().of_rows(state, row_range)
+
+    def chain(self, state: list[tf.Tensor], end: End, rules: Any) -> list[tf.Tensor]:
+        return state
+
+    def changes(self, *_: Any) -> list[tf.Tensor]:
+        return []
+
+
+class _DrawsInLoss(Exception):
+    """Raised where a loss draws random numbers, which nothing holds equal."""
+
+
+class _Elsewhere:
+    """The rows for which a loss draws."""
+
+    def number(self, rows: Any) -> int | None:
+        raise _DrawsInLoss
+
+    def own(self, drawn: tf.Tensor) -> tf.Tensor:
+        return drawn
+
+    def among(self, given: tf.Tensor) -> tf.Tensor:
+        return given
+
+
+def _described(finding: Finding, model: str, code: list[str], rows: int, parts: int) -> str:
+    """Return what was expected, what came and the ways out."""
+    return (
+        f"Expected {model} to do the same with {rows} rows whole and in {parts} parts, as replicas and microbatches "
+        f"have them, received {finding.what}, which differs by {finding.difference:.2g} of its size. Likely code of "
+        f"your own ({listed(code)}) compares rows with one another, or has a number of rows written into it. "
+        'wrap(..., loss_reduction="global") gives a loss all rows, and "sum" says that it is a sum; in a train_step of '
+        'your own kparallel.gather gives a layer all rows. With wrap(..., check="warn") it trains all the same: each '
+        "part by itself, not as on one device."
+    )

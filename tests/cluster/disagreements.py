@@ -1,0 +1,480 @@
+"""What goes wrong on one worker only, and what may differ between workers: the cases of `test_disagreements.py`.
+
+The workers run them in this order, in one process each. What a case leaves behind must not disturb the next one.
+"""
+
+import re
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import kparallel
+from tests.cluster.outcomes import agrees, fails_on, raises, raises_each, returns
+
+L, C = keras.layers, keras.callbacks
+X = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+Y = X[:, :1]
+
+
+def net(units=3, optimizer="sgd", loss="mse", **options):
+    inputs = keras.Input((4,))
+    model = kparallel.wrap(keras.Model(inputs, L.Dense(1)(L.Dense(units, activation="tanh")(inputs))), **options)
+    model.compile(optimizer, loss)
+    return model
+
+
+def fit(model, x=X, **arguments):
+    y = x[:, :1] if isinstance(x, np.ndarray) else None
+    arguments = {"batch_size": None if y is None else 4, "epochs": 2, "verbose": 0, **arguments}
+    return model.fit(x, y, **arguments).history["loss"]
+
+
+def dataset(rows, seed=0):
+    return tf.data.Dataset.from_tensor_slices((X[:rows], Y[:rows])).shuffle(16, seed=seed).batch(4)
+
+
+def generated(read):
+    return tf.data.Dataset.from_generator(read, output_signature=(tf.TensorSpec([None, 4]), tf.TensorSpec([None, 1])))
+
+
+def unsized(batches):
+    return generated(lambda: ((X[start : start + 4], Y[start : start + 4]) for start in range(batches)))
+
+
+def on_one(worker, **changes):
+    """Return a callback that changes the model at some hooks, on worker 1 only."""
+    callback = C.Callback()
+    for hook, change in changes.items() if worker.index else ():
+        setattr(callback, hook, lambda *_, logs=None, change=change: change(callback.model))
+    return callback
+
+
+def halve_rate(model):
+    model.optimizer.learning_rate = 0.005
+
+
+def stop(model):
+    model.stop_training = True
+
+
+def zero_weights(model):
+    model.set_weights([0 * weight for weight in model.get_weights()])
+
+
+# What may differ.
+
+
+class Batches(keras.utils.PyDataset):
+    """Which Keras shuffles by default, by Python's own generator."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        rows = X[4 * index : 4 * index + 4]
+        return rows, rows[:, :1]
+
+
+@agrees
+def shuffled_batches(worker):
+    return fit(net(), Batches())
+
+
+class Fitting(keras.Model):
+    """A class with a `fit` of its own."""
+
+    def fit(self, x, y, epochs=3, **options):
+        return super().fit(x, y, epochs=epochs, **options)
+
+
+@returns(lambda one, other: one == other and len(one) == 3)
+def own_fit(worker):
+    inputs = keras.Input((4,))
+    model = kparallel.wrap(Fitting(inputs, L.Dense(1)(inputs)))
+    model.compile("sgd", "mse")
+    return model.fit(X, Y, batch_size=4, verbose=0).history["loss"]
+
+
+@returns(lambda one, other: one == other and len(one) == 1)
+def stopped_by_a_callback_in_a_list(worker):
+    return fit(net(), callbacks=C.CallbackList([on_one(worker, on_epoch_end=stop)]))
+
+
+@agrees
+def divided_and_weighed(worker):
+    model = net(loss=keras.losses.MeanSquaredError())
+    y = np.arange(16) % 2
+
+    def own_rows(context):
+        rows = tf.data.Dataset.from_tensor_slices((X, y[:, None].astype("int32")))
+        return rows.shard(context.num_input_pipelines, context.input_pipeline_id).batch(4)
+
+    data = model.distribute_strategy.distribute_datasets_from_function(own_rows)
+    return model.fit(data, class_weight={0: 1.0, 1: 3.0}, verbose=0, epochs=2).history["loss"]
+
+
+@agrees
+def backup_of_chief(worker):
+    kept = C.BackupAndRestore(worker.folder / "backup_of_chief")
+    return fit(net(), callbacks=[] if worker.index else [kept])
+
+
+@returns(lambda one, other: one == other == [0, 1])
+def stopped_in_a_step(worker):
+    """Worker 1 alone stops in the second step, by a function."""
+    model, steps = net(), []
+
+    def note(batch, logs):
+        steps.append(batch)
+        model.stop_training = worker.index == 1 and batch == 1
+
+    fit(model, callbacks=[C.LambdaCallback(on_train_batch_end=note)])
+    return steps
+
+
+@agrees
+def words(worker):
+    """Strings as inputs, and a metric that has to see all rows."""
+    texts = np.array(["a b", "b c", "c d", "d a"] * 4)
+    inputs = keras.Input((), dtype="string")
+    tokens = L.TextVectorization(vocabulary=["a", "b", "c", "d"], output_sequence_length=2)(inputs)
+    model = kparallel.wrap(keras.Model(inputs, L.Dense(1)(L.Flatten()(L.Embedding(8, 3)(tokens)))))
+
+    def largest(y, outputs):
+        return keras.ops.max(outputs) + keras.ops.zeros_like(y[:, 0])
+
+    model.compile("sgd", "mse", metrics=[largest])
+    data = tf.data.Dataset.from_tensor_slices((texts, Y)).batch(4)
+    return model.fit(data, verbose=0).history["largest"]
+
+
+@agrees
+def sparse(worker):
+    return net().predict(tf.sparse.from_dense(X), verbose=0).tolist()
+
+
+# What is to be seen on each worker.
+
+
+def no_message_for_a_step(one, other):
+    (short, long), same = one, one == other
+    return short == long < 20 and same
+
+
+@returns(no_message_for_a_step)
+def messages(worker):
+    """How many messages `fit` takes for epochs of 4 and of 16 steps with a validation, whose sizes are known."""
+    model, counts = net(), []
+    group = model._kparallel.placement.group
+    gather = group.all_gather_text
+    group.all_gather_text = lambda text: counts.append(text) or gather(text)
+    numbers = []
+    for batch_size in (4, 1):
+        counts.clear()
+        kept = C.ModelCheckpoint(worker.folder / "messages.keras")
+        fit(model, batch_size=batch_size, validation_data=(X, Y), callbacks=[kept])
+        numbers.append(len(counts))
+    return numbers
+
+
+WRITTEN = ["backup", "best.keras", "board", "exported", "log.csv", "model.keras", "model.weights.h5"]
+
+
+@returns(lambda one, other: one == [WRITTEN, True] and other == [[], True])
+def files(worker):
+    """What each worker wrote into a folder of its own, and whether it restored what the chief wrote."""
+    own = worker.folder / f"files{worker.index}"
+    own.mkdir()
+    model = net()
+    callbacks = [
+        C.ModelCheckpoint(own / "best.keras"),
+        C.BackupAndRestore(own / "backup", delete_checkpoint=False),
+        C.TensorBoard(own / "board"),
+        C.CSVLogger(own / "log.csv"),
+    ]
+    fit(model, callbacks=callbacks)
+    model.save(own / "model.keras")
+    model.save_weights(own / "model.weights.h5")
+    model.export(own / "exported", verbose=False)
+    written = sorted(path.relative_to(own).parts[0] for path in own.glob("*"))
+    fit(model, epochs=1)  # Both are here after it: the chief has written.
+    model.load_weights(worker.folder / "files0" / "model.weights.h5")
+    plain = keras.models.load_model(worker.folder / "files0" / "model.keras")
+    same = all(np.array_equal(one, other) for one, other in zip(model.get_weights(), plain.get_weights(), strict=True))
+    return [written, same]
+
+
+def names_the_slow_worker(one, other):
+    said = re.compile(
+        r"worker 0 has not finished step 2: nothing for .*"
+        r"nor has worker 1 \(127\.0\.0\.1:\d+\), at disagreements\.py:\d+ in on_train_batch_begin",
+        re.DOTALL,
+    )
+    return bool(said.fullmatch(one))
+
+
+@returns(names_the_slow_worker)
+def stall(worker):
+    """What the watchdog of worker 0 says, while worker 1 stands still in one step until it has said so."""
+    told = worker.folder / "stall.txt"
+
+    class Slow(C.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            deadline = time.monotonic() + 30
+            while worker.index == 1 and batch == 2 and not told.exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+
+    def report(message):
+        # A slow machine may take two seconds for another step, too.
+        if worker.index == 0 and "step 2" in message and "nor has worker 1" in message:
+            told.write_text(message)
+
+    model = net()
+    fit(model, epochs=1)
+    watchdog = kparallel.callbacks.StallWatchdog(2.0, worker.folder / "signs", report, interval=0.1)
+    fit(model, epochs=1, callbacks=[watchdog, Slow()])
+    return told.read_text()
+
+
+# What differs and is refused: models.
+
+
+@raises("WorkerError", "same weight 0 on all workers, received worker 0: kernel (4, 3) float32; worker 1: ")
+def units(worker):
+    net(units=3 + worker.index)
+
+
+@raises("WorkerError", "same class of the model on all workers, received worker 0: Functional; worker 1")
+def another_class(worker):
+    if worker.index:
+        kparallel.wrap(keras.Sequential([keras.Input((4,)), L.Dense(1)]))
+    else:
+        net()
+
+
+@raises("WorkerError", "same loss_reduction on all workers, received worker 0: mean; worker 1: sum")
+def loss_reduction(worker):
+    net(loss_reduction="sum" if worker.index else "mean")
+
+
+@raises("WorkerError", "same number of microbatches on all workers, received worker 0: 1; worker 1: 2")
+def microbatches(worker):
+    net(microbatches=1 + worker.index)
+
+
+@raises("PlanError", "kparallel run --devices-per-worker n gives each worker")
+def too_many_stages(worker):
+    net(stages=3)
+
+
+@raises("PlanError", "Expected one replica on each of 2 workers, whose devices are CPUs, received replicas=4")
+def replicas(worker):
+    net(replicas=4)
+
+
+# Data.
+
+
+@raises("DataError", "same number of steps for each epoch on all workers, received [4, 2]")
+def rows(worker):
+    fit(net(), X[: 16 - 8 * worker.index])
+
+
+@raises("WorkerError", "same epochs on all workers, received worker 0: 2; worker 1: 3")
+def epochs(worker):
+    fit(net(), epochs=2 + worker.index)
+
+
+@raises("DataError", "same number of rows on all workers, received [16, 15]")
+def rows_in_as_many_steps(worker):
+    fit(net(), X[: 16 - worker.index], shuffle=False)
+
+
+@raises("DataError", "same number of rows on all workers, received [16, 15]")
+def shuffled_rows(worker):
+    fit(net(), X[: 16 - worker.index], shuffle=True)
+
+
+@raises("WorkerError", "same shuffle on all workers, received worker 0: False; worker 1: True")
+def shuffle(worker):
+    fit(net(), shuffle=bool(worker.index))
+
+
+@raises("WorkerError", "same kind of data on all workers, received worker 0: arrays; worker 1: ")
+def kind(worker):
+    fit(net(), dataset(16) if worker.index else X)
+
+
+# What `compile` and `fit` are given.
+
+
+@raises("WorkerError", "same settings of the optimizer on all workers, received worker 0: SGD")
+def settings(worker):
+    fit(net(optimizer=keras.optimizers.SGD(0.1, clipnorm=1.0 + worker.index)))
+
+
+@raises("WorkerError", "same loss on all workers, received worker 0: mse; worker 1: MeanSquaredError")
+def loss(worker):
+    fit(net(loss=keras.losses.MeanSquaredError(reduction="sum") if worker.index else "mse"))
+
+
+@raises("WorkerError", "same class_weight on all workers, received worker 0: {0: 1.0}; worker 1: ")
+def class_weight(worker):
+    fit(net(), class_weight={0: 1.0 + worker.index})
+
+
+@raises("WorkerError", "same call on all workers, received worker 0: fit; worker 1: predict")
+def call(worker):
+    if worker.index:
+        net().predict(X, verbose=0)
+    else:
+        fit(net())
+
+
+@raises("WorkerError", "same number of rows on all workers, received worker 0: 16; worker 1: 8")
+def predicted_rows(worker):
+    net().predict(X[: 16 - 8 * worker.index], verbose=0)
+
+
+@raises("WorkerError", "same first rows on all workers")
+def predicted_shards(worker):
+    net().predict(X[worker.index :: 2], verbose=0)
+
+
+@raises("WorkerError", "same class of the optimizer on all workers, received worker 0: SGD; worker 1: Adam")
+def optimizer(worker):
+    fit(net(optimizer="adam" if worker.index else "sgd"))
+
+
+@raises("WorkerError", "same presence of validation_data on all workers, received worker 0: False")
+def validation(worker):
+    fit(net(), validation_data=(X, Y) if worker.index else None)
+
+
+@raises("DataError", "same number of validation batches on all workers, received [4, 2]")
+def validation_steps(worker):
+    rows = 16 - 8 * worker.index
+    fit(net(), validation_data=(X[:rows], Y[:rows]))
+
+
+# What comes apart while training.
+
+
+@raises("DataError", "all workers to read the same batches")
+def order(worker):
+    fit(net(), dataset(16, seed=worker.index))
+
+
+@raises("DataError", "all workers to read the same batches")
+def late_rows(worker):
+    """Rows of which the first batch's are equal."""
+    y = Y + worker.index * (np.arange(16) == 15)[:, None]
+    net().fit(X, y, batch_size=4, shuffle=False, verbose=0, epochs=2)
+
+
+@raises("WorkerError", "same learning rate on all workers, received worker 0: 0.00999")
+def rate(worker):
+    fit(net(), callbacks=[on_one(worker, on_epoch_begin=halve_rate)])
+
+
+@raises("WorkerError", "; worker 1: 0.00499")
+def rate_in_a_step(worker):
+    fit(net(), callbacks=[on_one(worker, on_train_batch_end=halve_rate)])
+
+
+@raises("WorkerError", "same values of weight 'dense")
+def weights(worker):
+    fit(net(), callbacks=[on_one(worker, on_epoch_end=zero_weights)])
+
+
+ENDS_EARLY = raises("DataError", "worker 0: another batch, worker 1: no more batches")
+
+
+@ENDS_EARLY
+def ends_early(worker):
+    fit(net(), unsized(4 - 2 * worker.index))
+
+
+@ENDS_EARLY
+def ends_early_within_steps(worker):
+    fit(net(), unsized(4 - 2 * worker.index), steps_per_epoch=4)
+
+
+@ENDS_EARLY
+def evaluated_ends_early(worker):
+    net().evaluate(unsized(4 - 2 * worker.index), verbose=0)
+
+
+@ENDS_EARLY
+def predicted_ends_early(worker):
+    net().predict(unsized(4 - 2 * worker.index), verbose=0)
+
+
+@raises("WorkerError", "same number of batches on all workers, received worker 0: 4; worker 1: 2")
+def evaluated_batches(worker):
+    net().evaluate(dataset(16 - 8 * worker.index), verbose=0)
+
+
+# Errors on one worker.
+
+
+@raises_each(("DataError", "failed on worker 1"), ("InvalidArgumentError", "a corrupt record"))
+def corrupt(worker):
+    def read():
+        for number in range(3):
+            if worker.index and number == 1:
+                raise ValueError("a corrupt record")
+            yield X[:4], Y[:4]
+
+    fit(net(), generated(read))
+
+
+def fault(model):
+    raise ArithmeticError("my own fault")
+
+
+@fails_on(1, "ArithmeticError", "my own fault")
+def callback(worker):
+    fit(net(), callbacks=[on_one(worker, on_epoch_end=fault)])
+
+
+@fails_on(0, "ArithmeticError", "my own fault")
+def callback_of_chief(worker):
+    failing = C.LambdaCallback(on_epoch_end=lambda epoch, logs: worker.index or fault(None))
+    fit(net(), callbacks=[failing])
+
+
+@fails_on(0, "FileNotFoundError", "/proc/kparallel")
+def checkpoint_nowhere(worker):
+    # Even root cannot make files there.
+    fit(net(), callbacks=[C.ModelCheckpoint("/proc/kparallel/best.keras")])
+
+
+@fails_on(0, "OSError", "No space left on device")
+def full_disk(worker):
+    fit(net(), callbacks=[C.CSVLogger("/dev/full")])
+
+
+# After all these errors.
+
+
+def trained_as_one(one, other):
+    start, losses, weights = one
+    return one == other and losses[-1] < losses[0] and start != weights
+
+
+@returns(trained_as_one)
+def afterwards(worker):
+    """The workers train on together; the initial weights are the chief's."""
+    keras.utils.set_random_seed(worker.index)
+    model = net()
+    start = [weight.tolist() for weight in model.get_weights()]
+    return [start, fit(model, epochs=3), [weight.tolist() for weight in model.get_weights()]]
+
+
+@raises("WorkerError", "same number of stages on all workers, received worker 0: 1; worker 1: 2")
+def stages(worker):
+    """The last case: the workers number their collectives apart from here on."""
+    net(replicas=2, stages=1 + worker.index, microbatches=1)

@@ -1,0 +1,51 @@
+"""Losses as numerators and statistics: summed over shares they are the loss of the whole batch."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kparallel.errors import ModelError
+from kparallel.loss.term import is_batch_coupled, loss_term, row_mean
+
+RNG = np.random.default_rng(0)
+Y, P, W = RNG.normal(size=(7, 3)), RNG.normal(size=(7, 3)), RNG.uniform(size=7)
+SHARES = [slice(0, 4), slice(4, 5), slice(5, 7)]
+
+
+def total(terms):
+    """Put terms of shares together as the step does: factors follow from the summed statistics."""
+    statistics = [tf.add_n(list(each)) for each in zip(*(term.statistics for term in terms), strict=True)]
+    _, reported = terms[0].factors(statistics)
+    return float(reported) * sum(float(term.numerator) for term in terms)
+
+
+@pytest.mark.parametrize("weights", [None, W])
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "mean_with_sample_weight"])
+@pytest.mark.parametrize("kind", [keras.losses.MeanSquaredError, keras.losses.Huber, keras.losses.LogCosh])
+def test_shares_add_up_to_the_whole(kind, reduction, weights):
+    loss = kind(reduction=reduction, dtype="float64")
+    terms = [
+        loss_term(loss, Y[rows], P[rows], None if weights is None else weights[rows], len(Y[rows]), "mean")
+        for rows in SHARES
+    ]
+    assert total(terms) == pytest.approx(float(loss(Y, P, weights)), rel=1e-12)
+
+
+def test_a_scalar_of_each_share_is_a_mean_of_its_rows():
+    values = [tf.constant(float(np.mean(W[rows])), tf.float64) for rows in SHARES]
+    terms = [row_mean(value, len(W[rows])) for value, rows in zip(values, SHARES, strict=True)]
+    assert total(terms) == pytest.approx(np.mean(W), rel=1e-12)
+
+
+def test_losses_that_compare_rows_need_the_whole_batch():
+    coupled = [keras.losses.Dice(), keras.losses.Circle(), keras.losses.CosineSimilarity(axis=0)]
+    apart = [keras.losses.Dice(axis=(1,)), keras.losses.CosineSimilarity(), keras.losses.MeanSquaredError()]
+    assert [is_batch_coupled(loss) for loss in [*coupled, *apart]] == [True] * 3 + [False] * 3
+
+
+def test_an_unknown_reduction_is_refused():
+    loss = keras.losses.MeanSquaredError()
+    loss.reduction = "median"
+    with pytest.raises(ModelError, match="received MeanSquaredError with 'median'"):
+        loss_term(loss, Y, P, None, 7, "mean")
