@@ -121,7 +121,9 @@ class PeerConnections:
                 return [], str(error)
 
 
-def connect_pair(cluster: Cluster, first: int, second: int, group: WorkerGroup) -> Pair | str | None:
+def connect_pair(
+    cluster: Cluster, first: int, second: int, group: WorkerGroup, listen: Listen = listen
+) -> Pair | str | None:
     """Connect two workers, each to the other; all workers call it alike.
 
     Args:
@@ -129,23 +131,27 @@ def connect_pair(cluster: Cluster, first: int, second: int, group: WorkerGroup) 
         first: The index of one.
         second: The index of the other.
         group: How the workers tell one another where they listen.
+        listen: Listens for the other one; `OSError` says why it cannot.
 
     Returns:
         The connection to the other one and that from it, or in words what keeps them apart; None on all other workers.
     """
+    nothing = json.dumps(None)
+    if cluster.index not in (first, second):
+        group.all_gather_text(nothing)
+        return None
     try:
         listener, endpoint = listen(cluster)
     except OSError as error:
-        _all_endpoints(group, None)
+        group.all_gather_text(nothing)
         return str(error)
     with listener:
-        endpoints = _all_endpoints(group, endpoint)
-        if cluster.index not in (first, second):
-            return None
-        if not endpoints:
-            return "a worker cannot listen"
+        told = group.all_gather_text(json.dumps(asdict(endpoint)))
+        ends = [json.loads(told[index]) for index in (first, second)]
+        if None in ends:
+            return f"worker {(first, second)[ends.index(None)]} cannot listen"
         try:
-            return connect_ring(listener, [endpoints[first], endpoints[second]], int(cluster.index == second), 1)[0]
+            return connect_ring(listener, [Endpoint(**end) for end in ends], int(cluster.index == second), 1)[0]
         except OSError as error:
             return str(error)
 

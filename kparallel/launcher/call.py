@@ -39,6 +39,8 @@ def write_call(folder: Path, function: Callable[..., Any], arguments: Sequence[A
     cells = {name: entry for name, entry in linecache.cache.items() if len(entry) == 4 and entry[1] is None}
     try:
         function_bytes = _dumps((function, tuple(arguments)))
+    except ImportError:
+        raise
     except Exception as error:
         error.add_note("kparallel.launch sends the function with all that it uses. Make what cannot be sent inside it.")
         raise

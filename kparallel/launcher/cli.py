@@ -212,7 +212,8 @@ def test(**options: Any) -> None:
         environments, names = _workers(places=range(workers or 1), gangs=0, **options | {"workers": sizes})
     except KParallelError as error:
         raise click.ClickException(str(error)) from error
-    quiet = tuple({"TF_CPP_MIN_LOG_LEVEL": "2", **environment} for environment in environments)
+    level = {"TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3")}
+    quiet = tuple({**environment, **level} for environment in environments)
     ending = run_gang(Launch(("-m", "kparallel.selftest"), quiet, tuple(names), grace=5.0))
     if ending.traceback or ending.code not in (0, 1):
         _say(ending, "")

@@ -6,7 +6,8 @@ import time
 from dataclasses import asdict
 
 from kparallel.cluster import Cluster, host_and_port
-from kparallel.comm.connections import connect_pair
+from kparallel.comm.connections import Listen, connect_pair
+from kparallel.comm.endpoint import listen
 from kparallel.comm.group import WorkerGroup
 from kparallel.comm.ring import Ring
 from kparallel.selftest.links import Link, measure
@@ -16,7 +17,7 @@ __all__: list[str] = []
 _LIMIT = 20.0  # Seconds without an answer after which a link is broken.
 
 
-def worker_links(cluster: Cluster, group: WorkerGroup) -> list[Link]:
+def worker_links(cluster: Cluster, group: WorkerGroup, listen: Listen = listen) -> list[Link]:
     """Return what each pair of workers measured, one pair after the other; all workers call it alike.
 
     The data go from host memory to host memory, as kparallel's own ring between CPUs carries them.
@@ -24,19 +25,20 @@ def worker_links(cluster: Cluster, group: WorkerGroup) -> list[Link]:
     Args:
         cluster: The workers.
         group: How they wait for one another, and gather what they measured.
+        listen: Listens for another worker; `OSError` says why it cannot.
     """
     links = []
     for pair in itertools.combinations(range(len(cluster.workers)), 2):
-        own = _measured(cluster, pair, group)
+        own = _measured(cluster, pair, group, listen)
         told = [json.loads(text) for text in group.all_gather_text(json.dumps(own and asdict(own)))]
         first, second = (Link(**{**told[index], "ends": tuple(told[index]["ends"])}) for index in pair)
         links.append(first if first.problem or not second.problem else second)
     return links
 
 
-def _measured(cluster: Cluster, pair: tuple[int, int], group: WorkerGroup) -> Link | None:
+def _measured(cluster: Cluster, pair: tuple[int, int], group: WorkerGroup, listen: Listen) -> Link | None:
     """Return what this worker measured of a link, or None where it is not one of its ends."""
-    connected = connect_pair(cluster, *pair, group)
+    connected = connect_pair(cluster, *pair, group, listen)
     if connected is None:
         return None
     hosts = {host_and_port(cluster.workers[index])[0] for index in pair}
@@ -50,6 +52,4 @@ def _measured(cluster: Cluster, pair: tuple[int, int], group: WorkerGroup) -> Li
     try:
         return measure(ends, kind, own, ring.all_reduce)
     finally:
-        ring.abort()
-        after.close()
-        before.close()
+        ring.close()

@@ -181,6 +181,7 @@ def test_modules_run_as_python_runs_them():
         (["run", "--hosts", "a,b", __file__], {}, "Expected --index"),
         (["run", __file__], {"TF_CONFIG": "{"}, "Expected JSON in TF_CONFIG"),
         (["run", "-n", "2", __file__], {"CUDA_VISIBLE_DEVICES": "0,1,2"}, "divides the 3 GPUs"),
+        (["test"], {"TF_CONFIG": "{"}, "Expected JSON in TF_CONFIG"),
         (["plan", "model"], {}, "module:function"),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 from kparallel.cluster import Cluster
 from kparallel.comm.connections import PeerConnections
 from kparallel.comm.endpoint import TIMEOUT, listen
+from kparallel.selftest.workers import worker_links
 
 SECONDS = 30
 
@@ -129,3 +130,23 @@ def test_workers_that_cannot_connect_say_so_and_use_tensorflow_together():
 
     with pytest.warns(UserWarning, match=r"connect to one another \(worker 1: no port.*TensorFlow's own collectives"):
         assert on_every(("127.0.0.1", "127.0.0.2"), work, listen=fails) == [(None, None)] * 2
+
+
+@pytest.mark.parametrize("hosts", [("127.0.0.1",) * 3, ("127.0.0.1", "127.0.0.2", "127.0.0.3")], ids=["one", "three"])
+@pytest.mark.parametrize("fault", [None, 1])
+def test_each_pair_is_connected_by_itself(hosts, fault):
+    """A worker that cannot listen has no links; the pair of the other two has one."""
+
+    def fails(cluster):
+        if cluster.index == fault:
+            raise OSError("no port is free")
+        return listen(cluster)
+
+    cluster = [Cluster(tuple(f"{host}:{i + 1}" for i, host in enumerate(hosts)), index) for index in range(3)]
+    links = on_every(hosts, lambda _, group, index: worker_links(cluster[index], group, fails))
+    assert links[0] == links[1] == links[2]
+    assert [link.ends for link in links[0]] == [tuple(f"worker {end}" for end in pair) for pair in ("01", "02", "12")]
+    assert {link.kind for link in links[0]} == {"one host" if hosts[0] == hosts[1] else "network"}
+    problems = [link.problem for link in links[0]]
+    broken = ["worker 1 cannot listen", "", "no port is free"]  # As the first end of each has it.
+    assert problems == (["", "", ""] if fault is None else broken)
