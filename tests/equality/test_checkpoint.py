@@ -95,6 +95,7 @@ DATA = {
 def start(rate=0.3, **options):
     """A model with a layer that draws random numbers, on two replicas or as told."""
     keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")  # A test before may have set another.
     keras.utils.set_random_seed(1)
     layers = [keras.layers.Dense(6, activation="tanh"), keras.layers.Dropout(rate, seed=5), keras.layers.Dense(1)]
     model = keras.Sequential([keras.Input((4,)), *layers])
@@ -143,7 +144,7 @@ def test_a_run_goes_on_at_the_very_step(tmp_path, data):
 
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
-@pytest.mark.parametrize("data", some(DATA, "a PyDataset", "an endless dataset"))
+@pytest.mark.parametrize("data", some(DATA, "a PyDataset"))
 def test_the_number_of_replicas_may_change_within_an_epoch(tmp_path, data):
     """Without a mask: that of a dropout depends on how the rows are divided."""
     for at, replicas in [((1, 2), 3), ((2, 1), 2)]:
@@ -169,6 +170,7 @@ def records(tmp_path):
     return kparallel.read_records([path], parse, batch_size=4)
 
 
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_shards_of_another_number_of_workers_are_refused_within_an_epoch(tmp_path, monkeypatch, capfd):
     with pytest.raises(Interrupted):
         callbacks = [Checkpoint(tmp_path / "run", every_steps=1), Interrupt(0, 3)]
