@@ -404,13 +404,14 @@ def test_a_snapshot_is_not_changed_by_later_steps(jit):
     rows = np.ones((8, 1100), "float32")
     model.fit(rows, rows, batch_size=4, verbose=0)
     file = WeightFile(model)
-    for _ in range(2):  # The second time by the plan that was made.
-        entries = [entry for entry in file.capture() if entry.key]
+    for _ in range(2):  # The second time by the one call that was made.
+        entries = [entry for entry in file.capture()[0] if entry.key]
         before = [entry.value.numpy() for entry in entries]
         model.fit(rows, rows, batch_size=4, epochs=2, verbose=0)
         for entry, value in zip(entries, before, strict=True):
             np.testing.assert_array_equal(entry.value.numpy(), value)
-        moved = [entry.value.numpy() for entry in file.capture() if entry.key]
+        file.prepare()
+        moved = [entry.value.numpy() for entry in file.capture()[0] if entry.key]
         assert sum(not np.array_equal(one, other) for one, other in zip(moved, before, strict=True)) >= 5
 
 
@@ -435,7 +436,7 @@ def test_a_captured_file_is_keras_own(tmp_path, layer):
     model = kparallel.wrap(keras.Sequential([keras.Input((4,)), layer()]), replicas=2)
     model.compile("adam", "mse")
     model.fit(X, Y, verbose=0)
-    write_weights(WeightFile(model).capture(), tmp_path / "captured.weights.h5")
+    write_weights(WeightFile(model).capture()[0], tmp_path / "captured.weights.h5")
     model.save_weights(tmp_path / "keras.weights.h5")
 
     def content(name):
@@ -484,10 +485,10 @@ def test_training_stands_still_for_a_small_part_of_what_a_save_takes(tmp_path):
     model.compile("adam", "mse")
     rows = np.ones((8, 2048), "float32")
     model.fit(rows, rows, verbose=0)
-    file, shares = WeightFile(model), []
+    file, shares = snapshot.weight_file_of(model), []
     for _ in range(3):
         begun = time.perf_counter()
-        files = snapshot.take_snapshot(model, file, {})
+        files = snapshot.take_snapshot(file, {})
         blocked = time.perf_counter() - begun
         folder.write_folder(tmp_path, files, 2)
         shares.append(blocked / (time.perf_counter() - begun))
