@@ -6,7 +6,17 @@ Another benchmark is a function of the settings that returns rows, and a line he
 from collections.abc import Callable
 from functools import partial
 
-from examples.benchmarks import data_parallel, executor, memory, overhead, overlap, pipeline, tracing, workers
+from examples.benchmarks import (
+    checkpoint,
+    data_parallel,
+    executor,
+    memory,
+    overhead,
+    overlap,
+    pipeline,
+    tracing,
+    workers,
+)
 from examples.benchmarks.row import Row, Settings
 
 __all__: list[str] = []
@@ -28,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Row]]] = {
     "executor-1f1b": partial(executor.rows, "1f1b"),
     "executor-gpipe": partial(executor.rows, "gpipe"),
     "tracing": tracing.rows,
+    "checkpoint": checkpoint.rows,
     "overlap-mlp": partial(overlap.rows, "mlp"),
     "overlap-resnet": partial(overlap.rows, "resnet"),
     "overlap-transformer": partial(overlap.rows, "transformer"),
