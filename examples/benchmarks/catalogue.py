@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from examples.benchmarks import (
+    checkpoint,
     data_parallel,
     executor,
     memory,
@@ -40,6 +41,7 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Row]]] = {
     "executor-1f1b": partial(executor.rows, "1f1b"),
     "executor-gpipe": partial(executor.rows, "gpipe"),
     "tracing": tracing.rows,
+    "checkpoint": checkpoint.rows,
     "overlap-mlp": partial(overlap.rows, "mlp"),
     "overlap-resnet": partial(overlap.rows, "resnet"),
     "overlap-transformer": partial(overlap.rows, "transformer"),

@@ -1,7 +1,7 @@
 """Keras's weight files, written from a snapshot while training goes on."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src.saving import saving_lib
 
+from kparallel.compat.functions import traced
 from kparallel.compat.optimizers import optimizers_in
 
 __all__: list[str] = []
@@ -34,32 +35,64 @@ class Entry:
 
 
 class WeightFile:
-    """Tells what `model.save_weights` would write. Where each value lies is found out once for the same variables.
+    """Tells what `model.save_weights` would write, and what it leaves out.
+
+    Where each value lies is found out once for the same variables. Once it is prepared, all are read in one call: a
+    call for each takes most of the time for which training stands still.
 
     Args:
         model: Built and compiled; wrapped or plain.
+        left_out: Returns what belongs to the model and is no part of the file.
     """
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(
+        self, model: keras.Model, left_out: Callable[[keras.Model], list[keras.Variable]] | None = None
+    ) -> None:
         self._model = model
-        self._plan: list[Entry] | None = None
+        self._left_out = left_out
         self._planned: list[Any] = []
+        self._plan: list[Entry] = []
+        self._rest: list[keras.Variable] = []
+        self._read: Callable[[], list[tf.Tensor]] | None = None
 
-    def capture(self) -> list[Entry]:
-        """Return what would be written now, the optimizer's variables too; later steps do not change it."""
+    def capture(self) -> tuple[list[Entry], list[tf.Tensor]]:
+        """Return what would be written now, the optimizer's variables too, and what is left out.
+
+        Later steps do not change either.
+        """
         variables = [*self._model.variables, *getattr(self._model.optimizer, "variables", [])]
-        if self._plan is None or list(map(id, variables)) != list(map(id, self._planned)):
-            plan = _plan(self._model)
-            if not all(isinstance(entry.value, keras.Variable) for entry in plan if entry.key):
-                return [_fixed(entry) for entry in plan]  # A layer computes what it saves.
-            self._plan, self._planned = plan, variables
-        return [_fixed(entry) for entry in self._plan]
+        if list(map(id, variables)) != list(map(id, self._planned)):
+            self._plan_anew(variables)
+        values = iter(self._values() if self._read is None else self._read())
+        plan = self._plan
+        if any(entry.key and not isinstance(entry.value, keras.Variable) for entry in plan):
+            plan = _plan(self._model)  # A layer computes what it saves.
+        fixed = [replace(entry, value=next(values)) if _is_variable(entry) else entry for entry in plan]
+        return fixed, list(values)
+
+    def _plan_anew(self, variables: list[Any]) -> None:
+        self._plan, self._planned = _plan(self._model), variables
+        self._rest = [] if self._left_out is None else self._left_out(self._model)
+        self._read = None
+
+    def prepare(self) -> None:
+        """Make the one call by which later captures of the same variables read them. Nothing is captured meanwhile."""
+        if self._read is None:
+            self._read = traced(self._values).get_concrete_function()
+
+    def _values(self) -> list[tf.Tensor]:
+        variables = [*(entry.value for entry in self._plan if _is_variable(entry)), *self._rest]
+        return [_fixed_value(variable) for variable in variables]
 
 
-def fixed_value(variable: keras.Variable) -> tf.Tensor:
+def _is_variable(entry: Entry) -> bool:
+    return isinstance(entry.value, keras.Variable)
+
+
+def _fixed_value(variable: keras.Variable) -> tf.Tensor:
     """Return a variable's value as a tensor of the host, which no later step changes."""
     value = variable.value.read_value()  # A tensor never changes: what writes to the variable makes another.
-    if "device:CPU" in value.device:
+    if "device:GPU" not in variable.value.device:
         return value
     with tf.device("CPU:0"):
         return tf.identity(value)
@@ -81,10 +114,6 @@ def write_weights(entries: Sequence[Entry], path: Path) -> None:
                 store.make(entry.path, metadata=entry.metadata)
     finally:
         store.close()
-
-
-def _fixed(entry: Entry) -> Entry:
-    return replace(entry, value=fixed_value(entry.value)) if isinstance(entry.value, keras.Variable) else entry
 
 
 def _plan(model: keras.Model) -> list[Entry]:

@@ -27,6 +27,7 @@ from kparallel.model.runtime import Runtime
 from kparallel.model.takeover import give_back, owners_of, take_over
 from kparallel.ownstep.loop import LoopStrategy
 from kparallel.planning.plan import Plan
+from kparallel.resume.notice import notices_end
 from kparallel.resume.progress import Progress
 from kparallel.resume.resumable import resumable_arguments
 from kparallel.workers.fetch import agree_on_end
@@ -90,7 +91,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
                 arguments = fit_arguments(self, runtime.placement.group, runtime.epoch, arguments)
         else:
             arguments = resumable_arguments(self, runtime.epoch, arguments)
-        with runtime.whole_batches():
+        with notices_end(), runtime.whole_batches():
             return super().fit(**adapted(runtime, arguments))
 
     @wraps(keras.Model.evaluate)

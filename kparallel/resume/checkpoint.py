@@ -1,5 +1,6 @@
 """Checkpoints of a training, in the middle of an epoch too, and how it goes on from the last one."""
 
+import copy
 import json
 import os
 import secrets
@@ -14,7 +15,6 @@ import numpy as np
 
 from kparallel.checkpoint.folder import clear_unfinished, write_folder
 from kparallel.checkpoint.writer import Writer
-from kparallel.compat.saving import WeightFile
 from kparallel.compat.training import resume_at
 from kparallel.data.shards import Shards
 from kparallel.errors import CheckpointError
@@ -22,7 +22,7 @@ from kparallel.launcher_pipes import report_checkpoint
 from kparallel.rendezvous import to_stderr
 from kparallel.resume.notice import RESIZE, Notice, Preempted
 from kparallel.resume.progress import Progress
-from kparallel.resume.snapshot import restore_newest, take_snapshot
+from kparallel.resume.snapshot import restore_newest, take_snapshot, weight_file_of
 
 __all__: list[str] = []
 
@@ -119,7 +119,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         if runtime.placement.group.is_single:
             self._notice.listen()
         self._since, self._written, self._finished = 0, time.monotonic(), False
-        self._weight_file = WeightFile(self.model)
+        self._weight_file = weight_file_of(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Note where the data stand."""
@@ -173,17 +173,19 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
             "data": runtime.epoch.progress.state(self._steps, repeats=not self._only_epochs),
             "shards": runtime.placement.group.workers if isinstance(runtime.epoch.order, Shards) else None,
             "order_seed": None if runtime.epoch.order is None else runtime.epoch.order.seed,
-            "history": self._history,
+            "history": copy.deepcopy(self._history),  # It is written while the next epoch ends.
             "finished": self._finished,
             "stopped": bool(self.model.stop_training),
             "process": _PROCESS,
         }
-        files = take_snapshot(self.model, self._weight_file, training)
-        epoch, steps = self._epoch, self._steps
+        files = take_snapshot(self._weight_file, training)
+        epoch, steps, finished = self._epoch, self._steps, self._finished
 
         def write() -> None:
             write_folder(self.directory, files, self._keep)
             report_checkpoint("written", epoch, steps)
+            if not finished:
+                self._weight_file.prepare()
 
         self._writer.begin(write)
         self._since, self._written = 0, time.monotonic()

@@ -1,7 +1,9 @@
 """A notice that training is to end at the next step, behind a checkpoint: SIGTERM, or the launcher's request."""
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from kparallel.launcher_pipes import leave_is_asked
@@ -20,6 +22,18 @@ class Preempted(SystemExit):
 
 SIGTERM = "SIGTERM came: training ends"
 RESIZE = "the number of workers changes: training pauses"
+
+
+@contextlib.contextmanager
+def notices_end() -> Iterator[None]:
+    """Let no `Notice` of a fit that runs within listen any longer if it fails: SIGTERM ends the program again."""
+    try:
+        yield
+    except BaseException:
+        listener = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+        if isinstance(listener, Notice) and threading.current_thread() is threading.main_thread():
+            listener.stop()
+        raise
 
 
 class Notice:

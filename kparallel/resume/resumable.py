@@ -11,13 +11,12 @@ from kparallel.checkpoint.folder import clear_unfinished, write_folder
 from kparallel.compat.callbacks import backs_up_epochs, backup_directory, keep_backups_by
 from kparallel.compat.data import are_arrays, shuffles_by_epoch, split_for_validation
 from kparallel.compat.epochs import has_global_seed
-from kparallel.compat.saving import WeightFile
 from kparallel.data.shards import Shards
 from kparallel.data.shuffled import ShuffledArrays
 from kparallel.resume.checkpoint import Checkpoint, go_on
 from kparallel.resume.epoch import EpochState
 from kparallel.resume.progress import why_only_epochs
-from kparallel.resume.snapshot import restore_newest, take_snapshot
+from kparallel.resume.snapshot import restore_newest, take_snapshot, weight_file_of
 
 __all__: list[str] = []
 
@@ -126,7 +125,7 @@ def callbacks_of(given: dict[str, Any]) -> list[Any]:
 
 
 def _keep(model: Any, epoch: EpochState, backup: keras.callbacks.BackupAndRestore) -> None:
-    directory, weight_file = backup_directory(backup), WeightFile(model)
+    directory, weight_file = backup_directory(backup), weight_file_of(model)
 
     def save(number: int) -> None:
         # Between epochs the place in the data is known. Within one, Keras's backup goes back to the epoch's begin.
@@ -136,7 +135,7 @@ def _keep(model: Any, epoch: EpochState, backup: keras.callbacks.BackupAndRestor
             place = progress.state(0, repeats=not epoch.only_epochs and not progress.goes_on)
         seed = None if epoch.order is None else epoch.order.seed
         training = {"epoch": number, "data": place, "order_seed": seed}
-        write_folder(directory, take_snapshot(model, weight_file, training), _BACKUPS)
+        write_folder(directory, take_snapshot(weight_file, training), _BACKUPS)
 
     def load() -> bool:
         clear_unfinished(directory)

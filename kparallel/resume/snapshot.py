@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from kparallel.checkpoint.folder import folders
 from kparallel.compat.optimizers import optimizers_in
-from kparallel.compat.saving import WeightFile, fixed_value, write_weights
+from kparallel.compat.saving import WeightFile, write_weights
 from kparallel.errors import CheckpointError
 from kparallel.model_variables import variables_of
 
@@ -24,26 +24,26 @@ _REST = "state.npz"
 _TRAINING = "training.json"
 
 
-def take_snapshot(
-    model: keras.Model, weight_file: WeightFile, training: Mapping[str, Any]
-) -> dict[str, Callable[[Path], None]]:
+def weight_file_of(model: keras.Model) -> WeightFile:
+    """Return what captures a model's state, which `take_snapshot` takes."""
+    return WeightFile(model, _rest)
+
+
+def take_snapshot(weight_file: WeightFile, training: Mapping[str, Any]) -> dict[str, Callable[[Path], None]]:
     """Copy a model's weights, optimizer, seeds and metrics, and return what writes each file of a checkpoint.
 
     Args:
-        model: Built and compiled.
-        weight_file: The model's.
+        weight_file: The model's, as `weight_file_of` returns it.
         training: What else belongs to it; JSON can hold it.
     """
-    entries = weight_file.capture()
-    rest = [fixed_value(variable) for variable in _rest(model)]
-    text = json.dumps(training)
+    entries, rest = weight_file.capture()
 
     def write_rest(path: Path) -> None:
         with path.open("wb") as file:
             np.savez(file, *(value.numpy() for value in rest))
 
     def write_training(path: Path) -> None:
-        path.write_text(text)
+        path.write_text(json.dumps(training))
 
     return {
         _WEIGHTS: lambda path: write_weights(entries, path),

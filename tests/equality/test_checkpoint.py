@@ -97,6 +97,7 @@ DATA = {
 def start(rate=0.3, **options):
     """A model with a layer that draws random numbers, on two replicas or as told."""
     keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")  # A test before may have set another.
     keras.utils.set_random_seed(1)
     layers = [keras.layers.Dense(6, activation="tanh"), keras.layers.Dropout(rate, seed=5), keras.layers.Dense(1)]
     model = keras.Sequential([keras.Input((4,)), *layers])
@@ -152,7 +153,7 @@ def test_a_run_goes_on_at_the_very_step(tmp_path, data):
 
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
-@pytest.mark.parametrize("data", some(DATA, "a PyDataset", "an endless dataset"))
+@pytest.mark.parametrize("data", some(DATA, "a PyDataset"))
 def test_the_number_of_replicas_may_change_within_an_epoch(tmp_path, data):
     """Without a mask: that of a dropout depends on how the rows are divided."""
     for at, replicas in [((1, 2), 3), ((2, 1), 2)]:
@@ -178,6 +179,7 @@ def records(tmp_path):
     return kparallel.read_records([path], parse, batch_size=4)
 
 
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_shards_of_another_number_of_workers_are_refused_within_an_epoch(tmp_path, monkeypatch, capfd):
     with pytest.raises(Interrupted):
         callbacks = [Checkpoint(tmp_path / "run", every_steps=1), Interrupt(0, 3)]
@@ -411,13 +413,14 @@ def test_a_snapshot_is_not_changed_by_later_steps(jit):
     rows = np.ones((8, 1100), "float32")
     model.fit(rows, rows, batch_size=4, verbose=0)
     file = WeightFile(model)
-    for _ in range(2):  # The second time by the plan that was made.
-        entries = [entry for entry in file.capture() if entry.key]
+    for _ in range(2):  # The second time by the one call that was made.
+        entries = [entry for entry in file.capture()[0] if entry.key]
         before = [entry.value.numpy() for entry in entries]
         model.fit(rows, rows, batch_size=4, epochs=2, verbose=0)
         for entry, value in zip(entries, before, strict=True):
             np.testing.assert_array_equal(entry.value.numpy(), value)
-        moved = [entry.value.numpy() for entry in file.capture() if entry.key]
+        file.prepare()
+        moved = [entry.value.numpy() for entry in file.capture()[0] if entry.key]
         assert sum(not np.array_equal(one, other) for one, other in zip(moved, before, strict=True)) >= 5
 
 
@@ -442,7 +445,7 @@ def test_a_captured_file_is_keras_own(tmp_path, layer):
     model = kparallel.wrap(keras.Sequential([keras.Input((4,)), layer()]), replicas=2)
     model.compile("adam", "mse")
     model.fit(X, Y, verbose=0)
-    write_weights(WeightFile(model).capture(), tmp_path / "captured.weights.h5")
+    write_weights(WeightFile(model).capture()[0], tmp_path / "captured.weights.h5")
     model.save_weights(tmp_path / "keras.weights.h5")
 
     def content(name):
@@ -491,10 +494,10 @@ def test_training_stands_still_for_a_small_part_of_what_a_save_takes(tmp_path):
     model.compile("adam", "mse")
     rows = np.ones((8, 2048), "float32")
     model.fit(rows, rows, verbose=0)
-    file, shares = WeightFile(model), []
+    file, shares = snapshot.weight_file_of(model), []
     for _ in range(3):
         begun = time.perf_counter()
-        files = snapshot.take_snapshot(model, file, {})
+        files = snapshot.take_snapshot(file, {})
         blocked = time.perf_counter() - begun
         folder.write_folder(tmp_path, files, 2)
         shares.append(blocked / (time.perf_counter() - begun))

@@ -521,7 +521,7 @@ def test_what_cannot_be_repeated_is_read_off_a_dataset(change, reason):
 
 def test_a_weight_file_is_written_as_keras_writes_it(trained, tmp_path):
     """From what `saving_lib._save_state` hands to a store."""
-    write_weights(WeightFile(trained).capture(), tmp_path / "ours.weights.h5")
+    write_weights(WeightFile(trained).capture()[0], tmp_path / "ours.weights.h5")
     trained.save_weights(tmp_path / "keras.weights.h5")
     values = []
     for name in ("ours", "keras"):

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from kparallel.resume.notice import RESIZE, SIGTERM, Notice
+from kparallel.resume.notice import RESIZE, SIGTERM, Notice, notices_end
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +22,14 @@ def test_a_notice_is_heard_while_training_runs_and_sigterm_is_plain_behind_it():
     notice.listen()
     assert notice.reason == ""
     notice.stop()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_sigterm_is_plain_behind_a_fit_that_has_failed():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ValueError), notices_end():
+        Notice().listen()
+        raise ValueError
     assert signal.getsignal(signal.SIGTERM) == before
 
 
