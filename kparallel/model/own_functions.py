@@ -121,13 +121,12 @@ class _OwnFunction:
 
     def _check_is_due(self, counts: RowCounts) -> bool:
         """Tell whether to compare the step with one device's: once, where all rows of a batch are here."""
+        if self._checked or self._runtime.check == "off" or self._name == "predict_step":
+            return False
         placement = self._runtime.placement
-        if isinstance(counts.rows, int):
-            rows = counts.rows
-        else:
-            rows = sum(counts.rows) if placement.group.is_single else 0
-        several = placement.replicas > 1 and rows > 1
-        return several and not self._checked and self._runtime.check != "off" and self._name != "predict_step"
+        here = isinstance(counts.rows, int) or placement.group.is_single
+        rows = counts.rows if isinstance(counts.rows, int) else sum(counts.rows)
+        return here and placement.replicas > 1 and rows > 1
 
     def _check(self, batch: Any, counts: RowCounts) -> None:
         assert self._step is not None
