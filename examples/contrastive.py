@@ -15,6 +15,8 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import kparallel
 
@@ -79,7 +81,9 @@ def main() -> None:
         views = (view(seen, rng), view(seen, rng))
         history = model.fit(views, batch_size=arguments.batch, verbose=0).history
         print(f"epoch {epoch + 1}: loss {history['loss'][0]:.3f}, found {history['found'][0]:.3f}", flush=True)
-    probe = LogisticRegression(max_iter=2000).fit(model.encoder(seen).numpy(), seen_labels)
+    # Features differ in size, and a logistic regression shrinks the weights of small ones.
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    probe.fit(model.encoder(seen).numpy(), seen_labels)
     print(f"linear probe accuracy: {probe.score(model.encoder(unseen).numpy(), unseen_labels):.3f}")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from kparallel.comm.failures import translate_worker_loss
@@ -133,9 +134,13 @@ class _OwnFunction:
         return made
 
     def _check_is_due(self, counts: RowCounts) -> bool:
-        """Tell whether to compare the step with one device's: once, with more than one replica that has rows."""
-        several = self._runtime.placement.replicas > 1 and isinstance(counts.rows, int) and counts.rows > 1
-        return several and not self._checked and self._runtime.check != "off" and self._name != "predict_step"
+        """Tell whether to compare the step with one device's: once, where all rows of a batch are here."""
+        if self._checked or self._runtime.check == "off" or self._name == "predict_step":
+            return False
+        placement = self._runtime.placement
+        here = isinstance(counts.rows, int) or placement.group.is_single
+        rows = counts.rows if isinstance(counts.rows, int) else sum(counts.rows)
+        return here and placement.replicas > 1 and rows > 1
 
     def _check(self, batch: Any, counts: RowCounts) -> None:
         assert self._step is not None
@@ -143,4 +148,15 @@ class _OwnFunction:
         runtime = self._runtime
         graph = not runtime.placement.group.is_single
         check = Check(self._model, self._step, self._function(), self._name, runtime.strategy, graph)
-        check.run(batch, counts, runtime.check)
+        check.run(_joined(batch, runtime), counts, runtime.check)
+
+
+def _joined(batch: Any, runtime: Runtime) -> Any:
+    """Return a batch whole, which may come divided between the replicas of this process."""
+
+    def whole(leaf: Any) -> Any:
+        if not isinstance(leaf, tf.distribute.DistributedValues):
+            return leaf
+        return tf.concat(runtime.strategy.experimental_local_results(leaf), 0)
+
+    return keras.tree.map_structure(whole, batch)

@@ -24,12 +24,12 @@ from kparallel.compat.functions import traced
 from kparallel.compat.layers import flatten_layers
 from kparallel.compat.optimizers import trained_by
 from kparallel.compat.steps import quietly, redirected
-from kparallel.compat.variables import copies_of
 from kparallel.data.share import RowCounts, row_count, rows_at
 from kparallel.engine.sparse_gradients import scales_and_adds
 from kparallel.errors import ModelError
 from kparallel.ownstep.compare import Outcome, as_arrays, compare, described, names, rounding_of
 from kparallel.ownstep.draws import Draws
+from kparallel.ownstep.put_back import putting_back
 from kparallel.ownstep.step import OwnStep
 
 __all__: list[str] = []
@@ -207,19 +207,14 @@ class Check:
     def _put_back(self) -> Iterator[Callable[[set[int]], dict[str, Any]]]:
         """Put back what a run writes; meanwhile give what reads it, but for what optimizers write."""
         variables = self._step.variables
-        before = [[copy.numpy() for copy in copies_of(variable)] for variable in variables]
 
         def read(trained: set[int]) -> dict[str, Any]:
             paths = names([variable.path for variable in variables])
             pairs = zip(paths, variables, strict=True)
             return {path: np.asarray(v.numpy()) for path, v in pairs if id(v) not in trained}
 
-        try:
+        with putting_back(variables):
             yield read
-        finally:
-            for variable, values in zip(variables, before, strict=True):
-                for copy, value in zip(copies_of(variable), values, strict=True):
-                    copy.assign(value)
 
 
 def _outcome(notes: Notes, gradients: Any, assigned: dict[str, Any], results: Any) -> Outcome:

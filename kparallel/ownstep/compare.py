@@ -16,6 +16,9 @@ _KEPT = 1e-2  # What another order makes that is more than rounding.
 _NARROW = 16.0  # In units of the last place of a dtype narrower than the gradients', in which layers compute.
 
 
+Values = dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a step did.
@@ -124,40 +127,39 @@ def compare(whole: Outcome, other: Outcome, divided: Outcome, rounding: float = 
         return Finding(f"the number of updates, {len(runs[0])} whole and {len(runs[2])}", 1.0, None)
     for index, run in enumerate(zip(*runs, strict=False)):
         update = f"gradient of {{}} in update {index + 1} of {len(runs[0])}"
-        for what, values in zip((update, f"slices of the {update}"), _sums_and_squares(*run), strict=True):
-            found = _first(what, *values, rounding, together=True)
+        sums, squares = _sums_and_squares(run)
+        for what, values in ((update, sums), (f"slices of the {update}", squares)):
+            found = _first(what, values, rounding, together=True)
             if found is not None:
                 return found
     for what, values in (
-        ("value assigned to {}", (whole.assigned, other.assigned, divided.assigned)),
-        ("result {}", (whole.results, other.results, divided.results)),
+        ("value assigned to {}", [whole.assigned, other.assigned, divided.assigned]),
+        ("result {}", [whole.results, other.results, divided.results]),
     ):
-        found = _first(what, *values, rounding, together=False)
+        found = _first(what, values, rounding, together=False)
         if found is not None:
             return found
     return None
 
 
-Values = dict[str, Any]
-
-
-def _sums_and_squares(*runs: Values) -> tuple[list[Values], list[Values]]:
+def _sums_and_squares(runs: Sequence[Values]) -> tuple[list[Values], list[Values]]:
     """Return the gradients of some runs as arrays, and of those that come as slices the squares, over equal indices."""
     sums = [dict(run) for run in runs]
     squares: list[Values] = [{} for _ in runs]
     for name in runs[0]:
-        slices = [run.get(name) for run in runs]
-        if not all(isinstance(each, Slices) for each in slices):
+        slices = [each for each in (run.get(name) for run in runs) if isinstance(each, Slices)]
+        if len(slices) < len(runs):
             continue
         indices = np.unique(np.concatenate([each.indices for each in slices]))
-        for run, of_squares, each in zip(sums, squares, slices, strict=True):
-            run[name] = each.spread(each.sums, indices)
+        for of_sums, of_squares, each in zip(sums, squares, slices, strict=True):
+            of_sums[name] = each.spread(each.sums, indices)
             if each.squares is not None:
                 of_squares[name] = each.spread(each.squares, indices)
     return sums, squares
 
 
-def _first(what: str, whole: Values, other: Values, divided: Values, rounding: float, together: bool) -> Finding | None:
+def _first(what: str, runs: Sequence[Values], rounding: float, together: bool) -> Finding | None:
+    whole, other, divided = runs
     scales = {name: _largest(value) for name, value in whole.items()}
     for name, value in whole.items():
         part = divided.get(name)

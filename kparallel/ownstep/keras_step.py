@@ -29,11 +29,13 @@ from kparallel.engine.sparse_gradients import MicrobatchSlices
 from kparallel.engine.stage_function import StageFunction
 from kparallel.engine.step import Step
 from kparallel.errors import ModelError
+from kparallel.loss.overridden import overrides_compute_loss, own_variables
 from kparallel.mesh import Mesh
 from kparallel.ownstep.check import overlapping
 from kparallel.ownstep.compare import Finding, Outcome, as_arrays, compare, is_finite, names, rounding_of
 from kparallel.ownstep.custom import listed
 from kparallel.ownstep.draws import Draws
+from kparallel.ownstep.put_back import putting_back
 from kparallel.planning.plan import Plan
 from kparallel.stage.pipeline import Pipeline
 from kparallel.stage.stage import Forward, Stage
@@ -132,7 +134,10 @@ class ModelCheck:
         plan = replace(self._plan, mesh=mesh, microbatches=parts, schedule="gpipe", recompute="never", batch_size=None)
         placement = Placement((self._devices,), 0, 1, single, SingleWorker())
         step = Step(self._model, self._pipeline, plan, placement, self._loss_reduction, False, functions=self._function)
-        result, report = step.dry_run(data, RowCounts(rows))
+        # Where a loss is computed from the whole batch, an overridden compute_loss writes at once.
+        written = own_variables(self._model) if overrides_compute_loss(self._model) else []
+        with putting_back(written):
+            result, report = step.dry_run(data, RowCounts(rows))
         gradients, paths = [], []
         for stage, of_stage in zip(self._pipeline.stages, result.gradients, strict=True):
             for variable, gradient in zip(stage.weights, of_stage, strict=True):

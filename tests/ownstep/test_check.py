@@ -136,6 +136,13 @@ def test_slices_that_an_optimizer_would_treat_otherwise_are_found(look_up):
             model.fit(tokens, batch_size=7, shuffle=False, verbose=0)
 
 
+def test_data_that_are_divided_by_hand_are_compared():
+    model, data = wrapped(compares_rows), regressed()
+    batches = tf.data.Dataset.from_tensor_slices((data["x"], data["y"])).batch(6)
+    with pytest.raises(errors.ModelError, match="4 rows whole and divided between 2 replicas"):
+        model.fit(model.distribute_strategy.experimental_distribute_dataset(batches), verbose=0)
+
+
 def test_a_finding_may_be_a_warning_or_none():
     with pytest.warns(UserWarning, match="received the gradient of"):
         fit(wrapped(compares_rows, check="warn"))

@@ -20,10 +20,10 @@ def run(script, *arguments, folder):
 
 def test_two_adversaries_paint_on_one_and_two_replicas(tmp_path):
     printed = run("gan.py", "--epochs=2", folder=tmp_path)
-    assert len(re.findall(r"two replicas: judge_loss \d\.\d+, painter_loss \d\.\d+", printed)) == 2
+    assert len(re.findall(r"two replicas: judge_loss \d\.\d+, painter_loss \d\.\d+, recognised", printed)) == 2
     assert [path.name for path in sorted((tmp_path / "pictures").iterdir())] == ["epoch_001.png", "epoch_002.png"]
 
 
 def test_a_linear_probe_of_contrastive_features(tmp_path):
     printed = run("contrastive.py", "--epochs=12", folder=tmp_path)
-    assert float(re.search(r"linear probe accuracy: (\d\.\d+)", printed)[1]) >= 0.9
+    assert float(re.search(r"linear probe accuracy: (\d\.\d+)", printed)[1]) >= 0.95
