@@ -121,7 +121,11 @@ def all_reduce(
             if owners is None:
                 sums = iter(communicator.all_reduce([*sent, *changes, *reports]))
             else:
-                to = [owners[id(v)] for v, gradient in zip(variables, local, strict=True) for _ in _pieces(gradient)]
+                to = [
+                    owners.get(id(v), 0)
+                    for v, gradient in zip(variables, local, strict=True)
+                    for _ in _pieces(gradient)
+                ]
                 sums = iter([*communicator.reduce(sent, to), *communicator.all_reduce([*changes, *reports])])
             arrived = iter(restored([local_copy(next(sums)) for _ in sent], pieces))
             summed |= {id(v): _from_pieces(gradient, arrived) for v, gradient in zip(variables, local, strict=True)}

@@ -142,7 +142,10 @@ class Interrupt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("callback", [keras.callbacks.BackupAndRestore, kparallel.callbacks.Checkpoint])
+@pytest.mark.parametrize(
+    "callback",
+    [pytest.param(keras.callbacks.BackupAndRestore, marks=pytest.mark.full), kparallel.callbacks.Checkpoint],
+)
 def test_an_interrupted_fit_goes_on_from_its_files(callback, tmp_path):
     plain, first = pair(net, **SHARDED)
     plain.compile(O.Adam(0.01), "mse")
