@@ -389,6 +389,17 @@ def test_a_subclass_keeps_its_own_trainer_methods(kind, reduction, arguments):
     assert_alike(*[model.train_on_batch(X[:5], Y[:5], return_dict=True) for model in (wrapped, plain)])
 
 
+@pytest.mark.parametrize("eagerly", [False, pytest.param(True, marks=pytest.mark.full)])
+@pytest.mark.parametrize("kind", [ReadsWeights, CallsItself, Regularized, AddsLosses])
+def test_a_loss_that_needs_the_model_trains_over_replicas(kind, eagerly):
+    doubles()
+    plain, wrapped = pair(lambda: called(kind), replicas=3)
+    # Batches of 4 and 3 rows and of 1: a replica without rows.
+    fit = {"x": X[:5], "y": Y[:5], "batch_size": 4, "validation_data": (X, Y), "validation_batch_size": 4}
+    compiled = {"optimizer": "sgd", "loss": "mse", "metrics": ["mae"], "run_eagerly": eagerly}
+    assert_fit_alike(wrapped, plain, lambda model: fit, lambda: compiled)
+
+
 @pytest.mark.parametrize("later", [False, True])
 def test_hooks_that_are_assigned_to_a_model_are_called(later):
     def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -413,19 +424,19 @@ def test_hooks_that_are_assigned_to_a_model_are_called(later):
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"),
+    ("kind", "options", "words"),
     [
-        (TracksTheLargest, ["'tracked'", "compute_metrics", 'loss_reduction="global"']),
-        (ReadsWeights, ["kernel", "outputs alone"]),
-        (CallsItself, ["kernel", "one more output"]),
-        (Regularized, ["kernel", "super().compute_loss"]),
-        (AddsLosses, ["add_loss", "Pass the loss to compile"]),
+        (TracksTheLargest, {"replicas": 2}, ["'tracked'", "compute_metrics", 'loss_reduction="global"']),
+        (ReadsWeights, {"microbatches": 2}, ["kernel", "outputs alone", "Say replicas= alone"]),
+        (CallsItself, {"microbatches": 2}, ["kernel", "one more output"]),
+        (Regularized, {"microbatches": 2}, ["kernel", "super().compute_loss"]),
+        (AddsLosses, {"microbatches": 2}, ["add_loss", "pass the loss to compile"]),
     ],
 )
-def test_what_a_subclass_may_not_do_is_refused_by_name(kind, words):
+def test_what_a_subclass_may_not_do_is_refused_by_name(kind, options, words):
     model = kind()
     model(X[:1].astype("float32"))
-    wrapped = kparallel.wrap(model, replicas=2)
+    wrapped = kparallel.wrap(model, **options)
     wrapped.compile("sgd", "mse")
     before = wrapped.get_weights()
     with pytest.raises(kparallel.errors.ModelError) as caught:
