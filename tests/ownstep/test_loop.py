@@ -51,8 +51,8 @@ def states(model, optimizer, results):
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-@pytest.mark.parametrize("held", [True, False])
-def test_a_loop_of_ones_own_equals_one_device(compiled, held):
+@pytest.mark.parametrize(("held", "shard"), [(True, None), (False, None), (True, "optimizer")])
+def test_a_loop_of_ones_own_equals_one_device(compiled, held, shard):
     use("float64")
     results = []
     for wrapped in (False, True):
@@ -60,7 +60,7 @@ def test_a_loop_of_ones_own_equals_one_device(compiled, held):
         optimizer = keras.optimizers.Adam(0.01, global_clipnorm=0.1)
         if held:
             model.compile(optimizer)
-        strategy = kparallel.wrap(model, replicas=2).distribute_strategy if wrapped else None
+        strategy = kparallel.wrap(model, replicas=2, shard=shard).distribute_strategy if wrapped else None
         results.append(states(model, optimizer, loop(strategy, model, optimizer, compiled, averaged)))
     far = {key: value for key, value in differences(*results[::-1]).items() if not value <= FLOAT64}
     assert not far
