@@ -61,9 +61,9 @@ def trained_in_a_loop(strategy_of, compiled=True, held=True):
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-@pytest.mark.parametrize("held", [True, False])
-def test_a_loop_of_ones_own_equals_one_device(compiled, held):
-    strategies = [lambda _: None, lambda model: kparallel.wrap(model, replicas=2).distribute_strategy]
+@pytest.mark.parametrize(("held", "shard"), [(True, None), (False, None), (True, "optimizer")])
+def test_a_loop_of_ones_own_equals_one_device(compiled, held, shard):
+    strategies = [lambda _: None, lambda model: kparallel.wrap(model, replicas=2, shard=shard).distribute_strategy]
     results = [trained_in_a_loop(each, compiled, held) for each in strategies]
     far = {key: value for key, value in differences(*results[::-1]).items() if not value <= FLOAT64}
     assert not far
