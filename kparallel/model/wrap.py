@@ -140,8 +140,9 @@ def wrap(
         model: A Keras model, built or not, compiled or not, or a zero-argument function that builds one in host
             memory, for a model that fits no single device.
         plan: A plan made by `kparallel.plan`; then none of the options that make a plan may be given.
-        replicas, stages, microbatches, schedule, recompute, balance, sample, devices, memory_per_device, batch_size,
-            shard: As in `kparallel.plan`.
+        replicas, stages, microbatches, schedule, recompute, balance, sample, devices, memory_per_device, batch_size: As
+            in `kparallel.plan`.
+        shard: As in `kparallel.plan`.
         loss_reduction: What a loss of your own is of its rows: `"mean"` (default), what its graph shows, a mean, a sum
             or anything else, for which the outputs of all replicas are gathered; `"sum"`, scalars are sums over rows;
             `"global"`, outputs are always gathered.
