@@ -122,8 +122,8 @@ import os, sys, time
 import kparallel
 
 def sleep():
-    print(os.getpid(), flush=True)
     try:
+        print(os.getpid(), flush=True)
         time.sleep(600)
     except KeyboardInterrupt:
         print("interrupted", flush=True)
@@ -150,5 +150,5 @@ def test_an_interrupt_or_the_end_of_the_program_ends_the_workers(number):
     finally:
         process.kill()
     if number == signal.SIGINT:
-        assert out == "interrupted\nraised\n" and "KeyboardInterrupt" in err
+        assert out == "interrupted\nraised\n" and "KeyboardInterrupt" in err, out + err
     wait_until(lambda: is_gone(worker))

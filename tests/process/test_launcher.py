@@ -35,7 +35,7 @@ def test_output_is_prefixed_line_by_line(gang, tmp_path):
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
     lines = out.splitlines()
-    assert lines.pop() == "ENDING Ending(code=0, reason='', traceback='', signalled=False, worker=None)"
+    assert lines.pop().startswith("ENDING Ending(code=0, reason='', traceback='', signalled=False, worker=None, ")
     for index in (0, 1):
         own = [line.removeprefix(f"[{index}] ") for line in lines if line.startswith(f"[{index}] ")]
         assert own == ["one", f"two {[str(tmp_path / 'script.py'), str(tmp_path)]}", "no end"]
