@@ -167,6 +167,8 @@ class Coordinator:
             self._seats[index].ending = None
             start = {"workers": addresses, "index": place, "gangs": gangs, "news": outlook}
             self._seats[index].line.send({"start": start})
+        for index in self._seats.keys() - set(self._members) if news else ():
+            self._seats[index].line.send({"news": outlook})
 
     def _judge(self) -> tuple[tuple[int, str] | None, str]:
         """Return how the run ends, if it does, else why the workers are started again."""

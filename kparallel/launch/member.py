@@ -116,6 +116,8 @@ class _Member:
             if "done" in message:
                 own = self._failure.traceback if message["reason"] == self._failure.reason else ""
                 return Ending(message["done"], message["reason"], own)
+            if "news" in message:
+                self._tell(message["news"])
             if "start" in message:
                 self._why = ""
                 ending = await self._start(line, message["start"])

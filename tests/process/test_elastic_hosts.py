@@ -68,6 +68,7 @@ def test_a_lost_worker_is_started_again_at_the_next_checkpoint(launchers):
     run = launchers("1:2", 0, (1, 0, 2, "kill()"))
     chief, other = run.start(0), run.start(1)
     assert chief.wait(40) == other.wait(40) == 0
+    assert run.told(0)[1] == run.told(1)[1]
     assert run.told(0)[1] == "TOLD worker 1 was ended by SIGKILL; 1 worker goes on from step 2 of epoch 0"
     assert run.told(0)[-2:] == ["gang 2 of 2 from 3", "ENDING 0 "] and run.told(1)[-2:] == ["gang 2 of 2", "ENDING 0 "]
 
