@@ -11,10 +11,10 @@ from typing import Any
 from kparallel.cluster import host_and_port
 from kparallel.errors import ClusterError
 from kparallel.handshake import NoMessageError
+from kparallel.launcher.channel import LONGEST, Channel
 from kparallel.launcher.elastic import Growth, LastCheckpoint
 from kparallel.launcher.gang import PREEMPTED
 from kparallel.launcher.hosts import Hosts
-from kparallel.launcher.lines import LONGEST, Line
 
 __all__: list[str] = []
 
@@ -22,20 +22,20 @@ _PROGRESS = 5.0
 
 
 @dataclass
-class _Seat:
+class _Host:
     """A host that is there.
 
     Args:
-        line: The connection to its launcher.
+        channel: The connection to its launcher.
         port: Where its next worker will listen.
         ending: How its worker ended; None while it runs or before it is started.
-        rests: Whether its worker was lost, so that it takes part from the next checkpoint on only.
+        held_back: Whether its worker was lost, so that it takes part from the next checkpoint on only.
     """
 
-    line: Line
+    channel: Channel
     port: int
     ending: dict[str, Any] | None = None
-    rests: bool = False
+    held_back: bool = False
 
 
 class Coordinator:
@@ -49,7 +49,7 @@ class Coordinator:
     def __init__(self, hosts: Hosts, say: Callable[[str], None]) -> None:
         self._hosts = hosts
         self._say = say
-        self._seats: dict[int, _Seat] = {}
+        self._present: dict[int, _Host] = {}
         self._members: list[int] = []  # Of the gang that runs, in the order of their indices.
         self._gone: dict[int, str] = {}  # Of these, who is not there any more, and why.
         self._order: list[int] = []  # Of these, whose workers have ended, the first first.
@@ -75,75 +75,75 @@ class Coordinator:
             code, reason = await self._coordinate()
         finally:
             server.close()
-        for seat in list(self._seats.values()):
-            seat.line.send({"done": code, "reason": reason})
-            await seat.line.close()
+        for host in list(self._present.values()):
+            host.channel.send({"done": code, "reason": reason})
+            await host.channel.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Listen to a launcher as long as it is there."""
-        line = Line(reader, writer, self._hosts.token, self._hosts.silence)
+        channel = Channel(reader, writer, self._hosts.token, self._hosts.silence)
         index = -1
         try:
-            hello = await line.read()
-            if hello is not None and self._welcomes(hello, line):
+            hello = await channel.read()
+            if hello is not None and self._accepts(hello, channel):
                 index = hello["hello"]
-                self._seats[index] = _Seat(line, hello["port"])
+                self._present[index] = _Host(channel, hello["port"])
                 self._changed.set()
                 if self._members and self._growth.offer():
                     self._ask_to_leave()
-                while (message := await line.read()) is not None:
+                while (message := await channel.read()) is not None:
                     self._take(index, message)
-        except NoMessageError as error:
-            self._say(f"dropped a connection from {line.peer}: {error}")
-        if index in self._seats and self._seats[index].line is line:
+        except (NoMessageError, LookupError, TypeError, ValueError) as error:
+            self._say(f"dropped a connection from {channel.peer}: {error}")
+        if index in self._present and self._present[index].channel is channel:
             self._leaves(index, "was lost")
-        await line.close()
+        await channel.close()
 
     def _leaves(self, index: int, how: str) -> None:
-        del self._seats[index]
+        del self._present[index]
         if index in self._members:
             self._gone.setdefault(index, f"{self._hosts.name(index)} {how}")
         self._changed.set()
 
-    def _welcomes(self, hello: dict[str, Any], line: Line) -> bool:
+    def _accepts(self, hello: dict[str, Any], channel: Channel) -> bool:
         index, port = hello.get("hello"), hello.get("port")
         if type(index) is not int or not 0 <= index < len(self._hosts.addresses) or type(port) is not int:
             raise NoMessageError("it does not say hello first")
         if hello.get("run") != self._hosts.run:
-            line.send(
+            channel.send(
                 {
                     "refused": f"Expected the same -n and --hosts on all hosts, received {self._hosts.run!r} on host 0 "
                     f"and {hello.get('run')!r} on host {index}."
                 }
             )
-        elif index in self._seats:
-            line.send({"busy": f"host {index} is there already; is another launcher with --index {index} running?"})
+        elif index in self._present:
+            channel.send({"busy": f"host {index} is there already; is another launcher with --index {index} running?"})
         else:
             return True
         return False
 
     def _take(self, index: int, message: dict[str, Any]) -> None:
         """Take what a launcher says."""
-        seat = self._seats[index]
+        host = self._present[index]
         if "ended" in message:
-            seat.ending, seat.port = message["ended"], message["port"]
+            host.ending, host.port = message["ended"], message["port"]
             self._order.append(index)
-            if seat.ending["signalled"]:
-                self._stop = seat.ending["code"] if index == 0 else self._stop
+            if host.ending["signalled"]:
+                self._stop = host.ending["code"] if index == 0 else self._stop
                 self._leaves(index, "was told to leave")
             self._changed.set()
         elif "checkpoint" in message and self._growth.heard(message):
             self._ask_to_leave()
 
     def _ask_to_leave(self) -> None:
-        if self._members[0] in self._seats:
-            self._seats[self._members[0]].line.send({"leave": True})
+        if self._members[0] in self._present:
+            self._present[self._members[0]].channel.send({"leave": True})
 
     async def _coordinate(self) -> tuple[int, str]:
         """Return with which code the run ends, and why if it failed."""
         news, gangs = "", 0
         hosts, least = self._hosts, self._hosts.sizes.least
-        await self._until(lambda: len(self._seats) == hosts.sizes.most, hosts.wait)
+        await self._until(lambda: len(self._present) == hosts.sizes.most, hosts.wait)
         while True:
             if not await self._until(lambda: len(self._ready()) >= least, hosts.timeout):
                 missing = ", ".join(hosts.name(index) for index in self._missing())
@@ -152,7 +152,7 @@ class Coordinator:
             gangs += 1
             await self._until(lambda: self._has_failed() or self._has_ended())
             for index in self._running():
-                self._seats[index].line.send({"end": True})
+                self._present[index].channel.send({"end": True})
             await self._until(self._has_ended)
             over, news = self._judge()
             if over is not None:
@@ -160,17 +160,19 @@ class Coordinator:
 
     def _start(self, gangs: int, news: str) -> None:
         self._members, self._gone, self._order = self._ready(), {}, []
-        self._growth = Growth(self._last, len(self._members) < len(self._seats))
-        addresses = [self._hosts.worker_address(index, self._seats[index].port) for index in self._members]
+        self._growth = Growth(self._last, len(self._members) < len(self._present))
+        addresses = [self._hosts.worker_address(index, self._present[index].port) for index in self._members]
         outlook = f"{news}; {self._last.outlook(len(addresses))}" if news else ""
         for place, index in enumerate(self._members):
-            self._seats[index].ending = None
+            self._present[index].ending = None
             start = {"workers": addresses, "index": place, "gangs": gangs, "news": outlook}
-            self._seats[index].line.send({"start": start})
+            self._present[index].channel.send({"start": start})
+        for index in self._present.keys() - set(self._members) if news else ():
+            self._present[index].channel.send({"news": outlook})
 
     def _judge(self) -> tuple[tuple[int, str] | None, str]:
         """Return how the run ends, if it does, else why the workers are started again."""
-        endings = {index: self._seats[index].ending for index in self._order if index in self._seats}
+        endings = {index: self._present[index].ending for index in self._order if index in self._present}
         told = {index: ending for index, ending in endings.items() if ending is not None}
         codes = {ending["code"] for ending in told.values()}
         if self._stop is not None:  # Who ends host 0 ends the run.
@@ -178,17 +180,17 @@ class Coordinator:
         if codes == {0}:
             return (0, ""), ""
         if codes == {PREEMPTED} and not self._gone:
-            self._wake()
+            self._admit_all()
             return None, "more hosts are there" if self._growth.asked else "a worker was asked to leave"
         cause, code, lost = self._cause(told)
         for index in lost:
-            self._seats[index].rests = True
+            self._present[index].held_back = True
         if (lost or self._gone) and len(self._ready()) >= self._hosts.sizes.least:
             return None, cause
         if self._used == self._hosts.restarts:
             return (code, cause), ""
         self._used += 1
-        self._wake()
+        self._admit_all()
         return None, f"{cause}; restart {self._used} of {self._hosts.restarts}"
 
     def _cause(self, told: dict[int, dict[str, Any]]) -> tuple[str, int, list[int]]:
@@ -204,25 +206,25 @@ class Coordinator:
         index, ending = min(failed.items(), key=lambda each: each[1]["consequence"])
         return ending["reason"], ending["code"], [index] if ending["lost"] else []
 
-    def _wake(self) -> None:
-        for seat in self._seats.values():
-            seat.rests = False
+    def _admit_all(self) -> None:
+        for host in self._present.values():
+            host.held_back = False
 
     def _ready(self) -> list[int]:
         """Return the hosts that can start a worker."""
-        return sorted(index for index, seat in self._seats.items() if not seat.rests)
+        return sorted(index for index, host in self._present.items() if not host.held_back)
 
     def _missing(self) -> list[int]:
-        return [index for index in range(len(self._hosts.addresses)) if index not in self._seats]
+        return [index for index in range(len(self._hosts.addresses)) if index not in self._present]
 
     def _running(self) -> Iterable[int]:
-        return [index for index in self._members if index in self._seats and self._seats[index].ending is None]
+        return [index for index in self._members if index in self._present and self._present[index].ending is None]
 
     def _has_ended(self) -> bool:
         return not self._running()
 
     def _has_failed(self) -> bool:
-        endings = [self._seats[index].ending for index in self._members if index in self._seats]
+        endings = [self._present[index].ending for index in self._members if index in self._present]
         return len(endings) < len(self._members) or any(ending and ending["code"] for ending in endings)
 
     async def _until(self, done: Callable[[], bool], seconds: float = float("inf")) -> bool:

@@ -10,11 +10,11 @@ from typing import Any
 from kparallel.cluster import host_and_port
 from kparallel.errors import ClusterError, WorkerError
 from kparallel.handshake import NoMessageError
+from kparallel.launcher.channel import LONGEST, Channel
 from kparallel.launcher.coordinator import Coordinator
 from kparallel.launcher.elastic import Heard
 from kparallel.launcher.gang import SIGNALS, Ending, Gang, Launch, console, guarding
 from kparallel.launcher.hosts import Hosts
-from kparallel.launcher.lines import LONGEST, Line
 
 __all__: list[str] = []
 
@@ -72,9 +72,9 @@ class _Member:
         ending = None
         since = time.monotonic()
         while ending is None:
-            line = await self._connect(since)
-            ending = await self._take_part(line)
-            await line.close()
+            channel = await self._connect(since)
+            ending = await self._take_part(channel)
+            await channel.close()
             if ending is None and not self._why:
                 self._tell(
                     f"{self._hosts.name(0)}, which coordinates, was lost; waits {self._hosts.timeout:g} s for it"
@@ -82,7 +82,7 @@ class _Member:
                 since = time.monotonic()
         return ending
 
-    async def _connect(self, since: float) -> Line:
+    async def _connect(self, since: float) -> Channel:
         """Reach the coordinator.
 
         Raises:
@@ -92,21 +92,21 @@ class _Member:
         while time.monotonic() - since < self._hosts.timeout:
             with contextlib.suppress(OSError, asyncio.TimeoutError):
                 reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port, limit=LONGEST), 5)
-                return Line(reader, writer, self._hosts.token, self._hosts.silence)
+                return Channel(reader, writer, self._hosts.token, self._hosts.silence)
             await asyncio.sleep(_RETRY)
         raise WorkerError(
             f"Host {self._hosts.index} waited {self._hosts.timeout:g} s for {self._hosts.name(0)}, which coordinates"
             f"{': ' + self._why if self._why else ''}. Is kparallel run started there, with --index 0?"
         )
 
-    async def _take_part(self, line: Line) -> Ending | None:
+    async def _take_part(self, channel: Channel) -> Ending | None:
         """Do what the coordinator says; return how the run has ended, or None where the coordinator is lost.
 
         Raises:
             ClusterError: It does not take this launcher.
         """
-        line.send({"hello": self._hosts.index, "port": self._hold_port(), "run": self._hosts.run})
-        while (message := await self._read(line)) is not None:
+        channel.send({"hello": self._hosts.index, "port": self._hold_port(), "run": self._hosts.run})
+        while (message := await self._read(channel)) is not None:
             if "refused" in message:
                 raise ClusterError(message["refused"])
             if "busy" in message:
@@ -116,47 +116,49 @@ class _Member:
             if "done" in message:
                 own = self._failure.traceback if message["reason"] == self._failure.reason else ""
                 return Ending(message["done"], message["reason"], own)
+            if "news" in message:
+                self._tell(message["news"])
             if "start" in message:
                 self._why = ""
-                ending = await self._start(line, message["start"])
+                ending = await self._start(channel, message["start"])
                 told = {name: getattr(ending, name) for name in ("code", "reason", "signalled", "consequence")}
-                line.send({"ended": {**told, "lost": bool(ending.lost)}, "port": self._hold_port()})
+                channel.send({"ended": {**told, "lost": bool(ending.lost)}, "port": self._hold_port()})
                 if ending.signalled:
                     return ending
         return None
 
-    async def _start(self, line: Line, start: Mapping[str, Any]) -> Ending:
+    async def _start(self, channel: Channel, start: Mapping[str, Any]) -> Ending:
         """Run this host's worker, and end it where the coordinator is lost or says so."""
         if start["news"]:
             self._tell(start["news"])
 
         def heard(message: Mapping[str, Any]) -> bool:
-            line.send(message)
+            channel.send(message)
             return False
 
         self._held.close()
         launch = self._make(start, heard)
         gang = Gang(launch, self._note, console(launch))
         running = asyncio.create_task(gang.run(SIGNALS))
-        listening = asyncio.create_task(self._listen(line, gang))
+        listening = asyncio.create_task(self._listen(channel, gang))
         ending = await running
         listening.cancel()
         await asyncio.wait([listening])
         self._failure = ending
         return ending
 
-    async def _listen(self, line: Line, gang: Gang) -> None:
+    async def _listen(self, channel: Channel, gang: Gang) -> None:
         """Pass on what the coordinator says while the worker runs."""
-        while (message := await self._read(line)) is not None:
+        while (message := await self._read(channel)) is not None:
             if "leave" in message:
                 gang.ask_to_leave()
             elif "end" in message:
                 gang.stop()
         gang.stop()
 
-    async def _read(self, line: Line) -> dict[str, Any] | None:
+    async def _read(self, channel: Channel) -> dict[str, Any] | None:
         try:
-            return await line.read()
+            return await channel.read()
         except NoMessageError as error:
             self._why = f"something else answers there: {error}"
             return None

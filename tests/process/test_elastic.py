@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from kparallel.launch.local import free_addresses
 
 from tests.process.light_gang import COUNT, ELASTIC
 
@@ -188,6 +189,41 @@ def train(folder, sizes, kinds, *killed):
     assert done.returncode == 0, done.stderr[-6000:]
     saved = np.load(folder / "0.npz")
     return [saved[key] for key in saved.files], done
+
+
+def train_on_two_launchers(folder, kinds, *killed):
+    """Train over two launchers on addresses of one machine; return what worker 0 has saved, and what host 0 told."""
+    folder.mkdir()
+    (folder / "script.py").write_text(TRAIN)
+    launcher = [
+        sys.executable,
+        "-m",
+        "kparallel",
+        "run",
+        "-n",
+        "1:2",
+        "--hosts",
+        ",".join(free_addresses(2)),
+        "--index",
+    ]
+    script = [folder / "script.py", folder, ",".join(kinds), json.dumps(killed)]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    options = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    processes = [subprocess.Popen([*launcher, str(index), *script], **options) for index in range(2)]
+    told = [process.communicate(timeout=500)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    saved = np.load(folder / "0.npz")
+    return [saved[key] for key in saved.files], told[0]
+
+
+@pytest.mark.full
+def test_a_training_over_two_launchers_equals_plain_keras(tmp_path):
+    got, told = train_on_two_launchers(tmp_path / "elastic", ["arrays"], ["arrays", 0, 3])
+    assert "kparallel: worker 1 was ended by SIGKILL; 1 worker goes on from step" in told
+    assert "kparallel: more hosts are there; 2 workers go on from step" in told
+    want, _ = train(tmp_path / "plain", "", ["arrays"])
+    for number, (one, other) in enumerate(zip(got, want, strict=True)):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-8, err_msg=str(number))
 
 
 def assert_trained_as_one(tmp_path, sizes, kinds, *killed):

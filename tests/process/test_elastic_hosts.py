@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -68,6 +69,7 @@ def test_a_lost_worker_is_started_again_at_the_next_checkpoint(launchers):
     run = launchers("1:2", 0, (1, 0, 2, "kill()"))
     chief, other = run.start(0), run.start(1)
     assert chief.wait(40) == other.wait(40) == 0
+    assert run.told(0)[1] == run.told(1)[1]
     assert run.told(0)[1] == "TOLD worker 1 was ended by SIGKILL; 1 worker goes on from step 2 of epoch 0"
     assert run.told(0)[-2:] == ["gang 2 of 2 from 3", "ENDING 0 "] and run.told(1)[-2:] == ["gang 2 of 2", "ENDING 0 "]
 
@@ -119,9 +121,15 @@ def test_who_does_not_come_is_named(launchers):
     assert f"WorkerError: Host 1 waited 1 s for host 0 ({run.addresses[0]})" in (run.folder / "host-1").read_text()
 
 
-def test_launchers_that_were_told_different_sizes_are_refused(launchers):
+def test_launchers_that_were_told_different_sizes_and_strangers_are_refused(launchers):
     run = launchers("1:2", 0)
     run.start(0)
     assert run.start(1, sizes="2:2").wait(40) == 1
+    host, port = run.addresses[0].split(":")
+    with socket.create_connection((host, int(port))) as stranger:
+        stranger.sendall(b'{"hello": 1, "port": 1}\n')
+        assert stranger.recv(1) == b""
+    other = "it has another KPARALLEL_TOKEN: set the same on all hosts, or none"
+    run.wait_for(0, f"TOLD dropped a connection from 127.0.0.1: {other}")
     told = (run.folder / "host-1").read_text()
     assert "ClusterError: Expected the same -n and --hosts on all hosts, received '-n 1:2 --hosts" in told

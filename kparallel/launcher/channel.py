@@ -16,7 +16,7 @@ LONGEST = 1 << 20  # Bytes of a message.
 _PROBES = 3
 
 
-class Line:
+class Channel:
     """A connection between two launchers.
 
     Args:
