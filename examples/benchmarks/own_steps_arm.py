@@ -12,7 +12,7 @@ def main() -> None:
     """Train, then serve; options: `work`, `batch`, `own`, whether the step is one's own, `check` as `wrap` takes it.
 
     The variants are `"steps"`, and `"first"`, which makes the step anew and runs it, once at each call: it is traced,
-    compared unless `check` is `"off"`, and optimized by TensorFlow. Facts: `grown`, by how many bytes the process's peak
+    compared unless `check` is `"off"`, and optimized by TensorFlow. Facts: `grown`, by how many bytes the peak memory
     grew in the very first step.
     """
     options = begin()
