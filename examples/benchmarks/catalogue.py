@@ -36,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Row]]] = {
     "one-replica-mlp": partial(overhead.one_replica, "mlp"),
     "one-replica-tiny": partial(overhead.one_replica, "tiny"),
     "host-time": overhead.host_time,
+    "own-steps-tiny": partial(own_steps.rows, "tiny"),
     "own-steps-mlp": partial(own_steps.rows, "mlp"),
     "own-steps-transformer": partial(own_steps.rows, "transformer"),
     "executor-1f1b": partial(executor.rows, "1f1b"),

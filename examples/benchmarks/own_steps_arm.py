@@ -11,9 +11,9 @@ __all__: list[str] = []
 def main() -> None:
     """Train, then serve; options: `work`, `batch`, `own`, whether the step is one's own, `check` as `wrap` takes it.
 
-    The variants are `"steps"`, and `"first"`, which makes the step anew and runs it once: it is traced, compared unless
-    `check` is `"off"`, and optimized by TensorFlow. Facts: `grown`, by how many bytes the process's peak grew in the
-    very first step.
+    The variants are `"steps"`, and `"first"`, which makes the step anew and runs it, once at each call: it is traced,
+    compared unless `check` is `"off"`, and optimized by TensorFlow. Facts: `grown`, by how many bytes the peak memory
+    grew in the very first step.
     """
     options = begin()
     import tensorflow as tf
@@ -35,10 +35,9 @@ def main() -> None:
     def steps(number: int) -> None:
         model.fit(dataset.take(number), verbose=0, shuffle=False)
 
-    def first(number: int) -> None:
-        for _ in range(number):
-            model.make_train_function(force=True)
-            steps(1)
+    def first(_: int) -> None:
+        model.make_train_function(force=True)
+        steps(1)
 
     serve(options, {"steps": steps, "first": first}, {"grown": grown})
 

@@ -90,10 +90,10 @@ def is_finite(outcome: Outcome) -> bool:
 
 
 def rounding_of(layers: Sequence[keras.layers.Layer], compression: str | None = None) -> float:
-    """Return what is rounding where layers compute, or gradients travel, in a narrower dtype than the gradients'."""
-    narrow = {layer.compute_dtype for layer in layers} | {compression}
-    known = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
-    return _NARROW * max((known[dtype] for dtype in narrow if dtype in known), default=0.0)
+    """Return what is rounding where layers compute, or gradients travel, in a narrower dtype than what is compared."""
+    dtypes = {layer.compute_dtype for layer in layers} | {compression}
+    known = {"float32": _NOISE * 2.0**-23, "float16": _NARROW * 2.0**-10, "bfloat16": _NARROW * 2.0**-7}
+    return max((known[dtype] for dtype in dtypes if dtype in known), default=0.0)
 
 
 @dataclass(frozen=True)

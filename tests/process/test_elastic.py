@@ -7,8 +7,8 @@ import sys
 
 import numpy as np
 import pytest
-from kparallel.launch.local import free_addresses
 
+from kparallel.launcher.local import free_addresses
 from tests.process.light_gang import COUNT, ELASTIC
 
 

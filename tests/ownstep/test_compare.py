@@ -1,0 +1,50 @@
+"""What counts as a difference between a whole and its parts."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kparallel.ownstep.check import overlapping
+from kparallel.ownstep.compare import Outcome, as_arrays, compare, is_finite, rounding_of
+
+
+def outcome(gradient):
+    return Outcome([{"kernel": gradient}], {}, {})
+
+
+def test_rounding_of_a_narrow_dtype_is_no_finding():
+    whole, rounded, other = (outcome(np.asarray([1.0, number], "float32")) for number in (0.5, 0.505, 0.8))
+    for policy, limit in (("float64", 0.0), ("float32", 2.4e-4), ("mixed_float16", 0.016), ("mixed_bfloat16", 0.125)):
+        rounding = rounding_of([keras.layers.Dense(1, dtype=policy)])
+        assert abs(rounding - limit) <= 0.05 * limit
+        assert (compare(whole, whole, rounded, rounding) is None) == (limit > 0.01)
+        assert compare(whole, whole, other, rounding) is not None
+    assert rounding_of([], "bfloat16") == rounding_of([keras.layers.Dense(1, dtype="mixed_bfloat16")])
+
+
+def slices(values, indices):
+    return tf.IndexedSlices(tf.constant(values), tf.constant(indices))
+
+
+def test_slices_are_compared_by_index():
+    whole = slices([[1.0], [2.0], [4.0]], [5, 3, 5])
+    in_another_order = slices([[2.0], [4.0], [1.0], [0.0]], [3, 5, 5, 7])
+    summed = slices([[5.0], [2.0]], [5, 3])
+    one, same, other = (outcome(as_arrays(each, squared=True)) for each in (whole, in_another_order, summed))
+    assert compare(one, one, same) is None
+    assert compare(one, one, other).what.startswith("the slices of the gradient of 'kernel'")
+    one, other = (outcome(as_arrays(each, squared=False)) for each in (whole, summed))
+    assert compare(one, one, other) is None
+
+
+def test_what_is_not_finite_compares_with_nothing():
+    assert is_finite(outcome(np.ones(2)))
+    assert not is_finite(outcome(np.asarray([1.0, np.nan])))
+    assert not is_finite(outcome(as_arrays(slices([np.inf], [0]), squared=True)))
+
+
+def test_parts_have_a_row_in_common_with_the_next():
+    assert overlapping(8, 3) == [0, 1, 1, 2, 2, 3]
+    assert overlapping(3, 2) == [0, 1, 1, 2]
+    assert overlapping(2, 2) == [0, 1]
+    assert overlapping(1, 2) == []
