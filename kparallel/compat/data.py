@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import tensorflow as tf
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter, can_convert_arrays
 from keras.src.trainers.data_adapters.array_slicing import (
@@ -41,7 +42,8 @@ def rows_of_arrays(given: dict[str, Any]) -> tuple[Any, int, int]:
     """
     names = ("x", "y", "sample_weight", "class_weight", "batch_size")
     adapter = ArrayDataAdapter(**{name: given[name] for name in names}, steps=given["steps_per_epoch"])
-    return convert_to_sliceable(adapter._inputs), adapter._num_samples, adapter._batch_size
+    rows = keras.tree.flatten(adapter._inputs)[0].shape[0]
+    return convert_to_sliceable(adapter._inputs), rows, adapter.batch_size
 
 
 def chosen_rows(sliceable: Any, indices: Any) -> Any:

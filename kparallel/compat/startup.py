@@ -3,9 +3,9 @@
 import os
 import sys
 
+import tensorflow as tf
 from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
 from tensorflow.python.eager import context
-from tensorflow.python.framework import errors
 
 __all__: list[str] = []
 
@@ -47,4 +47,4 @@ def abort_collectives(message: str) -> None:
     Args:
         message: Its text.
     """
-    context.context().abort_collective_ops(errors.UNAVAILABLE, message)
+    context.context().abort_collective_ops(tf.errors.UNAVAILABLE, message)

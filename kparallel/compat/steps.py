@@ -14,8 +14,7 @@ from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
-from keras.src.backend.common import KerasVariable, global_state
-from keras.src.optimizers.base_optimizer import BaseOptimizer
+from keras.src.backend.common import global_state
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from keras.src.random.seed_generator import global_seed_generator as _global_seed_generator
 from tensorflow.python.autograph.core import ag_ctx
@@ -92,7 +91,7 @@ def running_step() -> Any:
     return getattr(tf.distribute.get_strategy(), "running_step", None)
 
 
-_APPLYING = (BaseOptimizer, keras.optimizers.LossScaleOptimizer)
+_APPLYING = (keras.optimizers.Optimizer, keras.optimizers.LossScaleOptimizer)
 
 
 class _Swap:
@@ -114,7 +113,7 @@ class _Swap:
                 return
             self._before = [(tf.GradientTape, "gradient", tf.GradientTape.gradient)]
             self._before += [(kind, "apply", kind.apply) for kind in _APPLYING]
-            self._before += [(KerasVariable, "assign", KerasVariable.assign)]
+            self._before += [(keras.Variable, "assign", keras.Variable.assign)]
             through = {"gradient": _gradient, "apply": _apply, "assign": _assign}
             for kind, name, method in self._before:
                 setattr(kind, name, through[name](method))

@@ -17,6 +17,7 @@ from kparallel.engine.report import StepReport
 from kparallel.engine.step import Step
 from kparallel.errors import DataError
 from kparallel.loss.term import as_scalar
+from kparallel.model.build import build_missing
 from kparallel.model.loss_of_model import LossOfModel, may_need_the_model
 from kparallel.model.runtime import Runtime
 from kparallel.model.takeover import owners_of
@@ -178,7 +179,7 @@ class _Compiled:
 
     def _graph(self, batch: Any, counts: RowCounts, rows: int | None) -> Any:
         if (counts, rows) not in self._graphs or self._moves != self._runtime.moves:
-            self._model._build_missing(first_share(self._runtime, batch), inputs_only=self._predicts)
+            build_missing(self._model, self._runtime, first_share(self._runtime, batch), self._predicts)
         if self._moves != self._runtime.moves:
             self._step, self._moves = None, self._runtime.moves
             self._graphs.clear()

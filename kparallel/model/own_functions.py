@@ -11,6 +11,7 @@ from kparallel.compat.functions import traced
 from kparallel.compat.layers import flatten_layers
 from kparallel.compat.steps import default_generator
 from kparallel.data.share import RowCounts
+from kparallel.model.build import place_new
 from kparallel.model.functions import counts_of, first_share, over_batches, over_lists, tensors
 from kparallel.model.runtime import Runtime
 from kparallel.model.takeover import owners_of
@@ -86,7 +87,7 @@ class _OwnFunction:
         if not self._built and not all(owner.built for owner in owners):
             traced(self._function()).get_concrete_function(first_share(self._runtime, batch))
         self._built = True
-        self._model._place_new()
+        place_new(self._model, self._runtime)
 
     def _function(self) -> Callable[[Any], Any]:
         """Return the user's step."""

@@ -8,8 +8,6 @@ import keras
 from kparallel.comm.failures import translate_worker_loss
 from kparallel.compat.data import epoch_batches
 from kparallel.compat.training import (
-    build_layers,
-    build_symbolically,
     compile_arguments,
     forget_functions,
     record_jit,
@@ -18,6 +16,7 @@ from kparallel.compat.training import (
 from kparallel.data.batches import WholeBatchStrategy
 from kparallel.errors import ModelError
 from kparallel.model.arguments import named, takes
+from kparallel.model.build import build_missing, place_new
 from kparallel.model.call_data import adapted, check_call
 from kparallel.model.first_batch import FirstBatch
 from kparallel.model.functions import first_share, predict_function, step_function, tensors
@@ -77,7 +76,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         if runtime.loop is None:
             owners = partial(owners_of, self, runtime)
             runtime.loop = LoopStrategy(
-                self, runtime.strategy, runtime.placement, self._place_new, runtime.draws, owners
+                self, runtime.strategy, runtime.placement, partial(place_new, self, runtime), runtime.draws, owners
             )
         return runtime.loop
 
@@ -151,30 +150,11 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         if jit is True:
             record_jit(self, True)
 
-    def _place_new(self) -> None:
-        """Place what was made since: weights of a layer built later, an optimizer's slots, metrics."""
-        if take_over(self, self._kparallel):
-            self._kparallel.moves += 1
-            self._kparallel.redirect_calls(self)
-
-    def _build_missing(self, data_batch: Any, inputs_only: bool = False) -> None:
-        """Build what is not built yet (layers, losses, metrics, the optimizer) from one batch's shapes, and place it.
-
-        Args:
-            data_batch: Tensors or specs.
-            inputs_only: Whether to build layers alone: neither loss nor optimizer can be built without targets.
-        """
-        if inputs_only:
-            build_layers(self, data_batch)
-        else:
-            build_symbolically(self, data_batch)
-        self._place_new()
-
     def _prepare(self) -> None:
         """Make sure that the hooks, which may be assigned at any time, are called, and place what is new."""
         check_overrides(self)
         check_steps(self, self._kparallel.plan)
-        self._place_new()
+        place_new(self, self._kparallel)
 
     def make_train_function(self, force: bool = False) -> Any:
         """Build the function that `fit` calls for every step."""
@@ -236,7 +216,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
                 data_batch = first_share(self._kparallel, next(iter(batches)))
         else:
             data_batch = first_share(self._kparallel, tensors(data_batch))
-        self._build_missing(data_batch)
+        build_missing(self, self._kparallel, data_batch)
 
 
 def make_parallel(model: keras.Model, runtime: Runtime) -> ParallelModel:

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import kparallel
 from kparallel import errors
+from kparallel.model.build import build_missing
 from kparallel.model.first_batch import FirstBatch
 from kparallel.ownstep.custom import own_code
 from tests.equality import models
@@ -112,7 +113,7 @@ def wrapped(make, options, policy="float64"):
 def looked(model, data):
     """Let the first batch be compared, and nothing be trained."""
     batch = keras.tree.map_structure(tf.convert_to_tensor, data)
-    model._build_missing(batch)
+    build_missing(model, model._kparallel, batch)
     check = FirstBatch(model, model._kparallel)
     return check.compare(batch) if check.is_due(batch) else None
 

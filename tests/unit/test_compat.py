@@ -160,7 +160,7 @@ def test_a_model_says_where_its_backup_goes_on(trained):
 
 
 def test_the_rows_of_arrays_are_read_from_keras_own_adapter():
-    """By `_inputs`, `_num_samples` and `_batch_size`."""
+    """By `_inputs`."""
     nothing = dict.fromkeys(("sample_weight", "class_weight", "steps_per_epoch"))
     given = {"x": np.ones((5, 2)), "y": np.ones((5, 1)), "batch_size": 2, **nothing}
     inputs, rows, batch_size = rows_of_arrays(given)
