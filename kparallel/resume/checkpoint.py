@@ -161,6 +161,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self._notice.stop()
         self._writer.wait()
         self._warn_of_failure()
+        self.model.history.epoch = self.model.history.epoch or list(self._history["epoch"])
         resume_at(self.model, 0)
 
     def save(self) -> None:
@@ -265,6 +266,8 @@ def go_on(model: Any, training: dict[str, Any]) -> None:
             model.history.epoch = list(history["epoch"])
             model.history.history = {name: list(values) for name, values in history["history"].items()}
 
+    if training.get("finished"):  # No epoch begins, and the history is that of the run that is over.
+        model.history.history = {name: list(values) for name, values in training["history"]["history"].items()}
     # A run that a callback has stopped, as EarlyStopping does, is over.
     resume_at(model, sys.maxsize if training.get("stopped") else training["epoch"])
     if training["data"] is not None:

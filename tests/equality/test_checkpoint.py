@@ -302,12 +302,13 @@ def test_a_checkpoint_resumes_under_another_plan_and_loads_in_plain_keras(tmp_pa
 
 def test_a_finished_run_trains_nothing_again_and_another_fit_needs_another_directory(tmp_path):
     model = start()
-    fit(model, "arrays", Checkpoint(tmp_path))
+    wanted = fit(model, "arrays", Checkpoint(tmp_path))
     with pytest.raises(CheckpointError, match="a directory of its own for each fit"):
         fit(model, "arrays", Checkpoint(tmp_path))
     as_of_another_process(tmp_path)
     again = start()
-    fit(again, "arrays", Checkpoint(tmp_path))
+    assert fit(again, "arrays", Checkpoint(tmp_path)) == wanted
+    assert again.history.epoch == list(range(EPOCHS))
     assert int(again.optimizer.iterations) == 6 * EPOCHS
     assert len(fit(again, "arrays")["loss"]) == EPOCHS  # A fit without it begins as ever.
 
