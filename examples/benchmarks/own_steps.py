@@ -40,7 +40,9 @@ def rows(work: str, settings: Settings) -> list[Row]:
         added = [(with_it.seconds - without.seconds, without.seconds) for with_it, without in pairs]
         what = f"{title}: the comparison before {name}"
         found.append(row_of(what, [seconds for seconds, _ in added], unit="s", conditions=setting))
-        found.append(row_of(f"{what} ÷ its first step", [seconds / first for seconds, first in added]))
+        found.append(
+            row_of(f"{what} ÷ its first step", [seconds / first for seconds, first in added], conditions=setting)
+        )
         memory = [grown[f"{name}, error"] / grown[f"{name}, off"]]
         found.append(row_of(f"{what}: peak memory of the first step ÷ without it", memory, conditions=setting))
     return found

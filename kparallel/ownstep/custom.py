@@ -14,6 +14,9 @@ from kparallel.stage.graph import open_graph
 __all__: list[str] = []
 
 
+_MASKING = ("NotEqual",)  # What Embedding and Masking make of their inputs, for the layers behind them.
+
+
 def own_code(model: keras.Model) -> list[str]:
     """Return the names of what a built and compiled model runs on rows that is no layer or loss of Keras's own.
 
@@ -22,7 +25,9 @@ def own_code(model: keras.Model) -> list[str]:
     """
     found: list[str] = []
     for layer in flatten_layers(model):
-        functions = [value for value in vars(layer).values() if isinstance(value, FunctionType)]
+        # A model's own attributes are its loss and the like, and no activations.
+        attributes = [] if isinstance(layer, keras.Model) else vars(layer).values()
+        functions = [value for value in attributes if isinstance(value, FunctionType)]
         if not _is_kerass(layer.__class__.call):
             found.append(layer.__class__.__name__)
         elif not all(map(_is_kerass, functions)):
@@ -30,7 +35,8 @@ def own_code(model: keras.Model) -> list[str]:
     graph = open_graph(model)
     calls = [] if graph is None else graph.calls
     # Operations of keras.ops may reduce, reshape or multiply over any axis.
-    found += [call.name for call in calls if not isinstance(call.operation, keras.layers.Layer)]
+    operations = [call for call in calls if not isinstance(call.operation, keras.layers.Layer)]
+    found += [call.name for call in operations if type(call.operation).__name__ not in _MASKING]
     losses = compiled_loss(model)
     found += [_name(loss) for loss in ([] if losses is None else flat_losses(losses)) if not is_rowwise(loss)]
     if overrides_compute_loss(model):

@@ -175,5 +175,5 @@ def test_what_cannot_be_compared_is_said_behind_the_step():
 
 def test_layers_of_kerass_alone_are_not_compared():
     use("float64")
-    assert own_code(models.convolution()) == []
+    assert own_code(models.convolution()) == own_code(models.lstm()) == []
     assert own_code(mlp(3, 1)) == []

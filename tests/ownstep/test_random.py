@@ -121,7 +121,7 @@ def drawing(program):
 
 
 # They count the rows of what they have drawn: the graph does not tell that these are the replica's rows.
-COUNTING = {"learned_noise", "logs_only"}
+COUNTING = {"inherited", "learned_noise", "logs_only"}
 IN_EVERY_RUN = ["distillation", "rows_against_all", "masked_language"]
 
 
