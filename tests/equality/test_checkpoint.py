@@ -199,7 +199,7 @@ def test_rows_in_the_order_of_another_kind_of_start_are_refused(tmp_path, monkey
     monkeypatch.setenv("KPARALLEL_ELASTIC", "1:2")
     fit(start(), "shuffled arrays", Checkpoint(tmp_path))
     monkeypatch.delenv("KPARALLEL_ELASTIC")
-    monkeypatch.setattr("kparallel.resume.checkpoint._PROCESS", "another")
+    as_of_another_process(tmp_path)
     with pytest.raises(CheckpointError, match="Expected rows as kparallel run deals them, .* in the order that Keras"):
         fit(start(), "shuffled arrays", Checkpoint(tmp_path))
 
