@@ -10,6 +10,7 @@ from kparallel.stage.dependence import Dependence, RowDependence
 
 __all__: list[str] = []
 
+_DRAWS = ("StatelessRandom", "RandomStandardNormal", "RandomUniform", "TruncatedNormal")
 _PASSIVE = ("ReadVariableOp", "VarHandleOp", "Placeholder", "NoOp", "Const")
 
 
@@ -47,6 +48,8 @@ class StepRows(RowDependence):
             ways = [self.of(each) for each in operation.inputs]
             same = all(way is Dependence.NONE for way in ways) and not any(map(_draws, called.values()))
             return Dependence.NONE if same else Dependence.OTHER
+        if operation.type.startswith(_DRAWS) and tensor.shape.rank and self._counts_rows(inputs[0]):
+            return Dependence.ROWS  # Numbers for each row, as data has them: each replica draws its own.
         found = super()._through(tensor, inputs)
         if found is Dependence.OTHER and operation.type == "Mul":
             return self._scaled_by_rows(inputs)
