@@ -22,6 +22,7 @@ import tensorflow as tf
 from kparallel.compat.draws import drawing_for, moving_statistics
 from kparallel.compat.functions import traced
 from kparallel.compat.layers import flatten_layers
+from kparallel.compat.losses import compiled_loss
 from kparallel.compat.optimizers import trained_by
 from kparallel.compat.steps import quietly, redirected
 from kparallel.data.share import RowCounts, row_count, rows_at
@@ -207,11 +208,15 @@ class Check:
     def _put_back(self) -> Iterator[Callable[[set[int]], dict[str, Any]]]:
         """Put back what a run writes; meanwhile give what reads it, but for what optimizers write."""
         variables = self._step.variables
+        # Keras counts the loss of each of several outputs by the rows that it knows: those of a part in an eager run,
+        # none in the step's graph.
+        compiled = compiled_loss(self._model)
+        counted = {id(v) for metric in (compiled.metrics if compiled is not None else []) for v in metric.variables}
 
         def read(trained: set[int]) -> dict[str, Any]:
             paths = names([variable.path for variable in variables])
             pairs = zip(paths, variables, strict=True)
-            return {path: np.asarray(v.numpy()) for path, v in pairs if id(v) not in trained}
+            return {path: np.asarray(v.numpy()) for path, v in pairs if id(v) not in trained | counted}
 
         with putting_back(variables):
             yield read

@@ -199,3 +199,33 @@ def compiled_adversaries(wrap):
     model = kparallel.wrap(model, replicas=2) if wrap else model
     model.compile(keras.optimizers.Adam(0.01, beta_1=0.5), keras.optimizers.RMSprop(0.01))
     return model
+
+
+class TwoOutputs(Guide):
+    """Has a loss for each output, which Keras counts by itself."""
+
+    def __init__(self):
+        super().__init__(mlp(8, 1))
+        self.other = mlp(8, 1)
+
+    def call(self, x, training=False):
+        return {"one": self.net(x), "other": self.other(x)}
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x=x, y={"one": y, "other": 2 * y}, y_pred=self(x, training=True))
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return {"loss": loss} | {metric.name: metric.result() for metric in self.metrics if metric.name != "loss"}
+
+
+def test_losses_of_several_outputs():
+    use("float64")
+
+    def build():
+        model = TwoOutputs()
+        model.compile(keras.optimizers.SGD(0.05), {"one": "mse", "other": "mae"})
+        return model
+
+    equal(*[train(model, regressed()) for model in pair(build, replicas=2)][::-1])
