@@ -202,7 +202,7 @@ def test_empty_data_is_refused_and_nothing_is_lost():
     wrapped = kparallel.wrap(net(), replicas=2)
     wrapped.compile("adam", SCCE)
     wrapped.fit(X, Y, verbose=0)
-    before = state(wrapped)
+    before = int(wrapped.optimizer.iterations)
     filtered = tf.data.Dataset.from_tensor_slices((X, Y)).filter(lambda x, y: y > 5).batch(BATCH)
     for call in (
         lambda: wrapped.fit(dataset().take(0)),
@@ -216,7 +216,7 @@ def test_empty_data_is_refused_and_nothing_is_lost():
         with pytest.raises(errors.DataError, match="at least one batch"):
             call()
     assert np.isfinite(np.concatenate([value.ravel() for value in state(wrapped)])).all()
-    assert int(wrapped.optimizer.iterations) == int(before[4]) + 1
+    assert int(wrapped.optimizer.iterations) == before + 1
     with pytest.raises((errors.DataError, ValueError)):
         wrapped.fit(X[:0], Y[:0])
     wrapped.fit(X, Y, verbose=0)
