@@ -29,21 +29,21 @@ def whole_step(model: Any, runtime: Runtime, name: str) -> Callable[[Any], Any]:
 
 def own_train_function(model: Any, runtime: Runtime) -> Callable[[Any], Any]:
     """Return the function that `fit` calls with an iterator over batches, which runs the model's own `train_step`."""
-    return over_batches(model, runtime, _OwnFunction(model, runtime, "train_step"))
+    return over_batches(model, runtime, whole_step(model, runtime, "train_step"))
 
 
 def own_test_function(model: Any, runtime: Runtime) -> Callable[[Any], Any]:
     """Return the function that `evaluate` calls with an iterator over batches, which runs the model's `test_step`."""
-    return over_batches(model, runtime, _OwnFunction(model, runtime, "test_step"))
+    return over_batches(model, runtime, whole_step(model, runtime, "test_step"))
 
 
 def own_predict_function(model: Any, runtime: Runtime) -> Callable[[list[Any]], Any]:
     """Return the function that `predict` calls with a list of batches, which runs the model's own `predict_step`."""
-    return over_lists(runtime, _OwnFunction(model, runtime, "predict_step"))
+    return over_lists(runtime, whole_step(model, runtime, "predict_step"))
 
 
 class _OwnFunction:
-    """A function of one batch: the user's own step on it, on all replicas.
+    """A function of one batch: a step of the model's on it, whole on each replica's rows.
 
     Args:
         model: The wrapped model; what its step has not built is built before variables are placed.

@@ -131,8 +131,15 @@ class ModelCheck:
             else:
                 draws.divided()
         mesh, single = Mesh((self._devices,)), tuple(SingleReplica() for _ in self._devices)
-        one = replace(self._plan, mesh=mesh, shard=None, batch_size=None)
-        plan = replace(one, microbatches=parts, schedule="gpipe", recompute="never")
+        plan = replace(
+            self._plan,
+            mesh=mesh,
+            microbatches=parts,
+            schedule="gpipe",
+            recompute="never",
+            shard=None,  # One replica has nobody to share with.
+            batch_size=None,
+        )
         placement = Placement((self._devices,), 0, 1, single, SingleWorker())
         step = Step(self._model, self._pipeline, plan, placement, self._loss_reduction, False, functions=self._function)
         # Where a loss is computed from the whole batch, an overridden compute_loss writes at once.

@@ -7,7 +7,7 @@ import kparallel
 
 ROOT = Path(kparallel.__file__).parent
 # From the floor upwards; a file imports only from its own layer's folder or from layers before it.
-LAYERS = [
+FLOOR = [
     "errors",
     "mesh",
     "cluster",
@@ -20,7 +20,8 @@ LAYERS = [
     "planning",
     "trace",
 ]
-LAYERS += [
+LAYERS = [
+    *FLOOR,
     "compat",
     "model_variables",
     "devices",
@@ -39,19 +40,7 @@ LAYERS += [
     "launcher",
     "__main__",
 ]
-PURE = {
-    "errors",
-    "mesh",
-    "cluster",
-    "launcher_pipes",
-    "attendance",
-    "handshake",
-    "rendezvous",
-    "checkpoint",
-    "schedule",
-    "planning",
-    "trace",
-}
+PURE = set(FLOOR)
 
 
 def imports(path):
