@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from tests.choice import some
+
 SCRIPT = """
 import json, os, sys
 import keras, numpy as np, kparallel
@@ -37,7 +39,7 @@ def run(tmp_path, when):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
 
 
-@pytest.mark.parametrize("when", ["before wrap", "between fits"])
+@pytest.mark.parametrize("when", some(["before wrap", "between fits"], "before wrap"))
 def test_a_worker_whose_script_ends_is_named_at_once(tmp_path, when):
     start = time.monotonic()
     done = run(tmp_path, when)

@@ -8,6 +8,7 @@ import pytest
 
 from kparallel.cluster import Cluster
 from kparallel.launcher.local import free_addresses
+from tests.choice import some
 
 # A peer that never comes, then a program that forgets to join or joins too late.
 ALONE = """
@@ -145,7 +146,7 @@ def test_kinds_of_collectives_are_checked_first():
     assert "Expected KPARALLEL_COLLECTIVES to be one of auto, tensorflow, received 'gloo'." in done.stderr
 
 
-@pytest.mark.parametrize("worker", [0, 1])
+@pytest.mark.parametrize("worker", some([0, 1], 1))
 def test_a_frozen_worker_is_named_within_the_heartbeat(tmp_path, worker):
     script = tmp_path / "script.py"
     script.write_text(TRAIN)
@@ -178,6 +179,7 @@ model.fit(data, verbose=0)
 """
 
 
+@pytest.mark.full
 def test_a_chief_that_freezes_in_a_step_is_named(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(FREEZES)
