@@ -65,7 +65,6 @@ def trained_in_a_loop(strategy_of, compiled=True, held=True):
     ("held", "shard", "compiled"),
     some(
         [(*way, compiled) for way in ((True, None), (False, None), (True, "optimizer")) for compiled in (True, False)],
-        (True, None, True),
         (False, None, False),
         (True, "optimizer", False),
     ),
