@@ -1,6 +1,5 @@
 """The single-machine table on two workers, and what workers must agree on: equal to plain Keras on each worker."""
 
-import os
 import pickle
 import subprocess
 import sys
@@ -13,9 +12,9 @@ import pytest
 from tests.cluster.table import RUNS, every_row_once
 from tests.equality.cases import CASES
 from tests.equality.tolerances import FLOAT64, tolerance
+from tests.processes import ENVIRONMENT
 
 TABLE = Path(__file__).parent / "table.py"
-ENVIRONMENT = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 # Of the single-machine table the default run takes the features that need the other workers; `full` has the others.

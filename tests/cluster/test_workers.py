@@ -1,6 +1,5 @@
 """The law in a cluster: real processes on loopback, each worker's numbers equal to one device's."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +9,9 @@ import pytest
 
 from kparallel.launcher.local import free_addresses
 from tests.cluster.cases import CASES
+from tests.processes import ENVIRONMENT
 
 HERE = Path(__file__).parent
-ENVIRONMENT = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 # The table on two workers has these, or their like; here `full` takes them on two devices of each worker.

@@ -1,6 +1,5 @@
 """Steps of one's own on two workers: equal to plain Keras on each."""
 
-import os
 import pickle
 import subprocess
 import sys
@@ -11,9 +10,9 @@ import pytest
 from tests.equality.measure import differences
 from tests.equality.tolerances import FLOAT64
 from tests.ownstep.programs import PROGRAMS
+from tests.processes import ENVIRONMENT
 
 SCRIPT = Path(__file__).parent / "workers.py"
-ENVIRONMENT = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 # One of each kind of exchange: gradients and metrics, rows, second derivatives, lookups, what no tape gave.
 CHOSEN = ["inherited", "adversaries", "rows_against_all", "sharpness_aware", "reconstruction", "by_hand", "loop"]
 

@@ -1,6 +1,5 @@
 """Joining a cluster: in time, too late, without a peer; and workers lost on the way. Each in processes of its own."""
 
-import os
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import pytest
 from kparallel.cluster import Cluster
 from kparallel.launcher.local import free_addresses
 from tests.choice import some
+from tests.processes import ENVIRONMENT
 
 # A peer that never comes, then a program that forgets to join or joins too late.
 ALONE = """
@@ -67,9 +67,8 @@ except Exception as error:
 
 
 def environment(cluster=None, **others):
-    clean = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
     own = {} if cluster is None else {"TF_CONFIG": cluster.to_tf_config()}
-    return {**clean, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3", **own, **others}
+    return {**ENVIRONMENT, **own, **others}
 
 
 def test_an_absent_peer_and_a_late_start():
