@@ -21,7 +21,7 @@ def outcomes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("disagreements")
     gang = [sys.executable, "-m", "kparallel", "run", "-n", "2", "--devices-per-worker", "2"]
     command = [*gang, "--timeout", "60", "--heartbeat", "20", SCRIPT, folder]
-    run = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+    run = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-6000:]
     return [json.loads((folder / f"{worker}.json").read_text()) for worker in (0, 1)]
 

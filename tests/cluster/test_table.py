@@ -26,7 +26,7 @@ CHOSEN += [name for name in RUNS if name not in CASES]
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """What plain Keras and two workers made of the chosen cases."""
-    return outcomes(tmp_path_factory.mktemp("table"), CHOSEN, timeout=400)
+    return outcomes(tmp_path_factory.mktemp("table"), CHOSEN, timeout=900)
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def run_both(folder, names):
     gang = [sys.executable, "-m", "kparallel", "run", "-n", "2", "--devices-per-worker", "2", "--timeout", "60"]
     for command in ([sys.executable], gang):
         run = subprocess.run(
-            [*command, HERE / "work.py", folder, *names], env=ENVIRONMENT, capture_output=True, text=True, timeout=400
+            [*command, HERE / "work.py", folder, *names], env=ENVIRONMENT, capture_output=True, text=True, timeout=900
         )
         assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-6000:]
     return folder
@@ -54,7 +54,7 @@ def run_hosts(folder, *names):
     ]
     try:
         for worker in workers:
-            out, _ = worker.communicate(timeout=120)
+            out, _ = worker.communicate(timeout=300)
             assert worker.returncode == 0, out[-6000:]
     finally:
         for worker in workers:

@@ -21,7 +21,7 @@ def run(folder, names):
     gang = [sys.executable, "-m", "kparallel", "run", "-n", "2", "--timeout", "60", "--heartbeat", "20"]
     for command in ([sys.executable], gang):
         done = subprocess.run(
-            [*command, SCRIPT, folder, *names], env=ENVIRONMENT, capture_output=True, text=True, timeout=500
+            [*command, SCRIPT, folder, *names], env=ENVIRONMENT, capture_output=True, text=True, timeout=900
         )
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return {who: pickle.loads((folder / f"{who}.pkl").read_bytes()) for who in ("plain", "0", "1")}

@@ -184,7 +184,7 @@ def train(folder, sizes, kinds, *killed):
     script.write_text(TRAIN)
     launcher = ["-m", "kparallel", "run", "-n", sizes] if sizes else []
     command = [sys.executable, *launcher, script, folder, ",".join(kinds)]
-    done = subprocess.run([*command, json.dumps(killed)], env=ENVIRONMENT, capture_output=True, text=True, timeout=500)
+    done = subprocess.run([*command, json.dumps(killed)], env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-6000:]
     saved = np.load(folder / "0.npz")
     return [saved[key] for key in saved.files], done
@@ -208,7 +208,7 @@ def train_on_two_launchers(folder, kinds, *killed):
     script = [folder / "script.py", folder, ",".join(kinds), json.dumps(killed)]
     options = {"env": ENVIRONMENT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     processes = [subprocess.Popen([*launcher, str(index), *script], **options) for index in range(2)]
-    told = [process.communicate(timeout=500)[0] for process in processes]
+    told = [process.communicate(timeout=900)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], told
     saved = np.load(folder / "0.npz")
     return [saved[key] for key in saved.files], told[0]
