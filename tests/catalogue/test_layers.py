@@ -12,7 +12,8 @@ from tests.choice import some
 
 L = keras.layers
 # One of each kind; `full` has the others.
-CHOSEN = ["Attention", "BatchNormalization", "Conv2D", "Dropout", "Embedding", "LSTM", "RandomFlip", "StringLookup"]
+CHOSEN = ["Attention", "BatchNormalization", "Conv2D", "Dropout", "Embedding", "LayerNormalization", "LSTM", "Masking"]
+CHOSEN += ["Normalization", "RandomFlip", "StringLookup", "TimeDistributed"]
 
 
 def recipe_of(name):
