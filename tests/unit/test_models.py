@@ -340,6 +340,14 @@ class AddsLosses(Scored):
         self.top.activity_regularizer = keras.regularizers.L2()
 
 
+class SplitsOutputs(Net):
+    """Logs two losses of one output."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        parts = [[each[:, :1], each[:, 1:]] for each in (y, y_pred)]
+        return super().compute_loss(x, *parts, sample_weight, training)
+
+
 class Compiles(Net):
     """Has a `compile` with arguments and defaults of its own."""
 
@@ -401,6 +409,13 @@ def test_a_loss_that_needs_the_model_trains_over_replicas(kind, eagerly):
     assert_fit_alike(wrapped, plain, lambda model: fit, lambda: compiled)
 
 
+def test_one_output_that_compute_loss_splits_logs_its_losses_over_replicas():
+    doubles()
+    plain, wrapped = pair(lambda: called(SplitsOutputs), replicas=3)
+    fit = {"x": X[:5], "y": Y[:5], "batch_size": 4, "validation_data": (X, Y), "validation_batch_size": 4, "epochs": 2}
+    assert_fit_alike(wrapped, plain, lambda model: fit, lambda: {"optimizer": "sgd", "loss": ["mse", "mae"]})
+
+
 @pytest.mark.parametrize("later", [False, True])
 def test_hooks_that_are_assigned_to_a_model_are_called(later):
     def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -431,6 +446,7 @@ def test_hooks_that_are_assigned_to_a_model_are_called(later):
         (ReadsWeights, {"microbatches": 2}, ["kernel", "outputs alone", "Say replicas= alone"]),
         (CallsItself, {"microbatches": 2}, ["kernel", "one more output"]),
         (Regularized, {"microbatches": 2}, ["kernel", "super().compute_loss"]),
+        (SplitsOutputs, {"microbatches": 2}, ["each of several losses", "Say replicas= alone"]),
         (AddsLosses, {"microbatches": 2}, ["add_loss", "pass the loss to compile"]),
     ],
 )
