@@ -90,17 +90,17 @@ def plan(
     check_surroundings()
     cluster_strategy()  # Refuses a cluster that has not been joined, before TensorFlow starts.
     options = Options(
-        replicas,
-        stages,
-        microbatches,
-        schedule,
-        recompute,
-        balance,
-        sample,
-        devices,
-        memory_per_device,
-        batch_size,
-        shard,
+        replicas=replicas,
+        stages=stages,
+        microbatches=microbatches,
+        schedule=schedule,
+        recompute=recompute,
+        balance=balance,
+        sample=sample,
+        devices=devices,
+        memory_per_device=memory_per_device,
+        batch_size=batch_size,
+        shard=shard,
     )
     model = _built(model)
     check_model(model)
@@ -180,24 +180,26 @@ def wrap(
         raise PlanError(f"Expected check 'error', 'warn' or 'off', received {check!r}.")
     check_compression(gradient_compression)
     options = Options(
-        replicas,
-        stages,
-        microbatches,
-        schedule,
-        recompute,
-        balance,
-        sample,
-        devices,
-        memory_per_device,
-        batch_size,
-        shard,
+        replicas=replicas,
+        stages=stages,
+        microbatches=microbatches,
+        schedule=schedule,
+        recompute=recompute,
+        balance=balance,
+        sample=sample,
+        devices=devices,
+        memory_per_device=memory_per_device,
+        batch_size=batch_size,
+        shard=shard,
     )
     if not isinstance(plan, Plan | None):
         raise PlanError(
             f"Expected a plan that kparallel.plan made, received {plan!r}. Options have names: wrap(model, replicas=2)."
         )
-    if plan is not None and options != Options():
-        raise PlanError("Expected either a plan or the options that make one, received both.")
+    if plan is not None and options.given():
+        raise PlanError(
+            f"Expected either a plan or the options that make one, received a plan and {', '.join(options.given())}."
+        )
     model = _built(model)
     check_model(model)
     if plan is None:
