@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kparallel.cluster import size
+from kparallel.cluster import worker_count
 from kparallel.comm.compression import check_compression
 from kparallel.comm.failures import translate_worker_loss
 from kparallel.comm.join import cluster_strategy
@@ -104,7 +104,7 @@ def plan(
     )
     model = _built(model)
     check_model(model)
-    return decide(model, options, size())
+    return decide(model, options, worker_count())
 
 
 def wrap(
@@ -203,7 +203,7 @@ def wrap(
     model = _built(model)
     check_model(model)
     if plan is None:
-        plan = decide(model, options, size())
+        plan = decide(model, options, worker_count())
     else:
         check_devices([name for row in plan.mesh.rows for name in row])
         check_plan(plan, model)

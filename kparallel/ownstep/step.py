@@ -26,9 +26,9 @@ from kparallel.engine.sharded_update import ShardedUpdate
 from kparallel.errors import ModelError
 from kparallel.model_variables import metrics_of, optimizers_of, variables_of
 from kparallel.ownstep.decisions import Decisions
-from kparallel.ownstep.replica import Replica, Traced
+from kparallel.ownstep.replica import ReplicaRun, Traced
 from kparallel.ownstep.rows import StepRows
-from kparallel.ownstep.sums import Share
+from kparallel.ownstep.sums import Portion
 from kparallel.ownstep.user_code import line_of
 from kparallel.ownstep.written import Written
 from kparallel.stage.stage import averaged_states
@@ -204,14 +204,14 @@ class OwnStep:
         self.draw = replica.draw or self.draw
         return leaves
 
-    def _made(self, data: Any, share: Share, counts: RowCounts, index: int) -> Replica:
+    def _made(self, data: Any, share: Portion, counts: RowCounts, index: int) -> ReplicaRun:
         if tf.executing_eagerly():
             traced, decisions = None, Decisions(self._known[self._like][index])
         else:
             size = row_count(data) if self.sized else None
             traced, decisions = self._followed(data, index, size), Decisions()
             self._known.setdefault(counts, {})[index] = decisions
-        return Replica(
+        return ReplicaRun(
             self._placement,
             share,
             self._variables,
@@ -236,7 +236,7 @@ class OwnStep:
             rows, Written(graph, rows, copies, self._seeds, metrics, self._placement.replicas), size, self._sums
         )
 
-    def _share(self, rows: int, counts: RowCounts, index: int) -> Share:
+    def _share(self, rows: int, counts: RowCounts, index: int) -> Portion:
         """Return what a replica has of a batch."""
         if isinstance(counts.rows, int):
             whole = float(counts.rows)
@@ -247,7 +247,7 @@ class OwnStep:
             own = tf.constant([float(rows), float(rows > 0)], tf.float64)
             whole, filled = tf.unstack(self._placement.communicators[-1].all_reduce([own])[0])
         part, single = rows / whole, float(rows > 0) / filled
-        return Share(rows, part, single, float(rows > 0) if self._sums else part)
+        return Portion(rows, part, single, float(rows > 0) if self._sums else part)
 
     def _update(self, optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
         if id(optimizer) not in self._updaters:

@@ -82,7 +82,7 @@ class Pipeline:
         return result
 
 
-def whole(model: keras.Model) -> Pipeline:
+def one_stage(model: keras.Model) -> Pipeline:
     """Return the pipeline of one stage that calls the whole model.
 
     Args:
@@ -92,7 +92,7 @@ def whole(model: keras.Model) -> Pipeline:
     return Pipeline([stage], (0,), (1,), lambda x: [x], None)
 
 
-def cut(model: keras.Model, graph: Graph, groups: Sequence[Sequence[int]]) -> Pipeline:
+def cut_into_stages(model: keras.Model, graph: Graph, groups: Sequence[Sequence[int]]) -> Pipeline:
     """Cut an opened graph into stages.
 
     Args:
