@@ -174,10 +174,8 @@ def wrap(
     """
     check_surroundings()
     cluster = cluster_strategy()
-    if loss_reduction not in ("mean", "sum", "global"):
-        raise PlanError(f"Expected loss_reduction 'mean', 'sum' or 'global', received {loss_reduction!r}.")
-    if check not in ("error", "warn", "off"):
-        raise PlanError(f"Expected check 'error', 'warn' or 'off', received {check!r}.")
+    _check_choice("loss_reduction", loss_reduction, ("mean", "sum", "global"))
+    _check_choice("check", check, ("error", "warn", "off"))
     check_compression(gradient_compression)
     options = Options(
         replicas=replicas,
@@ -213,6 +211,12 @@ def wrap(
     with translate_worker_loss():
         strategy, placement = place(plan.mesh, cluster, gradient_compression, lambda group: require_same(group, facts))
         return make_parallel(model, Runtime(plan, strategy, placement, loss_reduction, check))
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, str, str]) -> None:
+    if value not in choices:
+        first, second, third = map(repr, choices)
+        raise PlanError(f"Expected {name} {first}, {second} or {third}, received {value!r}.")
 
 
 def _built(model: Any) -> Any:

@@ -150,7 +150,7 @@ class _Loop(OwnStep):
         variables: list[keras.Variable],
     ) -> None:
         super().__init__(model, lambda data: data, placement, "sum", False, draws, owners)
-        self._take(optimizers, metrics, variables)
+        self._held.add(optimizers, metrics, variables)
 
     def traced(self, strategy: tf.distribute.Strategy, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Return what is found in the graph of a function that is to run eagerly."""
@@ -185,8 +185,8 @@ class _Loop(OwnStep):
             replica = _LoopReplica(
                 self._placement,
                 share,
-                self._variables,
-                self._moments,
+                self._held.variables,
+                self._held.moments,
                 follows,
                 decisions,
                 self._update,
