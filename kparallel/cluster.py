@@ -115,7 +115,7 @@ def read_cluster(environment: Mapping[str, str] = os.environ) -> Cluster | None:
     return cluster if len(cluster.workers) > 1 else None
 
 
-def size() -> int:
+def worker_count() -> int:
     """Return the number of workers; 1 without a cluster."""
     cluster = read_cluster()
     return 1 if cluster is None else len(cluster.workers)

@@ -15,7 +15,7 @@ from typing import Any
 __all__: list[str] = []
 
 
-def report(message: Mapping[str, Any]) -> None:
+def send_to_launcher(message: Mapping[str, Any]) -> None:
     """Tell the launcher something; do nothing without one, or in a process that a worker has started.
 
     Args:
@@ -34,7 +34,7 @@ def report_checkpoint(event: str, epoch: int, step: int) -> None:
         epoch: The epoch, from 0.
         step: How many of its steps are done.
     """
-    report({"checkpoint": event, "epoch": epoch, "step": step})
+    send_to_launcher({"checkpoint": event, "epoch": epoch, "step": step})
 
 
 def leave_is_asked() -> bool:

@@ -15,8 +15,8 @@ from kparallel.compat.profiler import read_profile
 from kparallel.mesh import Mesh
 from kparallel.planning.plan import LayerGroup, Plan
 from kparallel.trace.attribution import Owner, owner, plain_attribution
-from kparallel.trace.events import MARK, Event, Operation, Step, calls
-from kparallel.trace.lanes import LaneStep, lanes_of, place
+from kparallel.trace.events import MARK, Event, Operation, RecordedStep, calls
+from kparallel.trace.lanes import LaneStep, assign_operations, lanes_of
 from kparallel.trace.summary import Machine, Summary, summarize
 
 __all__: list[str] = []
@@ -31,7 +31,7 @@ class Recording:
         laid: For each step its lanes.
     """
 
-    def __init__(self, summary: Summary, steps: Sequence[Step], laid: Sequence[Sequence[LaneStep]]) -> None:
+    def __init__(self, summary: Summary, steps: Sequence[RecordedStep], laid: Sequence[Sequence[LaneStep]]) -> None:
         self.summary = summary
         self.steps = steps
         self.laid = laid
@@ -177,7 +177,7 @@ class Recorder:
             return None
         machine = _machine(plan)
         lanes = lanes_of(plan, machine.worker)
-        laid = [place(step, lanes, whose, alone=plan.replicas == 1) for step in found]
+        laid = [assign_operations(step, lanes, whose, alone=plan.replicas == 1) for step in found]
         return Recording(summarize(plan, found, laid, machine), found, laid)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from kparallel.compat.optimizers import learning_rate_schedule, own_optimizer
+from kparallel.compat.optimizers import own_optimizer
 
 __all__: list[str] = []
 
@@ -63,12 +63,6 @@ class Warmup(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_begin(self, logs: Any = None) -> None:
         """Take the optimizer's rate as that of one replica."""
         optimizer = self._optimizer()
-        schedule = learning_rate_schedule(optimizer)
-        if schedule is not None:
-            raise ValueError(
-                "Expected an optimizer with a number as learning rate, received one that follows "
-                f"{type(schedule).__name__}. Warm up in the schedule itself, or drop it."
-            )
         if self._scale is None:
             self._scale = float(getattr(self.model.distribute_strategy, "num_replicas_in_sync", 1))
         if self._steps is None:
@@ -100,7 +94,13 @@ class Warmup(keras.callbacks.Callback):  # type: ignore[misc]
     def _set(self, rate: float) -> None:
         optimizer = self._optimizer()
         before = float(optimizer.learning_rate)
-        optimizer.learning_rate = rate
+        try:
+            optimizer.learning_rate = rate
+        except TypeError as error:  # By which Keras says so.
+            raise ValueError(
+                "Expected an optimizer with a number as learning rate, received one that follows a "
+                "LearningRateSchedule. Warm up in the schedule itself, or drop it."
+            ) from error
         if self._momentum_correction and before > 0 and rate != before:
             for velocity in _velocities(optimizer):
                 velocity.assign(velocity * (rate / before))

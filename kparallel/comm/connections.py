@@ -10,6 +10,7 @@ from kparallel.cluster import Cluster
 from kparallel.comm.endpoint import Endpoint, Pair, connect_ring, listen
 from kparallel.comm.group import WorkerGroup
 from kparallel.comm.liveness import LivenessProbe
+from kparallel.comm.neighbors import RingPosition
 from kparallel.comm.ring import Ring
 from kparallel.errors import WorkerError
 
@@ -80,8 +81,8 @@ class PeerConnections:
         """Make rings that all workers are part of, or none."""
         pairs = self._pairs(number, group)
         if not isinstance(pairs, str):
-            workers = len(self._cluster.workers)
-            self._rings += [Ring(self._cluster.index, workers, *pair, self._liveness.frozen) for pair in pairs]
+            position = RingPosition(self._cluster.index, len(self._cluster.workers), self._liveness.frozen)
+            self._rings += [Ring(position, *pair) for pair in pairs]
             return
         self._refused = True
         warnings.warn(

@@ -13,6 +13,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
@@ -41,6 +42,31 @@ class LostError(Exception):
         self.frozen = frozen
 
 
+@dataclass(frozen=True)
+class RingPosition:
+    """The place of a worker in a ring.
+
+    Args:
+        index: The worker's index.
+        workers: The number of workers, at least two.
+        frozen: Returns the index of a worker that gives no sign of life, or None.
+    """
+
+    index: int
+    workers: int
+    frozen: Callable[[], int | None]
+
+    @property
+    def next(self) -> int:
+        """The index of the worker that this one sends to."""
+        return (self.index + 1) % self.workers
+
+    @property
+    def previous(self) -> int:
+        """The index of the worker that this one receives from."""
+        return (self.index - 1) % self.workers
+
+
 class Neighbors:
     """The connections of one worker to the workers before and after it.
 
@@ -48,19 +74,13 @@ class Neighbors:
     workers of the ring name the same.
 
     Args:
-        index: This worker's index.
-        workers: The number of workers, at least two.
+        position: This worker's.
         after: A connection that the next worker has accepted.
         before: A connection from the previous worker.
-        frozen: Returns the index of a worker that gives no sign of life, or None.
     """
 
-    def __init__(
-        self, index: int, workers: int, after: socket.socket, before: socket.socket, frozen: Callable[[], int | None]
-    ) -> None:
-        self._index = index
-        self._workers = workers
-        self._frozen = frozen
+    def __init__(self, position: RingPosition, after: socket.socket, before: socket.socket) -> None:
+        self._position = position
         self._closing = threading.Lock()
         self._after = after
         self._before = before
@@ -80,7 +100,7 @@ class Neighbors:
         with self._closing:
             if self.lost is not None:
                 return
-            self.lost = lost or LostError(self._index, False, own=True)
+            self.lost = lost or LostError(self._position.index, False, own=True)
         with contextlib.suppress(OSError):
             self._before.send(_NOTICE.pack(self.lost.worker, self.lost.frozen), socket.MSG_DONTWAIT)
         for end in (self._before, self._after):
@@ -124,7 +144,7 @@ class Neighbors:
 
     def _poll_failures(self) -> None:
         """Raise if a worker is lost. It is called after some time of waiting."""
-        frozen = self._frozen()
+        frozen = self._position.frozen()
         if frozen is not None:
             self._fail(frozen, frozen=True)
         notice = self._read_failure_notice()
@@ -142,7 +162,7 @@ class Neighbors:
             return None
         except OSError:
             notice = b""
-        return _NOTICE.unpack(notice) if notice else ((self._index + 1) % self._workers, False)
+        return _NOTICE.unpack(notice) if notice else (self._position.next, False)
 
     def _on_disconnect(self) -> NoReturn:
         """Raise after the previous worker closed its connection.
@@ -150,12 +170,12 @@ class Neighbors:
         It may have done so because another worker is lost. Then a notice travels backwards through the ring and reaches
         this worker from the next one; it gets the time for that.
         """
-        until = time.monotonic() + 2 * _PATIENCE * self._workers
+        until = time.monotonic() + 2 * _PATIENCE * self._position.workers
         notice = None
         while notice is None and self.lost is None and time.monotonic() < until:
             time.sleep(0.01)
             notice = self._read_failure_notice()
-        self._fail(*(notice or ((self._index - 1) % self._workers, False)))
+        self._fail(*(notice or (self._position.previous, False)))
 
     def _fail(self, worker: int, frozen: bool = False) -> NoReturn:
         self.abort(LostError(worker, frozen))

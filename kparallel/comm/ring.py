@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from kparallel.comm.neighbors import Neighbors
+from kparallel.comm.neighbors import Neighbors, RingPosition
 
 __all__: list[str] = []
 
@@ -39,25 +39,19 @@ class Ring:
     Law: every worker makes the same calls in the same order. The results are equal on every worker, to the bit.
 
     Args:
-        index: This worker's index.
-        workers: The number of workers, at least two.
+        position: This worker's.
         after: A connection that the next worker has accepted.
         before: A connection from the previous worker.
-        frozen: Returns the index of a worker that gives no sign of life, or None.
     """
 
-    def __init__(
-        self, index: int, workers: int, after: socket.socket, before: socket.socket, frozen: Callable[[], int | None]
-    ) -> None:
-        self._index = index
-        self._workers = workers
-        self._frozen = frozen
+    def __init__(self, position: RingPosition, after: socket.socket, before: socket.socket) -> None:
+        self._position = position
         self._exchanging = threading.Lock()
         self.generation = 0
         self._begin(after, before)
 
     def _begin(self, after: socket.socket, before: socket.socket) -> None:
-        self._neighbors = Neighbors(self._index, self._workers, after, before, self._frozen)
+        self._neighbors = Neighbors(self._position, after, before)
         self._serial = 0
 
     @property
@@ -106,20 +100,21 @@ class Ring:
             return self._sum(own, add)
 
     def _sum(self, own: np.ndarray[Any, Any], add: Add) -> np.ndarray[Any, Any]:
+        index, workers = self._position.index, self._position.workers
         self._exchange_headers(own.nbytes, own.dtype.name)
         total = aligned(own.size, own.dtype)
-        self._neighbors.put(own[self._segment(self._index, own.size)])
+        self._neighbors.put(own[self._segment(index, own.size)])
         # Reduce-scatter: after the last step this worker has the sum of one segment.
-        for step in range(self._workers - 1):
-            for piece in self._pieces(self._index - step - 1, own):
+        for step in range(workers - 1):
+            for piece in self._pieces(index - step - 1, own):
                 self._neighbors.receive(total[piece])
                 add(own[piece], total[piece])
                 self._neighbors.put(total[piece])
         # All-gather: the other sums arrive, and are sent on except for the last, which the next worker has.
-        for step in range(self._workers - 1):
-            for piece in self._pieces(self._index - step, own):
+        for step in range(workers - 1):
+            for piece in self._pieces(index - step, own):
                 self._neighbors.receive(total[piece])
-                if step < self._workers - 2:
+                if step < workers - 2:
                     self._neighbors.put(total[piece])
         self._neighbors.flush()  # TensorFlow may write into the result, and parts of it may still wait to be sent.
         return total
@@ -136,18 +131,19 @@ class Ring:
 
     def _gather(self, own: bytes) -> list[bytes]:
         self._exchange_headers(0, "bytes")
-        parts = {self._index: own}
-        for step in range(self._workers - 1):
-            forwarded = parts[(self._index - step) % self._workers]
+        index, workers = self._position.index, self._position.workers
+        parts = {index: own}
+        for step in range(workers - 1):
+            forwarded = parts[(index - step) % workers]
             self._neighbors.put(np.array([len(forwarded)], np.int64))
             self._neighbors.put(np.frombuffer(forwarded, np.uint8))
             length = np.zeros(1, np.int64)
             self._neighbors.receive(length)
             part = np.empty(int(length[0]), np.uint8)
             self._neighbors.receive(part)
-            parts[(self._index - step - 1) % self._workers] = part.tobytes()
+            parts[(index - step - 1) % workers] = part.tobytes()
         self._neighbors.flush()
-        return [parts[worker] for worker in range(self._workers)]
+        return [parts[worker] for worker in range(workers)]
 
     def _exchange_headers(self, size: int, what: str) -> None:
         """Send a header that describes the collective, so that mismatched workers detect it.
@@ -171,15 +167,16 @@ class Ring:
             ]
             self.abort()
             raise ValueError(
-                f"Expected worker {(self._index - 1) % self._workers} to exchange number {self._serial}, {size} bytes "
+                f"Expected worker {self._position.previous} to exchange number {self._serial}, {size} bytes "
                 f"of {what}, received number {fields[0]}, {fields[1]} bytes of {fields[2]}: the workers' steps differ. "
                 "Start every worker with the same script, options and packages."
             )
 
     def _segment(self, number: int, size: int) -> slice:
         """Return the elements of a segment, by its number modulo the number of workers."""
-        number %= self._workers
-        return slice(size * number // self._workers, size * (number + 1) // self._workers)
+        workers = self._position.workers
+        number %= workers
+        return slice(size * number // workers, size * (number + 1) // workers)
 
     def _pieces(self, number: int, own: np.ndarray[Any, Any]) -> Iterator[slice]:
         """Yield the elements of a segment, divided into pieces."""

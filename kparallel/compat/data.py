@@ -4,15 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter, can_convert_arrays
-from keras.src.trainers.data_adapters.array_slicing import (
-    ScipySparseSliceable,
-    convert_to_sliceable,
-    train_validation_split,
-)
+from keras.src.trainers.data_adapters.array_slicing import convert_to_sliceable, train_validation_split
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter as DataAdapter
-from keras.src.trainers.data_adapters.data_adapter_utils import scipy_sparse_to_tf_sparse
 from keras.src.trainers.data_adapters.tf_dataset_adapter import make_class_weight_map_fn
 
 __all__: list[str] = []
@@ -50,9 +46,10 @@ def chosen_rows(sliceable: Any, indices: Any) -> Any:
     """Return rows of a leaf of `rows_of_arrays`: a NumPy array, or a tensor where it is one."""
     if sliceable is None:
         return None
-    if isinstance(sliceable, ScipySparseSliceable):
-        return scipy_sparse_to_tf_sparse(sliceable[indices])
     rows = sliceable[indices]
+    if hasattr(rows, "tocoo"):  # Of SciPy's sparse matrices.
+        coo = rows.tocoo()
+        return tf.SparseTensor(np.stack([coo.row, coo.col], axis=1), coo.data, coo.shape)
     return rows if isinstance(rows, tf.Tensor | tf.RaggedTensor | tf.SparseTensor) else sliceable.convert_to_numpy(rows)
 
 

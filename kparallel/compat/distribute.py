@@ -7,7 +7,6 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.distribute import cross_device_ops, distribute_lib
-from tensorflow.python.framework import ops
 
 __all__: list[str] = []
 
@@ -18,14 +17,14 @@ def mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
 
     TensorFlow numbers the groups of each strategy from the same key and the collectives of a group from another, and
     refuses two of one number that differ in devices or dtype, as a synchronized BatchNorm's would. So each strategy
-    starts from a number of its own.
+    starts from a number of its own. A strategy of the user's starts from 0, and makes a handful of groups, as all do.
 
     Args:
         devices: One for each replica.
     """
 
     class Keyed(tf.distribute.MirroredStrategy):  # type: ignore[misc]
-        _collective_key_base = ops.uid() * 16 % 2**30  # A strategy makes a handful of groups.
+        _collective_key_base = 16 * (1 + mirrored.cache_info().currsize)
 
     return Keyed(list(devices))
 
@@ -110,10 +109,10 @@ class OneReplica:
     num_replicas_in_sync = 1
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
-        self._strategy = strategy
+        self.strategy = strategy
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._strategy, name)
+        return getattr(self.strategy, name)
 
 
 @contextmanager

@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
-from tensorflow.python.eager import context
 
 from kparallel.compat.data import epoch_batches
+from kparallel.compat.functions import traced
 
 __all__: list[str] = []
 
@@ -120,7 +120,7 @@ def _behind(iterator: Iterator[Any], batches: int) -> Iterator[Any]:
 
 def has_global_seed() -> bool:
     """Return whether TensorFlow's random operations have a seed, as after `keras.utils.set_random_seed`."""
-    return context.global_seed() is not None
+    return traced(lambda: None).get_concrete_function().graph.seed is not None
 
 
 def why_unrepeatable(dataset: tf.data.Dataset) -> str:

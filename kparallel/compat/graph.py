@@ -7,9 +7,7 @@ from typing import Any
 import keras
 from keras.src.backend.common import global_state
 from keras.src.layers.layer import CallContext
-from keras.src.models import functional as functional_module
 from keras.src.models.functional import Functional
-from keras.src.ops.symbolic_arguments import SymbolicArguments
 
 __all__: list[str] = []
 
@@ -27,19 +25,14 @@ def functional_nodes(functional: Any) -> Iterator[Any]:
         yield from (node for node in nodes if node.operation is not None and not node.is_input)
 
 
-def standardized_inputs(model: Any, x: Any) -> list[Any]:
-    """Return a functional model's flat inputs, matched by name and given their rank and dtype, as Keras does."""
-    return list(inner_functional(model)._standardize_inputs(x))
-
-
 def call_operation(operation: Any, arguments: Any, values: dict[int, Any], training: bool) -> list[Any]:
     """Call one node's layer or operation and return its flat outputs."""
     args, kwargs = arguments.fill_in(values)
     # Until 3.15 Keras gives each layer of a functional model the argument `training`, past what the graph says; from
     # 3.16 on a layer finds it in the context of the model's call.
-    operation_fn = getattr(functional_module, "operation_fn", None)
-    call = operation if operation_fn is None else operation_fn(operation, training=training)
-    return list(keras.tree.flatten(call(*args, **kwargs)))
+    if isinstance(operation, keras.layers.Layer) and tuple(map(int, keras.__version__.split(".")[:2])) < (3, 16):
+        kwargs = {**kwargs, "training": training}
+    return list(keras.tree.flatten(operation(*args, **kwargs)))
 
 
 @contextmanager
@@ -59,13 +52,3 @@ def one_model_call(training: bool) -> Iterator[None]:
         yield
     finally:
         global_state.set_global_attribute("current_call_ctx", before)
-
-
-def symbolic_arguments(*tensors: Any) -> Any:
-    """Return Keras's record of a call with some symbolic tensors."""
-    return SymbolicArguments(*tensors)
-
-
-def outputs_structure(functional: Any) -> Any:
-    """Return the structure of symbolic tensors that a functional model returns."""
-    return functional._outputs_struct

@@ -61,8 +61,3 @@ def of_other_rows(
             variable._shape = shape
         for layer, size in expected.items():
             layer._expected_batch_size = size
-
-
-def call_takes_training(layer: keras.layers.Layer) -> bool:
-    """Tell whether a layer's `call` takes the argument `training`."""
-    return bool(layer._call_has_training_arg)

@@ -79,8 +79,3 @@ def loss_weights(model: keras.Model) -> list[Any]:
     """Return the weight of each compiled loss, in Keras's order."""
     losses = model._compile_loss
     return [entry.loss_weights for entry in losses._flat_losses] if losses is not None and losses.built else []
-
-
-def compute_loss_takes_training(model: Any) -> bool:
-    """Tell whether a model's `compute_loss` takes the argument `training`; Keras calls those that do not without it."""
-    return bool(model._compute_loss_has_training_arg)

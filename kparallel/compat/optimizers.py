@@ -85,17 +85,11 @@ def slots_by_weight(optimizer: Any) -> list[tuple[keras.Variable, keras.Variable
     it then lies on another device than its weight, and is right all the same.
     """
     weights = list(optimizer._trainable_variables)
-    own = {id(variable) for variable in optimizer._variables}
+    own = [id(variable) for variable in keras.optimizers.Optimizer.variables.fget(optimizer)]  # Not the inner one's.
     found: dict[int, tuple[keras.Variable, keras.Variable]] = {}
     for value in vars(optimizer).values():
-        if value is optimizer._variables:  # A list of everything, which may happen to have as many entries.
+        if not isinstance(value, list | tuple) or len(value) != len(weights):
             continue
-        if isinstance(value, list | tuple) and len(value) == len(weights):
+        if list(map(id, value)) != own:  # A list of everything, which may happen to have as many entries.
             found |= {id(slot): (slot, weight) for slot, weight in zip(value, weights, strict=True) if id(slot) in own}
     return list(found.values())
-
-
-def learning_rate_schedule(optimizer: Any) -> Any:
-    """Return the schedule that an optimizer's learning rate follows, or None where it is a number."""
-    rate = optimizer._learning_rate
-    return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None

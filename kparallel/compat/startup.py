@@ -4,7 +4,6 @@ import os
 import sys
 
 import tensorflow as tf
-from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
 from tensorflow.python.eager import context
 
 __all__: list[str] = []
@@ -32,12 +31,13 @@ def expect_cluster(workers: int, timeout: float, heartbeat: float) -> None:
         timeout: Seconds until all must have joined.
         heartbeat: Seconds without a sign of life after which a worker is lost.
     """
+    jobs = tf.compat.v1.ConfigProto.Experimental().coordination_config.coordinated_job_list
     context.context().configure_coordination_service(
         service_type="standalone",
         service_leader="/job:worker/replica:0/task:0",
         cluster_register_timeout_in_ms=int(timeout * 1000),
         heartbeat_timeout_in_ms=int(heartbeat * 1000),
-        coordinated_jobs=[CoordinatedJob(name="worker", num_tasks=workers)],
+        coordinated_jobs=[jobs.add(name="worker", num_tasks=workers)],
     )
 
 

@@ -72,7 +72,7 @@ def running(step: RunningStep, loop: bool = False) -> Iterator[None]:
 def outside_step() -> Iterator[None]:
     """Leave a running step for a moment: in the replica's context, under its own strategy."""
     mode = distribute_lib._get_per_thread_mode()
-    strategy = mode.strategy._strategy if isinstance(mode.strategy, _InStep) else mode.strategy
+    strategy = mode.strategy.strategy if isinstance(mode.strategy, _InStep) else mode.strategy
     with _mode(distribute_lib._ThreadMode(strategy, mode.cross_replica_context, mode.replica_context)):
         yield
 

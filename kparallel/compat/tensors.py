@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from keras.src.backend.common.masking import set_keras_mask
-
 __all__: list[str] = []
 
 
@@ -24,4 +22,4 @@ def set_logits(tensor: Any, logits: Any) -> None:
 
 def set_mask(tensor: Any, mask: Any) -> None:
     """Attach a Keras mask to a tensor."""
-    set_keras_mask(tensor, mask)
+    tensor._keras_mask = mask

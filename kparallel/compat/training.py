@@ -24,12 +24,6 @@ def record_jit(model: keras.Model, asked: Any) -> None:
     model._compile_config.config["jit_compile"] = asked
 
 
-def unpickler(plain: type[keras.Model]) -> Callable[..., keras.Model]:
-    """Return the function that reads a pickled model of a class."""
-    read: Callable[..., keras.Model] = plain._unpickle_model
-    return read
-
-
 def trainer_metrics(model: keras.Model) -> list[keras.metrics.Metric]:
     """Return the metrics that a model's `compile` made and was given."""
     loss = model._compile_loss

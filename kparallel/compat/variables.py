@@ -67,37 +67,37 @@ class PlacedVariable(MirroredVariable):  # type: ignore[misc]
     scatter_update = _writing_all("scatter_update")
 
     def _get(self) -> Any:
-        return super()._get() if self._by_replica() else self._primary
+        return super()._get() if self._by_replica() else self.values[0]
 
     def _get_on_device_or_primary(self) -> Any:
-        return super()._get_on_device_or_primary() if self._by_replica() else self._primary
+        return super()._get_on_device_or_primary() if self._by_replica() else self.values[0]
 
     @property
     def handle(self) -> Any:
         """The resource that holds the value."""
-        return super().handle if self._by_replica() else self._primary.handle
+        return super().handle if self._by_replica() else self.values[0].handle
 
     def read_value(self) -> Any:
         """Return the value as a tensor."""
-        return super().read_value() if self._by_replica() else self._primary.read_value()
+        return super().read_value() if self._by_replica() else self.values[0].read_value()
 
     def __array__(self, dtype: Any = None) -> Any:
-        return self._primary.__array__(dtype)
+        return self.values[0].__array__(dtype)
 
     def __int__(self) -> int:
-        return int(self._primary)
+        return int(self.values[0])
 
     def __float__(self) -> float:
-        return float(self._primary)
+        return float(self.values[0])
 
     def __bool__(self) -> bool:
-        return bool(self._primary)
+        return bool(self.values[0])
 
     def __complex__(self) -> complex:
-        return complex(self._primary)
+        return complex(self.values[0])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return copy.deepcopy(self._primary, memo)
+        return copy.deepcopy(self.values[0], memo)
 
 
 class SingleCopyVariable(PlacedVariable):

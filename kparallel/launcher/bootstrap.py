@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 
 from kparallel.errors import WorkerError
-from kparallel.launcher_pipes import report
+from kparallel.launcher_pipes import send_to_launcher
 
 __all__: list[str] = []
 
@@ -84,7 +84,7 @@ def _is_launchers(file: str) -> bool:
 
 def _report(text: str, consequence: bool = False) -> None:
     """Leave word for the launcher: what was raised, and whether another worker's failure caused it."""
-    report({"time": time.time(), "traceback": text[-_LONGEST:], "consequence": consequence})
+    send_to_launcher({"time": time.time(), "traceback": text[-_LONGEST:], "consequence": consequence})
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Calls an overridden `compute_loss` without side effects, and refuses what it reads or assigns but may not."""
 
+import inspect
 from typing import Any
 
 import keras
@@ -7,7 +8,7 @@ import tensorflow as tf
 
 from kparallel.compat.distribute import one_replica_view
 from kparallel.compat.layers import own_metrics
-from kparallel.compat.losses import compute_loss_takes_training, loss_trackers
+from kparallel.compat.losses import loss_trackers
 from kparallel.errors import ModelError
 
 __all__: list[str] = []
@@ -58,7 +59,9 @@ def own_loss(
         NotOfOutputsError: The method reads weights, whose gradients would be lost, or logs several losses.
         ModelError: It assigns a variable that is no state of the model.
     """
-    extra = {"training": training} if compute_loss_takes_training(model) else {}
+    # Keras looks when the model is made, so what is assigned to the model later does not count.
+    takes_training = "training" in inspect.signature(type(model).compute_loss).parameters
+    extra = {"training": training} if takes_training else {}
     # Weights are in the scope too, so that reads of them are recorded.
     weights = [(variable, variable.value) for variable in model.trainable_variables]
     with _Recorder([*weights, *state]) as scope, one_replica_view():

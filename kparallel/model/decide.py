@@ -17,7 +17,7 @@ from kparallel.model.choose_mesh import choose_mesh
 from kparallel.model.options import Options, check_options
 from kparallel.model_variables import bytes_of
 from kparallel.planning.by_name import count_stages, stages_by_name
-from kparallel.planning.cut import cut
+from kparallel.planning.cut import partition
 from kparallel.planning.groups import layer_groups
 from kparallel.planning.memory import slots_of
 from kparallel.planning.plan import LayerGroup, Plan
@@ -57,7 +57,7 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
     units = profile(graph)
     costs = _costs(options, graph, units)
     if isinstance(stages, int):
-        starts = cut(costs, number, units)
+        starts = partition(costs, number, units)
         stage_of = tuple(sum(index >= start for start in starts) - 1 for index in range(len(units)))
     else:
         stage_of = stages_by_name(units, stages)

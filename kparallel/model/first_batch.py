@@ -49,12 +49,11 @@ class FirstBatch:
             return None
         devices = runtime.placement.rows[0]
         check = ModelCheck(model, pipeline, runtime.plan, devices, runtime.loss_reduction, code)
-        if check.run(
-            first_share(runtime, batch), runtime.placement.replicas * runtime.plan.microbatches, runtime.check
-        ):
+        parts = runtime.placement.replicas * runtime.plan.microbatches
+        why_not = check.run(first_share(runtime, batch), parts, runtime.check)
+        if not why_not:
             return None
         return (
             f"Whether {listed(code)} of {model.__class__.__name__} do the same on a batch and on its parts was not "
-            "looked at: a few rows do not run by themselves, or a loss draws random numbers. Say wrap(..., "
-            'check="off") if each treats rows by themselves.'
+            f'looked at: {why_not}. Say wrap(..., check="off") if each treats rows by themselves.'
         )

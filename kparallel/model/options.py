@@ -1,7 +1,7 @@
 """What a user may say about a plan."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from kparallel.errors import PlanError
@@ -13,9 +13,9 @@ __all__: list[str] = []
 _BALANCES = ("flops", "parameters", "time")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
-    """The user's options for a plan; `kparallel.wrap` documents them."""
+    """The user's options for a plan; `kparallel.plan` documents them, and has the same defaults."""
 
     replicas: int | None = None
     stages: int | Mapping[str, Sequence[str]] | Sequence[Any] | None = None
@@ -28,6 +28,15 @@ class Options:
     memory_per_device: str | float | None = None
     batch_size: int | None = None
     shard: str | None = "auto"
+
+    def given(self) -> list[str]:
+        """Return the names of the options that differ from their default."""
+        return [each.name for each in fields(self) if _differs(getattr(self, each.name), each.default)]
+
+
+def _differs(value: Any, default: Any) -> bool:
+    # An array, which `sample` may be, is compared with its elements.
+    return value != default if isinstance(value, str) else value is not default
 
 
 def check_options(options: Options) -> None:

@@ -16,7 +16,7 @@ from kparallel.model.functions import counts_of, first_share, over_batches, over
 from kparallel.model.runtime import Runtime
 from kparallel.model.takeover import owners_of
 from kparallel.model_variables import optimizers_of
-from kparallel.ownstep.check import Check
+from kparallel.ownstep.check import StepCheck
 from kparallel.ownstep.step import OwnStep
 
 __all__: list[str] = []
@@ -148,7 +148,7 @@ class _OwnFunction:
         self._checked = True
         runtime = self._runtime
         graph = not runtime.placement.group.is_single
-        check = Check(self._model, self._step, self._function(), self._name, runtime.strategy, graph)
+        check = StepCheck(self._model, self._step, self._function(), self._name, runtime.strategy, graph)
         check.run(_joined(batch, runtime), counts, runtime.check)
 
 

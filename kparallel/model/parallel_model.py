@@ -1,18 +1,14 @@
 """The model that `wrap` returns: the only room that touches Keras's trainer hooks."""
 
 from functools import partial, wraps
+from types import MethodType
 from typing import Any
 
 import keras
 
 from kparallel.comm.failures import translate_worker_loss
 from kparallel.compat.data import epoch_batches
-from kparallel.compat.training import (
-    compile_arguments,
-    forget_functions,
-    record_jit,
-    unpickler,
-)
+from kparallel.compat.training import compile_arguments, forget_functions, record_jit
 from kparallel.data.batches import WholeBatchStrategy
 from kparallel.errors import ModelError
 from kparallel.model.arguments import named, takes
@@ -112,8 +108,8 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
 
     def __reduce__(self) -> Any:
         """Pickle and copy as a plain model: what comes back is on one device."""
-        _, arguments = super().__reduce__()
-        return unpickler(self.__class__), arguments
+        read, arguments = super().__reduce__()
+        return MethodType(read.__func__, self.__class__), arguments
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Save as a plain Keras file, as `keras.Model.save` does; in a cluster only the chief writes."""

@@ -17,7 +17,7 @@ from kparallel.ownstep.loop import LoopStrategy
 from kparallel.planning.plan import Plan
 from kparallel.resume.epoch import EpochState
 from kparallel.stage.graph import open_graph
-from kparallel.stage.pipeline import Pipeline, cut, whole
+from kparallel.stage.pipeline import Pipeline, cut_into_stages, one_stage
 
 __all__: list[str] = []
 
@@ -95,7 +95,7 @@ class Runtime:
                 f"Expected a model of the {planned} calls that the plan cuts, received {len(graph.calls)}: layers of "
                 f"{model.name!r} were added or removed since it was wrapped. Wrap it again."
             )
-        return whole(model) if graph is None else cut(model, graph, groups)
+        return one_stage(model) if graph is None else cut_into_stages(model, graph, groups)
 
     def stages_of(self, model: keras.Model) -> dict[int, int]:
         """Return, by the id of a built model's variable, the stage on whose column it lies; the last one if none."""

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kparallel.cluster import size
+from kparallel.cluster import worker_count
 from kparallel.comm.compression import check_compression
 from kparallel.comm.failures import translate_worker_loss
 from kparallel.comm.join import cluster_strategy
@@ -90,21 +90,21 @@ def plan(
     check_surroundings()
     cluster_strategy()  # Refuses a cluster that has not been joined, before TensorFlow starts.
     options = Options(
-        replicas,
-        stages,
-        microbatches,
-        schedule,
-        recompute,
-        balance,
-        sample,
-        devices,
-        memory_per_device,
-        batch_size,
-        shard,
+        replicas=replicas,
+        stages=stages,
+        microbatches=microbatches,
+        schedule=schedule,
+        recompute=recompute,
+        balance=balance,
+        sample=sample,
+        devices=devices,
+        memory_per_device=memory_per_device,
+        batch_size=batch_size,
+        shard=shard,
     )
     model = _built(model)
     check_model(model)
-    return decide(model, options, size())
+    return decide(model, options, worker_count())
 
 
 def wrap(
@@ -174,34 +174,34 @@ def wrap(
     """
     check_surroundings()
     cluster = cluster_strategy()
-    if loss_reduction not in ("mean", "sum", "global"):
-        raise PlanError(f"Expected loss_reduction 'mean', 'sum' or 'global', received {loss_reduction!r}.")
-    if check not in ("error", "warn", "off"):
-        raise PlanError(f"Expected check 'error', 'warn' or 'off', received {check!r}.")
+    _check_choice("loss_reduction", loss_reduction, ("mean", "sum", "global"))
+    _check_choice("check", check, ("error", "warn", "off"))
     check_compression(gradient_compression)
     options = Options(
-        replicas,
-        stages,
-        microbatches,
-        schedule,
-        recompute,
-        balance,
-        sample,
-        devices,
-        memory_per_device,
-        batch_size,
-        shard,
+        replicas=replicas,
+        stages=stages,
+        microbatches=microbatches,
+        schedule=schedule,
+        recompute=recompute,
+        balance=balance,
+        sample=sample,
+        devices=devices,
+        memory_per_device=memory_per_device,
+        batch_size=batch_size,
+        shard=shard,
     )
     if not isinstance(plan, Plan | None):
         raise PlanError(
             f"Expected a plan that kparallel.plan made, received {plan!r}. Options have names: wrap(model, replicas=2)."
         )
-    if plan is not None and options != Options():
-        raise PlanError("Expected either a plan or the options that make one, received both.")
+    if plan is not None and options.given():
+        raise PlanError(
+            f"Expected either a plan or the options that make one, received a plan and {', '.join(options.given())}."
+        )
     model = _built(model)
     check_model(model)
     if plan is None:
-        plan = decide(model, options, size())
+        plan = decide(model, options, worker_count())
     else:
         check_devices([name for row in plan.mesh.rows for name in row])
         check_plan(plan, model)
@@ -211,6 +211,12 @@ def wrap(
     with translate_worker_loss():
         strategy, placement = place(plan.mesh, cluster, gradient_compression, lambda group: require_same(group, facts))
         return make_parallel(model, Runtime(plan, strategy, placement, loss_reduction, check))
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, str, str]) -> None:
+    if value not in choices:
+        first, second, third = map(repr, choices)
+        raise PlanError(f"Expected {name} {first}, {second} or {third}, received {value!r}.")
 
 
 def _built(model: Any) -> Any:

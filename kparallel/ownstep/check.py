@@ -85,7 +85,7 @@ class Notes:
         self._draws.begin(first, count)
 
 
-class Check:
+class StepCheck:
     """A comparison of a step on one device with the same on the replicas.
 
     Args:

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from kparallel.ownstep.sums import Sums, scaled, wide
+from kparallel.ownstep.sums import StepSums, scaled, wide
 from kparallel.ownstep.written import Change
 from kparallel.stage.dependence import Dependence
 
 __all__: list[str] = []
 
 
-def own_average(variable: keras.Variable, sums: Sums, moments: bool) -> tf.Tensor:
+def own_average(variable: keras.Variable, sums: StepSums, moments: bool) -> tf.Tensor:
     """Return what this replica gives to a variable that is averaged: the sum of all gives its new value.
 
     Args:
@@ -28,7 +28,7 @@ def own_average(variable: keras.Variable, sums: Sums, moments: bool) -> tf.Tenso
     return sums.share.averaged(end)
 
 
-def own_sum(variable: keras.Variable, sums: Sums, change: Change) -> tf.Tensor:
+def own_sum(variable: keras.Variable, sums: StepSums, change: Change) -> tf.Tensor:
     """Return what this replica gives to a variable to which sums over rows were added.
 
     All replicas have had one value before but for rounding. The average of that is the same to the last bit on all.
@@ -44,7 +44,7 @@ def own_sum(variable: keras.Variable, sums: Sums, change: Change) -> tf.Tensor:
     return first + sums.share.counted(added)
 
 
-def whole_results(leaves: list[tf.Tensor], ways: Sequence[Dependence], sums: Sums) -> list[tf.Tensor]:
+def whole_results(leaves: list[tf.Tensor], ways: Sequence[Dependence], sums: StepSums) -> list[tf.Tensor]:
     """Return what a step gives, of the whole batch: sums added, rows gathered, means averaged over the rows.
 
     Args:
@@ -63,7 +63,7 @@ def whole_results(leaves: list[tf.Tensor], ways: Sequence[Dependence], sums: Sum
     return leaves
 
 
-def _own_result(leaf: tf.Tensor, way: Dependence, sums: Sums) -> tf.Tensor:
+def _own_result(leaf: tf.Tensor, way: Dependence, sums: StepSums) -> tf.Tensor:
     leaf = wide(leaf)
     if way is Dependence.SUM:
         return sums.share.counted(leaf)

@@ -79,7 +79,7 @@ class ModelCheck:
         for stage, state in zip(pipeline.stages, self._states, strict=True):
             stage.state = state
 
-    def run(self, batch: Any, parts: int, way: str) -> bool:
+    def run(self, batch: Any, parts: int, way: str) -> str:
         """Compare a few rows of a batch with their parts.
 
         Args:
@@ -88,24 +88,28 @@ class ModelCheck:
             way: What to do about a finding: `"error"` raises, `"warn"` warns.
 
         Returns:
-            Whether rows could be compared.
+            Why no rows could be compared, in words; the empty text where some were.
 
         Raises:
             ModelError: The parts do not do the same.
         """
-        rows = row_count(batch)
+        rows, why_not = row_count(batch), ""
         few = overlapping(rows, _PARTS)
         for indices, number in ((few, _PARTS), (list(range(rows)), min(parts, rows))):
             try:
                 finding = self._compared(rows_at(batch, indices), number)
             except _DrawsInLoss:
-                return False
-            except Exception:  # Code of the user's own may insist on its number of rows, by any kind of error.
+                return "a loss draws random numbers"
+            except Exception as error:
+                # Code of the user's own may insist on its number of rows, by any kind of error. A refusal of ours
+                # counts for nothing here either: the parts run as microbatches, and may be refused where replicas
+                # are not. Where they are, the step itself says so.
+                why_not = f"its rows do not run by themselves ({type(error).__name__}: {_in_one_line(error)})"
                 continue
             if finding is not None:
                 self._report(finding, len(indices), number, way)
-            return True
-        return False
+            return ""
+        return why_not
 
     def _compared(self, data: Any, parts: int) -> Finding | None:
         rows = row_count(data)
@@ -200,6 +204,12 @@ class _FromTheStart(State):
 
     def changes(self, *_: Any) -> list[tf.Tensor]:
         return []
+
+
+def _in_one_line(error: Exception) -> str:
+    """Return the begin of an error's text, without the bold type that Keras adds."""
+    text = str(error).replace("\x1b[1m", "").replace("\x1b[0m", "")
+    return " ".join(text.split())[:200]
 
 
 class _DrawsInLoss(Exception):

@@ -21,9 +21,9 @@ from kparallel.compat.steps import converted, default_generator, noting_updates,
 from kparallel.compat.variables import place_variable, placed_value
 from kparallel.engine.placement import Placement
 from kparallel.ownstep.decisions import Decisions
-from kparallel.ownstep.replica import Replica
+from kparallel.ownstep.replica import ReplicaRun
 from kparallel.ownstep.step import OwnStep
-from kparallel.ownstep.sums import Share
+from kparallel.ownstep.sums import Portion
 
 __all__: list[str] = []
 
@@ -118,7 +118,7 @@ def _metrics_of(variables: list[keras.Variable]) -> list[keras.metrics.Metric]:
     return [metric for metric in metrics if any(id(variable) in ids for variable in metric.variables)]
 
 
-class _LoopReplica(Replica):
+class _LoopReplica(ReplicaRun):
     """One replica's run of a function in a loop of the user's own."""
 
     def reduced(self, gradients: Any, sources: Any) -> Any:
@@ -150,7 +150,7 @@ class _Loop(OwnStep):
         variables: list[keras.Variable],
     ) -> None:
         super().__init__(model, lambda data: data, placement, "sum", False, draws, owners)
-        self._take(optimizers, metrics, variables)
+        self._held.add(optimizers, metrics, variables)
 
     def traced(self, strategy: tf.distribute.Strategy, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Return what is found in the graph of a function that is to run eagerly."""
@@ -181,12 +181,12 @@ class _Loop(OwnStep):
             else:
                 follows, decisions = self._followed([some, named], index, _size([some, named])), Decisions()
                 found[index] = decisions
-            share = Share(1, part, part, 1.0)
+            share = Portion(1, part, part, 1.0)
             replica = _LoopReplica(
                 self._placement,
                 share,
-                self._variables,
-                self._moments,
+                self._held.variables,
+                self._held.moments,
                 follows,
                 decisions,
                 self._update,

@@ -23,7 +23,7 @@ from kparallel.metric.additive import is_additive
 from kparallel.ownstep.combine import own_average, own_sum, whole_results
 from kparallel.ownstep.decisions import Decisions
 from kparallel.ownstep.rows import StepRows
-from kparallel.ownstep.sums import Share, Sums, wide
+from kparallel.ownstep.sums import Portion, StepSums, wide
 from kparallel.ownstep.user_code import line_of
 from kparallel.ownstep.written import Change, Written
 from kparallel.stage.dependence import Dependence
@@ -55,7 +55,7 @@ class Traced:
         return self.rows.of(tensor)
 
 
-class Replica:
+class ReplicaRun:
     """One replica's run of one step.
 
     Args:
@@ -72,7 +72,7 @@ class Replica:
     def __init__(
         self,
         placement: Placement,
-        share: Share,
+        share: Portion,
         variables: Sequence[keras.Variable],
         moments: set[int],
         traced: Traced | None,
@@ -80,7 +80,7 @@ class Replica:
         update: Update,
         sharded: bool = False,
     ) -> None:
-        self._sums = Sums(placement, share, self._mark, self._same_indices)
+        self._sums = StepSums(placement, share, self._mark, self._same_indices)
         self.refusals = self._sums.refusals
         self._variables = {id(variable): variable for variable in variables}
         self._moments = moments

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from kparallel.compat.distribute import local_updates
 from kparallel.compat.functions import draw_apart, traced
-from kparallel.compat.layers import flatten_layers, seed_states
+from kparallel.compat.layers import flatten_layers
 from kparallel.compat.steps import (
     drawing_from,
     redirected,
@@ -18,20 +18,18 @@ from kparallel.compat.steps import (
     running_step,
     through_steps,
 )
-from kparallel.compat.variables import copies_of, has_single_copy, placed_value
+from kparallel.compat.variables import copies_of, has_single_copy
 from kparallel.data.share import RowCounts, row_count, slice_share, split_sizes
-from kparallel.engine.optimizer_update import OptimizerUpdate
 from kparallel.engine.placement import Placement
 from kparallel.engine.sharded_update import ShardedUpdate
 from kparallel.errors import ModelError
-from kparallel.model_variables import metrics_of, optimizers_of, variables_of
 from kparallel.ownstep.decisions import Decisions
-from kparallel.ownstep.replica import Replica, Traced
+from kparallel.ownstep.held import Held
+from kparallel.ownstep.replica import ReplicaRun, Traced
 from kparallel.ownstep.rows import StepRows
-from kparallel.ownstep.sums import Share
+from kparallel.ownstep.sums import Portion
 from kparallel.ownstep.user_code import line_of
 from kparallel.ownstep.written import Written
-from kparallel.stage.stage import averaged_states
 from kparallel.stage.state import seed_shift
 
 __all__: list[str] = []
@@ -71,7 +69,6 @@ class OwnStep:
         draws: keras.random.SeedGenerator | None = None,
         owners: Mapping[int, int] | None = None,
     ) -> None:
-        self._model = model
         self._step = step
         self._placement = placement
         self._sums = loss_reduction == "sum"
@@ -82,30 +79,9 @@ class OwnStep:
         self.trial: Trial | None = None  # What a run that is compared with another one does otherwise.
         self._like = RowCounts(0)
         self.structure: Any = None  # Of what the step returns.
-        layers = flatten_layers(model)
-        self._optimizers: list[Any] = []
-        self._updaters: dict[int, OptimizerUpdate] = {}
-        self._metrics = metrics_of(model)
-        drawn = [] if draws is None else [draws.state]
-        self._variables = [v for v in [*variables_of(model), *drawn] if placed_value(v) is not None]
-        self._jit = jit
-        self._take(optimizers_of(model), [], [])
-        self._seeds = seed_states(model) | {id(variable) for variable in drawn}
-        self._moments = averaged_states(layers)
-        self._pad = not any(getattr(layer, "synchronized", False) for layer in layers)
+        self._held = Held(model, draws, jit)
+        self._pad = not any(getattr(layer, "synchronized", False) for layer in flatten_layers(model))
         self._known: dict[RowCounts, dict[int, Decisions]] = {}
-
-    def _take(
-        self, optimizers: list[Any], metrics: list[keras.metrics.Metric], variables: list[keras.Variable]
-    ) -> None:
-        """Let the step use some more optimizers and metrics, and write some more variables."""
-        self._optimizers += [each for each in optimizers if id(each) not in self._updaters]
-        self._updaters |= {id(each): OptimizerUpdate(each, self._jit) for each in self._optimizers}
-        self._metrics += [each for each in metrics if not any(each is known for known in self._metrics)]
-        known = set(map(id, self._variables))
-        more = [*variables, *(variable for optimizer in optimizers for variable in optimizer.variables)]
-        new = {id(v): v for v in more if id(v) not in known and placed_value(v) is not None}
-        self._variables += new.values()
 
     def run(self, strategy: tf.distribute.Strategy, data: Any, counts: RowCounts, like: RowCounts | None = None) -> Any:
         """Run the step on a batch and return what it gives of the whole batch: one structure of tensors.
@@ -141,12 +117,12 @@ class OwnStep:
     @property
     def variables(self) -> list[keras.Variable]:
         """What the step may write."""
-        return self._variables
+        return self._held.variables
 
     @property
     def optimizers(self) -> list[Any]:
         """What the step may update with."""
-        return self._optimizers
+        return self._held.optimizers
 
     @property
     def replicas(self) -> int:
@@ -168,10 +144,10 @@ class OwnStep:
         with ExitStack() as stack:
             stack.enter_context(through_steps())
             for owners, name, take in (
-                (self._optimizers, "apply", "apply"),
-                (self._metrics, "update_state", "update_metric"),
-                (self._metrics, "result", "read_metric"),
-                (self._metrics, "reset_state", "reset_metric"),
+                (self._held.optimizers, "apply", "apply"),
+                (self._held.metrics, "update_state", "update_metric"),
+                (self._held.metrics, "result", "read_metric"),
+                (self._held.metrics, "reset_state", "reset_metric"),
             ):
                 stack.enter_context(redirected(owners, name, partial(_through, take)))
             yield
@@ -204,18 +180,18 @@ class OwnStep:
         self.draw = replica.draw or self.draw
         return leaves
 
-    def _made(self, data: Any, share: Share, counts: RowCounts, index: int) -> Replica:
+    def _made(self, data: Any, share: Portion, counts: RowCounts, index: int) -> ReplicaRun:
         if tf.executing_eagerly():
             traced, decisions = None, Decisions(self._known[self._like][index])
         else:
             size = row_count(data) if self.sized else None
             traced, decisions = self._followed(data, index, size), Decisions()
             self._known.setdefault(counts, {})[index] = decisions
-        return Replica(
+        return ReplicaRun(
             self._placement,
             share,
-            self._variables,
-            self._moments,
+            self._held.variables,
+            self._held.moments,
             traced,
             decisions,
             self._update,
@@ -229,14 +205,14 @@ class OwnStep:
         rows = StepRows(graph, [leaf for leaf in leaves if tf.is_tensor(leaf)])
         local = index - self._placement.first_replica
         # Of variables with a single copy only optimizers write, whose writes are not followed.
-        followed = [variable for variable in self._variables if not has_single_copy(variable)]
+        followed = [variable for variable in self._held.variables if not has_single_copy(variable)]
         copies = {id(copies_of(variable)[local].handle): variable for variable in followed}
-        metrics = {id(variable) for metric in self._metrics for variable in metric.variables}
+        metrics = {id(variable) for metric in self._held.metrics for variable in metric.variables}
         return Traced(
-            rows, Written(graph, rows, copies, self._seeds, metrics, self._placement.replicas), size, self._sums
+            rows, Written(graph, rows, copies, self._held.seeds, metrics, self._placement.replicas), size, self._sums
         )
 
-    def _share(self, rows: int, counts: RowCounts, index: int) -> Share:
+    def _share(self, rows: int, counts: RowCounts, index: int) -> Portion:
         """Return what a replica has of a batch."""
         if isinstance(counts.rows, int):
             whole = float(counts.rows)
@@ -247,10 +223,10 @@ class OwnStep:
             own = tf.constant([float(rows), float(rows > 0)], tf.float64)
             whole, filled = tf.unstack(self._placement.communicators[-1].all_reduce([own])[0])
         part, single = rows / whole, float(rows > 0) / filled
-        return Share(rows, part, single, float(rows > 0) if self._sums else part)
+        return Portion(rows, part, single, float(rows > 0) if self._sums else part)
 
     def _update(self, optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
-        if id(optimizer) not in self._updaters:
+        if id(optimizer) not in self._held.updates:
             raise ModelError(
                 "Expected an optimizer that the model holds, by compile or as an attribute, received an update by "
                 f"another {type(optimizer).__name__}{line_of()}, whose variables have no copy on each replica. Make it "
@@ -258,19 +234,19 @@ class OwnStep:
             )
         if self.trial is not None and self._placement.communicators[-1].replica_index == self._placement.first_replica:
             self.trial.note(optimizer, gradients, variables)
-        updater = self._updaters[id(optimizer)]
+        update = self._held.updates[id(optimizer)]
         if self._owners is not None:
-            ShardedUpdate(updater, self._owners).apply(gradients, variables)
+            ShardedUpdate(update, self._owners).apply(gradients, variables)
             return
         with local_updates(tf.distribute.get_strategy()):
-            updater.apply(gradients, variables)
+            update.apply(gradients, variables)
 
     def _shift_seeds(self, index: int, sign: int) -> None:
         """Let replicas draw apart while the step runs; what is kept is plain Keras's own."""
         if not index or self.trial is not None:
             return
-        for variable in self._variables:
-            if id(variable) in self._seeds:
+        for variable in self._held.variables:
+            if id(variable) in self._held.seeds:
                 shift = tf.cast(seed_shift(index), variable.value.dtype)
                 variable.assign(variable.value + shift if sign > 0 else variable.value - shift)
 

@@ -28,7 +28,7 @@ __all__: list[str] = []
 
 
 @dataclass(frozen=True)
-class Share:
+class Portion:
     """What one replica has of a batch.
 
     Args:
@@ -52,7 +52,7 @@ class Share:
         return self.counted(scaled(value, self.part))
 
 
-class Sums:
+class StepSums:
     """What one replica sums and gathers with the others while its step runs.
 
     Args:
@@ -65,7 +65,7 @@ class Sums:
     def __init__(
         self,
         placement: Placement,
-        share: Share,
+        share: Portion,
         mark: Callable[[tf.Tensor], None],
         same_indices: Callable[[tf.IndexedSlices], bool],
     ) -> None:

@@ -13,7 +13,7 @@ __all__: list[str] = []
 _ROUNDING = 1 + 1e-12  # Two sums of the same costs may differ by this much.
 
 
-def cut(
+def partition(
     costs: Sequence[float],
     stages: int,
     units: Sequence[Unit] | None = None,
@@ -37,7 +37,7 @@ def cut(
         PlanError: There are more stages than units with a cost, or no cut fits.
 
     Example:
-        >>> cut([4, 1, 1, 1, 3], 2)
+        >>> partition([4, 1, 1, 1, 3], 2)
         (0, 2)
     """
     _check(costs, stages, units)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kparallel.planning.plot_style import IDLE, TEXT_COLOR, color, draw_action, rectangle, text_color
 from kparallel.planning.predict import passes
-from kparallel.planning.report import brief, count, schedule_name, size
+from kparallel.planning.report import brief, count, format_bytes, schedule_name
 from kparallel.schedule import clock
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _draw_mesh(axes: "Axes", plan: "Plan", height: float) -> None:
         axes.add_patch(rectangle(stage, devices + 0.1, _BOX, height - devices - 0.4, stage_color, 0.16))
         axes.text(middle, devices + 1.07, _content(group), ha="center", va="center", fontsize=9, color=TEXT_COLOR)
         if stage and not plan.placed:
-            _arrow(axes, stage, devices + 1.07, size(plan.rows_per_microbatch * group.arriving_bytes_per_row))
+            _arrow(axes, stage, devices + 1.07, format_bytes(plan.rows_per_microbatch * group.arriving_bytes_per_row))
         for replica, row in enumerate(mesh.rows):
             at = devices - _ROW * (replica + 1)
             axes.add_patch(rectangle(stage, at + 0.04, _BOX, _ROW - 0.08, stage_color, 0.9))

@@ -38,7 +38,7 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "es" if noun.endswith("ch") else "s")
 
 
-def size(number: float) -> str:
+def format_bytes(number: float) -> str:
     """Return a number of bytes as text in a suitable unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if number < 1000 or unit == "GB":
@@ -71,14 +71,16 @@ def _title(plan: "Plan") -> str:
 def _one_line(plan: "Plan", index: int, group: "LayerGroup") -> str:
     return (
         f"stage {index}: {count(len(group.layers), 'layer')}, {group.parameters:,} parameters, "
-        f"{size(group.weight_bytes)} of weights on each of {', '.join(plan.mesh.column(index))}"
+        f"{format_bytes(group.weight_bytes)} of weights on each of {', '.join(plan.mesh.column(index))}"
     )
 
 
 def _shared_out(plan: "Plan") -> str:
     """Say what a device holds of the optimizer where the replicas share it out."""
     slots = max(float(plan.memory(stage).slots) for stage in range(len(plan.groups)))
-    return f"optimizer shared out over {count(plan.replicas, 'replica')}: about {size(slots)} of slots on a device"
+    return (
+        f"optimizer shared out over {count(plan.replicas, 'replica')}: about {format_bytes(slots)} of slots on a device"
+    )
 
 
 def _table(plan: "Plan") -> str:
@@ -94,11 +96,11 @@ def _table(plan: "Plan") -> str:
                 str(len(group.layers)),
                 f"{group.parameters:,}",
                 f"{group.share:.0%}",
-                size(float(memory.weights)),
-                size(float(memory.slots)),
-                size(float(memory.activations)),
+                format_bytes(float(memory.weights)),
+                format_bytes(float(memory.slots)),
+                format_bytes(float(memory.activations)),
                 str(flying[index]),
-                size(plan.rows_per_microbatch * group.arriving_bytes_per_row) if index else "-",
+                format_bytes(plan.rows_per_microbatch * group.arriving_bytes_per_row) if index else "-",
             ]
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]

@@ -9,12 +9,12 @@ import numpy.typing as npt
 from kparallel.errors import PlanError
 from kparallel.mesh import Mesh
 from kparallel.planning.candidate import Candidate, candidates
-from kparallel.planning.cut import cut, least_slowest, most_stages
+from kparallel.planning.cut import least_slowest, most_stages, partition
 from kparallel.planning.groups import layer_groups
 from kparallel.planning.memory import parse_bytes, stage_memory
 from kparallel.planning.plan import Plan
 from kparallel.planning.predict import even_replicas, predict, step_time_bound
-from kparallel.planning.report import count, size
+from kparallel.planning.report import count, format_bytes
 from kparallel.planning.units import Unit, cut_points, incoming_bytes
 from kparallel.schedule import Schedule, in_flight, programs_for
 
@@ -157,9 +157,9 @@ class _Search:
             raise self._miss(candidates)
         why = f"of {count(len(candidates), 'plan')}, the least predicted step time"
         if not np.isinf(self._limit):
-            why += f" that fits {size(self._limit)} a device"
+            why += f" that fits {format_bytes(self._limit)} a device"
         if plain is not None:
-            why += f"; plain data parallelism needs {size(self._least_memory(plain))}"
+            why += f"; plain data parallelism needs {format_bytes(self._least_memory(plain))}"
         return best, why
 
     def stage_of(self, candidate: Candidate) -> tuple[int, ...]:
@@ -171,7 +171,7 @@ class _Search:
     def _told(self, candidate: Candidate) -> str:
         if np.isinf(self._limit):
             return ""
-        return f": {size(self._least_memory(candidate))} of {size(self._limit)} on each device"
+        return f": {format_bytes(self._least_memory(candidate))} of {format_bytes(self._limit)} on each device"
 
     def _memory(self, candidate: Candidate) -> npt.NDArray[np.float64]:
         """Return the bytes of every run of units on every stage, `[stage, start, end]`."""
@@ -204,7 +204,7 @@ class _Search:
 
     def _free_starts(self, stages: int) -> tuple[int, ...]:
         if stages not in self._free:
-            self._free[stages] = cut(self._costs, stages, self._units)
+            self._free[stages] = partition(self._costs, stages, self._units)
         return self._free[stages]
 
     def _starts(self, candidate: Candidate) -> tuple[int, ...] | None:
@@ -215,7 +215,7 @@ class _Search:
         if all(fits[stage, start, end] for stage, (start, end) in enumerate(zip(starts, ends, strict=True))):
             return starts
         try:
-            return cut(self._costs, candidate.stages, self._units, fits)
+            return partition(self._costs, candidate.stages, self._units, fits)
         except PlanError:
             return None
 
@@ -247,9 +247,9 @@ class _Search:
             ((self._least_memory(each), each) for each in candidates), key=lambda pair: (pair[0], *pair[1].simplicity)
         )
         return PlanError(
-            f"Expected a plan that fits {size(self._limit)} per device; there is none. The closest miss is {closest}, "
-            f"which needs {size(need)} on its fullest device. Use more devices, a smaller batch_size (now "
-            f"{self._batch_size}), an optimizer with fewer slots, or layers that a cut can part."
+            f"Expected a plan that fits {format_bytes(self._limit)} per device; there is none. The closest miss is "
+            f"{closest}, which needs {format_bytes(need)} on its fullest device. Use more devices, a smaller "
+            f"batch_size (now {self._batch_size}), an optimizer with fewer slots, or layers that a cut can part."
         )
 
 

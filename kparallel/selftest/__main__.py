@@ -13,7 +13,7 @@ from kparallel.comm.join import cluster_departures, cluster_strategy
 from kparallel.devices import local_devices
 from kparallel.selftest.devices import device_links
 from kparallel.selftest.links import table
-from kparallel.selftest.training import compare, is_equal, report
+from kparallel.selftest.training import difference_from_plain, is_equal, result_text
 from kparallel.selftest.workers import worker_links
 
 __all__: list[str] = []
@@ -36,8 +36,8 @@ def main(wrap: Callable[[Any], Any] = kparallel.wrap) -> int:
     _say(group, _heading(cluster, devices))
     links = device_links(local_devices()) if cluster is None else worker_links(cluster, group)
     _say(group, table(links) if links else "one device: there is no link to measure")
-    differences = [json.loads(text) for text in group.all_gather_text(json.dumps(compare(wrap)))]
-    _say(group, report(differences))
+    differences = [json.loads(text) for text in group.all_gather_text(json.dumps(difference_from_plain(wrap)))]
+    _say(group, result_text(differences))
     failed = any(link.problem for link in links) or not all(map(is_equal, differences))
     _say(group, "failed" if failed else "passed")
     group.all_gather_text("")  # A launcher ends the others after the first that fails: the chief has printed by now.

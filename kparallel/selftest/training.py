@@ -13,7 +13,7 @@ TOLERANCE = 1e-9  # In float64.
 _ROWS, _BATCH = 60, 13  # The last batch is smaller, and no batch divides evenly.
 
 
-def compare(wrap: Callable[[Any], Any]) -> float:
+def difference_from_plain(wrap: Callable[[Any], Any]) -> float:
     """Train a model that was wrapped, and the same model as plain Keras, in float64.
 
     Args:
@@ -37,14 +37,14 @@ def is_equal(difference: float) -> bool:
     return difference <= TOLERANCE
 
 
-def report(differences: Sequence[float]) -> str:
+def result_text(differences: Sequence[float]) -> str:
     """Say how training went; name the workers on which it does not equal one device.
 
     Args:
         differences: One for each worker.
 
     Example:
-        >>> print(report([2e-16, 0.5]))
+        >>> print(result_text([2e-16, 0.5]))
         training: WRONG on worker 1: 0.5 from one device, expected at most 1e-09
     """
     wrong = {index: difference for index, difference in enumerate(differences) if not is_equal(difference)}

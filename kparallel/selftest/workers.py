@@ -9,6 +9,7 @@ from kparallel.cluster import Cluster, host_and_port
 from kparallel.comm.connections import Listen, connect_pair
 from kparallel.comm.endpoint import listen
 from kparallel.comm.group import WorkerGroup
+from kparallel.comm.neighbors import RingPosition
 from kparallel.comm.ring import Ring
 from kparallel.selftest.links import Link, measure
 
@@ -48,7 +49,8 @@ def _measured(cluster: Cluster, pair: tuple[int, int], group: WorkerGroup, liste
     own = pair.index(cluster.index)
     until = time.monotonic() + _LIMIT
     after, before = connected
-    ring = Ring(own, 2, after, before, lambda: 1 - own if time.monotonic() > until else None)
+    position = RingPosition(own, 2, frozen=lambda: 1 - own if time.monotonic() > until else None)
+    ring = Ring(position, after, before)
     try:
         return measure(ends, kind, own, ring.all_reduce)
     finally:

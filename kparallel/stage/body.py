@@ -1,13 +1,13 @@
 """The computation of a stage: a whole model, or some calls of an opened graph."""
 
 import abc
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from kparallel.compat.graph import call_operation, one_model_call
-from kparallel.compat.layers import call_takes_training
 from kparallel.stage.graph import Call
 
 __all__: list[str] = []
@@ -40,8 +40,8 @@ class Whole(Body):
 
     def __call__(self, inputs: list[Any], training: bool) -> list[Any]:
         # A subclass may have a `call` without the argument `training`.
-        call = {"training": training} if call_takes_training(self._model) else {}
-        return [self._model(inputs[0], **call)]
+        takes_training = "training" in inspect.signature(self._model.call).parameters
+        return [self._model(inputs[0], training=training) if takes_training else self._model(inputs[0])]
 
     def layers(self) -> list[keras.layers.Layer]:
         return [self._model]

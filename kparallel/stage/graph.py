@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kparallel.compat.graph import functional_nodes, inner_functional, outputs_structure, symbolic_arguments
+from kparallel.compat.graph import functional_nodes, inner_functional
 from kparallel.compat.tensors import set_mask
 
 __all__: list[str] = []
@@ -33,7 +33,8 @@ class Call:
     Args:
         name: The path of the layer, such as `"encoder/dense_1"`.
         operation: The layer or operation itself.
-        arguments: Keras's symbolic arguments; each call replaces their symbolic tensors by values.
+        arguments: Symbolic tensors among whatever else the call is given. `fill_in` takes the values of the tensors, by
+            id, and returns positional and keyword arguments.
         reads: (id of the symbolic tensor in `arguments`, number of the value) for each tensor argument.
         writes: The numbers of the call's outputs.
     """
@@ -93,7 +94,7 @@ class _Opening:
         self._walk(functional, numbers, "")
         outputs = tuple(numbers[id(tensor)] for tensor in functional.outputs)
         inputs = tuple(range(len(functional.inputs)))
-        return Graph(tuple(self._calls), inputs, outputs, outputs_structure(functional), tuple(self._specs))
+        return Graph(tuple(self._calls), inputs, outputs, functional.output, tuple(self._specs))
 
     def _walk(self, inner: Any, numbers: dict[int, int], path: str) -> None:
         """Append the calls of one level of nesting, and enter the numbers of their outputs."""
@@ -127,8 +128,7 @@ class _Opening:
             if mask is not None:
                 # Opened, the nested model is no longer called, so nobody would pass the mask to its layers.
                 reads = ((id(argument), number), (id(mask), numbers[id(mask)]))
-                arguments = symbolic_arguments(argument, mask)
-                (number,) = self._append(name + "/mask", attach_mask, arguments, reads, [argument])
+                (number,) = self._append(name + "/mask", attach_mask, MaskedTensor(argument, mask), reads, [argument])
             inner_numbers[id(parameter)] = number
         return inner_numbers
 
@@ -138,6 +138,23 @@ class _Opening:
         self._specs.extend(outputs)
         self._calls.append(Call(name, operation, arguments, reads, writes))
         return writes
+
+
+@dataclass(frozen=True)
+class MaskedTensor:
+    """The arguments of a call of `attach_mask`.
+
+    Args:
+        tensor: The symbolic tensor.
+        mask: The symbolic tensor of its mask.
+    """
+
+    tensor: Any
+    mask: Any
+
+    def fill_in(self, values: dict[int, Any]) -> tuple[tuple[Any, Any], dict[str, Any]]:
+        """Return positional and keyword arguments, from the values of the symbolic tensors by id."""
+        return (values[id(self.tensor)], values[id(self.mask)]), {}
 
 
 def attach_mask(tensor: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:

@@ -7,12 +7,12 @@ values             0 ─► stage 0 ─► 1, 2       stage 0 reads 0     and wr
 ```
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 
-from kparallel.compat.graph import standardized_inputs
+from kparallel.compat.graph import inner_functional
 from kparallel.errors import PlanError
 from kparallel.stage.body import Segment, Whole
 from kparallel.stage.graph import Graph
@@ -26,35 +26,31 @@ class Pipeline:
     """The stages of a model.
 
     Args:
-        model: The built model.
         stages: The stages in the order of the model.
         inputs: The numbers of the model's inputs.
         outputs: The numbers of the model's outputs.
+        standardize: Returns the model's flat inputs from what the model is called with.
         structure: The structure of the outputs, or None for a model that is not a graph. Such a model has one input
             value and one output value, each of them a structure.
     """
 
     def __init__(
         self,
-        model: keras.Model,
         stages: Sequence[Stage],
         inputs: tuple[int, ...],
         outputs: tuple[int, ...],
+        standardize: Callable[[Any], list[Any]],
         structure: Any,
     ) -> None:
-        self._model = model
         self.stages = tuple(stages)
         self.inputs = inputs
         self._outputs = outputs
+        self._standardize = standardize
         self._structure = structure
 
     def feed(self, x: Any) -> dict[int, Value]:
         """Return the model's inputs by number."""
-        if self._structure is None:
-            return {self.inputs[0]: Value(x)}
-        # Keras matches inputs by name and gives them rank and dtype; its call would, and the graph is called without
-        # it.
-        return dict(zip(self.inputs, map(Value, standardized_inputs(self._model, x)), strict=True))
+        return dict(zip(self.inputs, map(Value, self._standardize(x)), strict=True))
 
     def fetch(self, values: Mapping[int, Value]) -> Any:
         """Return the model's outputs in their structure, copied to the current device, with masks and logits."""
@@ -86,16 +82,17 @@ class Pipeline:
         return result
 
 
-def whole(model: keras.Model) -> Pipeline:
+def one_stage(model: keras.Model) -> Pipeline:
     """Return the pipeline of one stage that calls the whole model.
 
     Args:
         model: The built model.
     """
-    return Pipeline(model, [Stage(Whole(model), (0,), (1,), frozen=not model.trainable)], (0,), (1,), None)
+    stage = Stage(Whole(model), (0,), (1,), frozen=not model.trainable)
+    return Pipeline([stage], (0,), (1,), lambda x: [x], None)
 
 
-def cut(model: keras.Model, graph: Graph, groups: Sequence[Sequence[int]]) -> Pipeline:
+def cut_into_stages(model: keras.Model, graph: Graph, groups: Sequence[Sequence[int]]) -> Pipeline:
     """Cut an opened graph into stages.
 
     Args:
@@ -127,7 +124,22 @@ def cut(model: keras.Model, graph: Graph, groups: Sequence[Sequence[int]]) -> Pi
         for variable in [*stage.weights, *stage.state.variables]:
             owner.setdefault(id(variable), index)
         stages.append(stage)
-    return Pipeline(model, stages, graph.inputs, graph.outputs, graph.structure)
+    return Pipeline(stages, graph.inputs, graph.outputs, _standardizing(model), graph.structure)
+
+
+def _standardizing(model: keras.Model) -> Callable[[Any], list[Any]]:
+    """Return the function that matches a model's inputs by name, and gives them rank and dtype, as Keras's call does.
+
+    The graph of a model is carried out without Keras's call. That of another model, which returns its inputs, does it.
+    """
+    functional = inner_functional(model)
+    identity = keras.Model(functional.input, functional.inputs, name=model.name)
+
+    def standardize(x: Any) -> list[Any]:
+        inputs = identity.call(x)
+        return [inputs] if len(identity.inputs) == 1 else list(inputs)
+
+    return standardize
 
 
 def _check_state(stage: Stage, owner: dict[int, int], index: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kparallel.schedule import Action
-from kparallel.trace.events import Step
+from kparallel.trace.events import RecordedStep
 from kparallel.trace.intervals import Span, concurrent, length, union, within, without
 from kparallel.trace.lanes import LaneStep
 
@@ -51,7 +51,7 @@ class Breakdown:
 
 
 def attribute_time(
-    step: Step, lane: LaneStep, lanes: Sequence[LaneStep], stages: int, cores: int | None
+    step: RecordedStep, lane: LaneStep, lanes: Sequence[LaneStep], stages: int, cores: int | None
 ) -> dict[str, float]:
     """Divide the time of one lane in a step among the causes.
 

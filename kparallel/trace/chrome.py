@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kparallel.schedule import FORWARD
-from kparallel.trace.events import Step
+from kparallel.trace.events import RecordedStep
 from kparallel.trace.intervals import Span
 from kparallel.trace.lanes import LaneStep
 
@@ -17,7 +17,7 @@ _HOST = 0
 _ROWS = ("actions", "reduction", "update", "other")
 
 
-def chrome(steps: Sequence[Step], laid: Sequence[Sequence[LaneStep]]) -> dict[str, Any]:
+def chrome(steps: Sequence[RecordedStep], laid: Sequence[Sequence[LaneStep]]) -> dict[str, Any]:
     """Return a recording as JSON: a process for the host and for each device, a slice for each action.
 
     Args:

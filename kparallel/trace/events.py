@@ -73,7 +73,7 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class Step:
+class RecordedStep:
     """One recorded training step.
 
     Args:
@@ -91,7 +91,7 @@ class Step:
     operations: tuple[Operation, ...]
 
 
-def calls(events: Iterable[Event], owner: Callable[[Operation], Owner]) -> list[list[Step]]:
+def calls(events: Iterable[Event], owner: Callable[[Operation], Owner]) -> list[list[RecordedStep]]:
     """Find the training steps in a profile.
 
     Args:
@@ -156,9 +156,9 @@ def _training(graphs: Iterable[_Graph]) -> set[str]:
     return set(time) if highest == 2 else {name for name, _ in time.most_common(1)}
 
 
-def _steps(mark: Event, host_events: list[Event], graphs: list[_Graph]) -> list[Step]:
+def _steps(mark: Event, host_events: list[Event], graphs: list[_Graph]) -> list[RecordedStep]:
     """Return the steps of one call, one for each run of a graph that trains."""
-    steps: list[Step] = []
+    steps: list[RecordedStep] = []
     fetching = union((e.start, e.end) for e in host_events if _NEXT.fullmatch(e.name))
     # The step does not start at the mark: in a cluster the workers wait there for one another, after their callbacks.
     called = {graph.event.name.removeprefix(_GRAPH).rpartition("_")[0] for graph in graphs}
@@ -170,7 +170,7 @@ def _steps(mark: Event, host_events: list[Event], graphs: list[_Graph]) -> list[
         batches = [*fetching, *(o.span for o in graph.operations if _NEXT.fullmatch(o.kind))]
         ran = tuple(o for o in graph.operations if not _NEXT.fullmatch(o.kind))
         waits = tuple((max(a, start), min(b, end)) for a, b in union(batches) if a < end and b > start)
-        steps.append(Step(start, end, (run.start, run.end), waits, ran))
+        steps.append(RecordedStep(start, end, (run.start, run.end), waits, ran))
         start = end
     return steps
 

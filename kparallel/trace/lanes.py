@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from kparallel.planning.plan import Plan
 from kparallel.schedule import Action, Programs, gpipe
 from kparallel.trace.attribution import Owner
-from kparallel.trace.events import Operation, Step
+from kparallel.trace.events import Operation, RecordedStep
 from kparallel.trace.intervals import Span, length, union
 
 __all__: list[str] = []
@@ -80,8 +80,8 @@ def lanes_of(plan: Plan, worker: int = 0) -> list[Lane]:
     return lanes
 
 
-def place(
-    step: Step, lanes: Iterable[Lane], owner: Callable[[Operation], Owner], alone: bool = False
+def assign_operations(
+    step: RecordedStep, lanes: Iterable[Lane], owner: Callable[[Operation], Owner], alone: bool = False
 ) -> list[LaneStep]:
     """Assign the operations of one step to the lanes.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kparallel.planning.plot_style import IDLE, TEXT_COLOR, draw_action, rectangle
-from kparallel.trace.events import Step
+from kparallel.trace.events import RecordedStep
 from kparallel.trace.intervals import Span, union
 from kparallel.trace.lanes import LaneStep, programs_of
 from kparallel.trace.summary import Summary
@@ -28,7 +28,9 @@ _REDUCTION, _UPDATE, _INPUT, _HOST = "#333333", "#8E8E8E", "#F0E442", "#FFFFFF"
 _LEFT, _RIGHT, _LANE = 1.55, 0.3, 0.42  # Inches.
 
 
-def draw(summary: Summary, steps: Sequence[Step], laid: Sequence[Sequence[LaneStep]], path: str | Path) -> "Figure":
+def draw(
+    summary: Summary, steps: Sequence[RecordedStep], laid: Sequence[Sequence[LaneStep]], path: str | Path
+) -> "Figure":
     """Draw the step with the median time, and save the picture.
 
     Args:
@@ -97,7 +99,7 @@ def _stages(summary: Summary, lane: int) -> str:
     return f"stage{'s' if len(stages) > 1 else ''} {', '.join(map(str, stages))}"
 
 
-def _measured(axes: "Axes", summary: Summary, step: Step, lanes: Sequence[LaneStep], inch: float) -> None:
+def _measured(axes: "Axes", summary: Summary, step: RecordedStep, lanes: Sequence[LaneStep], inch: float) -> None:
     def box(lane: int, span: Span, color: str, height: float = 0.84) -> None:
         start, end = ((moment - step.start) * 1e3 for moment in span)
         axes.add_patch(rectangle(start, lane - height / 2, max(end - start, inch / 50), height, color, 1.0, edge=0.0))

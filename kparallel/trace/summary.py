@@ -10,7 +10,7 @@ from kparallel.planning.predict import passes
 from kparallel.planning.report import brief, count, schedule_name
 from kparallel.schedule import BACKWARD, FORWARD, Clock, clock
 from kparallel.trace.breakdown import Breakdown, attribute_time, average
-from kparallel.trace.events import Step
+from kparallel.trace.events import RecordedStep
 from kparallel.trace.lanes import LaneStep, programs_of
 
 __all__: list[str] = []
@@ -94,7 +94,9 @@ class Summary:
         return "\n".join([_head(self), *_lines(self)])
 
 
-def summarize(plan: Plan, steps: Sequence[Step], laid: Sequence[Sequence[LaneStep]], machine: Machine) -> Summary:
+def summarize(
+    plan: Plan, steps: Sequence[RecordedStep], laid: Sequence[Sequence[LaneStep]], machine: Machine
+) -> Summary:
     """Return the figures of recorded steps.
 
     Args:

@@ -170,7 +170,17 @@ def test_what_cannot_be_compared_is_said_behind_the_step():
         return tf.reduce_mean((y - p + keras.random.normal(tf.shape(p), dtype=p.dtype)) ** 2)
 
     warning = looked(wrapped(lambda: of(tf.identity, drawn), {}), tuple(regressed().values()))
-    assert "drawn" in warning and 'check="off"' in warning
+    assert "drawn" in warning and "a loss draws random numbers" in warning and 'check="off"' in warning
+
+
+def test_why_nothing_can_be_compared_is_said():
+    def of_all_rows(x):
+        if x.shape[0] not in (None, len(regressed()["x"])):
+            raise KeyError("as many rows as the data")
+        return x
+
+    warning = looked(wrapped(lambda: of(of_all_rows), {}), tuple(regressed().values()))
+    assert "do not run by themselves (KeyError: " in warning and "as many rows as the data" in warning
 
 
 def test_layers_of_kerass_alone_are_not_compared():

@@ -14,7 +14,7 @@ from kparallel.engine.stage_function import stage_function
 from kparallel.loss.term import row_mean
 from kparallel.schedule import gpipe, linear_order, one_f_one_b
 from kparallel.stage.graph import open_graph
-from kparallel.stage.pipeline import cut
+from kparallel.stage.pipeline import cut_into_stages
 from kparallel.stage.state import RowRange
 
 MICROBATCHES = 3
@@ -24,7 +24,7 @@ def traced(programs, called=False):
     """Trace one replica's work and return its graph; forward call m of stage s stands in the scope `s{s}m{m}`."""
     layers = [keras.layers.Dense(2, name=f"layer{index}") for index in range(3)]
     model = keras.Sequential([keras.Input((2,)), *layers])
-    pipeline = cut(model, open_graph(model), [(0,), (1,), (2,)])
+    pipeline = cut_into_stages(model, open_graph(model), [(0,), (1,), (2,)])
 
     def named(s, stage):
         calls = iter(range(MICROBATCHES))

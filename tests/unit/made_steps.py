@@ -4,8 +4,8 @@ from kparallel.mesh import Mesh
 from kparallel.planning.plan import LayerGroup, Plan
 from kparallel.schedule import clock
 from kparallel.trace.attribution import owner
-from kparallel.trace.events import Operation, Step
-from kparallel.trace.lanes import lanes_of, place
+from kparallel.trace.events import Operation, RecordedStep
+from kparallel.trace.lanes import assign_operations, lanes_of
 from kparallel.trace.summary import Machine, summarize
 
 GROUPS = (LayerGroup(("embed",), 4, 16, (0,), share=0.25), LayerGroup(("block", "head"), 4, 16, (1, 2), share=0.75))
@@ -37,11 +37,11 @@ def step_of(plan, costs=(1.0, 3.0), sums=0.0, update=1.0, late=0.0, bit=0.0):
                 operations.append(Operation(f"reduce{stage}/AddN", "AddN", summed, summed + sums))
         end = 12 + late * (plan.mesh.replicas - 1) + times.makespan + sums
         operations.append(Operation(f"{scope}update/adam/mul", "Mul", end, end + update))
-    return Step(10.0, end + update + 1, (12.0, end + update), ((11.0, 12.0),), tuple(operations)), times
+    return RecordedStep(10.0, end + update + 1, (12.0, end + update), ((11.0, 12.0),), tuple(operations)), times
 
 
 def laid_out(plan, step, worker=0):
-    return place(step, lanes_of(plan, worker), lambda operation: owner(operation.name), plan.replicas == 1)
+    return assign_operations(step, lanes_of(plan, worker), lambda operation: owner(operation.name), plan.replicas == 1)
 
 
 def summary_of(plan, *made, machine=None):

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from kparallel.comm.neighbors import LostError
+from kparallel.comm.neighbors import LostError, RingPosition
 from kparallel.comm.ring import Ring
 
 SECONDS = 30
@@ -24,7 +24,7 @@ class Rings:
         rings = []
         for index in range(workers):
             ends = pairs[index][0], pairs[index - 1][1]
-            rings.append(Ring(index, workers, *ends, lambda index=index: seen.get(index)))
+            rings.append(Ring(RingPosition(index, workers, lambda index=index: seen.get(index)), *ends))
             self.ends[rings[-1]] = ends
         return rings
 

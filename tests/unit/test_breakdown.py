@@ -3,7 +3,7 @@
 import pytest
 
 from kparallel.trace.breakdown import attribute_time
-from kparallel.trace.events import Operation, Step
+from kparallel.trace.events import Operation, RecordedStep
 from tests.unit.made_steps import DATA, HYBRID, laid_out, step_of
 
 
@@ -42,7 +42,7 @@ def test_the_faster_replica_waits_for_the_slower_ones_gradients():
 
 def test_a_lane_without_a_core_is_told_from_overhead():
     operations = [Operation("0F0/a", "MatMul", 0, 4), Operation("replica_1/0F0/a", "MatMul", 4, 8)]
-    step = Step(0, 8, (0, 8), (), tuple(operations))
+    step = RecordedStep(0, 8, (0, 8), (), tuple(operations))
     lanes = laid_out(DATA, step)
     found = [attribute_time(step, lane, lanes, 1, cores) for lane in lanes for cores in (1, None)]
     assert [f.get("sharing", 0) for f in found] == [4, 0, 4, 0]

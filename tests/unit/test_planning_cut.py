@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kparallel.errors import PlanError
-from kparallel.planning.cut import cut, most_stages
+from kparallel.planning.cut import most_stages, partition
 from kparallel.planning.units import Unit, incoming_bytes
 
 
@@ -52,7 +52,7 @@ def test_as_good_as_the_best_of_all_cuts():
         stages = source.randint(1, min(5, number))
         costs = [source.lognormvariate(0, 1) for _ in range(number)]
         best = min(slowest(costs, starts) for starts in every_cut(number, stages))
-        assert slowest(costs, cut(costs, stages)) == pytest.approx(best, rel=1e-12)
+        assert slowest(costs, partition(costs, stages)) == pytest.approx(best, rel=1e-12)
 
 
 def test_ties_go_to_the_cut_that_sends_least():
@@ -62,7 +62,7 @@ def test_ties_go_to_the_cut_that_sends_least():
         stages = source.randint(2, min(4, number))
         units, costs = graph(number, source), [source.choice([1, 1, 2]) for _ in range(number)]
         best = min((slowest(costs, starts), sent(units, starts)) for starts in every_cut(number, stages))
-        found = cut(costs, stages, units)
+        found = partition(costs, stages, units)
         assert (slowest(costs, found), sent(units, found)) == best
 
 
@@ -81,13 +81,13 @@ def test_under_a_memory_limit():
         ]
         if possible:
             best = min(slowest(costs, starts) for starts in possible)
-            found = cut(costs, stages, fits=fits)
+            found = partition(costs, stages, fits=fits)
             assert found in possible
             assert slowest(costs, found) == pytest.approx(best, rel=1e-12)
         else:
             impossible += 1
             with pytest.raises(PlanError, match="there is none"):
-                cut(costs, stages, fits=fits)
+                partition(costs, stages, fits=fits)
     assert 0 < impossible < 150
 
 
@@ -108,21 +108,21 @@ def test_what_shares_a_state_stays_together():
         assert (most_stages(costs, units) >= stages) == bool(possible)
         if possible:
             best = min((slowest(costs, starts), sent(units, starts)) for starts in possible)
-            found = cut(costs, stages, units)
+            found = partition(costs, stages, units)
             assert found in possible
             assert (slowest(costs, found), sent(units, found)) == best
-            kept += found != cut(costs, stages)
+            kept += found != partition(costs, stages)
         else:
             refused += 1
             with pytest.raises(PlanError, match="Expected at most"):
-                cut(costs, stages, units)
+                partition(costs, stages, units)
     assert kept and refused
 
 
 def test_a_layer_with_state_called_everywhere_cannot_be_cut():
     units = [unit("drop"), unit("dense", [0]), replace(unit("drop", [1]), stays_with=0)]
     with pytest.raises(PlanError, match=r"at most 1 stage, received 2: every call of \['drop'\].*layer of its own"):
-        cut([1, 1, 1], 2, units)
+        partition([1, 1, 1], 2, units)
 
 
 def test_arriving_bytes_counts_as_by_hand():
@@ -137,15 +137,15 @@ def test_arriving_bytes_counts_as_by_hand():
 
 def test_no_stage_without_cost():
     costs = [0, 5, 0, 0, 1, 0]
-    found = cut(costs, 2)
+    found = partition(costs, 2)
     assert all(sum(costs[start:end]) > 0 for start, end in ranges(found, 6))
     with pytest.raises(PlanError, match="at most 2 stages, received 3.*only waits. Use fewer"):
-        cut(costs, 3)
-    assert cut([0, 0], 1) == (0,)
+        partition(costs, 3)
+    assert partition([0, 0], 1) == (0,)
 
 
 def test_more_stages_than_units():
     with pytest.raises(PlanError, match="1 to 3 stages for a model of 3 calls, received 4"):
-        cut([1, 1, 1], 4)
+        partition([1, 1, 1], 4)
     with pytest.raises(PlanError, match="finite"):
-        cut([1, float("nan")], 2)
+        partition([1, float("nan")], 2)

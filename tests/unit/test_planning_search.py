@@ -8,7 +8,7 @@ import pytest
 
 from kparallel.errors import DeviceError, PlanError
 from kparallel.mesh import Mesh
-from kparallel.planning.cut import cut
+from kparallel.planning.cut import partition
 from kparallel.planning.groups import layer_groups
 from kparallel.planning.plan import Plan
 from kparallel.planning.search import choose
@@ -126,4 +126,4 @@ def test_about_four_microbatches_for_each_stage():
 
 def test_a_big_graph_is_cut():
     units = chain(300, weight_bytes=4000, spread=1.0)
-    assert len(cut([u.flops_per_row for u in units], 8, units)) == 8
+    assert len(partition([u.flops_per_row for u in units], 8, units)) == 8

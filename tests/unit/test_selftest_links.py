@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from kparallel.comm.neighbors import RingPosition
 from kparallel.comm.ring import Ring
 from kparallel.selftest.links import SIZE, Link, measure, table, verdict
 
@@ -21,7 +22,7 @@ def both_ends(change=lambda all_reduce: all_reduce):
         change: Returns what worker 1 takes for its all-reduce.
     """
     pairs = [socket.socketpair() for _ in ENDS]
-    rings = [Ring(own, 2, pairs[own][0], pairs[own - 1][1], lambda: None) for own in (0, 1)]
+    rings = [Ring(RingPosition(own, 2, lambda: None), pairs[own][0], pairs[own - 1][1]) for own in (0, 1)]
     reductions = [rings[0].all_reduce, change(rings[1].all_reduce)]
 
     def end(own):

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
+import tensorflow as tf
 
 from kparallel.data.shuffled import ShuffledArrays
 
@@ -38,6 +40,13 @@ def test_a_pass_over_several_epochs_keeps_the_order_with_which_it_began():
     data.epoch = 1
     first += [np.asarray(data[index][0]) for index in (1, 2)]
     np.testing.assert_array_equal(np.concatenate(first), np.concatenate([np.asarray(whole[i][0]) for i in range(3)]))
+
+
+def test_rows_of_a_sparse_matrix_are_sparse_and_in_the_same_order():
+    matrix = scipy.sparse.random(10, 3, density=0.4, format="coo", rng=0)
+    data = ShuffledArrays(FIT | {"x": matrix, "y": ROWS}, 1)
+    for x, y in (data[index] for index in range(3)):
+        np.testing.assert_array_equal(tf.sparse.to_dense(tf.sparse.reorder(x)), matrix.toarray().astype("float32")[y])
 
 
 def test_arrays_of_different_lengths_are_keras_own_error():

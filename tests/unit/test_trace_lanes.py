@@ -3,7 +3,7 @@
 import pytest
 
 from kparallel.schedule import Action
-from kparallel.trace.events import Operation, Step
+from kparallel.trace.events import Operation, RecordedStep
 from kparallel.trace.intervals import length
 from kparallel.trace.lanes import lanes_of
 from tests.unit.made_steps import DATA, HYBRID, laid_out, step_of
@@ -30,7 +30,7 @@ def test_slices_stand_on_their_lanes():
 def test_a_slice_leaves_out_the_bits_that_run_elsewhere():
     operations = [Operation("0F0/big", "MatMul", 1.0, 3.0), Operation("0F0/bit", "Neg", 7.0, 7.05)]
     operations += [Operation("0B0/big", "MatMul", 3.0, 6.0), Operation("gradient_tape/0F0/bit", "Neg", 0.5, 0.51)]
-    [lane, _] = laid_out(DATA, Step(0, 8, (0, 8), (), tuple(operations)))
+    [lane, _] = laid_out(DATA, RecordedStep(0, 8, (0, 8), (), tuple(operations)))
     assert lane.slices == {Action(0, "F", 0): (1.0, 3.0), Action(0, "B", 0): (3.0, 6.0)}
     assert length(lane.work) == pytest.approx(5.06)
 
@@ -42,7 +42,7 @@ def test_calls_of_stages_tell_the_order_where_bits_take_as_long():
     work += [("1F1/Cast", 0.0, 1.5), ("gradient_tape/1F0/Less", 3.0, 3.1), ("1F0/Log", 3.1, 3.9)]
     work += [("1F0/Sum", 4.5, 5.5), ("gradient_tape/1F1/Less", 7.1, 7.9)]
     operations = tuple(Operation(name, "Mul", start, end) for name, start, end in work)
-    lane = laid_out(HYBRID, Step(0, 10, (0, 10), (), operations))[1]
+    lane = laid_out(HYBRID, RecordedStep(0, 10, (0, 10), (), operations))[1]
     assert [(str(action), span) for action, span in lane.slices.items()] == [
         ("1F0", (2.0, 3.0)),  # Its loss lasts on into 1B0's slice.
         ("1B0", (3.0, 5.0)),

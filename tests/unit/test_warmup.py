@@ -42,7 +42,7 @@ def test_warmup_leaves_the_rate_to_others_once_it_is_over():
 
 def test_warmup_refuses_what_it_cannot_warm():
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
-    with pytest.raises(ValueError, match="ExponentialDecay"):
+    with pytest.raises(ValueError, match="follows a LearningRateSchedule"):
         fit(net(keras.optimizers.SGD(schedule)), Warmup(scale=2))
     for arguments in ({"scale": 0}, {"epochs": -1}, {"steps": 0}):
         with pytest.raises(ValueError, match="above 0"):
