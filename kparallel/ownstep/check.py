@@ -25,28 +25,26 @@ from kparallel.compat.layers import flatten_layers
 from kparallel.compat.losses import compiled_loss
 from kparallel.compat.optimizers import trained_by
 from kparallel.compat.steps import quietly, redirected
-from kparallel.data.share import RowCounts, row_count, rows_at
+from kparallel.data.share import RowCounts, row_count, rows_at, split_sizes
 from kparallel.engine.sparse_gradients import scales_and_adds
 from kparallel.errors import ModelError
-from kparallel.ownstep.compare import Outcome, as_arrays, compare, described, names, rounding_of
+from kparallel.ownstep.compare import (
+    Finding,
+    Outcome,
+    as_arrays,
+    compare,
+    described,
+    has_squares,
+    is_finite,
+    names,
+    rounding_of,
+)
 from kparallel.ownstep.draws import Draws
+from kparallel.ownstep.few_rows import overlapping, telling
 from kparallel.ownstep.put_back import putting_back
 from kparallel.ownstep.step import OwnStep
 
 __all__: list[str] = []
-
-_ROWS = 2  # For each part: of one row a mean and a sum are the same.
-
-
-def overlapping(rows: int, parts: int) -> list[int]:
-    """Return which rows of a batch to compare, for one part after another; none if it has fewer than two.
-
-    Parts have a row in common with the next, so that they look up the same indices: `[0, 1], [1, 2]` for two of them.
-    A batch of fewer rows is taken as it is.
-    """
-    if rows <= parts:
-        return list(range(rows)) if rows > 1 else []
-    return [part + index for part in range(parts) for index in range(_ROWS)]
 
 
 class Notes:
@@ -125,7 +123,7 @@ class StepCheck:
             ModelError: The step does not do the same.
         """
         rows = row_count(batch)
-        few = list(range(rows)) if self._step.sized else overlapping(rows, self._step.replicas)
+        few = list(range(rows)) if self._step.sized else telling(batch, self._step.replicas)
         if len(few) < 2:
             return
         if self._step.draw is not None:
@@ -136,12 +134,7 @@ class StepCheck:
                 stacklevel=2,
             )
             return
-        try:
-            finding = self._compared(rows_at(batch, few), counts)
-        except tf.errors.InvalidArgumentError:
-            # The step insists on its number of rows.
-            few = list(range(rows))
-            finding = self._compared(batch, counts)
+        finding, few = self._found(batch, few, counts)
         if finding is None:
             return
         text = described(finding, self._model.__class__.__name__, self._name, self._step.replicas, len(few))
@@ -149,7 +142,44 @@ class StepCheck:
             raise ModelError(text)
         warnings.warn(text, stacklevel=2)
 
-    def _compared(self, data: Any, counts: RowCounts) -> Any:
+    def _found(self, batch: Any, few: list[int], counts: RowCounts) -> tuple[Finding | None, list[int]]:
+        """Return a finding, if there is one, and with which rows it was found."""
+        every = list(range(row_count(batch)))
+        try:
+            whole, finding = self._compared(batch, few, counts)
+            done = few == every or is_finite(whole)
+        except tf.errors.InvalidArgumentError:
+            done = False
+        if not done:
+            # The step insists on its number of rows, or divides by what these rows do not have.
+            try:
+                return self._compared(batch, every, counts)[1], every
+            except tf.errors.InvalidArgumentError as error:
+                raise self._insists(every, error) from error
+        if finding is None:
+            if not has_squares(whole):
+                return None, few
+            few = overlapping(len(every), self._step.replicas)
+            return self._compared(batch, few, counts)[1], few
+        even = few[: len(few) - len(few) % self._step.replicas]
+        if self._step.sized or not even or even == few:
+            return finding, few
+        # In parts of one size a sum is a multiple of the mean it is taken for, which tells the reason.
+        again = self._compared(batch, even, counts)[1]
+        return (finding, few) if again is None else (again, even)
+
+    def _insists(self, rows: list[int], error: tf.errors.OpError) -> ModelError:
+        shares = split_sizes(len(rows), self._step.replicas)
+        return ModelError(
+            f"Expected {self._model.__class__.__name__}.{self._name} to run with any number of rows, since "
+            f"{self._step.replicas} replicas share the {len(rows)} of a batch as {shares}, received from TensorFlow: "
+            f"{error.message} Likely it has a number of rows written into it (tf.shape(x)[0] is that of the rows it "
+            "sees), or compares rows with one another (kparallel.gather gives it those of all replicas)."
+        )
+
+    def _compared(self, batch: Any, indices: list[int], counts: RowCounts) -> tuple[Outcome, Finding | None]:
+        """Return what some rows of a batch do whole, and what is not the same divided."""
+        data = batch if len(indices) == row_count(batch) else rows_at(batch, indices)
         rows = row_count(data)
         draws = Draws(rows)
         order = np.roll(np.arange(rows), 1).tolist()
@@ -158,7 +188,7 @@ class StepCheck:
             whole = self._whole(data, draws, None)
             other = self._whole(rows_at(data, order), draws, order)
             divided = self._divided(data, draws, counts)
-        return compare(whole, other, divided, rounding_of(layers, self._step.compression))
+        return whole, compare(whole, other, divided, rounding_of(layers, self._step.compression))
 
     def _whole(self, data: Any, draws: Draws, order: Any) -> Outcome:
         """Run the step as plain Keras runs it, eagerly, on one device."""

@@ -12,7 +12,7 @@ __all__: list[str] = []
 
 _NOISE = 2e3  # In units of the last place: what rounding alone may make, where an order of rows shows none.
 _ORDERS = 30.0  # Times what another order of the rows makes.
-_KEPT = 1e-2  # What another order makes that is more than rounding.
+_KEPT = 30.0  # Times the root of the last place: what another order makes that is more than rounding.
 _NARROW = 16.0  # In units of the last place of a dtype narrower than the gradients', in which layers compute.
 
 
@@ -80,6 +80,12 @@ def as_arrays(gradient: Any, squared: bool) -> Any:
 def _number(tensor: Any) -> Any:
     """Return a tensor as an array of NumPy's own dtypes, of which bfloat16 is none."""
     return np.asarray(tf.cast(tensor, "float32") if tensor.dtype == tf.bfloat16 else tensor)
+
+
+def has_squares(outcome: Outcome) -> bool:
+    """Tell whether slices have reached an optimizer that squares or clips them."""
+    values = [value for update in outcome.updates or [] for value in update.values()]
+    return any(isinstance(value, Slices) and value.squares is not None for value in values)
 
 
 def is_finite(outcome: Outcome) -> bool:
@@ -165,13 +171,13 @@ def _first(what: str, runs: Sequence[Values], rounding: float, together: bool) -
         part = divided.get(name)
         if part is None or np.shape(part) != np.shape(value):
             return Finding(f"the shape of the {what.format(repr(name))}", 1.0, None)
-        if not np.issubdtype(np.asarray(value).dtype, np.number):
+        if np.asarray(value).dtype.kind not in "biuf":
             continue
         scale = (max(scales.values()) if together else scales[name]) or 1.0
         noise = np.finfo(value.dtype).eps if np.issubdtype(value.dtype, np.floating) else 0.0
         ordered = _apart(value, other.get(name, value), scale)
         # Rows that are kept in their order are no rounding; gathered from all replicas, they come in that order.
-        limit = max(_NOISE * noise, rounding) + (_ORDERS * ordered if ordered < _KEPT else 0.0)
+        limit = max(_NOISE * noise, rounding) + (_ORDERS * ordered if ordered < _KEPT * noise**0.5 else 0.0)
         apart = _apart(value, part, scale)
         if not apart <= limit:
             return Finding(f"the {what.format(repr(name))}", apart, _ratio(value, part))

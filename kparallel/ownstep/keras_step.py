@@ -31,10 +31,10 @@ from kparallel.engine.step import Step
 from kparallel.errors import ModelError
 from kparallel.loss.overridden import overrides_compute_loss, own_variables
 from kparallel.mesh import Mesh
-from kparallel.ownstep.check import overlapping
 from kparallel.ownstep.compare import Finding, Outcome, as_arrays, compare, is_finite, names, rounding_of
 from kparallel.ownstep.custom import listed
 from kparallel.ownstep.draws import Draws
+from kparallel.ownstep.few_rows import telling
 from kparallel.ownstep.put_back import putting_back
 from kparallel.planning.plan import Plan
 from kparallel.stage.pipeline import Pipeline
@@ -94,7 +94,7 @@ class ModelCheck:
             ModelError: The parts do not do the same.
         """
         rows, why_not = row_count(batch), ""
-        few = overlapping(rows, _PARTS)
+        few = telling(batch, _PARTS)
         for indices, number in ((few, _PARTS), (list(range(rows)), min(parts, rows))):
             try:
                 finding = self._compared(rows_at(batch, indices), number)
