@@ -1,6 +1,7 @@
 """Cuts a list of costs into contiguous groups, so that the most expensive group is as cheap as possible."""
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +10,8 @@ from kparallel.errors import PlanError
 from kparallel.planning.units import Unit, cut_points, incoming_bytes
 
 __all__: list[str] = []
+
+Tables: TypeAlias = Sequence[npt.NDArray[np.float64]] | npt.NDArray[np.float64]
 
 _ROUNDING = 1 + 1e-12  # Two sums of the same costs may differ by this much.
 
@@ -42,45 +45,46 @@ def partition(
     """
     _check(costs, stages, units)
     runs = _runs(costs, stages, _free(costs, units))
-    table = np.broadcast_to(runs, (stages, *runs.shape))
-    if fits is not None:
-        table = np.where(fits, table, np.inf)
-    least = least_slowest(table)
+    # `[stage][start, end]`; without a limit all stages share one table.
+    tables = [runs] * stages if fits is None else [np.where(fits[stage], runs, np.inf) for stage in range(stages)]
+    least = least_slowest(tables)
     if np.isinf(least):
         raise PlanError(f"Expected a cut into {stages} stages in which each fits its memory; there is none.")
-    sent = incoming_bytes(units) if units is not None else np.zeros(table.shape[1:])
-    return _fewest(np.where(table <= least * _ROUNDING, sent, np.inf))
+    sent = incoming_bytes(units) if units is not None else np.zeros(runs.shape)
+    if fits is None:
+        return _fewest([np.where(runs <= least * _ROUNDING, sent, np.inf)] * stages)
+    return _fewest([np.where(table <= least * _ROUNDING, sent, np.inf) for table in tables])
 
 
-def least_slowest(table: npt.NDArray[np.float64]) -> float:
+def least_slowest(tables: Tables) -> float:
     """Return the minimax cost: the smallest achievable cost of the most expensive group.
 
     Args:
-        table: `[stage, start, end]`: the cost of a group, infinite for a group that is not allowed.
+        tables: `[stage][start, end]`: the cost of a group, infinite for a group that is not allowed.
 
     Example:
         >>> least_slowest(np.array([[[np.inf, 3.0], [np.inf, np.inf]]]))
         3.0
     """
-    best = np.full(table.shape[1], np.inf)
+    best = np.full(len(tables[0]), np.inf)
     best[0] = 0
     # `best[end]`: the minimax cost of the first `end` units in the groups so far.
-    for costs in table:
+    for costs in tables:
         best = np.maximum(best[:, None], costs).min(axis=0)
     return float(best[-1])
 
 
-def _fewest(table: npt.NDArray[np.float64]) -> tuple[int, ...]:
+def _fewest(tables: Tables) -> tuple[int, ...]:
     """Return the starts of the groups whose sum of costs is the least."""
-    best = np.full(table.shape[1], np.inf)
+    best = np.full(len(tables[0]), np.inf)
     best[0] = 0
     choices = []
-    for costs in table:
+    for costs in tables:
         total = best[:, None] + costs
         choices.append(total.argmin(axis=0))
         best = total.min(axis=0)
     # Back from the end: the start of a group is the end of the one before it.
-    starts = [table.shape[1] - 1]
+    starts = [len(tables[0]) - 1]
     for choice in reversed(choices):
         starts.append(int(choice[starts[-1]]))
     return tuple(reversed(starts[1:]))

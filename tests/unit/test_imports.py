@@ -18,6 +18,7 @@ FLOOR = [
     "checkpoint",
     "schedule",
     "planning",
+    "forecast",
     "trace",
 ]
 LAYERS = [
