@@ -99,3 +99,12 @@ def learning_rate_schedule(optimizer: Any) -> Any:
     """Return the schedule that an optimizer's learning rate follows, or None where it is a number."""
     rate = optimizer._learning_rate
     return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
+
+
+def python_attributes(value: Any) -> dict[str, Any]:
+    """Return the attributes of an optimizer, a schedule or a constraint that decide what a trace of it does.
+
+    Those are left out in which TensorFlow notes what to save, and what Keras finds out while it is traced and keeps.
+    """
+    kept = "_exclude_from_weight_decay_cache"
+    return {name: part for name, part in vars(value).items() if not name.startswith("_self_") and name != kept}

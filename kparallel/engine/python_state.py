@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kparallel.compat.optimizers import python_attributes
+
 __all__: list[str] = []
 
 _VALUES = (bool, int, float, complex, str, bytes, tf.DType, np.generic, type(None))
@@ -49,6 +51,4 @@ class PythonState:
         if not own or id(value) in self._open:
             return id(value)
         self._open.add(id(value))
-        # TensorFlow's records of what to save begin with `_self_`.
-        attributes = {name: part for name, part in vars(value).items() if not name.startswith("_self_")}
-        return id(value), self._of(attributes)
+        return id(value), self._of(python_attributes(value))

@@ -206,7 +206,7 @@ class Step:
 
     def _apply_shared(self, gradients: list[Any], variables: list[keras.Variable], replica: Replica) -> bool:
         """Apply the optimizer as a function that all replicas share, where one device has all variables."""
-        if tf.executing_eagerly() or len(replica.devices) > 1 or self._optimizer.compiles(gradients, variables):
+        if tf.executing_eagerly() or len(set(replica.devices)) > 1 or self._optimizer.compiles(gradients, variables):
             return False
         local = replica.index - self._placement.first_replica
         return self._shared.apply(gradients, variables, local, replica.devices[0])
