@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.distribute import cross_device_ops, distribute_lib
+from tensorflow.python.distribute import cross_device_ops, distribute_lib, values, values_util
 
 __all__: list[str] = []
 
@@ -42,6 +42,26 @@ def local_updates(strategy: tf.distribute.Strategy) -> Iterator[None]:
         yield
     finally:
         del extended._use_merge_call
+
+
+@contextmanager
+def updates_without_devices(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Let an update be traced without the devices of the variables, so that it runs where the function is called.
+
+    Enter it inside `local_updates`.
+    """
+    extended = strategy.extended
+
+    def update(variable: Any, function: Any, args: Any, kwargs: Any, group: bool) -> Any:
+        if isinstance(variable, values.DistributedVariable):
+            variable = variable._get_replica(values_util.get_current_replica_id_as_int())
+        return function(variable, *args, **kwargs)
+
+    extended._replica_ctx_update = update
+    try:
+        yield
+    finally:
+        del extended._replica_ctx_update
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.python import pywrap_tfe
+from tensorflow.python.eager import context
 
 __all__: list[str] = []
 
@@ -77,3 +78,26 @@ def captured(tensor: tf.Tensor) -> Any:
     """Return what a function captured from outside that stands in its graph as a tensor, or None."""
     captures = getattr(tensor.graph, "captures", ())
     return next((outside for outside, inside in captures if inside is tensor), None)
+
+
+def calls_unknown(operation: tf.Operation) -> bool:
+    """Tell whether an operation calls functions that `called_graphs` does not know."""
+    kinds = {attribute.type for attribute in operation.op_def.attr}
+    return bool(kinds & {"func", "list(func)"}) and not called_graphs(operation)
+
+
+@contextmanager
+def unoptimized_calls() -> Iterator[None]:
+    """Let TensorFlow leave out its graph optimizers in the functions that are called inside.
+
+    It optimizes a function for each call that stands in a graph: what replicas share, once for each of them.
+    """
+    eager = context.context()
+    before = eager.function_call_options
+    config = tf.compat.v1.ConfigProto.FromString(before.config_proto_serialized)
+    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    eager.function_call_options = context.FunctionCallOptions(before.executor_type, config)
+    try:
+        yield
+    finally:
+        eager.function_call_options = before

@@ -93,3 +93,12 @@ def slots_by_weight(optimizer: Any) -> list[tuple[keras.Variable, keras.Variable
         if list(map(id, value)) != own:  # A list of everything, which may happen to have as many entries.
             found |= {id(slot): (slot, weight) for slot, weight in zip(value, weights, strict=True) if id(slot) in own}
     return list(found.values())
+
+
+def python_attributes(value: Any) -> dict[str, Any]:
+    """Return the attributes of an optimizer, a schedule or a constraint that decide what a trace of it does.
+
+    Those are left out in which TensorFlow notes what to save, and what Keras finds out while it is traced and keeps.
+    """
+    kept = "_exclude_from_weight_decay_cache"
+    return {name: part for name, part in vars(value).items() if not name.startswith("_self_") and name != kept}

@@ -270,6 +270,13 @@ def is_copy(handle: Any) -> bool:
     return variable is not None and not isinstance(variable, SingleCopyVariable)
 
 
+def copies_beside(handle: Any) -> list[Any] | None:
+    """Return the handles of all copies of the variable of which a resource is one copy, or None if it is none."""
+    if not is_copy(handle):
+        return None
+    return [each.handle for each in handle._distributed_container().values]
+
+
 def assign_directly(variable: keras.Variable, value: Any) -> None:
     """Assign a Keras variable, past any scope that holds assignments back."""
     variable._direct_assign(value)

@@ -54,6 +54,12 @@ class OptimizerUpdate:
             with updates_through(self._optimizer, self._run):
                 self._optimizer.apply(gradients, variables)
 
+    def compiles(self, gradients: list[Any], variables: list[keras.Variable]) -> bool:
+        """Tell whether `apply` makes XLA programs where these variables are all on one device."""
+        pairs = zip(gradients, variables, strict=True)
+        dense = [pair for pair in pairs if pair[0] is not None and not isinstance(pair[0], tf.IndexedSlices)]
+        return self._least is not None and bool(dense) and _size(dense) >= self._least
+
     def _run(self, update: Update, pairs: list[tuple[Any, Any]], rate: Any) -> None:
         """Update the variables of each device by XLA programs, or by Keras's loop if they are few."""
         # By device: a program runs on one device, and a stage's variables are all on one.

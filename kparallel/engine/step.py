@@ -25,6 +25,7 @@ from kparallel.engine.replica import Replica
 from kparallel.engine.replica_result import ReplicaResult
 from kparallel.engine.report import Metrics, Report, StepReport, gathered
 from kparallel.engine.sharded_update import ShardedUpdate
+from kparallel.engine.shared_update import SharedUpdate
 from kparallel.engine.sparse_gradients import scales_and_adds
 from kparallel.engine.stage_function import StageFunctions
 from kparallel.errors import PlanError
@@ -82,6 +83,7 @@ class Step:
         self._kinds = Kinds(pipeline, self._passes.train_functions, plan.microbatches, placement.replicas)
         self._metrics = Metrics(model)
         self._optimizer = OptimizerUpdate(getattr(model, "optimizer", None), jit)
+        self._shared = SharedUpdate(getattr(model, "optimizer", None), self._optimizer.apply)
         self._owners = owners
 
     def train(self, data: Any, counts: RowCounts) -> StepReport:
@@ -108,7 +110,7 @@ class Step:
         sums = all_reduce(replica, share, result, gradients, report, dense, self._owners)
         # Weights that layers assigned are written first: the optimizer's update starts from them.
         commit(replica, share, result, sums, losses.loss_state)
-        self._update(sums.gradients | overwritten(replica, share, result))
+        self._update(replica, sums.gradients | overwritten(replica, share, result))
         return self._report(replica, share, losses, sums)
 
     def dry_run(self, data: Any, counts: RowCounts) -> tuple[ReplicaResult, Report]:
@@ -184,7 +186,7 @@ class Step:
                 terms = tf.stack(report.terms)
             return StepReport(report.rows, terms, report.metrics, self._metrics.batch(losses.joined(), share, replica))
 
-    def _update(self, gradients: dict[int, Any]) -> None:
+    def _update(self, replica: Replica, gradients: dict[int, Any]) -> None:
         """Apply the optimizer to summed gradients, given by the id of their variable."""
         variables = self._model.trainable_variables
         if not variables:  # Keras's train_step warns in the same words.
@@ -196,5 +198,15 @@ class Step:
             with tf.name_scope("sharded_update"):
                 ShardedUpdate(self._optimizer, self._owners).apply(listed, variables)
             return
-        with tf.name_scope("update"), local_updates(tf.distribute.get_strategy()), colocate_with_inputs():
-            self._optimizer.apply(listed, variables)
+        with tf.name_scope("update"), local_updates(tf.distribute.get_strategy()):
+            if self._apply_shared(listed, variables, replica):
+                return
+            with colocate_with_inputs():
+                self._optimizer.apply(listed, variables)
+
+    def _apply_shared(self, gradients: list[Any], variables: list[keras.Variable], replica: Replica) -> bool:
+        """Apply the optimizer as a function that all replicas share, where one device has all variables."""
+        if tf.executing_eagerly() or len(set(replica.devices)) > 1 or self._optimizer.compiles(gradients, variables):
+            return False
+        local = replica.index - self._placement.first_replica
+        return self._shared.apply(gradients, variables, local, replica.devices[0])

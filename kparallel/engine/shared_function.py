@@ -1,0 +1,81 @@
+"""A function that is traced once and called by every replica, each with its own copies of the variables.
+
+```text
+trace on one replica          call on replica 0                       call on replica 1
+f(x, capture 0, capture 1)    f(x0, kernel's copy 0, table)           f(x1, kernel's copy 1, table)
+```
+
+A capture that is a replica's copy of a variable is exchanged for the present replica's copy. All others stay.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from kparallel.compat.functions import called_graphs, calls_unknown
+from kparallel.compat.variables import copies_beside
+
+__all__: list[str] = []
+
+# How the types of operations begin whose attributes say which replica they belong to.
+_BOUND = ("Collective", "Nccl")
+
+
+class SharedFunction:
+    """Calls a function with the present replica's copies of the variables that it captured.
+
+    Args:
+        function: A concrete function, traced for one replica.
+        local: The index of that replica among those of this process.
+
+    Raises:
+        ValueError: The function belongs to its replica: it names a device, takes part in a collective, or has captured
+            something that another replica does not have.
+    """
+
+    def __init__(self, function: Any, local: int) -> None:
+        self._function = function
+        if function.graph.deferred_external_captures:
+            raise ValueError("captures what is known only when it is called")
+        for operation in _operations(function.graph):
+            if operation.device:
+                raise ValueError(f"{operation.name} has a device")
+            if operation.type.startswith(_BOUND) or calls_unknown(operation):
+                raise ValueError(f"{operation.name} is a {operation.type}")
+        # Of each capture the handles of all replicas, or itself alone if they share it.
+        self._captures = [_of_replicas(each, local) for each in function.captured_inputs]
+
+    def __call__(self, arguments: Sequence[tf.Tensor], local: int) -> None:
+        """Call the function on the active device.
+
+        Args:
+            arguments: Flat.
+            local: The index of the present replica among those of this process.
+        """
+        self._function.set_external_captures([each[local % len(each)] for each in self._captures])
+        self._function(*arguments)
+
+
+def _operations(graph: Any) -> Iterator[tf.Operation]:
+    """Yield the operations of a graph and of all functions that they call."""
+    for operation in graph.get_operations():
+        yield operation
+        for inner in called_graphs(operation).values():
+            yield from _operations(inner)
+
+
+def _of_replicas(capture: Any, local: int) -> list[Any]:
+    """Return what stands for a capture on each replica: its variable's copies, or itself alone.
+
+    Raises:
+        ValueError: It is a tensor of one replica's graph, or another replica's copy.
+    """
+    if tf.is_symbolic_tensor(capture):
+        raise ValueError(f"captures {capture.name}, which the replica has computed")
+    copies = copies_beside(capture) if capture.dtype == tf.resource else None
+    if copies is None:
+        return [capture]
+    if copies[local] is not capture:
+        raise ValueError("captures another replica's copy of a variable")
+    return copies
