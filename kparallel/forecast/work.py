@@ -10,7 +10,7 @@ import numpy.typing as npt
 from kparallel.errors import PlanError
 from kparallel.forecast.hardware import Hardware
 from kparallel.forecast.segments import joined, segments
-from kparallel.planning.cut import cut, most_stages
+from kparallel.planning.cut import most_stages, partition
 from kparallel.planning.units import Unit, incoming_bytes
 
 __all__: list[str] = []
@@ -112,9 +112,9 @@ class Work:
             PlanError: There is no such cut.
         """
         if fits is not None:
-            return self._stage_work(cut(self._per_row.tolist(), stages, self.units, fits))
+            return self._stage_work(partition(self._per_row.tolist(), stages, self.units, fits))
         if stages not in self._cuts:
-            starts = (0,) if stages == 1 else cut(self._per_row.tolist(), stages, self.units)
+            starts = (0,) if stages == 1 else partition(self._per_row.tolist(), stages, self.units)
             self._cuts[stages] = self._stage_work(starts)
         return self._cuts[stages]
 
