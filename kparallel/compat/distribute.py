@@ -44,6 +44,11 @@ def local_updates(strategy: tf.distribute.Strategy) -> Iterator[None]:
         del extended._use_merge_call
 
 
+def local_replica() -> int:
+    """Return the index of the present replica among those of this process. Call it in a replica's context."""
+    return int(values_util.get_current_replica_id_as_int())
+
+
 @contextmanager
 def updates_without_devices(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """Let an update be traced without the devices of the variables, so that it runs where the function is called.
@@ -54,7 +59,7 @@ def updates_without_devices(strategy: tf.distribute.Strategy) -> Iterator[None]:
 
     def update(variable: Any, function: Any, args: Any, kwargs: Any, group: bool) -> Any:
         if isinstance(variable, values.DistributedVariable):
-            variable = variable._get_replica(values_util.get_current_replica_id_as_int())
+            variable = variable._get_replica(local_replica())
         return function(variable, *args, **kwargs)
 
     extended._replica_ctx_update = update

@@ -11,8 +11,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.compat.distribute import updates_without_devices
 from kparallel.compat.functions import traced
 from kparallel.compat.optimizers import optimizers_in, own_optimizer, updates_through, updating_copies
+from kparallel.engine.shared_function import NotShared, SharedFunction
 from kparallel.engine.shared_writes import refuse_shared_writes
 
 __all__: list[str] = []
@@ -42,6 +44,7 @@ class OptimizerUpdate:
         is_keras = getattr(keras.optimizers, type(self._own).__name__, None) is type(self._own)
         self._least = None if jit is False or not is_keras else 0 if jit else LARGE
         self._programs: dict[tuple[Any, ...], Any] = {}
+        self._kept: list[list[Any]] = []  # The variables of the programs, which are known by identity.
 
     def apply(self, gradients: list[Any], variables: list[keras.Variable]) -> None:
         """Apply summed gradients to this replica's copies of the variables. Call it in the replica's context."""
@@ -83,11 +86,14 @@ class OptimizerUpdate:
             for part in _parts(dense):
                 gradients, variables = (list(each) for each in zip(*part, strict=True))
                 program = self.compiled_update(device, update, variables, scalars)
-                with tf.device(device):
-                    program(gradients, tf.convert_to_tensor(rate), values)
+                program([*gradients, tf.convert_to_tensor(rate), *values])
 
-    def compiled_update(self, device: str, update: Update, variables: list[Any], scalars: list[keras.Variable]) -> Any:
-        """Return the program that updates some variables. It is compiled once, not once for each number of rows.
+    def compiled_update(
+        self, device: str, update: Update, variables: list[Any], scalars: list[keras.Variable]
+    ) -> Callable[[list[tf.Tensor]], None]:
+        """Return the program that updates some variables, a function of their gradients, the rate and the scalars.
+
+        It is traced once for all replicas of this process and all numbers of rows, and compiled for each device.
 
         Args:
             device: On which the variables live.
@@ -95,16 +101,33 @@ class OptimizerUpdate:
             variables: These variables.
             scalars: Variables of other devices whose values the program takes as arguments.
         """
-        key = (device, *(id(variable) for variable in variables))
-        if key not in self._programs:
-            # The variables are captured, since they are updated in place. The scalars live on another device and are
-            # only read: the scope lets Keras's code see the values that were passed.
-            def program(gradients: list[tf.Tensor], rate: tf.Tensor, values: list[tf.Tensor]) -> None:
-                with keras.StatelessScope(state_mapping=list(zip(scalars, values, strict=True))):
-                    update(list(zip(gradients, variables, strict=True)), rate)
+        count = len(variables)
 
-            self._programs[key] = traced(program, jit_compile=True)
-        return self._programs[key]
+        # The variables are captured, since they are updated in place. The scalars live on another device and are only
+        # read: the scope lets Keras's code see the values that were passed.
+        def program(*arguments: tf.Tensor) -> None:
+            gradients, (rate, *values) = arguments[:count], arguments[count:]
+            with (
+                keras.StatelessScope(state_mapping=list(zip(scalars, values, strict=True))),
+                updates_without_devices(tf.distribute.get_strategy()),
+            ):
+                update(list(zip(gradients, variables, strict=True)), rate)
+
+        def run(arguments: list[tf.Tensor]) -> None:
+            key = (*map(id, variables), *((each.dtype, tuple(each.shape)) for each in arguments))
+            function = self._programs.get(key) or self._programs.get((device, *key))
+            if function is None:
+                function = traced(program, jit_compile=True).get_concrete_function(*arguments)
+                try:
+                    function = SharedFunction(function)
+                    self._programs[key] = function
+                except NotShared:
+                    self._programs[(device, *key)] = function
+                self._kept.append(variables)
+            with tf.device(device):
+                function(*arguments)
+
+        return run
 
 
 def _size(pairs: list[tuple[Any, Any]]) -> int:

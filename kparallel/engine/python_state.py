@@ -18,7 +18,7 @@ _MODULES = (keras.optimizers, keras.optimizers.schedules, keras.constraints)
 class PythonState:
     """The attributes of some objects at this moment, to be compared with those of another moment.
 
-    Keras's own objects and containers are looked into. Everything else, variables too, is compared by identity.
+    Optimizers, Keras's own objects and containers are looked into. All else, variables too, is compared by identity.
 
     Args:
         objects: Optimizers and constraints.
@@ -46,9 +46,13 @@ class PythonState:
             return tuple(map(self._of, value))
         if isinstance(value, dict):
             return tuple((self._of(name), self._of(part)) for name, part in value.items())
-        own = any(getattr(module, type(value).__name__, None) is type(value) for module in _MODULES)
-        self.is_keras_own &= own or not callable(value) and not isinstance(value, keras.optimizers.Optimizer)
-        if not own or id(value) in self._open:
+        own, optimizer = _is_keras_own(value), isinstance(value, keras.optimizers.Optimizer)
+        self.is_keras_own &= own or not (optimizer or callable(value))
+        if not (own or optimizer) or id(value) in self._open:
             return id(value)
         self._open.add(id(value))
         return id(value), self._of(python_attributes(value))
+
+
+def _is_keras_own(value: Any) -> bool:
+    return any(getattr(module, type(value).__name__, None) is type(value) for module in _MODULES)

@@ -8,11 +8,12 @@ f(x, capture 0, capture 1)    f(x0, kernel's copy 0, table)           f(x1, kern
 A capture that is a replica's copy of a variable is exchanged for the present replica's copy. All others stay.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 
+from kparallel.compat.distribute import local_replica
 from kparallel.compat.functions import called_graphs, calls_unknown
 from kparallel.compat.variables import copies_beside
 
@@ -22,38 +23,39 @@ __all__: list[str] = []
 _BOUND = ("Collective", "Nccl")
 
 
+class NotShared(Exception):
+    """A function would not do the same for another replica."""
+
+
 class SharedFunction:
     """Calls a function with the present replica's copies of the variables that it captured.
 
     Args:
-        function: A concrete function, traced for one replica.
-        local: The index of that replica among those of this process.
+        function: A concrete function, traced in the context of a replica, which is the present one.
 
     Raises:
-        ValueError: The function belongs to its replica: it names a device, takes part in a collective, or has captured
+        NotShared: The function belongs to its replica: it names a device, takes part in a collective, or has captured
             something that another replica does not have.
     """
 
-    def __init__(self, function: Any, local: int) -> None:
+    def __init__(self, function: Any) -> None:
         self._function = function
+        if not tf.distribute.has_strategy():
+            raise NotShared("was traced in no replica's context")
         if function.graph.deferred_external_captures:
-            raise ValueError("captures what is known only when it is called")
+            raise NotShared("captures what is known only when it is called")
         for operation in _operations(function.graph):
             if operation.device:
-                raise ValueError(f"{operation.name} has a device")
+                raise NotShared(f"{operation.name} has a device")
             if operation.type.startswith(_BOUND) or calls_unknown(operation):
-                raise ValueError(f"{operation.name} is a {operation.type}")
+                raise NotShared(f"{operation.name} is a {operation.type}")
         # Of each capture the handles of all replicas, or itself alone if they share it.
-        self._captures = [_of_replicas(each, local) for each in function.captured_inputs]
+        self._captures = [_of_replicas(each, local_replica()) for each in function.captured_inputs]
 
-    def __call__(self, arguments: Sequence[tf.Tensor], local: int) -> None:
-        """Call the function on the active device.
-
-        Args:
-            arguments: Flat.
-            local: The index of the present replica among those of this process.
-        """
-        self._function.set_external_captures([each[local % len(each)] for each in self._captures])
+    def __call__(self, *arguments: tf.Tensor) -> None:
+        """Call the function on the active device with the present replica's copies."""
+        local = local_replica()
+        self._function.set_external_captures([each[local if len(each) > 1 else 0] for each in self._captures])
         self._function(*arguments)
 
 
@@ -69,13 +71,13 @@ def _of_replicas(capture: Any, local: int) -> list[Any]:
     """Return what stands for a capture on each replica: its variable's copies, or itself alone.
 
     Raises:
-        ValueError: It is a tensor of one replica's graph, or another replica's copy.
+        NotShared: It is a tensor of one replica's graph, or another replica's copy.
     """
     if tf.is_symbolic_tensor(capture):
-        raise ValueError(f"captures {capture.name}, which the replica has computed")
+        raise NotShared(f"captures {capture.name}, which the replica has computed")
     copies = copies_beside(capture) if capture.dtype == tf.resource else None
     if copies is None:
         return [capture]
-    if copies[local] is not capture:
-        raise ValueError("captures another replica's copy of a variable")
+    if len(copies) != len(tf.distribute.get_strategy().extended.worker_devices) or copies[local] is not capture:
+        raise NotShared("captures another replica's copy of a variable")
     return copies

@@ -45,29 +45,26 @@ class SharedUpdate:
         self._kept: list[Any] = []  # What keys name by identity.
         self._is_shared = True
 
-    def apply(self, gradients: list[Any], variables: list[keras.Variable], local: int, device: str) -> bool:
+    def apply(self, gradients: list[Any], variables: list[keras.Variable], device: str) -> bool:
         """Update a replica's copies. Call it in the replica's context, while its graph is traced.
 
         Args:
             gradients: Of each variable: a tensor, slices, or None.
             variables: The weights, which lie on the device with their slots.
-            local: The index of the present replica among those of this process.
             device: The device.
 
         Returns:
             Whether the copies are updated. They are not if the function would not do the same on another replica.
         """
         packed = [PackedGradient(gradient) for gradient in gradients]
-        function = self._function(packed, variables, local) if self._is_shared else None
+        function = self._function(packed, variables) if self._is_shared else None
         if function is None:
             return False
         with tf.device(device), unoptimized_calls():
-            function([tensor for each in packed for tensor in each.tensors], local)
+            function(*(tensor for each in packed for tensor in each.tensors))
         return True
 
-    def _function(
-        self, packed: list[PackedGradient], variables: list[keras.Variable], local: int
-    ) -> SharedFunction | None:
+    def _function(self, packed: list[PackedGradient], variables: list[keras.Variable]) -> SharedFunction | None:
         state = self._state(variables)
         graph = None if state.is_keras_own else weakref.ref(tf.compat.v1.get_default_graph())
         key = (tuple(each.key for each in packed), tuple(map(id, variables)), state, graph)
@@ -75,7 +72,7 @@ class SharedUpdate:
             if graph is not None:
                 self._functions.clear()
             try:
-                function = SharedFunction(self._traced(packed, variables), local)
+                function = SharedFunction(self._traced(packed, variables))
             except Exception:  # An error of the user's comes again, from the operations of the step's own graph.
                 function = None
             if function is None or self._state(variables) != state:

@@ -208,5 +208,4 @@ class Step:
         """Apply the optimizer as a function that all replicas share, where one device has all variables."""
         if tf.executing_eagerly() or len(set(replica.devices)) > 1 or self._optimizer.compiles(gradients, variables):
             return False
-        local = replica.index - self._placement.first_replica
-        return self._shared.apply(gradients, variables, local, replica.devices[0])
+        return self._shared.apply(gradients, variables, replica.devices[0])

@@ -16,13 +16,28 @@ from tensorflow.python.eager import context
 
 from kparallel.compat.callbacks import backs_up_epochs, backup_directory, keep_backups_by
 from kparallel.compat.data import epoch_batches, rows_of_arrays, shuffles_by_epoch
-from kparallel.compat.distribute import CollectiveReducer, mirrored, whole_losses
+from kparallel.compat.distribute import (
+    CollectiveReducer,
+    local_replica,
+    local_updates,
+    mirrored,
+    updates_without_devices,
+    whole_losses,
+)
 from kparallel.compat.draws import drawing_for, moving_statistics
 from kparallel.compat.epochs import has_global_seed, why_unrepeatable
-from kparallel.compat.functions import called_graphs, captured, draw_apart, outermost, run_independently
+from kparallel.compat.functions import (
+    called_graphs,
+    calls_unknown,
+    captured,
+    draw_apart,
+    outermost,
+    run_independently,
+    unoptimized_calls,
+)
 from kparallel.compat.layers import float8_variables
 from kparallel.compat.losses import metrics_inside
-from kparallel.compat.optimizers import optimizers_in, slots_by_weight, trained_by, updating_copies
+from kparallel.compat.optimizers import optimizers_in, python_attributes, slots_by_weight, trained_by, updating_copies
 from kparallel.compat.profiler import XSpace, read_profile
 from kparallel.compat.saving import WeightFile, write_weights
 from kparallel.compat.startup import abort_collectives, tensorflow_has_started
@@ -39,6 +54,7 @@ from kparallel.compat.training import build_layers, renew_functions, resume_at, 
 from kparallel.compat.variables import (
     PlacedVariable,
     assign_directly,
+    copies_beside,
     foreign_strategy,
     gather_variable,
     has_single_copy,
@@ -703,3 +719,65 @@ def test_tapes_record_outside_of_all_graphs():
     weight = tf.Variable(1.0)
     tf.function(lambda: inner(weight), autograph=False)()
     assert found == [(True, 3.0)] and slope(weight) == 3.0
+
+
+def test_an_update_names_no_device_and_takes_its_replicas_copy():
+    """By `_get_replica` of the variable."""
+    variable = keras.Variable(np.ones(2, "float32"), name="both")
+    strategy = mirrored(PAIR)
+    place_variable(variable, strategy, PAIR)
+    found = []
+
+    def update():
+        def trace():
+            strategy.extended.update(variable.value, lambda copy: found.append(copy) or copy.assign_add([1.0, 1.0]))
+
+        index = local_replica()
+        with local_updates(strategy), updates_without_devices(strategy):
+            graph = tf.function(trace, autograph=False).get_concrete_function().graph
+        assert {operation.device for operation in graph.get_operations()} == {""}
+        assert found[-1] is variable.value.values[index]
+
+    tf.function(lambda: strategy.run(update), autograph=False).get_concrete_function()
+    assert len(found) == 2 and "_replica_ctx_update" not in vars(strategy.extended)
+
+
+def test_calls_may_be_left_unoptimized():
+    inner = tf.function(lambda value: value + 1.0, autograph=False, experimental_attributes={"_noinline": True})
+
+    @tf.function(autograph=False)
+    def outer(value):
+        with unoptimized_calls():
+            value = inner(value)
+        return inner(value)
+
+    graph = outer.get_concrete_function(tf.TensorSpec(())).graph
+    calls = [operation for operation in graph.get_operations() if called_graphs(operation)]
+    configs = [tf.compat.v1.ConfigProto.FromString(call.get_attr("config_proto")) for call in calls]
+    assert [config.graph_options.rewrite_options.disable_meta_optimizer for config in configs] == [True, False]
+
+
+def test_calls_of_unknown_kinds_are_told():
+    def three(value):
+        value = tf.switch_case(tf.cast(value, tf.int32), [lambda: value, lambda: value + 1.0])
+        return tf.cond(value > 0, lambda: value, lambda: -value)
+
+    graph = tf.function(three, autograph=False).get_concrete_function(tf.TensorSpec(())).graph
+    assert {operation.type for operation in graph.get_operations() if calls_unknown(operation)} == {"StatelessCase"}
+
+
+def test_all_copies_of_a_captured_one_are_found():
+    variable, single = keras.Variable(1.0), tf.Variable(1.0)
+    place_variable(variable, mirrored(PAIR), PAIR)
+    handles = [copy.handle for copy in variable.value.values]
+    assert copies_beside(handles[1]) == handles and copies_beside(single.handle) is None
+
+
+def test_what_decides_a_trace_is_told_from_what_a_trace_or_a_checkpoint_leaves():
+    optimizer, kept = keras.optimizers.AdamW(), "_exclude_from_weight_decay_cache"
+    optimizer.build([keras.Variable(1.0)])
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    attributes = python_attributes(optimizer)
+    assert kept in vars(optimizer) and kept not in attributes
+    assert {"_learning_rate", "clipnorm", "_variables", "_momentums"} <= attributes.keys()
+    assert not any(name.startswith("_self_") for name in attributes)
