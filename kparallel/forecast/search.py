@@ -65,7 +65,7 @@ def _miss(model: StepModel, possible: list[Configuration]) -> PlanError:
 
     closest = min(possible, key=need)
     return PlanError(
-        f"Expected a plan that fits {format_bytes(limit)} per device; there is none. The closest miss is {closest}, which "
-        f"needs {format_bytes(need(closest))} on its fullest device. Use more devices, a smaller batch_size (now "
+        f"Expected a plan that fits {format_bytes(limit)} per device; there is none. The closest miss is {closest}, "
+        f"which needs {format_bytes(need(closest))} on its fullest device. Use more devices, a smaller batch_size (now "
         f"{model.batch_size}), an optimizer with fewer slots, or layers that a cut can part."
     )
