@@ -13,7 +13,7 @@ BRIDGE = f"kpbr{os.getpid() % 10**8}"
 
 
 def run(*words):
-    subprocess.run(words, check=True, capture_output=True, timeout=20)
+    subprocess.run(words, check=True, capture_output=True, timeout=60)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_links_to_a_slow_host_are_named(hosts):
         for index, name in enumerate(NAMES)
     ]
     try:
-        printed = [worker.communicate(timeout=300)[0] for worker in workers]
+        printed = [worker.communicate(timeout=900)[0] for worker in workers]
     finally:
         for worker in workers:
             worker.kill()

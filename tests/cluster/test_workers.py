@@ -54,7 +54,7 @@ def run_hosts(folder, *names):
     ]
     try:
         for worker in workers:
-            out, _ = worker.communicate(timeout=300)
+            out, _ = worker.communicate(timeout=900)
             assert worker.returncode == 0, out[-6000:]
     finally:
         for worker in workers:
@@ -72,7 +72,7 @@ def test_tensorflows_collectives_equal_one_device(folder, tmp_path):
     names = ("accumulation", "mask", "compressed")
     choice = {"KPARALLEL_COLLECTIVES": "tensorflow", "CARRIER": "TFCommunicator"}
     gang = [sys.executable, "-m", "kparallel", "run", "-n", "2", "--timeout", "60", HERE / "work.py", tmp_path, *names]
-    done = subprocess.run(gang, env=ENVIRONMENT | choice, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(gang, env=ENVIRONMENT | choice, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
     for name in names:
         compare(tmp_path, folder, name, workers=2)

@@ -23,7 +23,7 @@ def test_one_command_measures_and_writes_the_table(tmp_path):
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     command = [sys.executable, "-m", "examples.benchmarks", "--only=one-replica-tiny", "--rounds=2", f"--write={page}"]
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=360)
     assert run.returncode == 0, run.stdout + run.stderr
     (kept,) = json.loads(page.with_suffix(".json").read_text()).values()
     (row,) = (Row(**row) for row in kept["rows"])

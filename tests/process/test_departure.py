@@ -35,7 +35,7 @@ def run(tmp_path, when):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     command = [sys.executable, "-m", "kparallel", "run", "-n", "2", "--heartbeat", "600", script, when]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=150)
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=450)
 
 
 @pytest.mark.parametrize("when", some(["before wrap", "between fits"], "before wrap"))

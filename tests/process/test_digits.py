@@ -40,7 +40,7 @@ def digits(folder, *arguments, env=None):
     # The script finds its own neighbours; the folder of the test's dataset stands in for a user's package.
     paths = [str(Path(__file__).parent), str(ROOT), os.environ.get("PYTHONPATH", "")]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "CUDA_VISIBLE_DEVICES": "-1"} | (env or {})
-    run = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=240)
+    run = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=720)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
     return run.stdout
 

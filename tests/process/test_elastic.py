@@ -18,7 +18,7 @@ def count(tmp_path, sizes, restarts, *fates):
     script.write_text(COUNT)
     most = sizes.rpartition(":")[2]
     arguments = [sizes, str(restarts), str(script), str(tmp_path), most, repr(list(fates))]
-    done = subprocess.run([sys.executable, "-c", ELASTIC, *arguments], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", ELASTIC, *arguments], capture_output=True, text=True, timeout=180)
     lines = [line.removeprefix("[0] ") for line in done.stdout.splitlines() if not line.startswith(("[1]", "[2]"))]
     assert "Traceback" not in done.stderr or "a fault" in done.stderr, done.stderr
     return done.returncode, lines
@@ -99,7 +99,7 @@ def test_a_worker_that_is_told_to_leave_is_a_loss(tmp_path):
 )
 def test_wrong_sizes_are_named(sizes, part):
     command = [sys.executable, "-m", "kparallel", "run", "-n", sizes, __file__]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 2 and part in " ".join(done.stderr.split()), done.stderr
 
 

@@ -79,7 +79,7 @@ def test_a_process_without_kparallel_goes_on_from_every_file(tmp_path):
     wrapped.save(tmp_path / "legacy.h5")  # Last: Keras takes the optimizer out of the compile arguments here.
     np.savez(tmp_path / "data.npz", x=X, y=Y)
     outputs = wrapped.predict(X, verbose=0)
-    subprocess.run([sys.executable, "-c", GO_ON, tmp_path], check=True, timeout=240)
+    subprocess.run([sys.executable, "-c", GO_ON, tmp_path], check=True, timeout=720)
     results = np.load(tmp_path / "results.npz")
     for name in results.files:
         if name.endswith("_outputs"):

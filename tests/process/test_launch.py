@@ -46,7 +46,7 @@ FAIL = "kparallel.launch(outer, workers=1)"
 
 def test_a_notebook_trains_on_two_workers():
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in (DEFINE, RUN, FAIL)])
-    NotebookClient(notebook, timeout=200, allow_errors=True).execute()
+    NotebookClient(notebook, timeout=600, allow_errors=True).execute()
     _, trained, failed = ([*cell.outputs] for cell in notebook.cells)
     printed = "".join(output.text for output in trained if output.get("name") == "stdout")
     assert "[0] replicas: 2\n" in printed and "[1] replicas: 2\n" in printed, trained
@@ -146,7 +146,7 @@ def test_an_interrupt_or_the_end_of_the_program_ends_the_workers(number):
     try:
         worker = int(process.stdout.readline())
         process.send_signal(number)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=90)
     finally:
         process.kill()
     if number == signal.SIGINT:

@@ -57,7 +57,7 @@ def command(folder, *options, **fate):
 
 def run(folder, *options, **fate):
     done = subprocess.run(
-        command(folder, *options, **fate), env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+        command(folder, *options, **fate), env=ENVIRONMENT, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr[-6000:]
     return done
@@ -118,7 +118,7 @@ def test_sigterm_ends_a_run_behind_a_checkpoint_and_no_step_is_lost(tmp_path, un
             process.send_signal(signal.SIGTERM)
             (tmp_path / "go").touch()
             break
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 75, err[-4000:]
     last = steps_of("".join(told) + out)[-1]
     assert f"[0] kparallel: SIGTERM came: training ends behind step {last % 5 + 1} of epoch {last // 5}" in err
@@ -139,7 +139,7 @@ def test_sigterm_on_one_machine(tmp_path):
             process.send_signal(signal.SIGTERM)
             (folder / "go").touch()
             break
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 75 and "training ends behind step" in err, err[-4000:]
     done = run(folder)
     assert done.stdout.splitlines()[-1] == "step 19" and len(done.stdout.splitlines()) <= 12

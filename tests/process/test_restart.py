@@ -43,7 +43,7 @@ def test_a_killed_run_resumes_and_ends_as_if_nothing_had_happened(tmp_path):
     command = [sys.executable, "-m", "kparallel", "run", "-n", "2", "--restarts", "1", script, tmp_path]
     epochs = {}
     for fate in ("whole", "killed"):
-        done = subprocess.run([*command, fate], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+        done = subprocess.run([*command, fate], env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr[-6000:]
         epochs[fate] = [line for line in done.stdout.splitlines() if line.startswith("[0] epoch")]
     assert "kparallel: worker 1 was ended by SIGKILL; restart 1 of 1" in done.stderr

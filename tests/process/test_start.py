@@ -74,5 +74,5 @@ SCRIPTS = {"import": (IMPORT, {}), "backend": (BACKEND, {"KERAS_BACKEND": "numpy
 def test_in_a_fresh_process(name):
     code, environment = SCRIPTS[name]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=360)
     assert run.returncode == 0, run.stderr

@@ -74,11 +74,11 @@ def environment(cluster=None, **others):
 def test_an_absent_peer_and_a_late_start():
     addresses = free_addresses(2)
     surroundings = environment(Cluster(addresses, 0), PEER=addresses[1])
-    done = subprocess.run([sys.executable, "-c", ALONE], env=surroundings, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", ALONE], env=surroundings, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
 
 
-def run(script, *arguments, options=(), timeout=100):
+def run(script, *arguments, options=(), timeout=300):
     command = [sys.executable, "-m", "kparallel", "run", "-n", "2", *options, str(script), *arguments]
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=timeout)
 
@@ -97,7 +97,7 @@ def test_survivors_of_a_killed_worker_name_it():
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     workers = [subprocess.Popen(command, env=environment(Cluster(addresses, i)), **streams) for i in range(2)]
     try:
-        (out, err), (killed, _) = [worker.communicate(timeout=100) for worker in workers]
+        (out, err), (killed, _) = [worker.communicate(timeout=300) for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
@@ -133,7 +133,7 @@ except Exception as error:
 def test_a_step_that_fails_on_one_worker_does_not_keep_the_others_waiting(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(FAILS)
-    done = run(script, options=["--grace", "2"], timeout=90)
+    done = run(script, options=["--grace", "2"], timeout=270)
     assert done.returncode == 1 and "[1] InvalidArgumentError" in done.stdout, done.stderr
     assert "WorkerError: Lost worker 1" in done.stderr, done.stderr
 
@@ -141,7 +141,7 @@ def test_a_step_that_fails_on_one_worker_does_not_keep_the_others_waiting(tmp_pa
 def test_kinds_of_collectives_are_checked_first():
     surroundings = environment(Cluster(free_addresses(2), 0), KPARALLEL_COLLECTIVES="gloo")
     command = [sys.executable, "-c", "import kparallel; kparallel.init()"]
-    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=180)
     assert "Expected KPARALLEL_COLLECTIVES to be one of auto, tensorflow, received 'gloo'." in done.stderr
 
 

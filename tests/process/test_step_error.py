@@ -49,7 +49,7 @@ def run(tmp_path, where, **environment):
     script.write_text(SCRIPT)
     environment = ENVIRONMENT | environment
     command = [sys.executable, "-m", "kparallel", "run", "-n", "2", script, where]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.parametrize("where", ["all", "one"])

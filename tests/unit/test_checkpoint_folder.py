@@ -46,7 +46,7 @@ print("calls", count)
 
 def write(directory, last):
     command = [sys.executable, "-c", WRITE, str(directory), str(last)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=180)
 
 
 def check(directory, written):
