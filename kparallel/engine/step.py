@@ -28,7 +28,6 @@ from kparallel.engine.sharded_update import ShardedUpdate
 from kparallel.engine.shared_update import SharedUpdate
 from kparallel.engine.sparse_gradients import scales_and_adds
 from kparallel.engine.stage_function import StageFunctions
-from kparallel.errors import PlanError
 from kparallel.loss.overridden import overrides_compute_loss
 from kparallel.planning.plan import Plan
 from kparallel.stage.pipeline import Pipeline
@@ -92,12 +91,9 @@ class Step:
         Args:
             data: An element of the dataset: the whole batch, or this replica's part of it.
             counts: Its number of rows.
-
-        Raises:
-            PlanError: The first batch has fewer rows for a replica than there are microbatches.
         """
         replica, share = self._replica(), self._take(data, counts)
-        self._check_first(counts)
+        self._warn_at_first(counts)
         result, losses = self._passes.run(replica, share, training=True)
         result, penalties = self._with_penalties(replica, share, result)
         if not losses.terms.of_one_microbatch() and not penalties:
@@ -145,18 +141,16 @@ class Step:
         index = placement.communicators[-1].replica_index
         return take_share(data, counts, index - placement.first_replica, index, placement.replicas, pad=self._pad)
 
-    def _check_first(self, counts: RowCounts) -> None:
-        """Refuse a first batch that leaves microbatches empty. The last batch of an epoch may do so.
-
-        The largest share decides, that of the first replica: then all workers of a cluster decide alike.
-        """
+    def _warn_at_first(self, counts: RowCounts) -> None:
+        """Warn of a first batch that leaves microbatches empty, in a replica's largest share, which is the first's."""
         number, is_first, self._is_first = self._plan.microbatches, self._is_first, False
         counted = counts.rows
         rows = counted[0] if isinstance(counted, tuple) else split_sizes(counted, self._placement.replicas)[0]
         if is_first and number > 1 and rows < number:
-            raise PlanError(
-                f"Expected at most {rows} microbatches for a first batch that gives a replica {rows} rows, "
-                f"received {number}. Use larger batches, or say microbatches={max(rows, 1)}."
+            warnings.warn(
+                f"The first batch gives a replica {rows} rows, which {number} microbatches cannot share: "
+                f"{number - rows} stay empty and devices idle. Use larger batches, or say microbatches={max(rows, 1)}.",
+                stacklevel=2,
             )
 
     def _with_penalties(
