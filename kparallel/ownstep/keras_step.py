@@ -207,7 +207,7 @@ class _FromTheStart(State):
 
 
 def _in_one_line(error: Exception) -> str:
-    """Return the begin of an error's text, without the bold type that Keras adds."""
+    """Return the start of an error's text, without the bold type that Keras adds."""
     text = str(error).replace("\x1b[1m", "").replace("\x1b[0m", "")
     return " ".join(text.split())[:200]
 

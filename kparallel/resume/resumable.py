@@ -128,7 +128,7 @@ def _keep(model: Any, epoch: EpochState, backup: keras.callbacks.BackupAndRestor
     directory, weight_file = backup_directory(backup), weight_file_of(model)
 
     def save(number: int) -> None:
-        # Between epochs the place in the data is known. Within one, Keras's backup goes back to the epoch's begin.
+        # Between epochs the place in the data is known. Within one, Keras's backup goes back to the epoch's start.
         progress, place = epoch.progress, None
         if backs_up_epochs(backup) and progress is not None:
             # Over a pass that goes on from epoch to epoch, Keras begins the data anew.

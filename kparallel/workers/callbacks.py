@@ -120,7 +120,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         resume_at(self.model, 0)
 
     def _leave(self, reason: str) -> None:
-        """End all workers behind a checkpoint of the chief's."""
+        """End all workers after a checkpoint of the chief's."""
 
         def leave() -> None:
             if self._checkpoint is not None and self._group.is_chief:
