@@ -115,7 +115,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         runtime.epoch.resumed = training
         self._history = {"epoch": [], "history": {}} if training is None else training["history"]
         if training is not None:
-            go_on(self.model, training)
+            resume_training(self.model, training)
         if runtime.placement.group.is_single:
             self._notice.listen()
         self._since, self._written, self._finished = 0, time.monotonic(), False
@@ -241,7 +241,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
             )
 
 
-def go_on(model: Any, training: dict[str, Any]) -> None:
+def resume_training(model: Any, training: dict[str, Any]) -> None:
     """Let the `fit` that begins go on where a checkpoint was written; the model has its variables' values.
 
     Args:
