@@ -29,6 +29,12 @@ def loss_tracker(model: keras.Model) -> keras.metrics.Mean:
     return model._loss_tracker
 
 
+def loss_trackers(model: keras.Model) -> list[keras.metrics.Metric]:
+    """Return the metrics that report each of several compiled losses."""
+    losses = model._compile_loss
+    return [] if losses is None else list(losses.metrics)
+
+
 def metrics_inside(metric: keras.metrics.Metric) -> list[keras.metrics.Metric]:
     """Return the metrics that another one holds: as attributes, or as `compile` was given them."""
     return [*getattr(metric, "_metrics", []), *getattr(metric, "metrics", [])]

@@ -87,14 +87,21 @@ def _gathered(value: Any, share: Share, communicator: Communicator, replicas: in
     ```
     """
 
+    def joined(tensor: tf.Tensor) -> tf.Tensor:
+        parts = [tf.stop_gradient(part) for part in communicator.all_gather([tensor])[0]]
+        parts[communicator.replica_index] = tensor
+        return tf.concat(parts, 0)
+
     def whole(leaf: Any) -> Any:
         if leaf is None or replicas == 1:
             return leaf
-        leaf = tf.convert_to_tensor(leaf)
+        if not isinstance(leaf, tf.RaggedTensor):
+            leaf = tf.convert_to_tensor(leaf)
         leaf = leaf[: share.count]  # Without the padding row of an empty share.
-        parts = [tf.stop_gradient(part) for part in communicator.all_gather([leaf])[0]]
-        parts[communicator.replica_index] = leaf
-        return tf.concat(parts, 0)
+        if isinstance(leaf, tf.RaggedTensor):
+            lengths = [joined(each) for each in leaf.nested_row_lengths()]
+            return tf.RaggedTensor.from_nested_row_lengths(joined(leaf.flat_values), lengths)
+        return joined(leaf)
 
     def with_mask_and_logits(leaf: Any) -> Any:
         gathered = whole(leaf)

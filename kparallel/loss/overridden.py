@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from kparallel.compat.distribute import one_replica_view
 from kparallel.compat.layers import own_metrics
+from kparallel.compat.losses import loss_trackers
 from kparallel.errors import ModelError
 
 __all__: list[str] = []
@@ -55,7 +56,7 @@ def own_loss(
         change; and the ids of the variables that were read or assigned.
 
     Raises:
-        NotOfOutputsError: The method reads weights, whose gradients would be lost.
+        NotOfOutputsError: The method reads weights, whose gradients would be lost, or logs several losses.
         ModelError: It assigns a variable that is no state of the model.
     """
     # Keras looks when the model is made, so what is assigned to the model later does not count.
@@ -80,6 +81,13 @@ def own_loss(
 
 def _refuse_foreign(model: Any, state: list[keras.Variable], scope: _Recorder) -> None:
     known = set(map(id, state))
+    means = {id(variable) for tracker in loss_trackers(model) for variable in tracker.variables}
+    if means & scope.assigned.keys():
+        raise NotOfOutputsError(
+            f"Expected {model.__class__.__name__}.compute_loss to compute one number under stages or microbatches, but "
+            "super().compute_loss logs the mean of each of several losses too. Say replicas= alone; or pass the losses "
+            "to compile and leave compute_loss alone."
+        )
     foreign = [variable.path for key, variable in scope.assigned.items() if key not in known]
     if foreign:
         raise ModelError(

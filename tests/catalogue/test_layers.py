@@ -8,11 +8,12 @@ from tests.catalogue.deviations import CHOSEN_IN_TRACING, LAYERS, RANDOM
 from tests.catalogue.layers import RECIPES, Recipe
 from tests.catalogue.measure import PLANS, ROWS, check, in_turn, trained
 from tests.catalogue.public import public
+from tests.choice import some
 
 L = keras.layers
 # One of each kind; `full` has the others.
-CHOSEN = ["Attention", "BatchNormalization", "Conv2D", "Dense", "Dropout", "Embedding", "Flatten", "LSTM"]
-CHOSEN += ["LayerNormalization", "Masking", "Normalization", "RandomFlip", "StringLookup", "TimeDistributed"]
+CHOSEN = ["Attention", "BatchNormalization", "Conv2D", "Dropout", "Embedding", "LayerNormalization", "LSTM", "Masking"]
+CHOSEN += ["Normalization", "RandomFlip", "StringLookup", "TimeDistributed"]
 
 
 def recipe_of(name):
@@ -37,11 +38,6 @@ def data_of(recipe):
     rng = np.random.default_rng(0)
     x = [recipe.draw(rng, (ROWS, *shape)) for shape in recipe.shapes]
     return x if len(x) > 1 else x[0], rng.normal(size=(ROWS, 2))
-
-
-def some(names):
-    """Return names as parameters, those that are not chosen marked `full`."""
-    return [pytest.param(name, marks=() if name in CHOSEN else pytest.mark.full) for name in names]
 
 
 @pytest.mark.parametrize(("name", "plan"), in_turn(public(L, L.Layer), CHOSEN))
@@ -71,7 +67,10 @@ def arm(name, plan):
     return trained(lambda: model_of(recipe), *data_of(recipe), plan, policy=recipe.policy)
 
 
-@pytest.mark.parametrize("name", some([name for name in RANDOM if name not in CHOSEN_IN_TRACING]))
+ALONE = [name for name in RANDOM if name not in CHOSEN_IN_TRACING]
+
+
+@pytest.mark.parametrize("name", some(ALONE, *(name for name in ALONE if name in CHOSEN)))
 def test_a_random_layer_equals_plain_keras_on_one_replica_to_the_bit(name):
     plain, wrapped = (arm(name, plan) for plan in (None, {"replicas": 1}))
     for entry, value in plain.items():

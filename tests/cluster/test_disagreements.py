@@ -1,7 +1,6 @@
 """Workers that differ, and errors on one worker: all workers stop with an error that says so, none waits for ever."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from tests.cluster import disagreements
 from tests.cluster.outcomes import Outcome, cases
+from tests.processes import ENVIRONMENT
 
 SCRIPT = Path(__file__).parent / "run_disagreements.py"
 CASES = cases(disagreements)
@@ -21,8 +21,7 @@ def outcomes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("disagreements")
     gang = [sys.executable, "-m", "kparallel", "run", "-n", "2", "--devices-per-worker", "2"]
     command = [*gang, "--timeout", "60", "--heartbeat", "20", SCRIPT, folder]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    run = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-6000:]
     return [json.loads((folder / f"{worker}.json").read_text()) for worker in (0, 1)]
 

@@ -28,7 +28,11 @@ def meetings(name, plan):
 
 
 def covering():
-    """Return each case under one plan of several replicas, and what more it takes that features meet kinds of plans."""
+    """Return each case under one plan of several replicas, and what more it takes that features meet kinds of plans.
+
+    Returns:
+        Pairs of a case and a plan: those of each case, and those that are added.
+    """
     everything = cross()
     missing = {pair for name, plan in everything for pair in meetings(name, plan)}
     chosen = []
@@ -48,17 +52,7 @@ def covering():
 
     for name in CASES:
         add([pair for pair in everything if pair[0] == name and replicated(pair[1])])
+    number = len(chosen)
     while missing:
         add(everything)
-    return chosen
-
-
-def one_of_each(names):
-    """Return as few of some cases as have all features that these cases have together."""
-    missing = {feature for name in names for feature in CASES[name].features}
-    chosen = []
-    while missing:
-        best = max(names, key=lambda name: len(missing & set(CASES[name].features)))
-        chosen.append(best)
-        missing -= set(CASES[best].features)
-    return chosen
+    return chosen[:number], chosen[number:]

@@ -6,6 +6,7 @@ import pytest
 
 import kparallel
 from kparallel.engine.optimizer_update import OptimizerUpdate
+from tests.choice import some
 from tests.equality.cases import CASES, SCCE
 from tests.equality.control import control
 from tests.equality.cover import covering, cross, meetings, replicated
@@ -34,19 +35,35 @@ def check(name, plan, policy=None):
     assert not far, f"beyond {limit:.0e}: {far}"
 
 
-@pytest.mark.parametrize(("name", "plan"), covering())
+EACH, MORE = covering()
+# Of these another case shows nearly as much: `full` has them.
+ALIKE = {"nesterov", "amsgrad", "decay_without_biases", "ema_at_the_end", "cosine_with_warmup", "scalar_of_keras"}
+ALIKE |= {"dice_by_name", "circle_by_name", "tversky", "own_call_of_a_mask", "dict_of_losses", "add_loss_of_keras"}
+ALIKE |= {"gru", "validation_split", "xla_of_a_mask", "positions_xla", "positions_clipped", "positions_accumulated"}
+ALIKE |= {"positions_mixed_float16", "one_table_clipped", "sparse_inputs_clipped", "mixed_float16_clipping"}
+ALIKE |= {"mixed_float16_accumulation", "accumulation_and_ema", "synchronized_adam", "spectral_lookup"}
+# Of what features meet beyond one plan of each case, every run takes one pair of each plan that it lacks.
+CHOSEN = [pair for pair in EACH if pair[0] not in ALIKE]
+CHOSEN += {plan: (name, plan) for name, plan in MORE if not replicated(plan)}.values()
+
+
+@pytest.mark.parametrize(("name", "plan"), some([*EACH, *MORE], *CHOSEN))
 def test_wrapped_fit_equals_plain_fit(name, plan):
     check(name, plan)
 
 
 def test_the_covering_set_covers():
     """Every case on several replicas, every plan, and every feature under every kind of plan that it can take."""
-    chosen = covering()
+    chosen = [*EACH, *MORE]
     assert len(set(chosen)) == len(chosen)
     assert {name for name, plan in chosen if replicated(plan)} == set(CASES)
     assert {plan for _, plan in chosen} | {"1x1"} == set(PLANS) == set(KINDS)
     met, possible = ({each for pair in pairs for each in meetings(*pair)} for pairs in (chosen, cross()))
     assert met == possible
+    assert {plan for _, plan in CHOSEN} | {"1x1"} == set(PLANS)
+    assert {feature for name, _ in CHOSEN for feature in CASES[name].features} == {
+        feature for case in CASES.values() for feature in case.features
+    }
 
 
 @pytest.mark.full
@@ -56,21 +73,16 @@ def test_every_case_under_every_plan(name, plan):
 
 
 # One of each kind, and all whose control is beyond FLOAT32; `full` has the others.
-IN_FLOAT32 = ["adam", "lion", "muon", "mask_and_weights", "regularizers", "synchronized", "metrics"]
+IN_FLOAT32 = ["adam", "lion", "mask_and_weights", "regularizers", "synchronized"]
 IN_FLOAT32 += [name for name, control in CONTROLS.items() if control > FLOAT32 and CASES[name].policy is None]
 
 
-def others(names):
-    """Return every case, those not named marked `full`."""
-    return [pytest.param(name, marks=() if name in names else pytest.mark.full) for name in CASES]
-
-
-@pytest.mark.parametrize("name", others([*IN_FLOAT32, *(name for name, case in CASES.items() if case.policy)]))
+@pytest.mark.parametrize("name", some(CASES, *IN_FLOAT32))
 def test_in_single_precision(name):
     check(name, "3x1", CASES[name].policy or "float32")
 
 
-@pytest.mark.parametrize("name", others(["lion", "synchronized_adam", "mixed_bfloat16"]))
+@pytest.mark.parametrize("name", some(CASES, "lion", "mixed_bfloat16"))
 def test_the_recorded_control_holds(name):
     """In order of magnitude, above what float32 resolves."""
     floor = 2e-7
@@ -78,7 +90,7 @@ def test_the_recorded_control_holds(name):
     assert recorded / 10 < measured < recorded * 10, f"{name}: recorded {recorded:.1e}, measured {measured:.1e}"
 
 
-UPDATES = ["sgd_momentum", "adam", "adamw", "lion", "rmsprop", "accumulation", "global_clipnorm", "mixed_float16_adam"]
+UPDATES = ["sgd_momentum", "adamw", "accumulation", "global_clipnorm", "mixed_float16_adam"]
 
 
 @pytest.fixture
@@ -95,7 +107,7 @@ def compiled(monkeypatch):
     return devices
 
 
-@pytest.mark.parametrize("name", others(UPDATES))
+@pytest.mark.parametrize("name", some(CASES, *UPDATES))
 def test_updates_as_one_program_of_each_stage_equal_plain_fit(name, compiled):
     """The second stage's program gets the first one's scalars."""
     check(name, "1x2" if CASES[name].cut else "2x1")
@@ -107,7 +119,7 @@ def test_an_embeddings_slices_leave_the_other_updates_compiled(compiled):
     assert len(set(compiled)) == 2
 
 
-@pytest.mark.parametrize("rows", range(1, 8))
+@pytest.mark.parametrize("rows", some(range(1, 8), 1, 2, 4, 7))
 def test_every_size_of_batch(rows):
     """From one row up to two for each replica and one more, each in a batch of its own."""
     use("float64")

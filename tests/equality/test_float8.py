@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import kparallel
+from tests.choice import some
 from tests.equality.measure import BATCH, EPOCHS, permuted, use
 from tests.equality.models import numbers
 from tests.equality.plans import PLANS
@@ -46,17 +47,21 @@ def plain():
     return trained(made())
 
 
+@pytest.mark.full
 def test_the_control(plain):
     assert max(difference(trained(made(), seed), plain) for seed in (1, 2, 3)) < FLOAT32
 
 
-@pytest.mark.parametrize("plan", ["3x1", "2x1_microbatches", "1x2_1f1b", "2x2_gpipe_recompute", "2x2_sharded"])
+@pytest.mark.parametrize(
+    "plan", some(["3x1", "2x1_microbatches", "1x2_1f1b", "2x2_gpipe_recompute", "2x2_sharded"], "2x2_sharded")
+)
 def test_float8_equals_one_device(plan, plain):
     assert difference(trained(made(PLANS[plan])), plain) < FLOAT32
     scales = [value for path, value in plain.items() if path.endswith("grad_scale")]
     assert scales and all(scale != 1.0 for scale in scales)
 
 
+@pytest.mark.full
 def test_biases_differ_by_the_rounding_of_their_gradients():
     """Keras rounds a bias, and with it its gradient, to bfloat16: here each part's."""
     found = difference(trained(made(PLANS["2x2_gpipe_recompute"], bias=True)), trained(made(bias=True)), least=1.0)

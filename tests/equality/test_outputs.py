@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import kparallel
+from tests.choice import all_but
 from tests.equality.cases import CASES
 from tests.equality.measure import build, differences, use
 from tests.equality.plans import PLANS
@@ -48,7 +49,18 @@ def outputs(model, case):
     return {"/".join(map(str, path)): np.asarray(value) for path, value in named}
 
 
-@pytest.mark.parametrize("name", SOME)
+LEFT = (
+    "dict_of_weights",
+    "lstm",
+    "regularizers_and_weights",
+    "add_loss_in_two_stages",
+    "dice",
+    "metrics",
+    "synchronized",
+)
+
+
+@pytest.mark.parametrize("name", all_but(SOME, *LEFT))
 def test_outputs_equal_those_of_the_plain_model(name):
     use("float64")
     case = CASES[name]
@@ -169,7 +181,9 @@ LOSSES_AND_METRICS = {
 }
 
 
-@pytest.mark.parametrize("name", LOSSES_AND_METRICS)
+@pytest.mark.parametrize(
+    "name", all_but(LOSSES_AND_METRICS, "adafactor_compiled", "certain_gathered", "similarity_of_columns")
+)
 def test_losses_and_metrics_equal_those_of_the_plain_model(name):
     use("float64")
     make, x, y, arguments, options = LOSSES_AND_METRICS[name]

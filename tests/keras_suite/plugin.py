@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ MODES = {
     "replicas": {"replicas": 2},
     "stages": {"replicas": 1, "stages": 2, "microbatches": 2},
 }
+# What a test's class, or the functions of its module, say where it trains a model.
+TRAINS = (".compile(", "run_layer_test(")
 MARKERS = ("requires_trainable_backend", "requires_tpu", "multi_device", "skipif_backend")
 
 
@@ -38,6 +41,27 @@ def pytest_configure(config):
     config.pluginmanager.register(StandIns())
     if config.getoption("--outcomes"):
         config.pluginmanager.register(Outcomes(config.getoption("--outcomes"), takeover))
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the tests of a class that trains nothing, thousands in the modules of Keras's operations."""
+    trains = functools.cache(lambda source: any(word in inspect.getsource(source) for word in TRAINS))
+    kept = [item for item in items if any(trains(source) for source in sources(item))]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
+
+
+@functools.cache
+def functions_of(module):
+    """Return the functions of a module that stand in no class."""
+    return [each for each in vars(module).values() if inspect.isfunction(each) and each.__module__ == module.__name__]
+
+
+def sources(item):
+    """Return what a test may call of its own module: its function or its class, with the bases, and the functions."""
+    kinds = inspect.getmro(item.cls) if item.cls else [item.function]
+    own = [kind for kind in kinds if kind.__module__ == item.module.__name__]
+    return [*own, *functions_of(item.module)]
 
 
 class Takeover:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import keras
 
+from tests.keras_suite.plugin import TRAINS
+
 SOURCES = Path(keras.__file__).parent / "src"
 ROOT = Path(__file__).parents[2]
-# What a test module says that trains a model.
-TRAINS = (".compile(", "run_layer_test(")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import kparallel
+from tests.choice import some
 from tests.equality.measure import differences, use
 from tests.equality.tolerances import FLOAT64
 from tests.ownstep.measure import train
@@ -23,8 +24,17 @@ def of_sums(y, y_pred):
     return tf.reduce_sum((y - y_pred) ** 2) / (1.0 + kparallel.all_reduce(tf.reduce_sum(y_pred**2)))
 
 
-@pytest.mark.parametrize("loss", [against_all, of_sums])
-@pytest.mark.parametrize("options", [{"replicas": 3}, {"replicas": 2, "microbatches": 2}])
+MICROBATCHES = {"replicas": 2, "microbatches": 2}
+
+
+@pytest.mark.parametrize(
+    ("loss", "options"),
+    some(
+        [(loss, options) for loss in (against_all, of_sums) for options in ({"replicas": 3}, MICROBATCHES)],
+        (against_all, {"replicas": 3}),
+        (of_sums, MICROBATCHES),
+    ),
+)
 def test_a_loss_of_all_rows_equals_plain_keras(loss, options):
     use("float64")
 

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import kparallel
+from tests.choice import some
 from tests.equality.measure import differences, use
 from tests.equality.tolerances import FLOAT64
 from tests.ownstep.measure import plain, state, train, wrapped
@@ -20,7 +21,7 @@ def equal(one, other):
     assert not far
 
 
-@pytest.mark.parametrize("name", ["guide", "inherited", "learned_noise"])
+@pytest.mark.parametrize("name", some(["guide", "inherited", "learned_noise"], "guide"))
 def test_validation_and_prediction(name):
     results = []
     use("float64")
@@ -37,7 +38,10 @@ def evaluated(model, data):
     return {key: np.asarray(v) for key, v in model.evaluate(**data, batch_size=5, verbose=0, return_dict=True).items()}
 
 
-@pytest.mark.parametrize("name", ["inherited", "learned_noise", "adversaries", "sharpness_aware", "masked_language"])
+EAGERLY = ("inherited", "learned_noise", "sharpness_aware")  # `full` has the others.
+
+
+@pytest.mark.parametrize("name", some([*EAGERLY, "adversaries", "masked_language"], *EAGERLY))
 def test_eagerly(name):
     use("float64")
     model = kparallel.wrap(seeded(PROGRAMS[name].model), replicas=2, **PROGRAMS[name].options)
@@ -62,6 +66,7 @@ def test_a_model_is_unwrapped_and_trained_on():
     equal(*results[::-1])
 
 
+@pytest.mark.full
 def test_every_size_of_batch():
     """From one row up to two for each replica and one more, each in a batch of its own."""
     use("float64")
@@ -176,7 +181,11 @@ def test_the_loss_scale():
 
 
 @pytest.mark.parametrize(
-    "options", [{"gradient_accumulation_steps": 2}, {"use_ema": True, "ema_overwrite_frequency": 2}]
+    "options",
+    some(
+        [{"gradient_accumulation_steps": 2}, {"use_ema": True, "ema_overwrite_frequency": 2}],
+        {"gradient_accumulation_steps": 2},
+    ),
 )
 def test_what_optimizers_do_in_conditions(options):
     use("float64")

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import kparallel
 from kparallel.comm.communicator import LocalCommunicator
+from tests.choice import some
 
 L = keras.layers
 
@@ -42,7 +43,7 @@ def rows(*more):
     return np.ones((7, 4), "float32"), np.ones((7, 1), "float32"), *more
 
 
-@pytest.mark.parametrize(("stages", "microbatches"), [(1, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize(("stages", "microbatches"), some([(1, 1), (1, 2), (2, 2)], (1, 1), (2, 2)))
 def test_gradients_state_and_report_are_one_exchange_of_each_stage(monkeypatch, stages, microbatches):
     arguments = {"optimizer": "adam", "loss": "mse", "metrics": ["mae"]}
     found = communicators(monkeypatch, normed(), arguments, rows(), stages=stages, microbatches=microbatches)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests.choice import all_but
 from tests.pairs import pair
 from tests.pipeline import models as m
 
@@ -85,7 +86,15 @@ def check(name, plan):
     assert_equal(train(wrapped, data, loss), train(plain, data, loss))
 
 
-@pytest.mark.parametrize(("name", "plan"), COVER)
+SLOW = [
+    ("u_net", "1x4_1f1b"),
+    ("encoder_decoder", "3x1_microbatches"),
+    ("masked_two_headed", "2x2"),
+    ("residual", "1x2"),
+]
+
+
+@pytest.mark.parametrize(("name", "plan"), all_but(COVER, *SLOW))
 def test_a_pipeline_equals_one_device(name, plan):
     check(name, plan)
 
@@ -97,6 +106,7 @@ def test_every_model_under_every_plan(name, plan):
     check(name, plan)
 
 
+@pytest.mark.full
 def test_a_stock_application_in_four_stages_equals_one_device():
     """Without microbatches BatchNorm sees the same rows, so that MobileNetV2 has no exception to claim."""
     keras.config.set_floatx("float64")

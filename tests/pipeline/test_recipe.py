@@ -11,6 +11,7 @@ from kparallel.engine.executor import Executor
 from kparallel.errors import ScheduleError
 from kparallel.schedule import SCHEDULES, Action, NamedSchedule, by_name, chart, check, linear_order, programs_for
 from tests.assertions import assert_fit_alike, doubles
+from tests.choice import all_but
 from tests.pairs import pair
 
 RNG = np.random.default_rng(0)
@@ -88,7 +89,7 @@ def test_every_schedule_with_a_name_obeys_the_laws(name):
         check(programs_for(name, 2 * lanes, 5, homes), 2 * lanes, 5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", all_but(NAMES, "gpipe", "1f1b"))
 def test_every_schedule_with_a_name_trains_as_plain_keras(name, monkeypatch):
     doubles()
     orders = []

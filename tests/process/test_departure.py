@@ -1,11 +1,13 @@
 """A worker whose script ends while the others train: they are told at once, not when its heartbeat is missed."""
 
-import os
 import subprocess
 import sys
 import time
 
 import pytest
+
+from tests.choice import some
+from tests.processes import ENVIRONMENT
 
 SCRIPT = """
 import json, os, sys
@@ -32,12 +34,11 @@ else:
 def run(tmp_path, when):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-m", "kparallel", "run", "-n", "2", "--heartbeat", "600", script, when]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=150)
 
 
-@pytest.mark.parametrize("when", ["before wrap", "between fits"])
+@pytest.mark.parametrize("when", some(["before wrap", "between fits"], "before wrap"))
 def test_a_worker_whose_script_ends_is_named_at_once(tmp_path, when):
     start = time.monotonic()
     done = run(tmp_path, when)

@@ -40,13 +40,13 @@ def by_devices():
 @pytest.mark.parametrize("devices", by_devices())
 def test_examples_run(devices):
     command = [sys.executable, Path(__file__).with_name("run_examples.py"), devices, *by_devices()[devices]]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert run.returncode == 0, run.stdout + run.stderr[-3000:]
 
 
 def test_pages_build_without_a_warning(tmp_path):
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", tmp_path / "html"]
-    run = subprocess.run([*command, "-d", tmp_path / "doctrees"], cwd=ROOT, capture_output=True, text=True, timeout=280)
+    run = subprocess.run([*command, "-d", tmp_path / "doctrees"], cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert run.returncode == 0, run.stdout + run.stderr
     assert (tmp_path / "html" / "index.html").exists()
 

@@ -1,7 +1,6 @@
 """Runs whose number of workers changes: with the launcher and light processes, and with a training as a whole."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import pytest
 
 from kparallel.launcher.local import free_addresses
 from tests.process.light_gang import COUNT, ELASTIC
+from tests.processes import ENVIRONMENT
 
 
 def count(tmp_path, sizes, restarts, *fates):
@@ -184,8 +184,7 @@ def train(folder, sizes, kinds, *killed):
     script.write_text(TRAIN)
     launcher = ["-m", "kparallel", "run", "-n", sizes] if sizes else []
     command = [sys.executable, *launcher, script, folder, ",".join(kinds)]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run([*command, json.dumps(killed)], env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run([*command, json.dumps(killed)], env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-6000:]
     saved = np.load(folder / "0.npz")
     return [saved[key] for key in saved.files], done
@@ -207,10 +206,9 @@ def train_on_two_launchers(folder, kinds, *killed):
         "--index",
     ]
     script = [folder / "script.py", folder, ",".join(kinds), json.dumps(killed)]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    options = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    options = {"env": ENVIRONMENT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     processes = [subprocess.Popen([*launcher, str(index), *script], **options) for index in range(2)]
-    told = [process.communicate(timeout=500)[0] for process in processes]
+    told = [process.communicate(timeout=900)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], told
     saved = np.load(folder / "0.npz")
     return [saved[key] for key in saved.files], told[0]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import kparallel
+from tests.choice import some
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(10, 3)).astype("float32")
@@ -90,7 +91,7 @@ def test_a_process_without_kparallel_goes_on_from_every_file(tmp_path):
             np.testing.assert_allclose(results[f"{name}_{index}"], weight, atol=1e-5, err_msg=f"{name} {index}")
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("policy", some(["float32", "mixed_float16"], "mixed_float16"))
 def test_files_of_two_replicas_restore_here_as_well(tmp_path, policy):
     keras.config.set_dtype_policy(policy)
     plain, wrapped = net(), kparallel.wrap(net(), replicas=2)

@@ -1,7 +1,6 @@
 """Runs that are killed or asked to leave, at one step or another: they go on from their checkpoints to the same end."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -9,6 +8,8 @@ import sys
 
 import numpy as np
 import pytest
+
+from tests.processes import ENVIRONMENT
 
 # Step by step it tells where it stands, waits where a test says so, and kills itself where a test says that.
 TRAIN = """
@@ -45,7 +46,6 @@ history = model.fit(x, x[:, :1], batch_size=8, epochs=4, verbose=0, callbacks=[c
 state = [*model.get_weights(), *(variable.numpy() for variable in model.optimizer.variables), history["loss"]]
 np.savez(folder / f"{index}.npz", *state)
 """
-ENVIRONMENT = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 def command(folder, *options, **fate):
@@ -127,6 +127,7 @@ def test_sigterm_ends_a_run_behind_a_checkpoint_and_no_step_is_lost(tmp_path, un
     assert_same(tmp_path, undisturbed)
 
 
+@pytest.mark.full
 def test_sigterm_on_one_machine(tmp_path):
     run(tmp_path / "whole")
     folder = tmp_path / "parts"

@@ -1,10 +1,11 @@
 """A worker killed in the middle of an epoch: the gang restarts, resumes, and ends where an uninterrupted run ends."""
 
-import os
 import subprocess
 import sys
 
 import numpy as np
+
+from tests.processes import ENVIRONMENT
 
 TRAIN = """
 import json, os, signal, sys
@@ -40,10 +41,9 @@ def test_a_killed_run_resumes_and_ends_as_if_nothing_had_happened(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(TRAIN)
     command = [sys.executable, "-m", "kparallel", "run", "-n", "2", "--restarts", "1", script, tmp_path]
-    surroundings = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     epochs = {}
     for fate in ("whole", "killed"):
-        done = subprocess.run([*command, fate], env=surroundings, capture_output=True, text=True, timeout=150)
+        done = subprocess.run([*command, fate], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-6000:]
         epochs[fate] = [line for line in done.stdout.splitlines() if line.startswith("[0] epoch")]
     assert "kparallel: worker 1 was ended by SIGKILL; restart 1 of 1" in done.stderr

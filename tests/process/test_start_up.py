@@ -1,6 +1,5 @@
 """Joining a cluster: in time, too late, without a peer; and workers lost on the way. Each in processes of its own."""
 
-import os
 import subprocess
 import sys
 
@@ -8,6 +7,8 @@ import pytest
 
 from kparallel.cluster import Cluster
 from kparallel.launcher.local import free_addresses
+from tests.choice import some
+from tests.processes import ENVIRONMENT
 
 # A peer that never comes, then a program that forgets to join or joins too late.
 ALONE = """
@@ -66,9 +67,8 @@ except Exception as error:
 
 
 def environment(cluster=None, **others):
-    clean = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
     own = {} if cluster is None else {"TF_CONFIG": cluster.to_tf_config()}
-    return {**clean, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3", **own, **others}
+    return {**ENVIRONMENT, **own, **others}
 
 
 def test_an_absent_peer_and_a_late_start():
@@ -145,7 +145,7 @@ def test_kinds_of_collectives_are_checked_first():
     assert "Expected KPARALLEL_COLLECTIVES to be one of auto, tensorflow, received 'gloo'." in done.stderr
 
 
-@pytest.mark.parametrize("worker", [0, 1])
+@pytest.mark.parametrize("worker", some([0, 1], 1))
 def test_a_frozen_worker_is_named_within_the_heartbeat(tmp_path, worker):
     script = tmp_path / "script.py"
     script.write_text(TRAIN)
@@ -178,6 +178,7 @@ model.fit(data, verbose=0)
 """
 
 
+@pytest.mark.full
 def test_a_chief_that_freezes_in_a_step_is_named(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(FREEZES)

@@ -1,10 +1,11 @@
 """An error in a step that the script catches: what is called next goes on, as on one device."""
 
-import os
 import subprocess
 import sys
 
 import pytest
+
+from tests.processes import ENVIRONMENT
 
 SCRIPT = """
 import json, os, sys
@@ -46,7 +47,7 @@ assert difference <= 1e-9
 def run(tmp_path, where, **environment):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"} | environment
+    environment = ENVIRONMENT | environment
     command = [sys.executable, "-m", "kparallel", "run", "-n", "2", script, where]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
 

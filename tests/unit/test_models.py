@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import kparallel
 from tests.assertions import assert_alike, assert_fit_alike, doubles, state
+from tests.choice import all_but, some
 from tests.equality import models as m
 from tests.pairs import pair
 
@@ -191,7 +192,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", all_but(MODELS, "two_inputs", "functional", "shared", "unbuilt"))
 def test_it_trains_evaluates_and_predicts_like_the_plain_model(name):
     doubles()
     build, x, y = MODELS[name]
@@ -339,6 +340,14 @@ class AddsLosses(Scored):
         self.top.activity_regularizer = keras.regularizers.L2()
 
 
+class SplitsOutputs(Net):
+    """Logs two losses of one output."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        parts = [[each[:, :1], each[:, 1:]] for each in (y, y_pred)]
+        return super().compute_loss(x, *parts, sample_weight, training)
+
+
 class Compiles(Net):
     """Has a `compile` with arguments and defaults of its own."""
 
@@ -373,10 +382,10 @@ def test_a_subclass_may_pass_positional_arguments_on():
     ("kind", "reduction", "arguments"),
     [
         (Scored, "mean", {"optimizer": "sgd", "loss": "mse", "metrics": ["mae"]}),
-        (TracksInMetrics, "mean", {"optimizer": "sgd", "loss": "mse"}),
-        (TracksInLoss, "global", {"optimizer": "sgd"}),
+        pytest.param(TracksInMetrics, "mean", {"optimizer": "sgd", "loss": "mse"}, marks=pytest.mark.full),
+        pytest.param(TracksInLoss, "global", {"optimizer": "sgd"}, marks=pytest.mark.full),
         (TracksInLoss, "mean", {"optimizer": "sgd"}),
-        (TracksMore, "mean", {"optimizer": "sgd"}),
+        pytest.param(TracksMore, "mean", {"optimizer": "sgd"}, marks=pytest.mark.full),
         (TracksTheLargest, "global", {"optimizer": "sgd"}),
         (Compiles, "mean", {"scale": 2.0}),
     ],
@@ -390,7 +399,7 @@ def test_a_subclass_keeps_its_own_trainer_methods(kind, reduction, arguments):
 
 
 @pytest.mark.parametrize("eagerly", [False, pytest.param(True, marks=pytest.mark.full)])
-@pytest.mark.parametrize("kind", [ReadsWeights, CallsItself, Regularized, AddsLosses])
+@pytest.mark.parametrize("kind", some([ReadsWeights, CallsItself, Regularized, AddsLosses], ReadsWeights, AddsLosses))
 def test_a_loss_that_needs_the_model_trains_over_replicas(kind, eagerly):
     doubles()
     plain, wrapped = pair(lambda: called(kind), replicas=3)
@@ -398,6 +407,13 @@ def test_a_loss_that_needs_the_model_trains_over_replicas(kind, eagerly):
     fit = {"x": X[:5], "y": Y[:5], "batch_size": 4, "validation_data": (X, Y), "validation_batch_size": 4}
     compiled = {"optimizer": "sgd", "loss": "mse", "metrics": ["mae"], "run_eagerly": eagerly}
     assert_fit_alike(wrapped, plain, lambda model: fit, lambda: compiled)
+
+
+def test_one_output_that_compute_loss_splits_logs_its_losses_over_replicas():
+    doubles()
+    plain, wrapped = pair(lambda: called(SplitsOutputs), replicas=3)
+    fit = {"x": X[:5], "y": Y[:5], "batch_size": 4, "validation_data": (X, Y), "validation_batch_size": 4, "epochs": 2}
+    assert_fit_alike(wrapped, plain, lambda model: fit, lambda: {"optimizer": "sgd", "loss": ["mse", "mae"]})
 
 
 @pytest.mark.parametrize("later", [False, True])
@@ -430,6 +446,7 @@ def test_hooks_that_are_assigned_to_a_model_are_called(later):
         (ReadsWeights, {"microbatches": 2}, ["kernel", "outputs alone", "Say replicas= alone"]),
         (CallsItself, {"microbatches": 2}, ["kernel", "one more output"]),
         (Regularized, {"microbatches": 2}, ["kernel", "super().compute_loss"]),
+        (SplitsOutputs, {"microbatches": 2}, ["each of several losses", "Say replicas= alone"]),
         (AddsLosses, {"microbatches": 2}, ["add_loss", "pass the loss to compile"]),
     ],
 )
@@ -452,7 +469,7 @@ def targets():
     return keras.Model(inputs, {"a": L.Dense(2, name="a")(hidden), "b": L.Dense(2, name="b")(hidden)})
 
 
-@pytest.mark.parametrize("options", [{"replicas": 3}, {"stages": 2, "microbatches": 2}])
+@pytest.mark.parametrize("options", some([{"replicas": 3}, {"stages": 2, "microbatches": 2}], {"replicas": 3}))
 @pytest.mark.parametrize(
     "make",
     [
@@ -513,8 +530,17 @@ def test_frozen_layers_do_not_move_and_slots_fit():
     assert kparallel.wrap(frozen).get_layer("hidden").trainable is False
 
 
-@pytest.mark.parametrize("options", [{"replicas": 2}, {"stages": 2, "microbatches": 2}])
-@pytest.mark.parametrize("whole", [False, True])
+PIPELINE = {"stages": 2, "microbatches": 2}
+
+
+@pytest.mark.parametrize(
+    ("whole", "options"),
+    some(
+        [(whole, options) for whole in (False, True) for options in ({"replicas": 2}, PIPELINE)],
+        (False, PIPELINE),
+        (True, {"replicas": 2}),
+    ),
+)
 def test_a_layer_inside_a_block_frozen_after_wrapping_trains(options, whole):
     """But nothing does where the model itself is frozen, as in plain Keras."""
     doubles()

@@ -6,6 +6,7 @@ import pytest
 
 import kparallel
 from tests.assertions import assert_alike, assert_fit_alike, doubles, state
+from tests.choice import some
 from tests.pairs import pair, seeded
 
 X, Y = np.random.default_rng(0).normal(size=(6, 3)), np.ones((6, 1))
@@ -64,7 +65,13 @@ def test_a_compiled_model_keeps_its_optimizer_and_metrics():
     assert_alike(state(wrapped), state(plain))
 
 
-@pytest.mark.parametrize("build", [line, lambda: WithLoss(name="with_loss")], ids=["built", "unbuilt"])
+@pytest.mark.parametrize(
+    "build",
+    [
+        pytest.param(line, id="built", marks=pytest.mark.full),
+        pytest.param(lambda: WithLoss(name="with_loss"), id="unbuilt"),
+    ],
+)
 def test_an_unwrapped_model_goes_on_and_is_wrapped_again(build):
     """Plain, wrapped, plain, wrapped for other devices, laid out anew: each time it goes on where it was."""
     doubles()
@@ -88,8 +95,14 @@ def two_layers():
     return keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(1)])
 
 
-@pytest.mark.parametrize("eagerly", [False, True])
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("when", "eagerly"),
+    some(
+        [(when, eagerly) for when in ("before", "after") for eagerly in (False, True)],
+        ("before", True),
+        ("after", False),
+    ),
+)
 def test_an_optimizer_that_the_user_builds_is_kept(when, eagerly):
     """Its slots move with their weights, built before `wrap` or after, and its handles stay."""
     doubles()
