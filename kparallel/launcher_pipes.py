@@ -1,7 +1,7 @@
 """What a worker and the launcher that started it tell each other, over pipes that the environment names.
 
 ```text
-launcher ──KPARALLEL_LEAVE───► worker     a byte: leave behind the next checkpoint
+launcher ──KPARALLEL_LEAVE───► worker     a byte: leave after the next checkpoint
          ◄──KPARALLEL_REPORT──            a line of JSON: a checkpoint, or why the worker fails
 ```
 """

@@ -38,7 +38,7 @@ class Recording:
 
 
 class Recorder:
-    """Turns the profiler on before one step of `fit` and off behind another; idle it does nothing.
+    """Turns the profiler on before one step of `fit` and off after another; idle it does nothing.
 
     One step more is recorded ahead and left out, since the profiler's start disturbs it. Where an epoch ends in
     between, what is there counts, and else recording starts again in the next epoch.

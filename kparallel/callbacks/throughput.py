@@ -19,7 +19,7 @@ _START, _STEPS = 3, 3
 class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
     """Log how many samples a second training takes, per replica, and against one replica.
 
-    Adds to each epoch's logs, and so to the history and to TensorBoard, if its callback stands behind this one:
+    Adds to each epoch's logs, and so to the history and to TensorBoard, if its callback comes after this one:
     `samples_per_second`; `samples_per_second_per_replica`; and `scaling_efficiency`, the share of ideal speed-up,
     where a single replica's figure is given. Validation does not count, nor does the first step of `fit`, which traces.
 
@@ -105,7 +105,7 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
             self._paused = steps, now
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Note the time; start the clock behind the first step of `fit`."""
+        """Note the time; start the clock after the first step of `fit`."""
         if self._recorder is not None:
             self._take(self._recorder.after_step())
         self._last, self._end = self._steps(), self._clock()

@@ -24,7 +24,7 @@ class CommThread:
 
     Args:
         ring: The connections to the other workers.
-        on_done: For each replica of this worker, a function to call whenever work of its is done.
+        on_done: `[replica]`: a function to call whenever a submission of this replica is done.
     """
 
     def __init__(self, ring: Ring, on_done: Sequence[Callable[[], None]]) -> None:
@@ -60,11 +60,11 @@ class CommThread:
         return result
 
     def abort(self) -> None:
-        """Hang up: the other workers then know that this one trains no longer."""
+        """Close the connections, so that the other workers know that this one no longer trains."""
         self._ring.abort()
 
     def settle(self) -> None:
-        """After a step that failed: wait until nothing of it is carried any more, and forget what became of it."""
+        """After a failed step: wait until none of its work runs any more, and drop its results."""
         settled = threading.Event()
         for submitted in self._submitted:
             submitted.put(settled)
@@ -97,7 +97,7 @@ class CommThread:
         results: list[Arrays | Exception]
         try:
             if any(work.generation != self._ring.generation for work in works):
-                raise ValueError("This is of a step that failed, before the workers connected anew.")
+                raise ValueError("The step failed before the workers connected anew; its work is not run any more.")
             results = list(works[0].work(self._ring, [work.arrays for work in works]))
         except Exception as error:  # `result` raises it in the step.
             results = [error] * len(works)

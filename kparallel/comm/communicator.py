@@ -40,11 +40,11 @@ class Communicator(abc.ABC):
         """This replica's index among the replicas of all workers."""
 
     def abort(self) -> None:
-        """Give up after a failed step, so that no other worker waits for this one."""
+        """Close the connections after a failed step, so that no other worker waits for this one."""
         return None
 
     def renew(self) -> None:
-        """Before the next steps: forget one that failed, if the workers have connected anew since."""
+        """Drop what a failed step left, if the workers have connected anew since. Call it before the next steps."""
         return None
 
 

@@ -38,7 +38,7 @@ class PeerConnections:
         self._liveness = LivenessProbe(cluster, heartbeat)
 
     def rings(self, number: int, group: WorkerGroup) -> list[Ring] | None:
-        """Return so many rings, or None where workers cannot connect; all workers call it alike.
+        """Return a number of rings, or None where workers cannot connect. All workers make the same call.
 
         Args:
             number: How many columns there are.
@@ -50,7 +50,7 @@ class PeerConnections:
         return None if self._refused else self._rings[:number]
 
     def renew(self, group: WorkerGroup) -> None:
-        """Connect anew after a step that failed, if one has on any worker; all workers call it alike.
+        """Connect anew if a step has failed on any worker. All workers make the same call.
 
         Args:
             group: How the workers tell one another.
@@ -92,9 +92,9 @@ class PeerConnections:
         )
 
     def _pairs(self, number: int, group: WorkerGroup) -> list[Pair] | str:
-        """Return this worker's connections for each ring, or in words what keeps workers from them, on all alike.
+        """Return this worker's connections for each ring, or why workers cannot connect, equal on all of them.
 
-        It may pass, so they try again.
+        The cause may pass, so they try several times.
         """
         found = ""
         for _ in range(self._attempts):
@@ -108,7 +108,7 @@ class PeerConnections:
         return found
 
     def _attempt(self, number: int, group: WorkerGroup) -> tuple[list[Pair], str]:
-        """Return for each ring this worker's connections, or what keeps it from them."""
+        """Return this worker's connections for each ring, and why it cannot connect; one of the two is empty."""
         try:
             listener, endpoint = self._listen(self._cluster)
         except OSError as error:
@@ -125,7 +125,7 @@ class PeerConnections:
 def connect_pair(
     cluster: Cluster, first: int, second: int, group: WorkerGroup, listen: Listen = listen
 ) -> Pair | str | None:
-    """Connect two workers, each to the other; all workers call it alike.
+    """Connect two workers, each to the other. All workers make the same call.
 
     Args:
         cluster: The workers.
@@ -135,7 +135,7 @@ def connect_pair(
         listen: Listens for the other one; `OSError` says why it cannot.
 
     Returns:
-        The connection to the other one and that from it, or in words what keeps them apart; None on all other workers.
+        The connection to the other one and that from it, or why they cannot connect; None on all other workers.
     """
     nothing = json.dumps(None)
     if cluster.index not in (first, second):
@@ -147,8 +147,8 @@ def connect_pair(
         group.all_gather_text(nothing)
         return str(error)
     with listener:
-        told = group.all_gather_text(json.dumps(asdict(endpoint)))
-        ends = [json.loads(told[index]) for index in (first, second)]
+        texts = group.all_gather_text(json.dumps(asdict(endpoint)))
+        ends = [json.loads(texts[index]) for index in (first, second)]
         if None in ends:
             return f"worker {(first, second)[ends.index(None)]} cannot listen"
         try:
@@ -159,5 +159,5 @@ def connect_pair(
 
 def _all_endpoints(group: WorkerGroup, endpoint: Endpoint | None) -> list[Endpoint]:
     """Return every worker's endpoint, or nothing if one has none."""
-    told = [json.loads(answer) for answer in group.all_gather_text(json.dumps(endpoint and asdict(endpoint)))]
-    return [Endpoint(**fields) for fields in told] if all(told) else []
+    texts = [json.loads(answer) for answer in group.all_gather_text(json.dumps(endpoint and asdict(endpoint)))]
+    return [Endpoint(**fields) for fields in texts] if all(texts) else []

@@ -1,4 +1,4 @@
-"""Workers whose scripts have ended while this one waits for them: the launcher tells, and the waiting ends."""
+"""Ends the wait for a worker whose script has ended, of which the launcher sends word."""
 
 import contextlib
 import os
@@ -13,13 +13,13 @@ ENDED = "its script has ended"
 class Departures:
     """Ends an exchange that waits for a worker whose script has ended without an error.
 
-    Neither TensorFlow nor a connection tells that before the heartbeat's time is over. That a worker ends before the
-    others is no error by itself: the chief may still save a file, and tells nobody anything.
+    Neither TensorFlow nor a connection reports this before the heartbeat has passed. A worker that ends before the
+    others is no error by itself: the chief may still save a file after the others have ended.
 
     Args:
-        descriptor: Of the launcher's pipe, from which the indices of such workers are read, one in a line.
-        abort: Ends the exchanges that wait, and those to come, with an error of this text.
-        settle: Seconds in which what a worker sent before it ended must have come.
+        descriptor: The launcher's pipe. Each line has the index of a worker whose script has ended.
+        abort: Ends all present and later exchanges with an error of the given text.
+        settle: Seconds in which the messages that a worker sent before it ended must have arrived.
     """
 
     def __init__(self, descriptor: int, abort: Callable[[str], None], settle: float = 2.0) -> None:
@@ -34,7 +34,7 @@ class Departures:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Wait within for all other workers."""
+        """Return a context in which this worker waits for all others."""
         with self._changed:
             self._begun += 1
             self._waits = True

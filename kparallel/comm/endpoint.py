@@ -28,7 +28,7 @@ class Endpoint:
     Args:
         host: Its host, or the empty text for a socket between processes of one host.
         name: Its port, or the socket's name.
-        token: What a neighbor says, in hexadecimal; nobody else knows it.
+        token: The secret by which a neighbor is recognized, in hexadecimal.
     """
 
     host: str
@@ -53,7 +53,7 @@ def listen(cluster: Cluster) -> tuple[socket.socket, Endpoint]:
         cluster: The workers.
 
     Returns:
-        What listens, and what the previous worker has to know of it.
+        The listening socket, and the endpoint that the previous worker has to know.
 
     Raises:
         OSError: No port is free.
@@ -105,11 +105,11 @@ def connect_ring(listener: socket.socket, endpoints: list[Endpoint], index: int,
 
 
 def _admit(listener: socket.socket, token: bytes, before: dict[int, socket.socket], number: int, until: float) -> None:
-    """Accept the previous worker's connections. A stranger's connection, a silent one too, keeps nobody waiting.
+    """Accept the previous worker's connections. No other connection, a silent one included, makes anybody wait.
 
     Args:
         listener: Listens.
-        token: What the previous worker says first.
+        token: The secret that the previous worker sends first.
         before: Takes the connection of each ring.
         number: How many rings there are.
         until: When to give up, on the monotonic clock.
@@ -117,7 +117,7 @@ def _admit(listener: socket.socket, token: bytes, before: dict[int, socket.socke
     Raises:
         OSError: The previous worker does not come.
     """
-    heard: dict[socket.socket, bytes] = {}
+    received: dict[socket.socket, bytes] = {}
     listener.setblocking(False)
     with selectors.DefaultSelector() as ready:
         ready.register(listener, selectors.EVENT_READ)
@@ -129,37 +129,37 @@ def _admit(listener: socket.socket, token: bytes, before: dict[int, socket.socke
                 for end in (key.fileobj for key, _ in events):
                     assert isinstance(end, socket.socket)
                     if end is listener:
-                        _accept(listener, heard, ready)
-                    elif (word := _word(end, heard)) is not None:
+                        _accept(listener, received, ready)
+                    elif (preamble := _preamble(end, received)) is not None:
                         ready.unregister(end)
-                        del heard[end]
-                        if hmac.compare_digest(word[:_TOKEN], token):
-                            before[int.from_bytes(word[_TOKEN:], "big")] = _configured(end)
+                        del received[end]
+                        if hmac.compare_digest(preamble[:_TOKEN], token):
+                            before[int.from_bytes(preamble[_TOKEN:], "big")] = _configured(end)
                         else:
                             end.close()
         finally:
-            for end in heard:
+            for end in received:
                 end.close()
 
 
-def _accept(listener: socket.socket, heard: dict[socket.socket, bytes], ready: selectors.BaseSelector) -> None:
+def _accept(listener: socket.socket, received: dict[socket.socket, bytes], ready: selectors.BaseSelector) -> None:
     with contextlib.suppress(BlockingIOError, ConnectionAbortedError):  # It has hung up already.
         end, _ = listener.accept()
         end.setblocking(False)
-        heard[end] = b""
+        received[end] = b""
         ready.register(end, selectors.EVENT_READ)
 
 
-def _word(end: socket.socket, heard: dict[socket.socket, bytes]) -> bytes | None:
+def _preamble(end: socket.socket, received: dict[socket.socket, bytes]) -> bytes | None:
     """Return the first bytes of a connection, or None where not all of them have come."""
     try:
-        part = end.recv(_TOKEN + 4 - len(heard[end]))
+        part = end.recv(_TOKEN + 4 - len(received[end]))
     except BlockingIOError:
         return None
     except OSError:
         part = b""
-    heard[end] += part
-    return heard[end] if not part or len(heard[end]) == _TOKEN + 4 else None
+    received[end] += part
+    return received[end] if not part or len(received[end]) == _TOKEN + 4 else None
 
 
 def _configured(end: socket.socket) -> socket.socket:

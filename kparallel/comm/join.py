@@ -75,7 +75,7 @@ def init(timeout: float = 300.0, heartbeat: float = 60.0) -> None:
         task_id=cluster.index,
         rpc_layer="grpc",
     )
-    with _not_silently(cluster, timeout):
+    with _exiting_after(cluster, timeout):
         strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
     own = len(cluster.workers) > 1 and _choice() == "auto"
     news = os.environ.get("KPARALLEL_NEWS")  # Of the launcher, if there is one.
@@ -110,17 +110,17 @@ def peer_connections() -> PeerConnections | None:
 
 
 def cluster_departures() -> Departures | None:
-    """Return what ends the wait for a worker whose script has ended, or None where no launcher tells."""
+    """Return what ends the wait for a worker whose script has ended, or None without a launcher."""
     cluster = read_cluster()
     made = [] if cluster is None else _joined(cluster)
     return made[0].departures if made else None
 
 
 @contextlib.contextmanager
-def _not_silently(cluster: Cluster, timeout: float) -> Iterator[None]:
+def _exiting_after(cluster: Cluster, timeout: float) -> Iterator[None]:
     """End this process if TensorFlow's start takes longer than the timeout.
 
-    All workers were there a moment ago. If one is lost now, TensorFlow waits for it without a word, in a call that
+    All workers were there a moment ago. If one is lost now, TensorFlow waits for it without a message, in a call that
     nothing can interrupt.
     """
 
@@ -149,7 +149,7 @@ class _Joined:
 
 @functools.cache
 def _joined(cluster: Cluster) -> list[_Joined]:
-    """Return where the cluster's strategy and connections are kept; TensorFlow allows a process one strategy."""
+    """Return the list that holds the cluster's strategy and connections: TensorFlow allows a process one strategy."""
     return []
 
 

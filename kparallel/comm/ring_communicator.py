@@ -81,7 +81,7 @@ class RingCommunicator(Communicator):
             return
         self._generation = self._comm_thread.generation
         self._comm_thread.settle()
-        for done in self._done:  # By what a step that failed did not take any more.
+        for done in self._done:  # A failed step may have left elements that nobody took.
             if count := int(done.size()):
                 done.dequeue_many(count)
 

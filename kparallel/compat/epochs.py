@@ -40,7 +40,7 @@ class TrainingData:
 
     Args:
         epoch_iterator: Keras's.
-        begin_epoch: Called at the begin of each epoch, behind its callbacks and before anything is read.
+        begin_epoch: Called at the start of each epoch, after its callbacks and before anything is read.
     """
 
     def __init__(self, epoch_iterator: Any, begin_epoch: Callable[[], None]) -> None:
@@ -80,11 +80,11 @@ class TrainingData:
         return length
 
     def resume(self, at: Position, begin: Callable[[], None]) -> None:
-        """Let the next epoch begin behind steps that are done.
+        """Let the next epoch begin after steps that are done.
 
         Args:
             at: Where the interrupted process stood.
-            begin: Called when the epoch begins, behind its callbacks and before anything is read.
+            begin: Called when the epoch begins, after its callbacks and before anything is read.
         """
         self._resumed = lambda: self._resume(at, begin)
 
@@ -103,16 +103,16 @@ class TrainingData:
         while self.batches.passes < before:
             iter(self.batches)  # Draws an order, as the one that was interrupted did.
         if at.batches is not None:
-            epochs._current_iterator = _behind(iter(self.batches), at.batches)
+            epochs._current_iterator = _skip(iter(self.batches), at.batches)
             epochs._steps_seen = at.seen - at.steps
         for first, last, iterator in self._plain():
             if first >= at.steps:
                 yield first, last, iterator
             elif at.batches is None:
-                _behind(iterator, epochs.steps_per_execution)
+                _skip(iterator, epochs.steps_per_execution)
 
 
-def _behind(iterator: Iterator[Any], batches: int) -> Iterator[Any]:
+def _skip(iterator: Iterator[Any], batches: int) -> Iterator[Any]:
     for _ in range(batches):
         next(iterator, None)
     return iterator

@@ -24,7 +24,7 @@ class Entry:
     Args:
         path: Of the group.
         metadata: Of the group.
-        key: Of the value; empty for a group's begin.
+        key: Of the value; empty for a group's start.
         value: What will not change: a tensor or an array; in a plan the variable.
     """
 

@@ -6,8 +6,8 @@ outer graph     tokens ─► Call(f) ──────────────
 graph of f      argument ◄──┘  └─ output ◄─ ... ◄─ argument  └── range(n)
 ```
 
-A `_Place` is a tensor together with the calls around it: the same tensor inside a function stands for different values
-in different calls. `_before` is the one step of the walk; it enters a function at its outputs and leaves it at its
+A `_Place` is a tensor together with the calls around it: the same tensor inside a function has different values in
+different calls. `_predecessors` makes one step of the walk. It enters a function at its outputs, and leaves it at its
 inputs.
 """
 
@@ -95,7 +95,7 @@ def sources(indices: tf.Tensor, varying: set[str]) -> list[Source]:
 
 def _segments(place: _Place) -> Iterator[_Place]:
     """Yield the indices of each gather: TensorFlow concatenates the slices of several gathers of one weight."""
-    origin = _made(place)
+    origin = _origin(place)
     operation = origin.tensor.op
     if operation.type == "ConcatV2" and _along_first_dim(operation):
         for part in operation.inputs[:-1]:  # The last input is the axis.
@@ -110,19 +110,23 @@ def _along_first_dim(concat: tf.Operation) -> bool:
 
 
 def _source(place: _Place, varying: set[str]) -> Source:
-    origin = _made(place)
+    origin = _origin(place)
     counts = [each.tensor.shape.num_elements() for each in (place, origin) if each.tensor.shape.rank is not None]
     return Source(
         count=next((count for count in counts if count is not None), None),
         size=None if place.calls else tf.size(place.tensor),
-        varies=any(_differs(each, varying) for each in _behind(place, lambda each: _differs(each, varying))),
+        varies=any(_differs(each, varying) for each in _ancestors(place, lambda each: _differs(each, varying))),
         distinct=origin.tensor.op.type in _DISTINCT,
-        # The walk ends at booleans: a mask only chooses among other values.
-        merged=any(each.tensor.op.type in _DISTINCT for each in _behind(place, lambda each: each.tensor.dtype.is_bool)),
+        merged=any(each.tensor.op.type in _DISTINCT for each in _ancestors(place, _is_mask)),
     )
 
 
-def _made(place: _Place) -> _Place:
+def _is_mask(place: _Place) -> bool:
+    """Return whether a tensor is boolean, at which a walk ends: a mask only chooses among other values."""
+    return bool(place.tensor.dtype.is_bool)
+
+
+def _origin(place: _Place) -> _Place:
     """Follow a tensor back through operations that only pass on its elements, and return where these were computed."""
     while True:
         earlier = _passed_on(place)
@@ -137,17 +141,17 @@ def _passed_on(place: _Place) -> _Place | None:
     if operation.type == "Placeholder":
         # A loop's variable is more than its initial value: the body replaces it.
         in_loop = place.calls and place.calls[-1].attribute in ("body", "cond")
-        earlier = [] if in_loop else _before(place)
+        earlier = [] if in_loop else _predecessors(place)
         return earlier[0] if earlier else None
     if operation.type in ("PartitionedCall", "StatefulPartitionedCall"):
-        return _before(place)[0]
+        return _predecessors(place)[0]
     if operation.type == "IdentityN":
-        return _before(place)[int(place.tensor.value_index)]
+        return _predecessors(place)[int(place.tensor.value_index)]
     if _counts_from_end(operation):
-        return _before(place)[2]
+        return _predecessors(place)[2]
     # A cast of floats cuts off: two distinct numbers may become one index.
     exact = operation.type == "Cast" and operation.inputs[0].dtype.is_integer
-    return _before(place)[0] if exact or operation.type in _PASSING_ON else None
+    return _predecessors(place)[0] if exact or operation.type in _PASSING_ON else None
 
 
 def _counts_from_end(operation: tf.Operation) -> bool:
@@ -162,13 +166,13 @@ def _counts_from_end(operation: tf.Operation) -> bool:
     )
 
 
-def _behind(place: _Place, ends: Callable[[_Place], bool]) -> Iterator[_Place]:
+def _ancestors(place: _Place, ends: Callable[[_Place], bool]) -> Iterator[_Place]:
     """Yield a tensor and all tensors that its values depend on. The walk goes no further where `ends` is true."""
     visited, pending = {place.key}, [place]
     while pending:
         current = pending.pop()
         yield current
-        for earlier in [] if ends(current) else _before(current):
+        for earlier in [] if ends(current) else _predecessors(current):
             if earlier.key not in visited:
                 visited.add(earlier.key)
                 pending.append(earlier)
@@ -183,7 +187,7 @@ def _differs(place: _Place, varying: set[str]) -> bool:
     return draws and not operation.type.startswith(_READING)
 
 
-def _before(place: _Place) -> list[_Place]:
+def _predecessors(place: _Place) -> list[_Place]:
     """Return the tensors on which a tensor's values depend, one step back; the step may enter or leave a function."""
     tensor, operation = place.tensor, place.tensor.op
     if operation.type in _OF_SHAPES:

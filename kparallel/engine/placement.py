@@ -34,6 +34,6 @@ class Placement:
             communicator.abort()
 
     def renew(self) -> None:
-        """Before the steps of another call: forget one that failed, if the workers have connected anew since."""
+        """Drop what a failed step left, if the workers have connected anew since. Call it before the next steps."""
         for communicator in self.communicators:
             communicator.renew()

@@ -1,7 +1,7 @@
 """A run whose number of workers may change: what follows on each end of a gang.
 
 ```text
-  4 workers ──killed──► 3 workers ──checkpoint written──► all leave behind the next one ──► 4 workers
+  4 workers ──killed──► 3 workers ──checkpoint written──► all leave after the next one ──► 4 workers
                             └──killed──► 2 workers ──killed──► below MIN: a restart, if one is left, or the end
 ```
 
@@ -30,7 +30,7 @@ class LastCheckpoint:
     def note(self, message: Mapping[str, Any]) -> None:
         """Take what a worker reports of a checkpoint."""
         epoch, step = message["epoch"], message["step"]
-        self._place = f"step {step} of epoch {epoch}" if step else f"the begin of epoch {epoch}"
+        self._place = f"step {step} of epoch {epoch}" if step else f"the start of epoch {epoch}"
 
     def outlook(self, workers: int) -> str:
         """Return what as many workers do when they start now."""
@@ -42,7 +42,7 @@ class LastCheckpoint:
 
 
 class Growth:
-    """Lets a gang leave behind its next checkpoint, once it has written one, if it is to become larger.
+    """Lets a gang leave after its next checkpoint, once it has written one, if it is to become larger.
 
     The first checkpoint shows that the script gets on with the workers that are left: one that fails at once does not
     become larger.
@@ -59,7 +59,7 @@ class Growth:
         self.asked = False
 
     def heard(self, message: Mapping[str, Any]) -> bool:
-        """Take what a worker reports of a checkpoint; return whether the workers are to leave behind the next."""
+        """Take what a worker reports of a checkpoint; return whether the workers are to leave after the next."""
         self._last.note(message)
         self._gets_on = self._gets_on or message["checkpoint"] == "written"
         return self._asks()

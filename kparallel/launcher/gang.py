@@ -20,7 +20,7 @@ __all__: list[str] = []
 # Seconds in which other workers may still end by themselves after one failed: longer where one of them caused that.
 _MOMENT = 0.5
 _PATIENCE = 3.0
-PREEMPTED = 75  # The exit code of workers that left behind a checkpoint, as a notice asked them to.
+PREEMPTED = 75  # The exit code of workers that left after a checkpoint, as a notice asked them to.
 _DRAIN = 1.0  # Seconds that a signalled launcher waits for whoever reads its output.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -39,7 +39,7 @@ class Launch:
         names: Each worker's index, as it stands before its lines of output.
         grace: Seconds that workers have to end by themselves once they are asked to.
         heard: Takes what the chief reports of a checkpoint, as `report_checkpoint` makes it; returns whether the
-            workers are to leave behind the next one. Default: they stay.
+            workers are to leave after the next one. Default: they stay.
     """
 
     command: tuple[str, ...]
@@ -133,7 +133,7 @@ class Gang:
         self._stopped = asyncio.Event()
 
     def ask_to_leave(self) -> None:
-        """Ask the workers to leave behind a checkpoint. One that is asked is enough: all agree on it."""
+        """Ask the workers to leave after a checkpoint. One that is asked is enough: all agree on it."""
         if self._workers:
             self._workers[0].ask_to_leave()
 
@@ -268,7 +268,7 @@ def _ending(failed: Sequence[Worker], frozen: Sequence[Worker]) -> Ending:
     first = min(failed, key=lambda worker: worker.failure()[:2])
     code = first.process.returncode or 1
     if code == PREEMPTED:
-        return Ending(code, f"worker {first.name} was asked to leave, and left behind its last checkpoint")
+        return Ending(code, f"worker {first.name} was asked to leave, and left after its last checkpoint")
     if code < 0:
         reason = f"worker {first.name} was ended by {_signal_name(-code)}"
         return Ending(128 - code, reason, worker=first.name, lost=(first.name,))

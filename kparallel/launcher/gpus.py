@@ -20,7 +20,7 @@ def visible_gpus(environment: Mapping[str, str], folder: Path = Path("/dev")) ->
     named = environment.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         names = [name.strip() for name in named.split(",") if name.strip()]
-        # CUDA ignores what stands behind the first name that is none.
+        # CUDA ignores what follows the first name that is none.
         return names[: names.index("-1")] if "-1" in names else names
     numbers = [found[1] for name in sorted(os.listdir(folder)) if (found := re.fullmatch(r"nvidia(\d+)", name))]
     return sorted(numbers, key=int)

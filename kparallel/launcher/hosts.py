@@ -4,7 +4,7 @@
 host 0: coordinator ◄──hello───  host 1, and every host, 0 too: it is there, and on which port its worker will listen
                      ───start──►  the workers' addresses; it starts its worker
                     ◄─checkpoint  of the chief, which is host 0's
-                     ───leave──►  a host is to be added: the workers leave behind the next checkpoint
+                     ───leave──►  a host is to be added: the workers leave after the next checkpoint
                     ◄──ended───   how its worker ended, and the port of the next
                      ────end───►  another was lost: it ends its worker
                      ────done──►  the run has ended

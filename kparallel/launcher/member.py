@@ -121,8 +121,8 @@ class _Member:
             if "start" in message:
                 self._why = ""
                 ending = await self._start(channel, message["start"])
-                told = {name: getattr(ending, name) for name in ("code", "reason", "signalled", "consequence")}
-                channel.send({"ended": {**told, "lost": bool(ending.lost)}, "port": self._hold_port()})
+                how = {name: getattr(ending, name) for name in ("code", "reason", "signalled", "consequence")}
+                channel.send({"ended": {**how, "lost": bool(ending.lost)}, "port": self._hold_port()})
                 if ending.signalled:
                     return ending
         return None

@@ -24,7 +24,7 @@ class Worker:
 
     ```text
     launcher ──news────► worker     which other workers have ended
-             ──leave───►            that it is to leave behind a checkpoint
+             ──leave───►            that it is to leave after a checkpoint
              ◄──report──            checkpoints, and why it fails: a pipe, because the disk may be what failed
              ◄──output──            through the relays
     ```
@@ -76,7 +76,7 @@ class Worker:
                 os.write(self.news, f"{ended}\n".encode())
 
     def ask_to_leave(self) -> None:
-        """Ask this worker to leave behind a checkpoint."""
+        """Ask this worker to leave after a checkpoint."""
         if self.leave != -1:
             with contextlib.suppress(OSError):
                 os.write(self.leave, b".")

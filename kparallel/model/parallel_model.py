@@ -195,7 +195,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         return self.predict_function
 
     def _get_metrics_result_or_logs(self, logs: Any) -> Any:
-        """Return an epoch's logs, also of one that was resumed behind its last step."""
+        """Return an epoch's logs, also of one that was resumed after its last step."""
         return super()._get_metrics_result_or_logs(logs) if logs else self.get_metrics_result()
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:

@@ -111,13 +111,13 @@ class StepCheck:
         self._strategy = strategy
         self._graph = graph
 
-    def run(self, batch: Any, counts: RowCounts, way: str) -> None:
+    def run(self, batch: Any, counts: RowCounts, on_finding: str) -> None:
         """Compare the step on a few rows of a batch.
 
         Args:
             batch: Whole, as the dataset yields it.
             counts: Its rows, with which the step has been traced.
-            way: What to do about a finding: `"error"` raises, `"warn"` warns.
+            on_finding: What to do about a finding: `"error"` raises, `"warn"` warns.
 
         Raises:
             ModelError: The step does not do the same.
@@ -138,7 +138,7 @@ class StepCheck:
         if finding is None:
             return
         text = described(finding, self._model.__class__.__name__, self._name, self._step.replicas, len(few))
-        if way == "error":
+        if on_finding == "error":
             raise ModelError(text)
         warnings.warn(text, stacklevel=2)
 

@@ -44,28 +44,28 @@ def own_sum(variable: keras.Variable, sums: StepSums, change: Change) -> tf.Tens
     return first + sums.share.counted(added)
 
 
-def whole_results(leaves: list[tf.Tensor], ways: Sequence[Dependence], sums: StepSums) -> list[tf.Tensor]:
+def whole_results(leaves: list[tf.Tensor], dependences: Sequence[Dependence], sums: StepSums) -> list[tf.Tensor]:
     """Return what a step gives, of the whole batch: sums added, rows gathered, means averaged over the rows.
 
     Args:
         leaves: This replica's.
-        ways: How each depends on the rows: what is equal on all replicas stays.
+        dependences: How each depends on the rows: what is equal on all replicas stays.
         sums: To the other replicas.
     """
     leaves = list(leaves)
-    joined = [index for index, way in enumerate(ways) if way not in (Dependence.NONE, Dependence.ROWS)]
-    totals = sums.add([_own_result(leaves[index], ways[index], sums) for index in joined])
+    joined = [i for i, each in enumerate(dependences) if each not in (Dependence.NONE, Dependence.ROWS)]
+    totals = sums.add([_own_result(leaves[index], dependences[index], sums) for index in joined])
     for index, total in zip(joined, totals, strict=True):
         leaves[index] = tf.cast(total, leaves[index].dtype)
-    held = [index for index, way in enumerate(ways) if way is Dependence.ROWS]
+    held = [index for index, dependence in enumerate(dependences) if dependence is Dependence.ROWS]
     for index, parts in zip(held, sums.collect([leaves[index][: sums.share.rows] for index in held]), strict=True):
         leaves[index] = tf.concat(parts, 0)
     return leaves
 
 
-def _own_result(leaf: tf.Tensor, way: Dependence, sums: StepSums) -> tf.Tensor:
+def _own_result(leaf: tf.Tensor, dependence: Dependence, sums: StepSums) -> tf.Tensor:
     leaf = wide(leaf)
-    if way is Dependence.SUM:
+    if dependence is Dependence.SUM:
         return sums.share.counted(leaf)
     if leaf.dtype.is_floating:
         return sums.share.averaged(leaf)

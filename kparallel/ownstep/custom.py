@@ -14,7 +14,7 @@ from kparallel.stage.graph import open_graph
 __all__: list[str] = []
 
 
-_MASKING = ("NotEqual",)  # What Embedding and Masking make of their inputs, for the layers behind them.
+_MASKING = ("NotEqual",)  # What Embedding and Masking make of their inputs, for the layers after them.
 
 
 def own_code(model: keras.Model) -> list[str]:

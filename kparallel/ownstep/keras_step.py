@@ -79,13 +79,13 @@ class ModelCheck:
         for stage, state in zip(pipeline.stages, self._states, strict=True):
             stage.state = state
 
-    def run(self, batch: Any, parts: int, way: str) -> str:
+    def run(self, batch: Any, parts: int, on_finding: str) -> str:
         """Compare a few rows of a batch with their parts.
 
         Args:
             batch: Whole, or what one replica has of it.
             parts: Into how many parts the plan divides it.
-            way: What to do about a finding: `"error"` raises, `"warn"` warns.
+            on_finding: What to do about a finding: `"error"` raises, `"warn"` warns.
 
         Returns:
             Why no rows could be compared, in words; the empty text where some were.
@@ -107,7 +107,7 @@ class ModelCheck:
                 why_not = f"its rows do not run by themselves ({type(error).__name__}: {_in_one_line(error)})"
                 continue
             if finding is not None:
-                self._report(finding, len(indices), number, way)
+                self._report(finding, len(indices), number, on_finding)
             return ""
         return why_not
 
@@ -176,9 +176,9 @@ class ModelCheck:
 
         return call
 
-    def _report(self, finding: Finding, rows: int, parts: int, way: str) -> None:
+    def _report(self, finding: Finding, rows: int, parts: int, on_finding: str) -> None:
         text = _described(finding, self._model.__class__.__name__, self._code, rows, parts)
-        if way == "error":
+        if on_finding == "error":
             raise ModelError(text)
         warnings.warn(text, stacklevel=2)
 
@@ -207,7 +207,7 @@ class _FromTheStart(State):
 
 
 def _in_one_line(error: Exception) -> str:
-    """Return the begin of an error's text, without the bold type that Keras adds."""
+    """Return the start of an error's text, without the bold type that Keras adds."""
     text = str(error).replace("\x1b[1m", "").replace("\x1b[0m", "")
     return " ".join(text.split())[:200]
 

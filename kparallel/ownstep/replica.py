@@ -49,7 +49,7 @@ class Traced:
     size: int | None
     sums: bool
 
-    def way(self, tensor: tf.Tensor) -> Dependence:
+    def dependence(self, tensor: tf.Tensor) -> Dependence:
         """Return how a tensor depends on the rows."""
         self.written.follow()
         return self.rows.of(tensor)
@@ -202,8 +202,8 @@ class ReplicaRun:
         leaves = [tf.convert_to_tensor(leaf) for leaf in leaves]
         if self._sums.replicas == 1:
             return leaves
-        ways = self._decisions.of("results", lambda: [self._result_way(leaf) for leaf in leaves])
-        return whole_results(leaves, ways, self._sums)
+        dependences = self._decisions.of("results", lambda: [self._result_dependence(leaf) for leaf in leaves])
+        return whole_results(leaves, dependences, self._sums)
 
     def _mark(self, tensor: tf.Tensor) -> None:
         """Take a tensor as equal on all replicas."""
@@ -212,17 +212,17 @@ class ReplicaRun:
 
     def _same_indices(self, slices: tf.IndexedSlices) -> bool:
         """Tell whether slices have the same indices on all replicas, as those of positions do."""
-        return self._decisions.of("slices", lambda: self._way(slices.indices) is Dependence.NONE)
+        return self._decisions.of("slices", lambda: self._dependence(slices.indices) is Dependence.NONE)
 
-    def _way(self, tensor: tf.Tensor) -> Dependence:
+    def _dependence(self, tensor: tf.Tensor) -> Dependence:
         assert self._traced is not None
-        return self._traced.way(tensor)
+        return self._traced.dependence(tensor)
 
     def _differs(self, gradient: Any) -> bool:
         if gradient is None or self._sums.replicas == 1:
             return False
         parts = [gradient.values, gradient.indices] if isinstance(gradient, tf.IndexedSlices) else [gradient]
-        return any(self._way(tf.convert_to_tensor(part)) is not Dependence.NONE for part in parts)
+        return any(self._dependence(tf.convert_to_tensor(part)) is not Dependence.NONE for part in parts)
 
     def _adds(self, metric: Any, args: Any, kwargs: Any) -> bool:
         """Tell what an update of a metric is of the rows where the graph does not: a sum, or else a mean."""
@@ -262,12 +262,14 @@ class ReplicaRun:
         if self._traced is None:
             self._before |= {id(variable): tf.identity(variable.value) for variable in list(variables)}
 
-    def _result_way(self, leaf: tf.Tensor) -> Dependence:
-        number = leaf.dtype.is_floating or leaf.dtype.is_integer
-        way = self._way(leaf)
-        if not leaf.shape.rank:
-            return Dependence.OTHER if way is Dependence.ROWS and number else way if number else Dependence.NONE
-        return Dependence.ROWS if way is Dependence.OTHER and leaf.shape[0] is None else way
+    def _result_dependence(self, leaf: tf.Tensor) -> Dependence:
+        """Return how a result depends on the rows, as far as it matters for what the replicas make of it."""
+        dependence = self._dependence(leaf)
+        if leaf.shape.rank:
+            return Dependence.ROWS if dependence is Dependence.OTHER and leaf.shape[0] is None else dependence
+        if not leaf.dtype.is_floating and not leaf.dtype.is_integer:
+            return Dependence.NONE
+        return Dependence.OTHER if dependence is Dependence.ROWS else dependence
 
 
 def _known_number(tensor: tf.Tensor) -> int | None:

@@ -26,9 +26,9 @@ class StepRows(RowDependence):
         super().__init__(rows, [])
         self._graph = graph
 
-    def set(self, tensor: tf.Tensor, way: Dependence) -> None:
+    def set(self, tensor: tf.Tensor, dependence: Dependence) -> None:
         """Say of a tensor what the graph does not show, such as that it is equal on all replicas."""
-        self._known[(id(tensor.graph), tensor.op.name, tensor.value_index)] = way
+        self._known[(id(tensor.graph), tensor.op.name, tensor.value_index)] = dependence
 
     def _inputs(self, tensor: tf.Tensor) -> list[tf.Tensor]:
         if tensor.op.type == "Placeholder" and tensor.graph is not self._graph:
@@ -45,8 +45,8 @@ class StepRows(RowDependence):
             return Dependence.NONE if captured(tensor) is not None else Dependence.OTHER
         called = called_graphs(operation)
         if called:
-            ways = [self.of(each) for each in operation.inputs]
-            same = all(way is Dependence.NONE for way in ways) and not any(map(_draws, called.values()))
+            same = all(self.of(each) is Dependence.NONE for each in operation.inputs)
+            same = same and not any(map(_draws, called.values()))
             return Dependence.NONE if same else Dependence.OTHER
         if operation.type.startswith(_DRAWS) and tensor.shape.rank and self._counts_rows(inputs[0]):
             return Dependence.ROWS  # Numbers for each row, as data has them: each replica draws its own.

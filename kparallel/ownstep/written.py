@@ -166,24 +166,24 @@ class Written:
             return
         change = self.changes.setdefault(id(variable), Change())
         added = self._added(operation)
-        way = _joined(
+        dependence = _joined(
             [self._rows.of(each) for each in operation.inputs[1:]] if added is None else [self._rows.of(added)]
         )
-        if way in (Dependence.OTHER, Dependence.ROWS) and additive is not None:
-            way = Dependence.SUM if additive else Dependence.MEAN
-        if way is Dependence.NONE and added is not None and counts:
-            way = Dependence.SUM
-        if way is Dependence.NONE and added is None:
+        if dependence in (Dependence.OTHER, Dependence.ROWS) and additive is not None:
+            dependence = Dependence.SUM if additive else Dependence.MEAN
+        if dependence is Dependence.NONE and added is not None and counts:
+            dependence = Dependence.SUM
+        if dependence is Dependence.NONE and added is None:
             self.changes[id(variable)] = Change()  # Overwritten by what is equal on all replicas.
             self._reads.pop(id(variable), None)
-        elif way is Dependence.SUM and added is not None:
+        elif dependence is Dependence.SUM and added is not None:
             change.sums.append(added)
             self._reads[id(variable)] = Dependence.OTHER
-        elif way is not Dependence.NONE:
+        elif dependence is not Dependence.NONE:
             change.mean = True
             if added is not None:
                 change.means.append(added)
-            linear = way is Dependence.MEAN and self._reads.get(id(variable), way) is Dependence.MEAN
+            linear = dependence is Dependence.MEAN and self._reads.get(id(variable), dependence) is Dependence.MEAN
             self._reads[id(variable)] = Dependence.MEAN if linear else Dependence.OTHER
 
     def _added(self, operation: tf.Operation) -> tf.Tensor | None:
@@ -224,8 +224,8 @@ class Written:
                 f"received one that depends on a replica's rows{line_of(operation.traceback)}. Compare what is equal "
                 "on all of them, such as a counter, a gradient's norm or kparallel.all_reduce of a sum."
             )
-        ways = [self._rows.of(each) for each in operation.inputs if each.dtype != tf.resource]
-        if _joined(ways) is Dependence.NONE:
+        dependences = [self._rows.of(each) for each in operation.inputs if each.dtype != tf.resource]
+        if _joined(dependences) is Dependence.NONE:
             return
         metric = next((variable for variable in written if id(variable) in self._metrics), None)
         if metric is not None:
@@ -239,14 +239,14 @@ class Written:
 
 
 def _negative(rows: StepRows, tensor: tf.Tensor) -> tf.Tensor:
-    way, negative = rows.of(tensor), -tensor
-    rows.set(negative, way)
+    dependence, negative = rows.of(tensor), -tensor
+    rows.set(negative, dependence)
     return negative
 
 
-def _joined(ways: list[Dependence]) -> Dependence:
+def _joined(dependences: list[Dependence]) -> Dependence:
     """Return how something depends on the rows that depends on several tensors."""
-    found = {way for way in ways if way is not Dependence.NONE}
+    found = {dependence for dependence in dependences if dependence is not Dependence.NONE}
     return Dependence.NONE if not found else found.pop() if len(found) == 1 else Dependence.OTHER
 
 

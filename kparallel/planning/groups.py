@@ -35,7 +35,7 @@ def layer_groups(
         if not parameters and not sum(units[index].flops_per_row for index in members):
             raise PlanError(
                 f"Expected every stage to have weights or work, received stage {stage} of {names[:8]} alone. "
-                "Put them into the stage before or behind."
+                "Put them into the stage before or after."
             )
         groups.append(
             LayerGroup(

@@ -39,7 +39,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
     For the order of rows this needs arrays, a `keras.utils.PyDataset`, shards (`kparallel.read_records`), or a
     `tf.data.Dataset` whose random steps have a seed. For others a line on stderr says at the start of `fit` that only
-    the begin of an epoch can be resumed, and checkpoints are written at the ends of epochs. A `PyDataset` with an
+    the start of an epoch can be resumed, and checkpoints are written at the ends of epochs. A `PyDataset` with an
     `on_epoch_begin` or `on_epoch_end` of its own is read again for the epochs that are done. What other callbacks have
     counted begins anew.
 
@@ -97,7 +97,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self._only_epochs = bool(runtime.epoch.only_epochs)
         if self._only_epochs:
             to_stderr(
-                f"training can only be resumed at the begin of an epoch, because x {runtime.epoch.only_epochs}; "
+                f"training can only be resumed at the start of an epoch, because x {runtime.epoch.only_epochs}; "
                 "checkpoints are written at the ends of epochs"
             )
         self._writer.wait_for_all()
@@ -115,7 +115,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         runtime.epoch.resumed = training
         self._history = {"epoch": [], "history": {}} if training is None else training["history"]
         if training is not None:
-            go_on(self.model, training)
+            resume_training(self.model, training)
         if runtime.placement.group.is_single:
             self._notice.listen()
         self._since, self._written, self._finished = 0, time.monotonic(), False
@@ -141,7 +141,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
             self.save()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Write a checkpoint if it is time, and behind the last epoch."""
+        """Write a checkpoint if it is time, and after the last epoch."""
         self._history["epoch"].append(epoch)
         for name, value in (logs or {}).items():
             if np.asarray(value).dtype.kind in "biuf":
@@ -202,7 +202,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self._writer.wait()
         self._warn_of_failure()
         outlook = "" if reason == RESIZE else "; start it again to go on"
-        to_stderr(f"{reason} behind step {self._steps} of epoch {self._epoch}{outlook}")
+        to_stderr(f"{reason} after step {self._steps} of epoch {self._epoch}{outlook}")
 
     def _check_order(self, training: dict[str, Any]) -> None:
         """Check that the workers of this start read what those that wrote a checkpoint would have read next.
@@ -241,7 +241,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
             )
 
 
-def go_on(model: Any, training: dict[str, Any]) -> None:
+def resume_training(model: Any, training: dict[str, Any]) -> None:
     """Let the `fit` that begins go on where a checkpoint was written; the model has its variables' values.
 
     Args:

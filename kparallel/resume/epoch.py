@@ -20,7 +20,7 @@ class EpochState:
             each batch on whether there is one.
         digest: Of the batches that this worker has read.
         order: The data of the present `fit`, where their order is a function of a seed and the epoch, else None.
-        only_epochs: Why the present `fit` can be resumed at an epoch's begin only; empty if it can be within one.
+        only_epochs: Why the present `fit` can be resumed at an epoch's start only; empty if it can be within one.
         follows_data: Whether the present `fit` is to know its place in the data, and does not yet.
         progress: That place, or None.
         resumed: The training state that the chief has read from a checkpoint, or None.

@@ -1,4 +1,4 @@
-"""A notice that training is to end at the next step, behind a checkpoint: SIGTERM, or the launcher's request."""
+"""A notice that training is to end at the next step, after a checkpoint: SIGTERM, or the launcher's request."""
 
 import contextlib
 import signal

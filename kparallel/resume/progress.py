@@ -79,7 +79,7 @@ class Progress:
         Args:
             epoch: The epoch.
             state: What `state` returned there.
-            begin: Called when the epoch begins, behind Keras's reset of the metrics.
+            begin: Called when the epoch begins, after Keras's reset of the metrics.
 
         Raises:
             DataError: When the epoch begins: the data are not read in the same order.
@@ -125,7 +125,7 @@ class Progress:
                     raise DataError(
                         f"Expected the {batches} batches that were read before the checkpoint was written, received "
                         "others: the data come in another order. Give every random step of the data a seed, as by "
-                        "keras.utils.set_random_seed at the script's begin, or begin anew with an empty directory."
+                        "keras.utils.set_random_seed at the script's start, or begin anew with an empty directory."
                     )
 
         self._data.batches.watch = compare if batches else note
@@ -162,7 +162,7 @@ def has_own_hooks(dataset: keras.utils.PyDataset) -> bool:
 
 
 def why_only_epochs(x: Any, y: Any, shuffle: Any, steps_per_epoch: int | None) -> str:
-    """Return in words why training on some data can only be resumed at an epoch's begin, or the empty text.
+    """Return in words why training on some data can only be resumed at an epoch's start, or the empty text.
 
     Args:
         x: As `fit` takes it; arrays that are shuffled come as an `ShuffledArrays`, unless TensorFlow has a seed.

@@ -13,7 +13,7 @@ from kparallel.compat.data import are_arrays, shuffles_by_epoch, split_for_valid
 from kparallel.compat.epochs import has_global_seed
 from kparallel.data.shards import Shards
 from kparallel.data.shuffled import ShuffledArrays
-from kparallel.resume.checkpoint import Checkpoint, go_on
+from kparallel.resume.checkpoint import Checkpoint, resume_training
 from kparallel.resume.epoch import EpochState
 from kparallel.resume.progress import why_only_epochs
 from kparallel.resume.snapshot import restore_newest, take_snapshot, weight_file_of
@@ -128,7 +128,7 @@ def _keep(model: Any, epoch: EpochState, backup: keras.callbacks.BackupAndRestor
     directory, weight_file = backup_directory(backup), weight_file_of(model)
 
     def save(number: int) -> None:
-        # Between epochs the place in the data is known. Within one, Keras's backup goes back to the epoch's begin.
+        # Between epochs the place in the data is known. Within one, Keras's backup goes back to the epoch's start.
         progress, place = epoch.progress, None
         if backs_up_epochs(backup) and progress is not None:
             # Over a pass that goes on from epoch to epoch, Keras begins the data anew.
@@ -143,7 +143,7 @@ def _keep(model: Any, epoch: EpochState, backup: keras.callbacks.BackupAndRestor
         if training is None:
             return False
         epoch.resumed = training
-        go_on(model, training)
+        resume_training(model, training)
         return True
 
     keep_backups_by(backup, save, load)

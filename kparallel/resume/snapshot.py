@@ -1,4 +1,4 @@
-"""All that a training consists of: copied in a moment, written by and by, put back into another process's model."""
+"""The state of a training: copied at once, written in the background, restored into another process's model."""
 
 import json
 import warnings
@@ -79,8 +79,9 @@ def restore_newest(model: keras.Model, directory: Path) -> dict[str, Any] | None
             broken.append(f"{folder} ({damage})")
             continue
         if broken:
-            told = ", ".join(broken)
-            warnings.warn(f"Training goes on from {folder}, as newer checkpoints are broken: {told}.", stacklevel=2)
+            warnings.warn(
+                f"Training goes on from {folder}, as newer checkpoints are broken: {', '.join(broken)}.", stacklevel=2
+            )
         return training
     if broken:
         raise CheckpointError(

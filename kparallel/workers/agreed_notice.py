@@ -1,4 +1,4 @@
-"""A notice of the end in a cluster: the workers leave behind the same step, whichever of them was told."""
+"""A notice of the end in a cluster: the workers leave after the same step, whichever of them was told."""
 
 import json
 import time

@@ -16,7 +16,7 @@ from kparallel.data.shards import Shards
 from kparallel.data.shuffled import ShuffledArrays
 from kparallel.errors import WorkerError
 from kparallel.model_variables import variables_of
-from kparallel.resume.checkpoint import Checkpoint, go_on
+from kparallel.resume.checkpoint import Checkpoint, resume_training
 from kparallel.resume.epoch import EpochState
 from kparallel.resume.notice import RESIZE, Preempted
 from kparallel.workers.agreed_notice import AgreedNotice
@@ -120,7 +120,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         resume_at(self.model, 0)
 
     def _leave(self, reason: str) -> None:
-        """End all workers behind a checkpoint of the chief's."""
+        """End all workers after a checkpoint of the chief's."""
 
         def leave() -> None:
             if self._checkpoint is not None and self._group.is_chief:
@@ -167,7 +167,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         for variable, value in zip(variables, self._group.broadcast([v.value for v in variables]), strict=True):
             variable.assign(value)
         if not self._group.is_chief:
-            go_on(self.model, training)
+            resume_training(self.model, training)
 
 
 def is_chief_only(callback: keras.callbacks.Callback) -> bool:

@@ -32,7 +32,7 @@ class Interrupted(Exception):
 
 
 class Interrupt(C.Callback):
-    """Ends training in an epoch, behind a step of it."""
+    """Ends training in an epoch, after a step of it."""
 
     def __init__(self, epoch, step):
         super().__init__()
@@ -267,7 +267,7 @@ def test_data_that_cannot_be_repeated_are_named_and_resumed_at_an_epochs_begin(t
     data = UNREPEATABLE[reason]()
     model.fit(data, epochs=2, verbose=0, callbacks=[Checkpoint(tmp_path, every_steps=1)])
     told = capfd.readouterr().err
-    assert "can only be resumed at the begin of an epoch" in told and reason in told
+    assert "can only be resumed at the start of an epoch" in told and reason in told
     assert len(list(tmp_path.glob("checkpoint-*"))) == 2
     again = start()
     as_of_another_process(tmp_path)

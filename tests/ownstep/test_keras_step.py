@@ -165,7 +165,7 @@ def test_rows_by_themselves_are_no_finding():
             np.testing.assert_array_equal(variable.numpy(), value)
 
 
-def test_what_cannot_be_compared_is_said_behind_the_step():
+def test_what_cannot_be_compared_is_said_after_the_step():
     def drawn(y, p):
         return tf.reduce_mean((y - p + keras.random.normal(tf.shape(p), dtype=p.dtype)) ** 2)
 

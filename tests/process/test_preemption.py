@@ -94,7 +94,7 @@ def test_a_run_that_is_killed_three_times_ends_as_an_undisturbed_one(tmp_path, u
 @pytest.mark.full
 @pytest.mark.parametrize("seed", range(10))
 def test_a_run_that_is_killed_ten_times_ends_as_an_undisturbed_one(tmp_path, undisturbed, seed):
-    """Each time on one of the workers, behind some steps of that start."""
+    """Each time on one of the workers, after some steps of that start."""
     draw = random.Random(seed)
     killed = [(draw.randrange(2), attempt, draw.randint(1, 7)) for attempt in range(10)]
     run(tmp_path, "-n", "2", "--restarts", "10", killed_behind=killed)
@@ -121,7 +121,7 @@ def test_sigterm_ends_a_run_behind_a_checkpoint_and_no_step_is_lost(tmp_path, un
     out, err = process.communicate(timeout=300)
     assert process.returncode == 75, err[-4000:]
     last = steps_of("".join(told) + out)[-1]
-    assert f"[0] kparallel: SIGTERM came: training ends behind step {last % 5 + 1} of epoch {last // 5}" in err
+    assert f"[0] kparallel: SIGTERM came: training ends after step {last % 5 + 1} of epoch {last // 5}" in err
     again = run(tmp_path, "-n", "2")
     assert steps_of(again.stdout) == list(range(last + 1, 20))
     assert_same(tmp_path, undisturbed)
@@ -140,7 +140,7 @@ def test_sigterm_on_one_machine(tmp_path):
             (folder / "go").touch()
             break
     _, err = process.communicate(timeout=300)
-    assert process.returncode == 75 and "training ends behind step" in err, err[-4000:]
+    assert process.returncode == 75 and "training ends after step" in err, err[-4000:]
     done = run(folder)
     assert done.stdout.splitlines()[-1] == "step 19" and len(done.stdout.splitlines()) <= 12
     assert_same(folder, np.load(tmp_path / "whole" / "0.npz"), workers=1)

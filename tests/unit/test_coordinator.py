@@ -127,7 +127,7 @@ def test_without_a_lost_host_the_others_go_on():
     coordinated(script, sizes=(1, 2))
 
 
-def test_a_host_that_comes_is_added_behind_a_checkpoint():
+def test_a_host_that_comes_is_added_after_a_checkpoint():
     async def script(one, other):
         await one.come()
         start = (await one.hears())["start"]
@@ -138,7 +138,7 @@ def test_a_host_that_comes_is_added_behind_a_checkpoint():
         one.ends(PREEMPTED)
         starts = [(await each.hears())["start"] for each in (one, other)]
         assert len(starts[0]["workers"]) == 2
-        assert starts[0]["news"] == "more hosts are there; 2 workers go on from the begin of epoch 1"
+        assert starts[0]["news"] == "more hosts are there; 2 workers go on from the start of epoch 1"
         one.ends(0)
         other.ends(0)
         assert (await one.hears())["done"] == (await other.hears())["done"] == 0
