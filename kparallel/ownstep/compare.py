@@ -14,7 +14,10 @@ _NOISE = 2e3  # In units of the last place: what rounding alone may make, where 
 _ORDERS = 30.0  # Times what another order of the rows makes.
 _KEPT = 30.0  # Times the root of the last place: what another order makes that is more than rounding.
 _NARROW = 16.0  # In units of the last place of a dtype narrower than the gradients', in which layers compute.
-
+_GOES_ON = {
+    "train_step": "trains all the same: on averages over the replicas",
+    "test_step": "goes on all the same: each replica by itself",
+}
 
 Values = dict[str, Any]
 
@@ -241,7 +244,7 @@ def described(finding: Finding, model: str, step: str, replicas: int, rows: int)
     return (
         f"Expected {model}.{step} to do the same with {rows} rows whole and divided between {replicas} replicas, "
         f"received {finding.what}, which differs by {finding.difference:.2g} of its size. {reason(finding, replicas)}. "
-        'With wrap(..., check="warn") it trains all the same: on averages over the replicas, not as on one device.'
+        f'With wrap(..., check="warn") it {_GOES_ON.get(step, _GOES_ON["test_step"])}, not as on one device.'
     )
 
 

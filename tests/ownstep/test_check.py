@@ -63,7 +63,13 @@ def insists_on_its_batch(model, y, y_pred):
     return tf.reduce_mean((tf.reshape(y, [7, 1]) - tf.reshape(y_pred, [7, 1])) ** 2)
 
 
+def larger_half(model, y, y_pred):
+    """The larger half of each two losses is often the larger half of all."""
+    return tf.reduce_mean(tf.math.top_k((y - y_pred)[:, 0] ** 2, tf.shape(y)[0] // 2).values)
+
+
 FOUND = {
+    "the larger half": (larger_half, {}, ["gradient of", "kparallel.gather"]),
     "rows compared": (compares_rows, {}, ["gradient of", "update 1 of 1", "kparallel.gather"]),
     "rows mixed in a product": (mixes_in_a_product, {}, ["gradient of", "kparallel.gather"]),
     "a batch size in the step": (batch_size_in_the_step, {}, ["0.5 times the whole's", "tf.shape(x)[0]"]),
@@ -95,9 +101,22 @@ def test_what_is_found(name):
     model = wrapped(loss, **options)
     with pytest.raises(errors.ModelError) as caught:
         fit(model)
-    for word in ["Step.train_step", "4 rows", *words]:
+    for word in ["Step.train_step", "5 rows" if name == "the larger half" else "4 rows", *words]:
         assert word in str(caught.value), caught.value
     assert all(not copy.any() for copy in (model.kept.numpy(), *(v.numpy() for v in model.optimizer.variables[2:])))
+
+
+def test_a_number_of_rows_that_shares_do_not_have_is_said():
+    model = wrapped(lambda model, y, y_pred: tf.reduce_mean(tf.math.top_k(y_pred[:, 0], 6).values))
+    with pytest.raises(errors.ModelError, match=r"share the 7 of a batch as \[4, 3\], received from TensorFlow: .*had 4"):
+        fit(model)
+
+
+def test_a_prediction_that_compares_rows_is_found():
+    model = wrapped(lambda model, y, y_pred: tf.reduce_mean(y_pred))
+    model.predict_step = lambda data: tf.nn.softmax(model(data[0] if isinstance(data, tuple) else data), axis=0)
+    with pytest.raises(errors.ModelError, match="predict_step to do the same.*each replica by itself"):
+        model.predict(regressed()["x"], batch_size=7, verbose=0)
 
 
 class Lookup(Guide):
