@@ -1,7 +1,7 @@
 """Whether a step does the same whole and divided, and what to say if it does not."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -31,11 +31,14 @@ class Outcome:
             not known.
         assigned: What the step assigned otherwise, by name.
         results: What it returned, by name.
+        moved: What the step itself assigned to variables that an optimizer updates, by name: what they would be without
+            the updates. Default not known.
     """
 
     updates: list[dict[str, Any]] | None
     assigned: dict[str, Any]
     results: dict[str, Any]
+    moved: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -141,11 +144,12 @@ def compare(whole: Outcome, other: Outcome, divided: Outcome, rounding: float = 
             found = _first(what, values, rounding, together=True)
             if found is not None:
                 return found
-    for what, values in (
-        ("value assigned to {}", [whole.assigned, other.assigned, divided.assigned]),
-        ("result {}", [whole.results, other.results, divided.results]),
+    for what, values, together in (
+        ("value assigned to {}", [whole.assigned, other.assigned, divided.assigned], False),
+        ("value assigned to {}", [whole.moved, other.moved, divided.moved], True),
+        ("result {}", [whole.results, other.results, divided.results], False),
     ):
-        found = _first(what, values, rounding, together=False)
+        found = _first(what, values, rounding, together)
         if found is not None:
             return found
     return None

@@ -43,6 +43,9 @@ class Trial(Protocol):
     def note(self, optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
         """Take note of what reaches an optimizer on the first replica."""
 
+    def updated(self, variables: list[Any]) -> None:
+        """Take note of what an update has left there."""
+
     def place(self, first: int, count: int) -> None:
         """Take note of which rows the present replica has."""
 
@@ -79,6 +82,7 @@ class OwnStep:
         self._owners = owners
         self.sized = False  # Whether the step has to be traced with the number of rows.
         self.draw: str | None = None  # Where the step first draws by TensorFlow's own random operations.
+        self.choice: str | None = None  # Where it first chooses by a number of a replica's rows.
         self.trial: Trial | None = None  # What a run that is compared with another one does otherwise.
         self._like = RowCounts(0)
         self.structure: Any = None  # Of what the step returns.
@@ -201,7 +205,7 @@ class OwnStep:
             self.structure = {} if found is None else found
             leaves = replica.results([leaf for leaf in keras.tree.flatten(self.structure) if leaf is not None])
         self._shift_seeds(index, -1)
-        self.draw = replica.draw or self.draw
+        self.draw, self.choice = replica.draw or self.draw, replica.choice or self.choice
         return leaves
 
     def _made(self, data: Any, share: Share, counts: RowCounts, index: int) -> Replica:
@@ -256,9 +260,14 @@ class OwnStep:
                 f"another {type(optimizer).__name__}{line_of()}, whose variables have no copy on each replica. Make it "
                 "an attribute of the model before fit."
             )
-        if self.trial is not None and self._placement.communicators[-1].replica_index == self._placement.first_replica:
-            self.trial.note(optimizer, gradients, variables)
-        updater = self._updaters[id(optimizer)]
+        trial = self.trial if self._placement.communicators[-1].replica_index == self._placement.first_replica else None
+        if trial is not None:
+            trial.note(optimizer, gradients, variables)
+        self._apply(self._updaters[id(optimizer)], gradients, variables)
+        if trial is not None:
+            trial.updated(variables)
+
+    def _apply(self, updater: OptimizerUpdate, gradients: list[Any], variables: list[Any]) -> None:
         if self._owners is not None:
             ShardedUpdate(updater, self._owners).apply(gradients, variables)
             return
