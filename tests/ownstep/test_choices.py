@@ -12,13 +12,13 @@ CHOOSE = {
     "Maximum": lambda x: tf.maximum(tf.reduce_mean(x), 0.5),
     "Abs": lambda x: tf.abs(tf.reduce_mean(x, 0)),
     "SelectV2": lambda x: tf.where(tf.reduce_max(x) > 1, x, 0.0),
-    "If": lambda x: tf.cond(tf.reduce_mean(x) > 1, lambda: x, lambda: 2 * x),
+    "StatelessIf": lambda x: tf.cond(tf.reduce_mean(x) > 1, lambda: x, lambda: 2 * x),
 }
 DO_NOT = {
     "rows by themselves": lambda x: tf.where(x > 0, tf.nn.relu(x), tf.abs(x)),
     "a count that is no zero": lambda x: tf.reduce_sum(x) / tf.maximum(tf.reduce_sum(tf.cast(x > 0, x.dtype)), 1.0),
     "what is equal on all": lambda x: tf.where(COUNT < 2, x, 0.0),
-    "an assertion": lambda x: tf.debugging.assert_greater(tf.reduce_mean(x), -9.0),
+    "an assertion": lambda x: [x, tf.debugging.assert_greater(tf.reduce_mean(x), -9.0)][0],
 }
 
 
