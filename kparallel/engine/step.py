@@ -109,10 +109,10 @@ class Step:
         self._update(replica, sums.gradients | overwritten(replica, share, result))
         return self._report(replica, share, losses, sums)
 
-    def dry_run(self, data: Any, counts: RowCounts) -> tuple[ReplicaResult, Report]:
-        """Return what this replica gives to the all-reduce of `train`, with its arguments, and write nothing."""
+    def dry_run(self, data: Any, counts: RowCounts, training: bool = True) -> tuple[ReplicaResult, Report]:
+        """Return what this replica gives to the all-reduce of `train` or `test`, and write nothing."""
         replica, share = self._replica(), self._take(data, counts)
-        result, losses = self._passes.run(replica, share, training=True)
+        result, losses = self._passes.run(replica, share, training=training)
         result, penalties = self._with_penalties(replica, share, result)
         return result, self._local_report(replica, share, losses, penalties)
 
@@ -132,6 +132,11 @@ class Step:
         result, outputs = self._passes.predict(replica, share)
         commit(replica, share, result, all_reduce_state(replica, share, result, Report.of(share, [], [], [])))
         return gathered(outputs, share, replica)
+
+    def dry_predict(self, data: Any, counts: RowCounts) -> Any:
+        """Return this replica's outputs as `predict` does, and write nothing."""
+        replica, share = self._replica(), self._take(data, counts)
+        return self._passes.predict(replica, share)[1]
 
     def _replica(self) -> Replica:
         return Replica.present(self._pipeline, self._placement, self._plan.microbatches)

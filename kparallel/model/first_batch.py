@@ -1,4 +1,4 @@
-"""Compares the first batch with its parts, before Keras's own step trains a model with code of the user's own on it."""
+"""Compares the first batch with its parts, before Keras's own step runs a model with code of the user's own on it."""
 
 from typing import Any
 
@@ -18,10 +18,12 @@ class FirstBatch:
     Args:
         model: The wrapped model.
         runtime: Its plan and what carries it out.
+        name: Of the step: `"train_step"`, `"test_step"` or `"predict_step"`.
     """
 
-    def __init__(self, model: Any, runtime: Runtime) -> None:
+    def __init__(self, model: Any, runtime: Runtime, name: str) -> None:
         self._model = model
+        self._name = name
         self._runtime = runtime
         self._due = runtime.check != "off" and runtime.placement.replicas * runtime.plan.microbatches > 1
 
@@ -43,12 +45,12 @@ class FirstBatch:
         """
         self._due = False
         model, runtime = self._model, self._runtime
-        code, pipeline = own_code(model), runtime.pipeline(model)
+        code, pipeline = own_code(model, self._name != "predict_step"), runtime.pipeline(model)
         # Float8 layers round to three bits: what is rounding there hides what would be found.
         if not code or runtime.plan.placed or float8_variables(flatten_layers(model)):
             return None
         devices = runtime.placement.rows[0]
-        check = ModelCheck(model, pipeline, runtime.plan, devices, runtime.loss_reduction, code)
+        check = ModelCheck(model, pipeline, runtime.plan, devices, runtime.loss_reduction, code, self._name)
         parts = runtime.placement.replicas * runtime.plan.microbatches
         why_not = check.run(first_share(runtime, batch), parts, runtime.check)
         if not why_not:

@@ -27,7 +27,7 @@ __all__: list[str] = []
 
 
 class Check(Protocol):
-    """What is found out of a batch before a step trains on it."""
+    """What is found out of a batch before a step runs on it."""
 
     def is_due(self, batch: Any) -> bool:
         """Tell whether to compare a batch."""
@@ -83,14 +83,19 @@ def over_batches(model: Any, runtime: Runtime, compiled: Callable[[Any], Any]) -
     return run
 
 
-def predict_function(model: Any, runtime: Runtime) -> Callable[[list[Any]], Any]:
-    """Return the function that `predict` calls with a list of batches."""
-    return over_lists(
-        runtime,
-        _Compiled(
-            model, runtime, lambda step: step.predict, lambda _, outputs: first_share(runtime, outputs), predicts=True
-        ),
-    )
+def predict_function(model: Any, runtime: Runtime, check: Check | None = None) -> Callable[[list[Any]], Any]:
+    """Return the function that `predict` calls with a list of batches.
+
+    Args:
+        model: The wrapped model.
+        runtime: Its plan and what carries it out.
+        check: What is found out of the first batch.
+    """
+
+    def outputs(_: int | None, report: Any) -> Any:
+        return first_share(runtime, report)
+
+    return over_lists(runtime, _Compiled(model, runtime, lambda step: step.predict, outputs, True, check))
 
 
 def over_lists(runtime: Runtime, compiled: Callable[[Any], Any]) -> Callable[[list[Any]], Any]:

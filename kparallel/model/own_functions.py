@@ -136,7 +136,7 @@ class _OwnFunction:
 
     def _check_is_due(self, counts: RowCounts) -> bool:
         """Tell whether to compare the step with one device's: once, where all rows of a batch are here."""
-        if self._checked or self._runtime.check == "off" or self._name == "predict_step":
+        if self._checked or self._runtime.check == "off":
             return False
         placement = self._runtime.placement
         here = isinstance(counts.rows, int) or placement.group.is_single

@@ -165,7 +165,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
                     self._kparallel,
                     lambda step: step.train,
                     whole_step(self, self._kparallel, "train_step"),
-                    FirstBatch(self, self._kparallel),
+                    FirstBatch(self, self._kparallel, "train_step"),
                 )
             )
         return self.train_function
@@ -179,7 +179,11 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
                 own_test_function(self, self._kparallel)
                 if own
                 else step_function(
-                    self, self._kparallel, lambda step: step.test, whole_step(self, self._kparallel, "test_step")
+                    self,
+                    self._kparallel,
+                    lambda step: step.test,
+                    whole_step(self, self._kparallel, "test_step"),
+                    FirstBatch(self, self._kparallel, "test_step"),
                 )
             )
         return self.test_function
@@ -190,7 +194,9 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         if self.predict_function is None or force:
             own = has_own(self, "predict_step")
             self.predict_function = (
-                own_predict_function(self, self._kparallel) if own else predict_function(self, self._kparallel)
+                own_predict_function(self, self._kparallel)
+                if own
+                else predict_function(self, self._kparallel, FirstBatch(self, self._kparallel, "predict_step"))
             )
         return self.predict_function
 

@@ -26,7 +26,6 @@ from kparallel.compat.losses import compiled_loss
 from kparallel.compat.optimizers import trained_by
 from kparallel.compat.steps import quietly, redirected
 from kparallel.data.share import RowCounts, row_count, rows_at, split_sizes
-from kparallel.engine.sparse_gradients import scales_and_adds
 from kparallel.errors import ModelError
 from kparallel.ownstep.compare import (
     Finding,
@@ -41,46 +40,11 @@ from kparallel.ownstep.compare import (
 )
 from kparallel.ownstep.draws import Draws
 from kparallel.ownstep.few_rows import overlapping, telling
+from kparallel.ownstep.notes import Notes
 from kparallel.ownstep.put_back import putting_back
 from kparallel.ownstep.step import OwnStep
 
 __all__: list[str] = []
-
-
-class Notes:
-    """What a run gives to optimizers.
-
-    Args:
-        draws: What the run draws.
-    """
-
-    def __init__(self, draws: Draws) -> None:
-        self._draws = draws
-        self.gradients: list[list[Any]] = []
-        self.names: list[list[str]] = []
-        self.squared: list[bool] = []  # Whether an optimizer squares or clips the slices of a gradient one by one.
-        self.trained: set[int] = set()
-        self.conditional = False  # Whether an update stands in a condition of a graph, from which nothing comes out.
-        self._graph: Any = None
-
-    def begin(self) -> None:
-        """Begin the run, in its graph if it has one."""
-        self._graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-
-    def note(self, optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
-        """Take note of what reaches an optimizer."""
-        self.trained |= {id(variable) for variable in [*variables, *optimizer.variables]}
-        if self._graph is not None and tf.compat.v1.get_default_graph() is not self._graph:
-            self.conditional = True
-            return
-        pairs = [(_noted(g), v) for g, v in zip(gradients, variables, strict=True) if g is not None]
-        self.gradients.append([gradient for gradient, _ in pairs])
-        self.squared.append(not scales_and_adds(optimizer))
-        self.names.append(names([getattr(variable, "path", variable.name) for _, variable in pairs]))
-
-    def place(self, first: int, count: int) -> None:
-        """Take note of which rows the present replica has."""
-        self._draws.begin(first, count)
 
 
 class StepCheck:
@@ -127,20 +91,40 @@ class StepCheck:
         if len(few) < 2:
             return
         if self._step.draw is not None:
-            warnings.warn(
-                f"{self._model.__class__.__name__}.{self._name} draws random numbers by tf.random{self._step.draw}, "
-                "which cannot be held equal: whether it does the same on one device and on several replicas was not "
-                'looked at. Draw by keras.random, whose draws are held equal, or say wrap(..., check="off").',
-                stacklevel=2,
+            self._warn_unseen(
+                f"draws random numbers by tf.random{self._step.draw}, which cannot be held equal",
+                "Draw by keras.random, whose draws are held equal, or say",
             )
             return
-        finding, few = self._found(batch, few, counts)
+        try:
+            finding, few = self._found(batch, few, counts)
+        except _InGraphsAloneError as error:
+            self._warn_unseen(f"does not run outside of a graph ({error})", "Say")
+            return
         if finding is None:
+            if self._step.choice is not None:
+                self._warn_of_choice(self._step.choice)
             return
         text = described(finding, self._model.__class__.__name__, self._name, self._step.replicas, len(few))
         if on_finding == "error":
             raise ModelError(text)
         warnings.warn(text, stacklevel=2)
+
+    def _warn_unseen(self, why: str, way_out: str) -> None:
+        warnings.warn(
+            f"{self._model.__class__.__name__}.{self._name} {why}: whether it does the same on one device and on "
+            f'several replicas was not looked at. {way_out} wrap(..., check="off").',
+            stacklevel=4,
+        )
+
+    def _warn_of_choice(self, where: str) -> None:
+        warnings.warn(
+            f"{self._model.__class__.__name__}.{self._name} chooses by a number of each replica's own rows{where}, as "
+            "tf.where, tf.cond, tf.maximum or abs of a mean do, where one device chooses by that of the whole batch. A "
+            "few rows of the first batch did the same both ways, which later ones may not. Choose by what is equal on "
+            'all replicas, such as kparallel.all_reduce of a sum, or say wrap(..., check="off").',
+            stacklevel=3,
+        )
 
     def _found(self, batch: Any, few: list[int], counts: RowCounts) -> tuple[Finding | None, list[int]]:
         """Return a finding, if there is one, and with which rows it was found."""
@@ -195,24 +179,33 @@ class StepCheck:
         draws.whole(order)
         notes = Notes(draws)
         depth: list[int] = []
+        notes.begin(self._step.variables)
 
         def noting(optimizer: Any, apply: Callable[..., Any]) -> Callable[..., Any]:
             def noted(grads: Any, trainable_variables: Any = None) -> Any:
                 gradients = list(grads)
                 chosen = list(trained_by(optimizer) if trainable_variables is None else trainable_variables)
                 number = min(len(gradients), len(chosen))
-                if not depth and gradients:
+                outermost = not depth and bool(gradients)
+                if outermost:
                     notes.note(optimizer, gradients[:number], chosen[:number])
                 depth.append(1)
                 try:
                     return apply(gradients, chosen)
                 finally:
                     depth.pop()
+                    if outermost:
+                        notes.updated(chosen[:number])
 
             return noted
 
         with self._put_back() as read, redirected(self._step.optimizers, "apply", noting):
-            results = self._plain(data)
+            try:
+                results = self._plain(data)
+            except (ModelError, tf.errors.OpError):
+                raise
+            except Exception as error:
+                raise _InGraphsAloneError(error) from error
             return _outcome(notes, notes.gradients, read(notes.trained), results)
 
     def _divided(self, data: Any, draws: Draws, counts: RowCounts) -> Outcome:
@@ -222,7 +215,7 @@ class StepCheck:
         few = RowCounts(row_count(data))
 
         def run(data: Any) -> Any:
-            notes.begin()
+            notes.begin(self._step.variables)
             return self._step.run(self._strategy, data, few, like=counts), notes.gradients
 
         self._step.trial = notes
@@ -252,6 +245,13 @@ class StepCheck:
             yield read
 
 
+class _InGraphsAloneError(Exception):
+    """Raised where a step does not run eagerly."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"{type(error).__name__}: {error}")
+
+
 def _outcome(notes: Notes, gradients: Any, assigned: dict[str, Any], results: Any) -> Outcome:
     updates = [
         {path: as_arrays(gradient, squared) for path, gradient in zip(paths, some, strict=True)}
@@ -259,8 +259,4 @@ def _outcome(notes: Notes, gradients: Any, assigned: dict[str, Any], results: An
     ]
     flat = keras.tree.flatten_with_path({} if results is None else results)
     returned = {".".join(map(str, path)): np.asarray(leaf) for path, leaf in flat if leaf is not None}
-    return Outcome(updates, assigned, returned)
-
-
-def _noted(gradient: Any) -> Any:
-    return gradient if isinstance(gradient, tf.IndexedSlices) else tf.convert_to_tensor(gradient)
+    return Outcome(updates, assigned, returned, notes.moved())

@@ -1,7 +1,7 @@
 """Whether a step does the same whole and divided, and what to say if it does not."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -14,7 +14,10 @@ _NOISE = 2e3  # In units of the last place: what rounding alone may make, where 
 _ORDERS = 30.0  # Times what another order of the rows makes.
 _KEPT = 30.0  # Times the root of the last place: what another order makes that is more than rounding.
 _NARROW = 16.0  # In units of the last place of a dtype narrower than the gradients', in which layers compute.
-
+_GOES_ON = {
+    "train_step": "trains all the same: on averages over the replicas",
+    "test_step": "goes on all the same: each replica by itself",
+}
 
 Values = dict[str, Any]
 
@@ -28,11 +31,14 @@ class Outcome:
             not known.
         assigned: What the step assigned otherwise, by name.
         results: What it returned, by name.
+        moved: What the step itself assigned to variables that an optimizer updates, by name: what they would be without
+            the updates. Default not known.
     """
 
     updates: list[dict[str, Any]] | None
     assigned: dict[str, Any]
     results: dict[str, Any]
+    moved: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -138,11 +144,12 @@ def compare(whole: Outcome, other: Outcome, divided: Outcome, rounding: float = 
             found = _first(what, values, rounding, together=True)
             if found is not None:
                 return found
-    for what, values in (
-        ("value assigned to {}", [whole.assigned, other.assigned, divided.assigned]),
-        ("result {}", [whole.results, other.results, divided.results]),
+    for what, values, together in (
+        ("value assigned to {}", [whole.assigned, other.assigned, divided.assigned], False),
+        ("value assigned to {}", [whole.moved, other.moved, divided.moved], True),
+        ("result {}", [whole.results, other.results, divided.results], False),
     ):
-        found = _first(what, values, rounding, together=False)
+        found = _first(what, values, rounding, together)
         if found is not None:
             return found
     return None
@@ -241,7 +248,7 @@ def described(finding: Finding, model: str, step: str, replicas: int, rows: int)
     return (
         f"Expected {model}.{step} to do the same with {rows} rows whole and divided between {replicas} replicas, "
         f"received {finding.what}, which differs by {finding.difference:.2g} of its size. {reason(finding, replicas)}. "
-        'With wrap(..., check="warn") it trains all the same: on averages over the replicas, not as on one device.'
+        f'With wrap(..., check="warn") it {_GOES_ON.get(step, _GOES_ON["test_step"])}, not as on one device.'
     )
 
 

@@ -17,11 +17,15 @@ __all__: list[str] = []
 _MASKING = ("NotEqual",)  # What Embedding and Masking make of their inputs, for the layers after them.
 
 
-def own_code(model: keras.Model) -> list[str]:
-    """Return the names of what a built and compiled model runs on rows that is no layer or loss of Keras's own.
+def own_code(model: keras.Model, with_losses: bool = True) -> list[str]:
+    """Return the names of what a built model runs on rows that is no layer or loss of Keras's own.
 
     Keras's layers treat each row by itself, or are named in the documents. All else may compare rows with one another,
     or insist on their number. Metrics of the user's own are not named: they are updated with the whole batch.
+
+    Args:
+        model: Compiled, where losses are asked for.
+        with_losses: Whether losses run too. Default True.
     """
     found: list[str] = []
     for layer in flatten_layers(model):
@@ -37,6 +41,8 @@ def own_code(model: keras.Model) -> list[str]:
     # Operations of keras.ops may reduce, reshape or multiply over any axis.
     operations = [call for call in calls if not isinstance(call.operation, keras.layers.Layer)]
     found += [call.name for call in operations if type(call.operation).__name__ not in _MASKING]
+    if not with_losses:
+        return list(dict.fromkeys(found))
     losses = compiled_loss(model)
     found += [_name(loss) for loss in ([] if losses is None else flat_losses(losses)) if not is_rowwise(loss)]
     if overrides_compute_loss(model):

@@ -56,6 +56,7 @@ class ModelCheck:
         devices: `[s]`: where the stages run.
         loss_reduction: As `Step` takes it.
         code: The names of the user's own code.
+        name: Of the step: `"train_step"`, `"test_step"` or `"predict_step"`.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class ModelCheck:
         devices: tuple[str, ...],
         loss_reduction: str,
         code: list[str],
+        name: str = "train_step",
     ) -> None:
         self._model = model
         self._pipeline = pipeline
@@ -73,6 +75,7 @@ class ModelCheck:
         self._devices = devices
         self._loss_reduction = loss_reduction
         self._code = code
+        self._name = name
         self._draws: list[Draws] = []  # `[s]`
         self._rows: Any = _Elsewhere()  # For which rows random functions now draw.
         self._states = [_FromTheStart(stage.state) for stage in pipeline.stages]
@@ -120,7 +123,7 @@ class ModelCheck:
             whole = self._outcome(data, 1, None)
             other = self._outcome(rows_at(data, order), 1, order)
             divided = self._outcome(data, parts, None)
-        if not is_finite(whole):
+        if self._name == "train_step" and not is_finite(whole):
             raise ArithmeticError(
                 "Expected finite gradients of a few rows, received others: they compare with nothing."
             )
@@ -146,10 +149,16 @@ class ModelCheck:
         )
         placement = Placement((self._devices,), 0, 1, single, SingleWorker())
         step = Step(self._model, self._pipeline, plan, placement, self._loss_reduction, False, functions=self._function)
+        if self._name == "predict_step":
+            return _predicted(step.dry_predict(data, RowCounts(rows)), order)
         # Where a loss is computed from the whole batch, an overridden compute_loss writes at once.
         written = own_variables(self._model) if overrides_compute_loss(self._model) else []
         with putting_back(written):
-            result, report = step.dry_run(data, RowCounts(rows))
+            result, report = step.dry_run(data, RowCounts(rows), training=self._name == "train_step")
+        values = {f"loss {index}": np.asarray(term) for index, term in enumerate(report.terms)}
+        if self._name == "test_step":
+            changes = {f"metric {index}": np.asarray(change) for index, change in enumerate(report.metrics)}
+            return Outcome([], {}, values | changes)
         gradients, paths = [], []
         for stage, of_stage in zip(self._pipeline.stages, result.gradients, strict=True):
             for variable, gradient in zip(stage.weights, of_stage, strict=True):
@@ -157,7 +166,6 @@ class ModelCheck:
                     slices = isinstance(gradient, MicrobatchSlices)
                     gradients.append(as_arrays(add(list(gradient.parts)) if slices else gradient, squared=False))
                     paths.append(variable.path)
-        values = {f"loss {index}": np.asarray(term) for index, term in enumerate(report.terms)}
         return Outcome([dict(zip(names(paths), gradients, strict=True))], {}, values)
 
     def _function(self, stage: Stage, training: bool) -> StageFunction:
@@ -177,7 +185,7 @@ class ModelCheck:
         return call
 
     def _report(self, finding: Finding, rows: int, parts: int, on_finding: str) -> None:
-        text = _described(finding, self._model.__class__.__name__, self._code, rows, parts)
+        text = _described(finding, self._model.__class__.__name__, self._name, self._code, rows, parts)
         if on_finding == "error":
             raise ModelError(text)
         warnings.warn(text, stacklevel=2)
@@ -229,13 +237,24 @@ class _Elsewhere:
         return given
 
 
-def _described(finding: Finding, model: str, code: list[str], rows: int, parts: int) -> str:
+def _predicted(outputs: Any, order: Any) -> Outcome:
+    """Return outputs, those of rows in another order in the order of the others."""
+    leaves = [np.asarray(leaf) for leaf in keras.tree.flatten(outputs) if leaf is not None]
+    places = slice(None) if order is None else np.argsort(order)
+    return Outcome([], {}, {f"output {index}": leaf[places] for index, leaf in enumerate(leaves)})
+
+
+_DOES = {"train_step": "do the same", "test_step": "evaluate the same", "predict_step": "predict the same"}
+_GOES_ON = {"train_step": "trains", "test_step": "evaluates", "predict_step": "predicts"}
+
+
+def _described(finding: Finding, model: str, name: str, code: list[str], rows: int, parts: int) -> str:
     """Return what was expected, what came and the ways out."""
     return (
-        f"Expected {model} to do the same with {rows} rows whole and in {parts} parts, as replicas and microbatches "
+        f"Expected {model} to {_DOES[name]} with {rows} rows whole and in {parts} parts, as replicas and microbatches "
         f"have them, received {finding.what}, which differs by {finding.difference:.2g} of its size. Likely code of "
         f"your own ({listed(code)}) compares rows with one another, or has a number of rows written into it. "
-        'wrap(..., loss_reduction="global") gives a loss all rows, and "sum" says that it is a sum; in a train_step of '
-        'your own kparallel.gather gives a layer all rows. With wrap(..., check="warn") it trains all the same: each '
-        "part by itself, not as on one device."
+        f'wrap(..., loss_reduction="global") gives a loss all rows, and "sum" says that it is a sum; in a {name} of '
+        f'your own kparallel.gather gives a layer all rows. With wrap(..., check="warn") it {_GOES_ON[name]} all the '
+        "same: each part by itself, not as on one device."
     )

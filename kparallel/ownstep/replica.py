@@ -99,6 +99,11 @@ class ReplicaRun:
         """Where the step first draws by TensorFlow's own random operations, None if it does not."""
         return None if self._traced is None else self._traced.written.draw
 
+    @property
+    def choice(self) -> str | None:
+        """Where the step first chooses by a number of this replica's rows, None if it does not."""
+        return None if self._traced is None else self._traced.written.choice
+
     def gather(self, value: tf.Tensor) -> tf.Tensor:
         """Return all replicas' rows of a tensor."""
         return self._sums.rows(value)
@@ -131,6 +136,7 @@ class ReplicaRun:
         gradients, variables = gradients[:number], variables[:number]
         self._check_known(variables)
         inside = self._sums.inside()
+        self._settle([*optimizer.variables, *variables])
         if self._sharded:
             self._sums.check_place()  # One replica updates each weight, and the others wait for it.
         local = self._decisions.of("an update", lambda: [self._differs(each) for each in gradients], not inside)
@@ -150,6 +156,16 @@ class ReplicaRun:
             self._traced.written.skip()
         updated = [*optimizer.variables, *variables]
         self._note(each for each in updated if id(each) in self._before)
+
+    def _settle(self, variables: list[Any]) -> None:
+        """Bring what an update starts from to one value on all replicas, such as a learning rate that was assigned."""
+
+        def differ() -> bool:
+            rules = self._rules()
+            return any(id(variable) in rules for variable in variables)
+
+        if self._sums.replicas > 1 and self._decisions.of("a start", differ, not self._sums.inside()):
+            self.agree()
 
     def _check_known(self, variables: list[Any]) -> None:
         foreign = next((each for each in variables if not is_weight(each)), None)

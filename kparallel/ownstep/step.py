@@ -20,6 +20,7 @@ from kparallel.compat.steps import (
 )
 from kparallel.compat.variables import copies_of, has_single_copy
 from kparallel.data.share import RowCounts, row_count, slice_share, split_sizes
+from kparallel.engine.optimizer_update import OptimizerUpdate
 from kparallel.engine.placement import Placement
 from kparallel.engine.sharded_update import ShardedUpdate
 from kparallel.errors import ModelError
@@ -40,6 +41,9 @@ class Trial(Protocol):
 
     def note(self, optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
         """Take note of what reaches an optimizer on the first replica."""
+
+    def updated(self, variables: list[Any]) -> None:
+        """Take note of what an update has left there."""
 
     def place(self, first: int, count: int) -> None:
         """Take note of which rows the present replica has."""
@@ -76,6 +80,7 @@ class OwnStep:
         self._owners = owners
         self.sized = False  # Whether the step has to be traced with the number of rows.
         self.draw: str | None = None  # Where the step first draws by TensorFlow's own random operations.
+        self.choice: str | None = None  # Where it first chooses by a number of a replica's rows.
         self.trial: Trial | None = None  # What a run that is compared with another one does otherwise.
         self._like = RowCounts(0)
         self.structure: Any = None  # Of what the step returns.
@@ -177,7 +182,7 @@ class OwnStep:
             self.structure = {} if found is None else found
             leaves = replica.results([leaf for leaf in keras.tree.flatten(self.structure) if leaf is not None])
         self._shift_seeds(index, -1)
-        self.draw = replica.draw or self.draw
+        self.draw, self.choice = replica.draw or self.draw, replica.choice or self.choice
         return leaves
 
     def _made(self, data: Any, share: Portion, counts: RowCounts, index: int) -> ReplicaRun:
@@ -232,9 +237,14 @@ class OwnStep:
                 f"another {type(optimizer).__name__}{line_of()}, whose variables have no copy on each replica. Make it "
                 "an attribute of the model before fit."
             )
-        if self.trial is not None and self._placement.communicators[-1].replica_index == self._placement.first_replica:
-            self.trial.note(optimizer, gradients, variables)
-        update = self._held.updates[id(optimizer)]
+        trial = self.trial if self._placement.communicators[-1].replica_index == self._placement.first_replica else None
+        if trial is not None:
+            trial.note(optimizer, gradients, variables)
+        self._apply(self._held.updates[id(optimizer)], gradients, variables)
+        if trial is not None:
+            trial.updated(variables)
+
+    def _apply(self, update: OptimizerUpdate, gradients: list[Any], variables: list[Any]) -> None:
         if self._owners is not None:
             ShardedUpdate(update, self._owners).apply(gradients, variables)
             return

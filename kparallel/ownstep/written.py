@@ -20,6 +20,7 @@ import tensorflow as tf
 from kparallel.compat.functions import called_graphs
 from kparallel.compat.variables import is_copy, resource_name
 from kparallel.errors import ModelError
+from kparallel.ownstep.choices import chooses
 from kparallel.ownstep.rows import StepRows
 from kparallel.ownstep.user_code import line_of
 from kparallel.stage.dependence import Dependence
@@ -84,6 +85,7 @@ class Written:
         self._reads: dict[int, Dependence] = {}  # What is now read of a variable that differs between the replicas.
         self.changes: dict[int, Change] = {}
         self.draw: str | None = None  # Where the step first draws by TensorFlow's own random operations.
+        self.choice: str | None = None  # Where it first chooses by a mean or another number of this replica's rows.
 
     def follow(self, additive: bool | None = None, counts: bool = False) -> None:
         """Take note of what has been traced since the last call.
@@ -110,6 +112,8 @@ class Written:
             elif called_graphs(operation):
                 self._called(operation)
             self._note_draw(operation)
+            if additive is None and self.choice is None and chooses(operation, self._rows):
+                self.choice = line_of(operation.traceback) or None
 
     def _note_draw(self, operation: tf.Operation) -> None:
         inner = [each for graph in called_graphs(operation).values() for each in graph.get_operations()]

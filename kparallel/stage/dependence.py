@@ -205,8 +205,9 @@ def _of_reduced(tensor: tf.Tensor, of_inputs: list[Dependence]) -> Dependence:
     # A constant may be added to a mean, but not to a sum: each part would add it.
     if kind in _SUMS | {"Pack", "ConcatV2"}:
         return reduced if reduced is Dependence.MEAN or Dependence.NONE not in of_inputs else Dependence.OTHER
-    if kind == "Cast":  # A cast to an integer truncates, which is not linear.
-        return reduced if tensor.dtype.is_floating else Dependence.OTHER
+    if kind == "Cast":  # A cast of a float to an integer truncates, which is not linear.
+        linear = tensor.dtype.is_floating or tensor.op.inputs[0].dtype.is_integer
+        return reduced if linear else Dependence.OTHER
     # A product is linear in one factor if the other does not depend on the rows.
     if kind in _PRODUCTS and of_inputs.count(reduced) == 1:
         return reduced

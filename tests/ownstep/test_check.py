@@ -63,7 +63,25 @@ def insists_on_its_batch(model, y, y_pred):
     return tf.reduce_mean((tf.reshape(y, [7, 1]) - tf.reshape(y_pred, [7, 1])) ** 2)
 
 
+def larger_half(model, y, y_pred):
+    """The larger half of each two losses is often the larger half of all."""
+    return tf.reduce_mean(tf.math.top_k((y - y_pred)[:, 0] ** 2, tf.shape(y)[0] // 2).values)
+
+
+def rate_of_the_loss(model, y, y_pred):
+    loss = tf.reduce_mean((y - y_pred) ** 2)
+    model.optimizer.learning_rate.assign(0.1 / (1.0 + loss))
+    return loss
+
+
+def weights_by_a_deviation(model, y, y_pred):
+    kernel = model.trainable_weights[-2]
+    kernel.assign(kernel / tf.math.reduce_std(y_pred))
+    return tf.reduce_mean((y - y_pred) ** 2)
+
+
 FOUND = {
+    "the larger half": (larger_half, {}, ["gradient of", "kparallel.gather"]),
     "rows compared": (compares_rows, {}, ["gradient of", "update 1 of 1", "kparallel.gather"]),
     "rows mixed in a product": (mixes_in_a_product, {}, ["gradient of", "kparallel.gather"]),
     "a batch size in the step": (batch_size_in_the_step, {}, ["0.5 times the whole's", "tf.shape(x)[0]"]),
@@ -74,6 +92,8 @@ FOUND = {
         ["2 times the whole's", "Leave out"],
     ),
     "a ratio of sums": (ratio_of_sums, {}, ["gradient of", "kparallel.all_reduce"]),
+    "a learning rate of the loss": (rate_of_the_loss, {}, ["value assigned to 'adam/learning_rate'"]),
+    "weights by a deviation": (weights_by_a_deviation, {}, ["value assigned to", "kernel"]),
     "rows that are kept": (keeps_rows, {}, ["value assigned to", "kparallel.gather"]),
 }
 
@@ -95,9 +115,37 @@ def test_what_is_found(name):
     model = wrapped(loss, **options)
     with pytest.raises(errors.ModelError) as caught:
         fit(model)
-    for word in ["Step.train_step", "4 rows", *words]:
+    for word in ["Step.train_step", "rows whole and divided between 2 replicas", *words]:
         assert word in str(caught.value), caught.value
     assert all(not copy.any() for copy in (model.kept.numpy(), *(v.numpy() for v in model.optimizer.variables[2:])))
+
+
+def test_a_number_of_rows_that_shares_do_not_have_is_said():
+    model = wrapped(lambda model, y, y_pred: tf.reduce_mean(tf.math.top_k(y_pred[:, 0], 6).values))
+    with pytest.raises(errors.ModelError, match=r"the 7 of a batch as \[4, 3\], received from TensorFlow: .*had 4"):
+        fit(model)
+
+
+def test_a_prediction_that_compares_rows_is_found():
+    model = wrapped(lambda model, y, y_pred: tf.reduce_mean(y_pred))
+    model.predict_step = lambda data: tf.nn.softmax(model(data[0] if isinstance(data, tuple) else data), axis=0)
+    with pytest.raises(errors.ModelError, match="predict_step to do the same.*each replica by itself"):
+        model.predict(regressed()["x"], batch_size=7, verbose=0)
+
+
+def test_a_choice_by_a_replicas_rows_is_said():
+    """A few rows choose alike."""
+    with pytest.warns(UserWarning, match=r"chooses by a number of each replica's own rows at .*test_check.py:\d+"):
+        fit(wrapped(lambda model, y, y_pred: tf.maximum(tf.reduce_mean((y - y_pred) ** 2), 1e-9)))
+
+
+def test_a_step_that_runs_in_graphs_alone_is_not_compared():
+    def in_graphs(model, y, y_pred):
+        loss = tf.reduce_mean((y - y_pred) ** 2)
+        return loss + 0 * tf.gradients(loss, y_pred)[0][0, 0]
+
+    with pytest.warns(UserWarning, match="does not run outside of a graph .*was not looked at"):
+        fit(wrapped(in_graphs))
 
 
 class Lookup(Guide):
@@ -139,7 +187,7 @@ def test_slices_that_an_optimizer_would_treat_otherwise_are_found(look_up):
 def test_data_that_are_divided_by_hand_are_compared():
     model, data = wrapped(compares_rows), regressed()
     batches = tf.data.Dataset.from_tensor_slices((data["x"], data["y"])).batch(6)
-    with pytest.raises(errors.ModelError, match="4 rows whole and divided between 2 replicas"):
+    with pytest.raises(errors.ModelError, match="rows whole and divided between 2 replicas"):
         model.fit(model.distribute_strategy.experimental_distribute_dataset(batches), verbose=0)
 
 

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kparallel.ownstep.check import overlapping
 from kparallel.ownstep.compare import Outcome, as_arrays, compare, is_finite, rounding_of
+from kparallel.ownstep.few_rows import overlapping, telling
 
 
 def outcome(gradient):
@@ -48,3 +48,29 @@ def test_parts_have_a_row_in_common_with_the_next():
     assert overlapping(3, 2) == [0, 1, 1, 2]
     assert overlapping(2, 2) == [0, 1]
     assert overlapping(1, 2) == []
+
+
+def test_parts_differ_in_size_and_in_what_is_missing():
+    rows = 9
+    x, weights, tokens = np.arange(2.0 * rows).reshape(rows, 2), np.ones(rows), np.ones((rows, 4), "int64")
+    assert telling((x[:4], x[:4]), 2) == [0, 1, 3]
+    assert telling((x[:2],), 2) == [0, 1] and telling((x[:1],), 2) == []
+    assert len(telling((x,), 3)) == 7 and len(telling((x[:6],), 3)) == 5
+    weights[1] = 0
+    chosen = telling(tuple(map(tf.constant, (x, x, weights))), 2)
+    assert len(chosen) == 5 and 1 in chosen[3:]
+    tokens[3, 2:] = tokens[6, 1:] = 0
+    assert telling({"tokens": tf.constant(tokens), "name": tf.constant(["a"] * rows)}, 2) == [0, 1, 2, 3, 6]
+
+
+def test_another_order_that_makes_more_than_rounding_widens_no_limit():
+    whole, other = (Outcome([], {}, {"order": np.asarray(value)}) for value in (1.0, 1.0 + 1e-4))
+    assert compare(whole, other, other) is not None
+    near = Outcome([], {}, {"order": np.asarray(1.0 + 1e-11)})
+    assert compare(whole, near, near) is None
+
+
+def test_truth_values_are_compared():
+    one, other = (Outcome([], {}, {"any": np.asarray(value)}) for value in (True, False))
+    assert compare(one, one, one) is None
+    assert compare(one, one, other) is not None

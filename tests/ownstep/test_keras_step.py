@@ -41,6 +41,11 @@ def like_batch_norm(x):
     return (x - tf.reduce_mean(x, 0)) / (1.0 + tf.math.reduce_std(x, 0))
 
 
+def by_the_largest(x):
+    """In parts of one size that have a row in common, the largest of all may be that of each."""
+    return x / tf.reduce_max(tf.abs(x))
+
+
 class Contrast(keras.losses.Loss):
     """Compares rows in a cumulative sum, and looks like a value for each."""
 
@@ -114,7 +119,7 @@ def looked(model, data):
     """Let the first batch be compared, and nothing be trained."""
     batch = keras.tree.map_structure(tf.convert_to_tensor, data)
     build_missing(model, model._kparallel, batch)
-    check = FirstBatch(model, model._kparallel)
+    check = FirstBatch(model, model._kparallel, "train_step")
     return check.compare(batch) if check.is_due(batch) else None
 
 
@@ -124,9 +129,22 @@ def test_what_is_found_in_kerass_own_step(name):
     model = wrapped(make, options)
     with pytest.raises(errors.ModelError) as caught:
         model.fit(**regressed(), batch_size=7, verbose=0)
-    for word in ["4 rows whole and in 2 parts", "received the", code, "kparallel.gather", 'check="warn"']:
+    for word in ["5 rows whole and in 2 parts", "received the", code, "kparallel.gather", 'check="warn"']:
         assert word in str(caught.value), caught.value
     assert not model.optimizer.iterations.numpy()
+
+
+def test_what_is_found_in_evaluation_and_prediction():
+    data = regressed()
+    model = wrapped(lambda: of(by_the_largest), {})
+    with pytest.raises(errors.ModelError, match="to evaluate the same with 5 rows .*Own.*a test_step of your own"):
+        model.evaluate(**data, batch_size=7, verbose=0)
+    with pytest.raises(errors.ModelError, match="to predict the same with 5 rows .*received the result 'output 0'"):
+        model.predict(data["x"], batch_size=7, verbose=0)
+    model = wrapped(lambda: of(tf.identity, Contrast()), {})
+    model.predict(data["x"], batch_size=7, verbose=0)
+    with pytest.raises(errors.ModelError, match="received the result 'loss 0'.*Contrast"):
+        model.evaluate(**data, batch_size=7, verbose=0)
 
 
 def test_a_finding_is_a_warning_where_the_user_says_so():

@@ -238,3 +238,32 @@ def test_losses_of_several_outputs():
         return model
 
     equal(*[train(model, regressed()) for model in pair(build, replicas=2)][::-1])
+
+
+class Rated(Guide):
+    """Sets the learning rate, and a bias, by means over the rows before it updates."""
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((self(x, training=True) - y) ** 2)
+        gradients = tape.gradient(loss, self.trainable_weights)
+        self.optimizer.learning_rate.assign(0.01 * loss)
+        bias = self.trainable_weights[-1]
+        bias.assign(bias + 0.1 * tf.reduce_mean(y, 0))
+        self.optimizer.apply(gradients, self.trainable_weights)
+        return {"loss": loss}
+
+
+def test_what_an_update_starts_from_is_of_the_whole_batch():
+    use("float64")
+
+    def build():
+        model = Rated(mlp(1))
+        model.compile(keras.optimizers.SGD(0.1))
+        return model
+
+    models = pair(build, replicas=2)
+    equal(*[train(model, regressed()) for model in models][::-1])
+    for weight in models[1].trainable_weights:
+        np.testing.assert_array_equal(*[copy.numpy() for copy in weight.value.values])

@@ -11,6 +11,8 @@ VALUES = {
     "a sum over rows": (lambda x: tf.reduce_sum(x**2), Dependence.SUM),
     "the number of rows": (lambda x: tf.cast(tf.shape(x)[0], tf.float32), Dependence.SUM),
     "a mean over rows": (lambda x: tf.reduce_mean(tf.exp(x)), Dependence.MEAN),
+    "the number of rows, as a wider integer": (lambda x: tf.cast(tf.shape(x)[0], tf.int64), Dependence.SUM),
+    "a sum, truncated": (lambda x: tf.cast(tf.reduce_sum(x), tf.int64), Dependence.OTHER),
     "a sum divided by the number of rows": (
         lambda x: tf.reduce_sum(x) / tf.cast(tf.shape(x)[0], tf.float32),
         Dependence.MEAN,
