@@ -12,6 +12,7 @@ import click
 import kparallel
 from kparallel.cluster import Cluster
 from kparallel.errors import KParallelError
+from kparallel.forecast.hardware_file import shipped
 from kparallel.launcher.bug_report import bug_report
 from kparallel.launcher.elastic import Heard, supervise
 from kparallel.launcher.environment import hosts_cluster, scheduled_cluster
@@ -235,7 +236,7 @@ def env() -> None:
 @click.option("--replicas", type=_POSITIVE, help="How many replicas.")
 @click.option("--stages", type=_POSITIVE, help="Into how many stages to cut the model.  [default: 1]")
 @click.option("--microbatches", type=_POSITIVE, help="Into how many microbatches each replica's rows are split.")
-@click.option("--schedule", default="1f1b", show_default=True, help=f"One of {', '.join(SCHEDULES)}.")
+@click.option("--schedule", help=f"One of {', '.join(SCHEDULES)}.  [default: 1f1b; with --cluster, the fastest]")
 @click.option("--recompute", help="never, always or except_last.")
 @click.option("--balance", default="flops", show_default=True, help="What an automatic cut balances.")
 @click.option("--batch-size", type=_POSITIVE, help="Rows of a batch, for estimates of memory.")
@@ -247,20 +248,27 @@ def env() -> None:
     show_default=True,
     help="What the replicas share out.",
 )
-@click.option("--devices", "count", type=_POSITIVE, help="How many virtual CPU devices, where there are no GPUs.")
-@click.option("--plot", type=click.Path(dir_okay=False), help="Draw the plan into this file, such as plan.png.")
+@click.option("--devices", "count", type=_POSITIVE, help="How many virtual CPU devices, or of --cluster.")
+@click.option("--cluster", metavar="FILE", help=f"Forecast for this cluster: a file, or {', '.join(shipped())}.")
+@click.option("--plot", type=click.Path(dir_okay=False), help="Draw the plan, or how it scales, into this file.")
 def plan(
     builder: str,
     replicas: int | None,
     stages: int | None,
     shard: str,
     count: int | None,
+    cluster: str | None,
     plot: str | None,
     **options: Any,
 ) -> None:
     """Print the plan for the model that FUNCTION of MODULE returns; train nothing.
 
-    Where there are no accelerators, it is made for virtual CPU devices.
+    \b
+    kparallel plan mine:build --stages 4                the plan for this machine's devices
+    kparallel plan mine:build --cluster 8xA100 --devices 1024 --batch-size 1536   a forecast for a cluster
+
+    Where there are no accelerators, a plan is made for virtual CPU devices. With --cluster the best five ways to train
+    on it are predicted, with the time of a step, memory, and what bounds them.
     """
     name, colon, attribute = builder.partition(":")
     if not colon or not name or not attribute:
@@ -271,10 +279,12 @@ def plan(
     except (ModuleNotFoundError, AttributeError) as error:
         raise click.BadParameter(str(error), param_hint="MODULE:FUNCTION") from error
     try:
-        if not visible_gpus(os.environ):
+        if cluster is None and not visible_gpus(os.environ):
             kparallel.virtual_devices(count or (replicas or 1) * (stages or 1))
-        shared = None if shard == "none" else shard
-        made = kparallel.plan(function, replicas=replicas, stages=stages, shard=shared, **options)
+        chosen = {"replicas": replicas, "stages": stages, "shard": None if shard == "none" else shard, **options}
+        if cluster is not None:
+            chosen |= {"cluster": cluster, "devices": count}
+        made = kparallel.plan(function, **chosen)
         if plot:
             made.plot(plot)
     except KParallelError as error:

@@ -49,6 +49,7 @@ from kparallel.compat.variables import (
     resource_name,
     restore_variable,
 )
+from kparallel.compat.weightless import build_weightless
 
 PAIR = ("CPU:0", "CPU:1")
 PRIVATE_NAMES = (
@@ -694,3 +695,11 @@ def test_tapes_record_outside_of_all_graphs():
     weight = tf.Variable(1.0)
     tf.function(lambda: inner(weight), autograph=False)()
     assert found == [(True, 3.0)] and slope(weight) == 3.0
+
+
+def test_keras_initializes_nothing_of_a_weightless_model_later():
+    model = build_weightless(lambda: keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]))
+    with keras.StatelessScope():  # When it ends, Keras initializes what waits in "uninitialized_variables".
+        waiting = keras.Variable(lambda shape, dtype: keras.ops.ones(shape, dtype), shape=(2,))
+    assert waiting.numpy().tolist() == [1, 1]
+    assert all(weight.shape and weight._value is None for weight in model.weights)
