@@ -28,10 +28,12 @@ class StepModel:
         work: The model on the cluster.
         batch_size: The number of rows of a global batch.
         slots: The number of optimizer variables for each weight; default 2, as for Adam.
+        pack: Bytes of gradients that travel together. Default 4 MiB, as kparallel's own.
     """
 
-    def __init__(self, work: Work, batch_size: int, slots: float = 2) -> None:
+    def __init__(self, work: Work, batch_size: int, slots: float = 2, pack: int = PACK) -> None:
         self._work = work
+        self._pack = pack
         self._batch_size = batch_size
         self._slots = slots
 
@@ -47,7 +49,7 @@ class StepModel:
 
     def with_work(self, work: Work, batch_size: int) -> "StepModel":
         """Return the same model elsewhere, with another batch."""
-        return StepModel(work, batch_size, self._slots)
+        return StepModel(work, batch_size, self._slots, self._pack)
 
     def rows(self, configuration: Configuration) -> int:
         """Return the number of rows of the largest microbatch."""
@@ -248,7 +250,7 @@ class StepModel:
         waiting = 0.0
         for index, unit in enumerate(reversed(self._work.units[first:last])):
             waiting += unit.weight_bytes - unit.frozen_bytes
-            if waiting >= PACK or index == last - first - 1:
+            if waiting >= self._pack or index == last - first - 1:
                 sums = all_reduce(self._work.hardware, placement.group, waiting)
                 free = max(free, float(done[index])) + sums * (0.5 if configuration.shard else 1.0)
                 waiting = 0.0
