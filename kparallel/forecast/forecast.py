@@ -99,7 +99,7 @@ def forecast(
         >>> names = [f"dense_{i}" for i in range(4)]
         >>> units = [Unit(name, 2e6, 10**6, 4 * 10**6, 4000, 4000, (), (name,)) for name in names]
         >>> forecast(units, read_hardware("8xA100"), 4096).best[0].time.bound_by
-        'update'
+        'start'
     """
     fixed = Fixed() if fixed is None else fixed
     model = StepModel(Work(units, hardware, dtype, seconds_per_row), batch_size, slots)
