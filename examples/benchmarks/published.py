@@ -63,7 +63,7 @@ SOURCES = {
         "with DDP. Taken from there: the speed of that GPU. Assumed: a ring at 130 GB/s."
     ),
     "Horovod": (
-        "horovod/horovod, `docs/benchmarks.rst`, 128 machines with 4 P100 and 25 Gbit/s: efficiency of 512 GPUs. "
+        "horovod/horovod, docs/benchmarks.rst, 128 machines with 4 P100 and 25 Gbit/s: efficiency of 512 GPUs. "
         "Taken from TensorFlow's benchmarks: the speed of one GPU (a step of ResNet-101 between those of ResNet-50 "
         "and ResNet-152). Assumed: 10 GB/s within a machine, packs of 64 MB; Inception V3 as 20 equal blocks."
     ),

@@ -192,13 +192,15 @@ def _say(ending: Ending, outlook: str) -> None:
 @main.command()
 @click.option("-n", "--workers", type=_POSITIVE, help="Start that many workers on this machine.")
 @_workers_options
-def test(**options: Any) -> None:
+@click.option("--write", type=click.Path(dir_okay=False), help="Measure devices too, and write a cluster file.")
+def test(write: str | None, **options: Any) -> None:
     """Train a small model over everything, and measure each link.
 
     \b
     kparallel test                                      all devices of this machine
     kparallel test -n 2                                 two workers on this machine
     kparallel test --hosts a:2222,b:2222 --index 0      on machine a; --index 1 on b
+    kparallel test --write cluster.toml                 and write what kparallel plan --cluster reads
 
     It also runs under Slurm and whatever else kparallel run reads a cluster from. The model has to equal the same model
     on one device. A table has the all-reduce between each pair of workers, or of devices of one process, and says which
@@ -215,7 +217,11 @@ def test(**options: Any) -> None:
         raise click.ClickException(str(error)) from error
     level = {"TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3")}
     quiet = tuple({**environment, **level} for environment in environments)
-    ending = run_gang(Launch(("-m", "kparallel.selftest"), quiet, tuple(names), grace=5.0))
+    ending = run_gang(
+        Launch(
+            ("-m", "kparallel.selftest", *([os.path.abspath(write)] if write else [])), quiet, tuple(names), grace=5.0
+        )
+    )
     if ending.traceback or ending.code not in (0, 1):
         _say(ending, "")
     sys.exit(ending.code)

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from kparallel.compat.weightless import build_weightless
+from kparallel.devices import local_devices
 from kparallel.errors import ModelError, PlanError
 from kparallel.forecast.configuration import Fixed
 from kparallel.forecast.forecast import Forecast, forecast
@@ -122,6 +123,6 @@ def _measured(graph: Graph, options: Options, hardware: Hardware) -> list[float]
         dtype = getattr(call.operation, "compute_dtype", None) or "float32"
         if dtype not in rates:
             hardware.flop_rate(dtype)  # Refuses a dtype without a figure before anything is measured.
-            rates[dtype] = matmul_rate(dtype) / hardware.flops[dtype]
+            rates[dtype] = matmul_rate(dtype, local_devices()[:1]) / hardware.flops[dtype]
         seconds.append(time / rows / (1 + BACKWARD_COST) * rates[dtype])
     return seconds

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import TFEpochIterator
 from keras.src.trainers.epoch_iterator import EpochIterator
+from tensorflow.python.client import device_lib
 from tensorflow.python.distribute import distribute_lib
 from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
 from tensorflow.python.eager import context
@@ -22,6 +23,7 @@ from kparallel.compat.epochs import has_global_seed, why_unrepeatable
 from kparallel.compat.functions import called_graphs, captured, draw_apart, outermost, run_independently
 from kparallel.compat.layers import float8_variables
 from kparallel.compat.losses import metrics_inside
+from kparallel.compat.memory import gpu_memory
 from kparallel.compat.optimizers import optimizers_in, slots_by_weight, trained_by, updating_copies
 from kparallel.compat.profiler import XSpace, read_profile
 from kparallel.compat.saving import WeightFile, write_weights
@@ -703,3 +705,8 @@ def test_keras_initializes_nothing_of_a_weightless_model_later():
         waiting = keras.Variable(lambda shape, dtype: keras.ops.ones(shape, dtype), shape=(2,))
     assert waiting.numpy().tolist() == [1, 1]
     assert all(weight.shape and weight._value is None for weight in model.weights)
+
+
+def test_the_memory_of_gpus():
+    assert (gpu_memory() is None) == (not tf.config.list_physical_devices("GPU"))
+    assert all(device.memory_limit > 0 for device in device_lib.list_local_devices() if device.device_type == "CPU")
