@@ -6,7 +6,6 @@ Several devices are measured at the same time, since virtual CPU devices share c
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from statistics import median
 from typing import Any
 
 import keras
@@ -20,6 +19,7 @@ _CPU_SIZE, _GPU_SIZE = 512, 4096  # Rows and columns of a matrix.
 _REPETITIONS = 5
 _LAYERS, _WIDTH, _ROWS = 4, 256, 128  # Of the layers whose efficiency is measured.
 _ACTIONS = 16
+_NUMBERS = 2**22  # Of a tensor that is read and written.
 
 
 def matmul_rate(dtype: str, devices: Sequence[str] = ("CPU:0",)) -> float:
@@ -61,8 +61,8 @@ def layer_efficiency(rate: float, devices: Sequence[str] = ("CPU:0",)) -> float:
 
 def memory_rate(devices: Sequence[str] = ("CPU:0",)) -> float:
     """Return the bytes a second of reading and writing a large tensor on each of some devices that all work."""
-    tensors = [_on(name, lambda: tf.ones([2**24])) for name in devices]
-    return 2 * 4 * 2**24 / _seconds(lambda tensor: (tensor + 1.0)[0], devices, tensors)
+    tensors = [_on(name, lambda: tf.ones([_NUMBERS])) for name in devices]
+    return 2 * 4 * _NUMBERS / _seconds(lambda tensor: (tensor + 1.0)[0], devices, tensors)
 
 
 def pass_start(devices: Sequence[str] = ("CPU:0",)) -> float:
@@ -89,7 +89,10 @@ def _on(device: str, make: Callable[[], Any]) -> Any:
 
 
 def _seconds(run: Callable[[Any], tf.Tensor], devices: Sequence[str], values: Sequence[Any]) -> float:
-    """Return the median time of running a function on all devices at once, after one run that is not timed."""
+    """Return the least time of running a function on all devices at once, after one run that is not timed.
+
+    What else runs on the machine makes a run longer, and never shorter.
+    """
 
     def on_all(arguments: Sequence[Any]) -> list[tf.Tensor]:
         return [_on(name, partial(run, value)) for name, value in zip(devices, arguments, strict=True)]
@@ -101,4 +104,4 @@ def _seconds(run: Callable[[Any], tf.Tensor], devices: Sequence[str], values: Se
         for result in function(list(values)):
             result.numpy()  # Waits for it.
         samples.append(time.perf_counter() - start)
-    return median(samples[1:])
+    return min(samples[1:])

@@ -3,6 +3,9 @@
 from pathlib import Path
 from statistics import median
 
+import pytest
+
+from examples.benchmarks.planned import rank_correlation
 from examples.benchmarks.published import SOURCES, comparisons, table
 
 PAGE = Path(__file__).parents[2] / "docs" / "planner.md"
@@ -21,3 +24,9 @@ def test_predictions_are_near_what_was_measured():
     # Data parallelism and interleaving, whose sources say how they were measured, to a sixth each.
     named = ("TensorFlow", "PyTorch DDP", "Horovod", "Zero bubble", "torchtitan")
     assert max(abs(row.error) for row in rows if row.source in named) <= 1 / 6
+
+
+def test_the_rank_correlation():
+    assert rank_correlation([(1, 10), (2, 20), (3, 30), (4, 90)]) == 1
+    assert rank_correlation([(1, 3), (2, 2), (3, 1)]) == -1
+    assert rank_correlation([(1, 2), (2, 1), (3, 3)]) == pytest.approx(0.5)
