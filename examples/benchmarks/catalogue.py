@@ -15,6 +15,7 @@ from examples.benchmarks import (
     overlap,
     own_steps,
     pipeline,
+    planned,
     tracing,
     workers,
 )
@@ -42,6 +43,7 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Row]]] = {
     "executor-1f1b": partial(executor.rows, "1f1b"),
     "executor-gpipe": partial(executor.rows, "gpipe"),
     "tracing": tracing.rows,
+    "planner": planned.rows,
     "checkpoint": checkpoint.rows,
     "overlap-mlp": partial(overlap.rows, "mlp"),
     "overlap-resnet": partial(overlap.rows, "resnet"),

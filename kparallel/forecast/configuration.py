@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
+from kparallel.errors import PlanError
+from kparallel.planning.plan import RECOMPUTE
 from kparallel.planning.report import count
+from kparallel.schedule import registered
 
 __all__: list[str] = []
 
@@ -76,6 +79,9 @@ class Fixed:
 
     Args:
         replicas, stages, microbatches, schedule, recompute, shard: As in `Configuration`.
+
+    Raises:
+        PlanError: `recompute` or the schedule is unknown.
     """
 
     replicas: int | None = None
@@ -84,6 +90,12 @@ class Fixed:
     schedule: str | None = None
     recompute: str | None = None
     shard: str | None = "auto"
+
+    def __post_init__(self) -> None:
+        if self.recompute not in (None, *RECOMPUTE):
+            raise PlanError(f"Expected recompute to be one of {RECOMPUTE}, received {self.recompute!r}.")
+        if self.schedule is not None:
+            registered(self.schedule)
 
     def __str__(self) -> str:
         names = ("replicas", "stages", "microbatches", "schedule", "recompute")

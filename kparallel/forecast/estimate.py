@@ -42,6 +42,12 @@ class StepTime:
         """The largest term."""
         return max(TERMS, key=lambda name: getattr(self, name))
 
+    @property
+    def limited_by(self) -> str:
+        """What keeps more devices from computing more: the largest term but `compute`, if it is a tenth of the step."""
+        largest = max(TERMS[1:], key=lambda name: getattr(self, name))
+        return largest if getattr(self, largest) > 0.1 * self.total else "compute"
+
 
 @dataclass(frozen=True)
 class Estimate:

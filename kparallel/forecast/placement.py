@@ -11,6 +11,7 @@ machine 1   r1s0 r1s1 r1s2 r1s3             r0s2 r1s2 r0s3 r1s3       gradients 
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from math import log2
 
 from kparallel.forecast.hardware import Hardware
@@ -52,6 +53,7 @@ class Placement:
     group: Group
 
 
+@lru_cache(maxsize=4096)
 def place(devices_per_machine: int, replicas: int, lanes: int, neighbors: str) -> Placement:
     """Return how a mesh lies on machines.
 

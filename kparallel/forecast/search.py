@@ -1,5 +1,6 @@
 """Searches for the fastest configurations that fit the memory of every device of a cluster."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import isclose
 
@@ -28,13 +29,37 @@ def best(model: StepModel, fixed: Fixed | None = None, most: int = 5) -> list[Es
     """
     fixed = Fixed() if fixed is None else fixed
     hardware = model.work.hardware
-    possible = list(configurations(hardware, model.batch_size, model.work.most_stages, fixed))
+    possible = _possible(model, fixed)
     if not possible:
         raise PlanError(
             f"Expected a plan for {count(hardware.devices, 'device')}, a batch of {count(model.batch_size, 'row')} and "
             f"at most {count(model.work.most_stages, 'stage')}, received {fixed}. Every replica needs a row for each "
             "microbatch and a device for each stage; a sharded optimizer needs several replicas."
         )
+    found = _fastest(model, possible, most)
+    if not found:
+        raise _miss(model, possible)
+    return found
+
+
+def fastest(
+    model: StepModel, fixed: Fixed, accept: Callable[[Configuration], bool] = lambda configuration: True
+) -> Estimate | None:
+    """Return the fastest configuration that fits, None if none does.
+
+    Args:
+        model: The model on the cluster.
+        fixed: What the user has fixed.
+        accept: Whether a configuration may be chosen. Default all may.
+    """
+    return next(iter(_fastest(model, list(filter(accept, _possible(model, fixed))), 1)), None)
+
+
+def _possible(model: StepModel, fixed: Fixed) -> list[Configuration]:
+    return list(configurations(model.work.hardware, model.batch_size, model.work.most_stages, fixed))
+
+
+def _fastest(model: StepModel, possible: Sequence[Configuration], most: int) -> list[Estimate]:
     quick = {each: model.quick_time(each) for each in possible}
     found: list[Estimate] = []
     for each in sorted(possible, key=lambda each: (quick[each], each.simplicity)):
@@ -46,8 +71,6 @@ def best(model: StepModel, fixed: Fixed | None = None, most: int = 5) -> list[Es
             if not any(_same(made, other) for other in found):
                 found.append(made)
                 found.sort(key=lambda made: made.time.total)
-    if not found:
-        raise _miss(model, possible)
     return found[:most]
 
 

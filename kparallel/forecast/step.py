@@ -1,7 +1,6 @@
 """Predicts one training step of a configuration on a cluster: its time, in terms, and the memory of a device."""
 
 from dataclasses import replace
-from functools import lru_cache
 from math import ceil
 
 import numpy as np
@@ -29,16 +28,14 @@ class StepModel:
         work: The model on the cluster.
         batch_size: The number of rows of a global batch.
         slots: The number of optimizer variables for each weight; default 2, as for Adam.
+        pack: Bytes of gradients that travel together. Default 4 MiB, as kparallel's own.
     """
 
-    def __init__(self, work: Work, batch_size: int, slots: float = 2) -> None:
+    def __init__(self, work: Work, batch_size: int, slots: float = 2, pack: int = PACK) -> None:
         self._work = work
+        self._pack = pack
         self._batch_size = batch_size
         self._slots = slots
-        hardware = work.hardware
-        self._place = lru_cache(maxsize=None)(
-            lambda replicas, lanes, neighbors: place(hardware.devices_per_machine, replicas, lanes, neighbors)
-        )
 
     @property
     def work(self) -> Work:
@@ -49,6 +46,10 @@ class StepModel:
     def batch_size(self) -> int:
         """The number of rows of a global batch."""
         return self._batch_size
+
+    def with_work(self, work: Work, batch_size: int) -> "StepModel":
+        """Return the same model elsewhere, with another batch."""
+        return StepModel(work, batch_size, self._slots, self._pack)
 
     def rows(self, configuration: Configuration) -> int:
         """Return the number of rows of the largest microbatch."""
@@ -86,7 +87,7 @@ class StepModel:
         both = forward + backward
         busy = configuration.microbatches * both.reshape(-1, lanes).sum(axis=0)
         ends = busy + np.concatenate([[0.0], np.cumsum(both[: lanes - 1])])
-        group = self._place(configuration.replicas, lanes, configuration.neighbors).group
+        group = self._placement(configuration).group
         part = 0.5 if configuration.shard else 1.0
         sums = part * all_reduce(self._work.hardware, group, float(stages.trained[0]))
         late = max(0.0, sums - float(backward[0]))
@@ -101,6 +102,9 @@ class StepModel:
         """
         limit = self._work.hardware.memory_per_device
         stages = self._work.cut(configuration.stages)
+        held = stages.weights + stages.trained + self._slots * self._owned(configuration, stages)
+        if held.sum() > limit * configuration.lanes:  # Without any activation.
+            return None
         memory = self.memory(configuration, stages)
         if memory.max() <= limit:
             return stages
@@ -142,7 +146,7 @@ class StepModel:
             configuration: The configuration.
             stages: Its stages.
         """
-        placement = self._place(configuration.replicas, configuration.lanes, configuration.neighbors)
+        placement = self._placement(configuration)
         delays, occupied = self._transfers(configuration, stages, placement)
         forward, backward = self._passes(configuration, stages)
         shape = configuration.schedule, configuration.lanes, configuration.microbatches
@@ -160,6 +164,10 @@ class StepModel:
             self._batch_size,
             stages.starts,
         )
+
+    def _placement(self, configuration: Configuration) -> Placement:
+        shape = configuration.replicas, configuration.lanes
+        return place(self._work.hardware.devices_per_machine, *shape, configuration.neighbors)
 
     def _passes(self, configuration: Configuration, stages: StageWork) -> tuple[Array, Array]:
         """Return the seconds of a forward and of a backward pass of each stage, with their start."""
@@ -242,7 +250,7 @@ class StepModel:
         waiting = 0.0
         for index, unit in enumerate(reversed(self._work.units[first:last])):
             waiting += unit.weight_bytes - unit.frozen_bytes
-            if waiting >= PACK or index == last - first - 1:
+            if waiting >= self._pack or index == last - first - 1:
                 sums = all_reduce(self._work.hardware, placement.group, waiting)
                 free = max(free, float(done[index])) + sums * (0.5 if configuration.shard else 1.0)
                 waiting = 0.0

@@ -1,6 +1,7 @@
 """What a model's calls take on a device of a cluster: seconds of passes and of updates, bytes of tensors."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -88,6 +89,13 @@ class Work:
     def hardware(self) -> Hardware:
         """The cluster."""
         return self._hardware
+
+    def on(self, hardware: Hardware) -> "Work":
+        """Return the same work on another number of the same devices; what is remembered serves both."""
+        self.incoming, self.most_stages  # noqa: B018  (computed before the copy)
+        other = copy(self)
+        other._hardware = hardware
+        return other
 
     @cached_property
     def most_stages(self) -> int:

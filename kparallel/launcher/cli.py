@@ -12,6 +12,7 @@ import click
 import kparallel
 from kparallel.cluster import Cluster
 from kparallel.errors import KParallelError
+from kparallel.forecast.hardware_file import shipped
 from kparallel.launcher.bug_report import bug_report
 from kparallel.launcher.elastic import Heard, supervise
 from kparallel.launcher.environment import hosts_cluster, scheduled_cluster
@@ -191,13 +192,15 @@ def _say(ending: Ending, outlook: str) -> None:
 @main.command()
 @click.option("-n", "--workers", type=_POSITIVE, help="Start that many workers on this machine.")
 @_workers_options
-def test(**options: Any) -> None:
+@click.option("--write", type=click.Path(dir_okay=False), help="Measure devices too, and write a cluster file.")
+def test(write: str | None, **options: Any) -> None:
     """Train a small model over everything, and measure each link.
 
     \b
     kparallel test                                      all devices of this machine
     kparallel test -n 2                                 two workers on this machine
     kparallel test --hosts a:2222,b:2222 --index 0      on machine a; --index 1 on b
+    kparallel test --write cluster.toml                 and write what kparallel plan --cluster reads
 
     It also runs under Slurm and whatever else kparallel run reads a cluster from. The model has to equal the same model
     on one device. A table has the all-reduce between each pair of workers, or of devices of one process, and says which
@@ -214,7 +217,11 @@ def test(**options: Any) -> None:
         raise click.ClickException(str(error)) from error
     level = {"TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3")}
     quiet = tuple({**environment, **level} for environment in environments)
-    ending = run_gang(Launch(("-m", "kparallel.selftest"), quiet, tuple(names), grace=5.0))
+    ending = run_gang(
+        Launch(
+            ("-m", "kparallel.selftest", *([os.path.abspath(write)] if write else [])), quiet, tuple(names), grace=5.0
+        )
+    )
     if ending.traceback or ending.code not in (0, 1):
         _say(ending, "")
     sys.exit(ending.code)
@@ -235,7 +242,7 @@ def env() -> None:
 @click.option("--replicas", type=_POSITIVE, help="How many replicas.")
 @click.option("--stages", type=_POSITIVE, help="Into how many stages to cut the model.  [default: 1]")
 @click.option("--microbatches", type=_POSITIVE, help="Into how many microbatches each replica's rows are split.")
-@click.option("--schedule", default="1f1b", show_default=True, help=f"One of {', '.join(SCHEDULES)}.")
+@click.option("--schedule", help=f"One of {', '.join(SCHEDULES)}.  [default: 1f1b; with --cluster, the fastest]")
 @click.option("--recompute", help="never, always or except_last.")
 @click.option("--balance", default="flops", show_default=True, help="What an automatic cut balances.")
 @click.option("--batch-size", type=_POSITIVE, help="Rows of a batch, for estimates of memory.")
@@ -247,20 +254,27 @@ def env() -> None:
     show_default=True,
     help="What the replicas share out.",
 )
-@click.option("--devices", "count", type=_POSITIVE, help="How many virtual CPU devices, where there are no GPUs.")
-@click.option("--plot", type=click.Path(dir_okay=False), help="Draw the plan into this file, such as plan.png.")
+@click.option("--devices", "count", type=_POSITIVE, help="How many virtual CPU devices, or of --cluster.")
+@click.option("--cluster", metavar="FILE", help=f"Forecast for this cluster: a file, or {', '.join(shipped())}.")
+@click.option("--plot", type=click.Path(dir_okay=False), help="Draw the plan, or how it scales, into this file.")
 def plan(
     builder: str,
     replicas: int | None,
     stages: int | None,
     shard: str,
     count: int | None,
+    cluster: str | None,
     plot: str | None,
     **options: Any,
 ) -> None:
     """Print the plan for the model that FUNCTION of MODULE returns; train nothing.
 
-    Where there are no accelerators, it is made for virtual CPU devices.
+    \b
+    kparallel plan mine:build --stages 4                the plan for this machine's devices
+    kparallel plan mine:build --cluster 8xA100 --devices 1024 --batch-size 1536   a forecast for a cluster
+
+    Where there are no accelerators, a plan is made for virtual CPU devices. With --cluster the best five ways to train
+    on it are predicted, with the time of a step, memory, and what bounds them.
     """
     name, colon, attribute = builder.partition(":")
     if not colon or not name or not attribute:
@@ -271,10 +285,12 @@ def plan(
     except (ModuleNotFoundError, AttributeError) as error:
         raise click.BadParameter(str(error), param_hint="MODULE:FUNCTION") from error
     try:
-        if not visible_gpus(os.environ):
+        if cluster is None and not visible_gpus(os.environ):
             kparallel.virtual_devices(count or (replicas or 1) * (stages or 1))
-        shared = None if shard == "none" else shard
-        made = kparallel.plan(function, replicas=replicas, stages=stages, shard=shared, **options)
+        chosen = {"replicas": replicas, "stages": stages, "shard": None if shard == "none" else shard, **options}
+        if cluster is not None:
+            chosen |= {"cluster": cluster, "devices": count}
+        made = kparallel.plan(function, **chosen)
         if plot:
             made.plot(plot)
     except KParallelError as error:

@@ -44,7 +44,7 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
     check_options(options)
     graph = open_graph(model) if model.built else None
     if options.memory_per_device is not None:
-        return _search(model, _required(graph, model, "to choose a plan"), options, workers)
+        return _search(model, required_graph(graph, model, "to choose a plan"), options, workers)
     stages = 1 if options.stages is None else options.stages
     number = stages if isinstance(stages, int) else count_stages(stages)
     mesh = choose_mesh(options, number, workers)
@@ -53,7 +53,7 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
         return _plan(model, mesh, groups, options.microbatches or 1, options, workers)
     if not isinstance(stages, int) and graph is None:
         return _by_layer(model, options, mesh, stages, workers)
-    graph = _required(graph, model, f"for {number} stages")
+    graph = required_graph(graph, model, f"for {number} stages")
     units = profile(graph)
     costs = _costs(options, graph, units)
     if isinstance(stages, int):
@@ -86,7 +86,7 @@ def _plan(
         options.schedule,
         recompute,
         batch_size=options.batch_size,
-        slots=_slots(model),
+        slots=optimizer_slots(model),
         workers=workers,
         shard=_shard(options),
     )
@@ -114,7 +114,7 @@ def _search(model: keras.Model, graph: Graph, options: Options, workers: int) ->
         model_name=model.name,
         costs=_costs(options, graph, units),
         schedule=options.schedule,
-        slots=_slots(model),
+        slots=optimizer_slots(model),
         replicas=options.replicas,
         stages=options.stages,
         microbatches=options.microbatches,
@@ -125,7 +125,7 @@ def _search(model: keras.Model, graph: Graph, options: Options, workers: int) ->
     return replace(plan, groups=(_whole(model),)) if plan.mesh.stages == 1 else plan
 
 
-def _required(graph: Graph | None, model: keras.Model, purpose: str) -> Graph:
+def required_graph(graph: Graph | None, model: keras.Model, purpose: str) -> Graph:
     """Return the graph of a model.
 
     Raises:
@@ -172,7 +172,7 @@ def _by_layer(model: keras.Model, options: Options, mesh: Mesh, stages: Any, wor
     return _plan(model, mesh, tuple(groups), 1, replace(options, recompute=None), workers)
 
 
-def _slots(model: keras.Model) -> float:
+def optimizer_slots(model: keras.Model) -> float:
     """Return the number of variables that the optimizer keeps for each weight; 2, as for Adam, without an optimizer."""
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
@@ -226,13 +226,13 @@ def check_microbatches(model: keras.Model, plan: Plan) -> None:
 def _costs(options: Options, graph: Graph, units: tuple[Unit, ...]) -> list[float]:
     """Return the cost of each unit by the measure of `balance`."""
     if options.balance == "time":
-        return measured(graph, _sample(graph, options.sample))
+        return measured(graph, sample_inputs(graph, options.sample))
     if options.balance == "parameters":
         return [float(unit.parameters) for unit in units]
     return [unit.flops_per_row for unit in units]
 
 
-def _sample(graph: Graph, sample: Any) -> list[Any]:
+def sample_inputs(graph: Graph, sample: Any) -> list[Any]:
     """Return flat inputs for the measurement: the user's sample, or 32 rows of zeros."""
     if sample is None:
         return [

@@ -1,7 +1,8 @@
 """`wrap` and `plan`: what a user calls."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, overload
 
 import keras
 import tensorflow as tf
@@ -12,7 +13,10 @@ from kparallel.comm.failures import translate_worker_loss
 from kparallel.comm.join import cluster_strategy
 from kparallel.devices import check_devices
 from kparallel.errors import ModelError, PlanError
+from kparallel.forecast.forecast import Forecast
+from kparallel.forecast.hardware import Hardware
 from kparallel.model.decide import check_microbatches, check_plan, decide
+from kparallel.model.forecasting import forecast_model
 from kparallel.model.options import Options
 from kparallel.model.overrides import check_steps
 from kparallel.model.parallel_model import ParallelModel, make_parallel
@@ -27,22 +31,64 @@ __all__: list[str] = []
 Stages = int | Mapping[str, Sequence[str]] | Sequence[Any]
 
 
+@overload
+def plan(
+    model: Any,
+    *,
+    replicas: int | None = ...,
+    stages: Stages | None = ...,
+    microbatches: int | None = ...,
+    schedule: Any = ...,
+    recompute: str | None = ...,
+    balance: str = ...,
+    sample: Any = ...,
+    devices: Sequence[str] | None = ...,
+    memory_per_device: str | float | None = ...,
+    batch_size: int | None = ...,
+    shard: str | None = ...,
+    cluster: None = ...,
+) -> Plan: ...
+
+
+@overload
+def plan(
+    model: Any,
+    *,
+    replicas: int | None = ...,
+    stages: Stages | None = ...,
+    microbatches: int | None = ...,
+    schedule: Any = ...,
+    recompute: str | None = ...,
+    balance: str = ...,
+    sample: Any = ...,
+    devices: int | None = ...,
+    memory_per_device: str | float | None = ...,
+    batch_size: int | None = ...,
+    shard: str | None = ...,
+    cluster: str | Path | Hardware,
+) -> Forecast: ...
+
+
 def plan(
     model: Any,
     *,
     replicas: int | None = None,
     stages: Stages | None = None,
     microbatches: int | None = None,
-    schedule: Any = "1f1b",
+    schedule: Any = None,
     recompute: str | None = None,
     balance: str = "flops",
     sample: Any = None,
-    devices: Sequence[str] | None = None,
+    devices: Sequence[str] | int | None = None,
     memory_per_device: str | float | None = None,
     batch_size: int | None = None,
     shard: str | None = "auto",
-) -> Plan:
-    """Decide how a model is spread over devices, without wrapping it.
+    cluster: str | Path | Hardware | None = None,
+) -> Plan | Forecast:
+    """Decide how a model is spread over devices, without wrapping it; or forecast how fast a cluster would train it.
+
+    With `cluster` nothing of this machine counts. The result is the best ways to train the model there, with the time
+    of a step in its terms, and the memory of a device. A builder is called where its weights take no memory.
 
     Args:
         model: A Keras model, or a zero-argument function that returns one.
@@ -52,13 +98,14 @@ def plan(
         microbatches: Into how many parts each replica's share of a batch is split; default 4 for each stage,
             1 for a single stage.
         schedule: `"1f1b"` (default), `"gpipe"`, `"interleaved"`, or a function of (stages, microbatches) that
-            returns one sequence of actions for each lane.
+            returns one sequence of actions for each lane. With `cluster` it is a name, and by default all are tried.
         recompute: Which forward passes are run again for the backward, to save memory: `"never"` (default),
             `"always"`, or `"except_last"`, all microbatches but the last.
         balance: What an automatic cut makes equal: estimated `"flops"` (default), `"parameters"`, or measured
             `"time"`.
         sample: Inputs of a few rows for `balance="time"`; default zeros.
-        devices: Names of this worker's devices; default every local GPU, else every local CPU device.
+        devices: Names of this worker's devices; default every local GPU, else every local CPU device. With `cluster`
+            the number of its devices; default as many as the file says.
         memory_per_device: Such as `"8GB"`, or bytes. With it, what is not said of replicas, stages, microbatches and
             recompute is chosen: the fastest predicted step that fits, plain data parallelism wherever it fits.
         batch_size: Rows of the global batch, for estimates of memory and for the choice.
@@ -66,10 +113,13 @@ def plan(
             among the replicas, which alone holds the optimizer's slots of the weight (Adam has two), updates it, and
             gives it to the others: the slots take a replica's part of the memory, and the update its part of the
             time. The result is the same for every optimizer. None: each replica holds all slots and updates
-            everything. `"auto"` (default): None.
+            everything. `"auto"` (default): None; with `cluster`, what is faster.
+        cluster: A cluster file, or the name of one that comes with kparallel: `"8xA100"`, `"8xH100"`, `"cpu-hosts"`.
+            With it, and `batch_size`, what is not said of replicas, stages, microbatches, schedule, recompute and shard
+            is searched. Default None: plan for the devices of this machine.
 
     Returns:
-        The plan; print it, or pass it to `wrap`.
+        The plan; print it, or pass it to `wrap`. With `cluster`, the forecast; print it, or `plot` how it scales.
 
     Raises:
         BackendError: Keras does not run on TensorFlow.
@@ -86,22 +136,29 @@ def plan(
                     stage 0
         replica 0   CPU:0
         stage 0: 1 layer, 4 parameters, 16 B of weights on each of CPU:0
+        >>> plan(model, cluster="8xA100", batch_size=1024).best[0].time.bound_by
+        'start'
     """
     check_surroundings()
-    cluster_strategy()  # Refuses a cluster that has not been joined, before TensorFlow starts.
+    if cluster is None:
+        cluster_strategy()  # Refuses a cluster that has not been joined, before TensorFlow starts.
     options = Options(
         replicas=replicas,
         stages=stages,
         microbatches=microbatches,
-        schedule=schedule,
+        schedule="1f1b" if schedule is None else schedule,
         recompute=recompute,
         balance=balance,
         sample=sample,
-        devices=devices,
+        devices=None if cluster is not None else devices,  # type: ignore[arg-type]
         memory_per_device=memory_per_device,
         batch_size=batch_size,
         shard=shard,
     )
+    if cluster is None and isinstance(devices, int):
+        raise PlanError(f"Expected the names of devices, received {devices}; a number goes with cluster.")
+    if cluster is not None:
+        return forecast_model(model, cluster, devices, options, schedule)  # type: ignore[arg-type]
     model = _built(model)
     check_model(model)
     return decide(model, options, worker_count())

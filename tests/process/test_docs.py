@@ -62,7 +62,18 @@ def test_the_reference_has_every_public_name():
 
 def test_the_reference_has_what_public_calls_return():
     reference = (ROOT / "docs" / "api.md").read_text()
-    homes = ("planning.plan.LayerGroup", "planning.memory.Memory", "planning.predict.Prediction", "data.shards.Shards")
+    homes = (
+        "planning.plan.LayerGroup",
+        "planning.memory.Memory",
+        "planning.predict.Prediction",
+        "data.shards.Shards",
+        "forecast.forecast.Forecast",
+        "forecast.estimate.Estimate",
+        "forecast.estimate.StepTime",
+        "forecast.configuration.Configuration",
+        "forecast.scaling.Scaling",
+        "forecast.hardware.Hardware",
+    )
     for home in homes:
         module, _, name = f"kparallel.{home}".rpartition(".")
         assert hasattr(importlib.import_module(module), name)

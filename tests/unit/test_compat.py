@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import TFEpochIterator
 from keras.src.trainers.epoch_iterator import EpochIterator
+from tensorflow.python.client import device_lib
 from tensorflow.python.distribute import distribute_lib
 from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
 from tensorflow.python.eager import context
@@ -37,6 +38,7 @@ from kparallel.compat.functions import (
 )
 from kparallel.compat.layers import float8_variables
 from kparallel.compat.losses import metrics_inside
+from kparallel.compat.memory import gpu_memory
 from kparallel.compat.optimizers import optimizers_in, python_attributes, slots_by_weight, trained_by, updating_copies
 from kparallel.compat.profiler import XSpace, read_profile
 from kparallel.compat.saving import WeightFile, write_weights
@@ -66,6 +68,7 @@ from kparallel.compat.variables import (
     resource_name,
     restore_variable,
 )
+from kparallel.compat.weightless import build_weightless
 
 PAIR = ("CPU:0", "CPU:1")
 PRIVATE_NAMES = (
@@ -781,3 +784,16 @@ def test_what_decides_a_trace_is_told_from_what_a_trace_or_a_checkpoint_leaves()
     assert kept in vars(optimizer) and kept not in attributes
     assert {"_learning_rate", "clipnorm", "_variables", "_momentums"} <= attributes.keys()
     assert not any(name.startswith("_self_") for name in attributes)
+
+
+def test_keras_initializes_nothing_of_a_weightless_model_later():
+    model = build_weightless(lambda: keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]))
+    with keras.StatelessScope():  # When it ends, Keras initializes what waits in "uninitialized_variables".
+        waiting = keras.Variable(lambda shape, dtype: keras.ops.ones(shape, dtype), shape=(2,))
+    assert waiting.numpy().tolist() == [1, 1]
+    assert all(weight.shape and weight._value is None for weight in model.weights)
+
+
+def test_the_memory_of_gpus():
+    assert (gpu_memory() is None) == (not tf.config.list_physical_devices("GPU"))
+    assert all(device.memory_limit > 0 for device in device_lib.list_local_devices() if device.device_type == "CPU")

@@ -1,6 +1,7 @@
 """Predicted steps: each term where it must appear, and nowhere else."""
 
 import random
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from kparallel.forecast.configuration import Configuration, Fixed
 from kparallel.forecast.configurations import configurations
 from kparallel.forecast.estimate import TERMS
 from kparallel.forecast.hardware import Hardware, Link
+from kparallel.forecast.hardware_file import read_hardware
 from kparallel.forecast.search import best
 from kparallel.forecast.segments import joined, segments
 from kparallel.forecast.step import StepModel
@@ -165,3 +167,12 @@ def test_segments_start_where_one_tensor_crosses():
     for name in ("flops_per_row", "weight_bytes", "activation_bytes_per_row"):
         assert sum(getattr(unit, name) for unit in joint) == sum(getattr(unit, name) for unit in units)
     assert all(unit.output_bytes_per_row == 2 * 32 * 64 for unit in joint[:-1])
+
+
+@pytest.mark.full
+def test_ninety_six_blocks_on_1024_devices_take_a_minute_at_most():
+    start = time.process_time()
+    work = Work(transformer(96, 12288, 2048, 51200, 96), read_hardware("8xA100").with_devices(1024), "bfloat16")
+    found = best(StepModel(work, 1536))
+    assert time.process_time() - start < 60 and len(found) == 5
+    assert all(each.memory <= 80e9 and each.configuration.devices <= 1024 for each in found)

@@ -1,0 +1,33 @@
+"""Predicts the time of a step of some plans from the times of single layers on one core."""
+
+import json
+import os
+import sys
+
+__all__: list[str] = []
+
+
+def main() -> None:
+    """Print a JSON object of seconds by plan; arguments: the work, and a JSON object of what `kparallel.plan` takes."""
+    work, asked = sys.argv[1], json.loads(sys.argv[2])
+    os.sched_setaffinity(0, [0])
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    import kparallel
+    from examples.benchmarks.keras_models import batches, build, compile_model
+
+    model = build(work)
+    compile_model(model)
+    sample, _ = next(iter(batches(work, 32)))
+    told = {}
+    for name, options in asked.items():
+        shard = options.pop("shard", None)
+        fixed = {"schedule": "1f1b", "recompute": "never", "stages": 1, "microbatches": 1, **options}
+        made = kparallel.plan(model, balance="time", sample=sample, shard=shard, **fixed)
+        told[name] = made.best[0].time.total
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Forecasts a Keras model on a cluster: what `kparallel.plan(build, cluster=...)` does."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kparallel.compat.weightless import build_weightless
+from kparallel.devices import local_devices
+from kparallel.errors import ModelError, PlanError
+from kparallel.forecast.configuration import Fixed
+from kparallel.forecast.forecast import Forecast, forecast
+from kparallel.forecast.hardware import Hardware
+from kparallel.forecast.hardware_file import read_hardware
+from kparallel.model.decide import optimizer_slots, required_graph, sample_inputs
+from kparallel.model.options import Options, check_options
+from kparallel.planning.predict import BACKWARD_COST
+from kparallel.planning.units import Unit
+from kparallel.stage.costs import measured, profile
+from kparallel.stage.graph import Graph, open_graph
+from kparallel.stage.speed import matmul_rate
+
+__all__: list[str] = []
+
+
+def forecast_model(
+    model: Any, cluster: str | Path | Hardware, devices: int | None, options: Options, schedule: str | None
+) -> Forecast:
+    """Predict the best ways to train a model on a cluster.
+
+    Args:
+        model: A Keras model, or a zero-argument function that returns one. A function is called where no weight takes
+            memory, unless times are to be measured.
+        cluster: A cluster file, the name of one that comes with kparallel, or hardware.
+        devices: How many devices of such machines; default those of the file.
+        options: What the user has said.
+        schedule: The name of the schedule; None for the search to choose.
+
+    Raises:
+        ModelError: The function returned no Keras model.
+        PlanError: The options do not fit, the file is not valid, or nothing fits the memory.
+    """
+    check_options(options)
+    _check(options, devices)
+    hardware = read_hardware(cluster)
+    if devices is not None:
+        hardware = hardware.with_devices(devices)
+    assert options.batch_size is not None
+    model = _built(model, options.balance == "time")
+    graph = required_graph(open_graph(model) if model.built else None, model, "to forecast it")
+    units = profile(graph)
+    if options.balance == "time":
+        seconds = _measured(graph, options, hardware)
+    else:
+        seconds = _by_arithmetic(graph, units, hardware)
+    assert isinstance(options.stages, int | None)
+    fixed = Fixed(options.replicas, options.stages, options.microbatches, schedule, options.recompute, options.shard)
+    return forecast(
+        units,
+        hardware,
+        options.batch_size,
+        model_name=model.name,
+        seconds_per_row=seconds,
+        slots=optimizer_slots(model),
+        fixed=fixed,
+    )
+
+
+def _check(options: Options, devices: Any) -> None:
+    """Check what a forecast needs, and what it cannot be given."""
+    if options.batch_size is None:
+        raise PlanError("Expected batch_size along with cluster: time and memory grow with it. Say batch_size=.")
+    if options.memory_per_device is not None:
+        raise PlanError(
+            "Expected the memory of a device in the cluster file, received memory_per_device as well. Leave it out."
+        )
+    if not isinstance(options.stages, int | None):
+        raise PlanError("Expected cluster to choose the cut, received a cut by hand as well. Say stages as a number.")
+    if not isinstance(options.schedule, str):
+        raise PlanError(
+            f"Expected the name of a schedule along with cluster, received {options.schedule!r}. Register it, or leave "
+            "it out."
+        )
+    if options.balance == "parameters":
+        raise PlanError("Expected balance 'flops' or 'time' along with cluster, received 'parameters'.")
+    if devices is not None and (isinstance(devices, bool) or not isinstance(devices, int)):
+        raise PlanError(f"Expected devices as a number along with cluster, received {devices!r}.")
+
+
+def _built(model: Any, with_weights: bool) -> keras.Model:
+    if not isinstance(model, keras.layers.Layer) and callable(model):
+        model = model() if with_weights else _weightless(model)
+        if not isinstance(model, keras.Model):
+            raise ModelError(f"Expected a builder that returns a keras.Model, received {type(model).__name__}.")
+    return model
+
+
+def _weightless(build: Any) -> Any:
+    try:
+        return build_weightless(build)
+    except Exception:  # A builder that reads weights, as one that loads a file: it gets them, or raises its own error.
+        return build()
+
+
+def _by_arithmetic(graph: Graph, units: tuple[Unit, ...], hardware: Hardware) -> list[float]:
+    """Return the seconds of each call for one row; each layer at the FLOP/s of the dtype in which it computes."""
+    dtypes = [getattr(call.operation, "compute_dtype", None) for call in graph.calls]
+    usual = Counter(dtype for dtype in dtypes if dtype is not None).most_common(1)
+    default = usual[0][0] if usual else "float32"
+    return [
+        unit.flops_per_row / hardware.flop_rate(dtype or default) for unit, dtype in zip(units, dtypes, strict=True)
+    ]
+
+
+def _measured(graph: Graph, options: Options, hardware: Hardware) -> list[float]:
+    """Return the seconds of each call for one row, measured here and scaled by the speed of a product of matrices."""
+    inputs = sample_inputs(graph, options.sample)
+    rows = int(inputs[0].shape[0])
+    rates: dict[str, float] = {}
+    seconds = []
+    for call, time in zip(graph.calls, measured(graph, inputs), strict=True):
+        dtype = getattr(call.operation, "compute_dtype", None) or "float32"
+        if dtype not in rates:
+            hardware.flop_rate(dtype)  # Refuses a dtype without a figure before anything is measured.
+            rates[dtype] = matmul_rate(dtype, local_devices()[:1]) / hardware.flops[dtype]
+        seconds.append(time / rows / (1 + BACKWARD_COST) * rates[dtype])
+    return seconds
