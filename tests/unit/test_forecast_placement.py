@@ -40,6 +40,7 @@ def test_the_ring():
     assert all_reduce(cluster(), Group(16, 4, 4, 1), 1e9) == pytest.approx(2 * 15 / 16 * 1e9 / 4e10 + 24e-6 + 6e-5)
     # Four groups share the link; one device of a machine can use a quarter of it in any case.
     assert all_reduce(cluster(), Group(4, 4, 1, 4), 1e9) == pytest.approx(2 * 3 / 4 * 1e9 / 1e10 + 6e-5)
+    assert all_reduce(cluster(), Group(4, 4, 1, 8), 1e9) == pytest.approx(2 * 3 / 4 * 1e9 / 5e9 + 6e-5)
 
 
 def test_nccl_takes_a_tree_where_latency_counts():
