@@ -91,7 +91,8 @@ class SharedUpdate:
 
         # Not inlined: TensorFlow would optimize the operations of each call anew.
         function = traced(update, experimental_attributes={"_noinline": True})
-        return function.get_concrete_function(*(spec for each in packed for spec in each.specs))
+        with tf.device(None):  # Past the device functions of the step's own graph.
+            return function.get_concrete_function(*(spec for each in packed for spec in each.specs))
 
     def _state(self, variables: list[keras.Variable]) -> PythonState:
         constraints = [variable.constraint for variable in variables if isinstance(variable, keras.Variable)]
