@@ -86,7 +86,8 @@ class SharedUpdate:
         def update(*tensors: tf.Tensor) -> None:
             remaining = iter(tensors)
             gradients = [each.unpacked(remaining) for each in packed]
-            with updates_without_devices(tf.distribute.get_strategy()):
+            # `kparallel.trace` recognizes the operations by this name.
+            with tf.name_scope("shared_update"), updates_without_devices(tf.distribute.get_strategy()):
                 self._update(gradients, variables)
 
         # Not inlined: TensorFlow would optimize the operations of each call anew.
