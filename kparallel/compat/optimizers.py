@@ -15,6 +15,11 @@ def own_optimizer(optimizer: Any) -> Any:
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
+def step_count(optimizer: Any) -> keras.Variable:
+    """Return the variable that counts an optimizer's calls; `iterations` may be that divided by another number."""
+    return optimizer._iterations
+
+
 def trained_by(optimizer: Any) -> list[Any]:
     """Return the weights that an optimizer was built for."""
     return list(optimizer._trainable_variables)

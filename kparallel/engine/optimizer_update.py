@@ -13,7 +13,14 @@ import tensorflow as tf
 
 from kparallel.compat.distribute import updates_without_devices
 from kparallel.compat.functions import traced
-from kparallel.compat.optimizers import optimizers_in, own_optimizer, updates_through, updating_copies
+from kparallel.compat.optimizers import (
+    optimizers_in,
+    own_optimizer,
+    slots_by_weight,
+    step_count,
+    updates_through,
+    updating_copies,
+)
 from kparallel.engine.shared_function import NotShared, SharedFunction
 from kparallel.engine.shared_writes import refuse_shared_writes
 
@@ -41,8 +48,8 @@ class OptimizerUpdate:
         self._optimizer = optimizer
         self._own = own_optimizer(optimizer)
         # An optimizer of the user's own may do what XLA cannot, such as print.
-        is_keras = getattr(keras.optimizers, type(self._own).__name__, None) is type(self._own)
-        self._least = None if jit is False or not is_keras else 0 if jit else LARGE
+        self._is_keras = getattr(keras.optimizers, type(self._own).__name__, None) is type(self._own)
+        self._least = None if jit is False or not self._is_keras else 0 if jit else LARGE
         self._programs: dict[tuple[Any, ...], Any] = {}
         self._kept: list[list[Any]] = []  # The variables of the programs, which are known by identity.
 
@@ -50,7 +57,7 @@ class OptimizerUpdate:
         """Apply summed gradients to this replica's copies of the variables. Call it in the replica's context."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         with updating_copies(optimizers_in(self._optimizer)), refuse_shared_writes(replicas):
-            if self._least is None:
+            if not self._is_keras:
                 self._optimizer.apply(gradients, variables)
                 return
             # Keras clips, scales, accumulates and averages as always; only its loop over the variables is replaced.
@@ -65,28 +72,43 @@ class OptimizerUpdate:
 
     def _run(self, update: Update, pairs: list[tuple[Any, Any]], rate: Any) -> None:
         """Update the variables of each device by XLA programs, or by Keras's loop if they are few."""
+        if self._least is None:
+            self._loop(update, pairs, rate)
+            return
         # By device: a program runs on one device, and a stage's variables are all on one.
         groups: dict[str, list[tuple[Any, Any]]] = {}
         for gradient, variable in pairs:
             groups.setdefault(variable.device, []).append((gradient, variable))
-        # Scalars, such as the count of steps, live with one stage; another stage's programs get their values.
-        scalars = [variable for variable in self._own.variables if len(variable.shape) == 0]
+        # Scalars, such as the count of steps, live with one stage; another stage's programs get their values. A slot of
+        # a scalar weight lives with its weight, and is written.
+        slots = {id(slot) for slot, _ in slots_by_weight(self._own)}
+        scalars = [each for each in self._own.variables if len(each.shape) == 0 and id(each) not in slots]
         for device, group in groups.items():
             if len(groups) > 1 and isinstance(self._own, _SLOTS_APART):
-                update(group, rate)
+                self._loop(update, group, rate)
                 continue
             dense = [pair for pair in group if isinstance(pair[0], tf.Tensor)]
-            if not dense or _size(dense) < (self._least or 0):
-                update(group, rate)
+            if not dense or _size(dense) < self._least:
+                self._loop(update, group, rate)
                 continue
             slices = [pair for pair in group if not isinstance(pair[0], tf.Tensor)]
             if slices:  # XLA has no `tf.IndexedSlices`, and a dense gradient would update all rows, not only these.
-                update(slices, rate)
+                self._loop(update, slices, rate)
             values = [tf.identity(variable.value) for variable in scalars]
             for part in _parts(dense):
                 gradients, variables = (list(each) for each in zip(*part, strict=True))
                 program = self.compiled_update(device, update, variables, scalars)
                 program([*gradients, tf.convert_to_tensor(rate), *values])
+
+    def _loop(self, update: Update, pairs: list[tuple[Any, Any]], rate: Any) -> None:
+        """Update variables by Keras's loop, with the number of steps as one tensor.
+
+        Keras reads it for each weight. TensorFlow then cannot tell that what follows from it, such as Adam's powers of
+        the decay rates, is the same for all.
+        """
+        count = step_count(self._own)
+        with keras.StatelessScope(state_mapping=[(count, tf.identity(count.value))]):
+            update(pairs, rate)
 
     def compiled_update(
         self, device: str, update: Update, variables: list[Any], scalars: list[keras.Variable]
@@ -117,7 +139,8 @@ class OptimizerUpdate:
             key = (*map(id, variables), *((each.dtype, tuple(each.shape)) for each in arguments))
             function = self._programs.get(key) or self._programs.get((device, *key))
             if function is None:
-                function = traced(program, jit_compile=True).get_concrete_function(*arguments)
+                with tf.device(None):  # Past the device functions of the step's own graph.
+                    function = traced(program, jit_compile=True).get_concrete_function(*arguments)
                 try:
                     function = SharedFunction(function)
                     self._programs[key] = function

@@ -86,12 +86,14 @@ class SharedUpdate:
         def update(*tensors: tf.Tensor) -> None:
             remaining = iter(tensors)
             gradients = [each.unpacked(remaining) for each in packed]
-            with updates_without_devices(tf.distribute.get_strategy()):
+            # `kparallel.trace` recognizes the operations by this name.
+            with tf.name_scope("shared_update"), updates_without_devices(tf.distribute.get_strategy()):
                 self._update(gradients, variables)
 
         # Not inlined: TensorFlow would optimize the operations of each call anew.
         function = traced(update, experimental_attributes={"_noinline": True})
-        return function.get_concrete_function(*(spec for each in packed for spec in each.specs))
+        with tf.device(None):  # Past the device functions of the step's own graph.
+            return function.get_concrete_function(*(spec for each in packed for spec in each.specs))
 
     def _state(self, variables: list[keras.Variable]) -> PythonState:
         constraints = [variable.constraint for variable in variables if isinstance(variable, keras.Variable)]

@@ -114,7 +114,7 @@ def _lane_step(lane: Lane, owned: list[tuple[Owner, Operation]]) -> LaneStep:
             actions[part_of_step.action].append(operation)
             if part_of_step.in_stage:
                 in_stage[part_of_step.action].append(operation)
-        else:
+        elif part_of_step.kind in spans:
             spans[part_of_step.kind].append(operation.span)
     result = LaneStep(lane, _slices(actions, in_stage), union(o.span for part in actions.values() for o in part))
     result.reduction = union(spans["reduction"])

@@ -39,7 +39,14 @@ from kparallel.compat.functions import (
 from kparallel.compat.layers import float8_variables
 from kparallel.compat.losses import metrics_inside
 from kparallel.compat.memory import gpu_memory
-from kparallel.compat.optimizers import optimizers_in, python_attributes, slots_by_weight, trained_by, updating_copies
+from kparallel.compat.optimizers import (
+    optimizers_in,
+    python_attributes,
+    slots_by_weight,
+    step_count,
+    trained_by,
+    updating_copies,
+)
 from kparallel.compat.profiler import XSpace, read_profile
 from kparallel.compat.saving import WeightFile, write_weights
 from kparallel.compat.startup import abort_collectives, tensorflow_has_started
@@ -696,6 +703,12 @@ def test_metrics_inside_a_metric():
     model.compile("sgd", "mse", metrics=["mae"])
     model.fit(np.ones((2, 1)), np.ones((2, 1)), verbose=0)
     assert "mae" in {metric.name for metric in metrics_inside(model._compile_metrics)}
+
+
+def test_the_count_of_steps_is_a_variable_also_where_updates_are_fewer():
+    optimizer = keras.optimizers.SGD(gradient_accumulation_steps=2)
+    optimizer.build([keras.Variable(1.0)])
+    assert step_count(optimizer) is optimizer.variables[0] and optimizer.iterations is not optimizer.variables[0]
 
 
 def test_weights_that_an_optimizer_was_built_for(trained):

@@ -162,3 +162,24 @@ def test_a_rate_of_ones_own_is_read_for_each_size(float64):
         return keras.optimizers.SGD(lambda: rates["now"])
 
     assert train(pair(dense, replicas=2), optimizer, lambda model: rates.update(now=0.01)) < 1e-12
+
+
+class Scaled(keras.layers.Layer):
+    """Has a scalar weight."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(), initializer="ones")
+
+    def call(self, x):
+        return x * self.scale
+
+
+def test_a_scalar_weight_is_updated_by_a_program(monkeypatch, float64):
+    """Its slots are scalars too, but no counters."""
+    monkeypatch.setattr("kparallel.engine.optimizer_update.LARGE", 4)
+    traced = []
+    shared, init = SharedFunction, SharedFunction.__init__
+    monkeypatch.setattr(shared, "__init__", lambda self, function: traced.append(init(self, function)))
+    models = pair(lambda: keras.Sequential([keras.Input((3,)), keras.layers.Dense(3), Scaled()]), replicas=2)
+    assert train(models, lambda: keras.optimizers.Adam(0.1)) < 1e-12
+    assert len(traced) == 2  # Programs, each for both replicas and both sizes.
