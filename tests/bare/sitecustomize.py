@@ -2,4 +2,4 @@
 
 import sys
 
-sys.modules.update(dict.fromkeys(("matplotlib", "pandas", "scipy", "sklearn")))
+sys.modules.update(dict.fromkeys(("matplotlib", "pandas", "sklearn")))
