@@ -22,7 +22,7 @@ import tensorflow as tf
 from kparallel.compat.draws import drawing_for, moving_statistics
 from kparallel.compat.functions import traced
 from kparallel.compat.layers import flatten_layers
-from kparallel.compat.losses import compiled_loss
+from kparallel.compat.losses import loss_trackers
 from kparallel.compat.optimizers import trained_by
 from kparallel.compat.steps import quietly, redirected
 from kparallel.data.share import RowCounts, row_count, rows_at, split_sizes
@@ -206,7 +206,7 @@ class StepCheck:
                 raise
             except Exception as error:
                 raise _InGraphsAloneError(error) from error
-            return _outcome(notes, notes.gradients, read(notes.trained), results)
+            return self._outcome(notes, notes.gradients, read(notes.trained), results)
 
     def _divided(self, data: Any, draws: Draws, counts: RowCounts) -> Outcome:
         """Run the step on the replicas, each with its share of the rows."""
@@ -222,19 +222,29 @@ class StepCheck:
         try:
             with self._put_back() as read, quietly():
                 results, gradients = (traced(run) if self._graph else run)(data)
-                outcome = _outcome(notes, gradients, read(notes.trained), results)
+                outcome = self._outcome(notes, gradients, read(notes.trained), results)
                 return replace(outcome, updates=None) if notes.conditional else outcome
         finally:
             self._step.trial = None
+
+    def _outcome(self, notes: Notes, gradients: Any, assigned: dict[str, Any], results: Any) -> Outcome:
+        updates = [
+            {path: as_arrays(gradient, squared) for path, gradient in zip(paths, some, strict=True)}
+            for paths, some, squared in zip(notes.names, gradients, notes.squared, strict=True)
+        ]
+        flat = keras.tree.flatten_with_path({} if results is None else results)
+        returned = {".".join(map(str, path)): np.asarray(leaf) for path, leaf in flat if leaf is not None}
+        # Keras counts the loss of each of several outputs by the rows that it knows: those of a part in an eager run,
+        # none in the step's graph.
+        counted = {tracker.name for tracker in loss_trackers(self._model)}
+        compared = {name: value for name, value in returned.items() if name not in counted}
+        return Outcome(updates, assigned, compared, notes.moved())
 
     @contextmanager
     def _put_back(self) -> Iterator[Callable[[set[int]], dict[str, Any]]]:
         """Put back what a run writes; meanwhile give what reads it, but for what optimizers write."""
         variables = self._step.variables
-        # Keras counts the loss of each of several outputs by the rows that it knows: those of a part in an eager run,
-        # none in the step's graph.
-        compiled = compiled_loss(self._model)
-        counted = {id(v) for metric in (compiled.metrics if compiled is not None else []) for v in metric.variables}
+        counted = {id(variable) for tracker in loss_trackers(self._model) for variable in tracker.variables}
 
         def read(trained: set[int]) -> dict[str, Any]:
             paths = names([variable.path for variable in variables])
@@ -250,13 +260,3 @@ class _InGraphsAloneError(Exception):
 
     def __init__(self, error: Exception) -> None:
         super().__init__(f"{type(error).__name__}: {error}")
-
-
-def _outcome(notes: Notes, gradients: Any, assigned: dict[str, Any], results: Any) -> Outcome:
-    updates = [
-        {path: as_arrays(gradient, squared) for path, gradient in zip(paths, some, strict=True)}
-        for paths, some, squared in zip(notes.names, gradients, notes.squared, strict=True)
-    ]
-    flat = keras.tree.flatten_with_path({} if results is None else results)
-    returned = {".".join(map(str, path)): np.asarray(leaf) for path, leaf in flat if leaf is not None}
-    return Outcome(updates, assigned, returned, notes.moved())
