@@ -150,8 +150,8 @@ def wrap(
             the bytes of float32. Then training no longer equals one device: each replica's gradient and their sum are
             rounded, to 8 bits (bfloat16) or to 11 bits (float16, where a value below 6e-8 becomes 0 and one above
             65504 infinite). Default None, the gradients' own dtype.
-        check: Before `fit`, `evaluate` or `predict` goes on, code of your own is run whole and divided, with two rows of
-            the first batch for each part and one more, and put back: a step of your own on one device and on the
+        check: Before `fit`, `evaluate` or `predict` goes on, code of your own is run whole and divided, with two rows
+            of the first batch for each part and one more, and put back: a step of your own on one device and on the
             replicas; in Keras's own step, where the model has layers, operations or losses that are not Keras's, its
             losses and gradients, or its outputs.
             Where the parts do not do the same, `"error"` (default) raises, `"warn"` warns; `"off"` does not look.
