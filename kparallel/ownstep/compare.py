@@ -1,7 +1,7 @@
 """Whether a step does the same whole and divided, and what to say if it does not."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -32,13 +32,13 @@ class Outcome:
         assigned: What the step assigned otherwise, by name.
         results: What it returned, by name.
         moved: What the step itself assigned to variables that an optimizer updates, by name: what they would be without
-            the updates. Default not known.
+            the updates. Default None, not known.
     """
 
     updates: list[dict[str, Any]] | None
     assigned: dict[str, Any]
     results: dict[str, Any]
-    moved: dict[str, Any] = field(default_factory=dict)
+    moved: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -146,13 +146,19 @@ def compare(whole: Outcome, other: Outcome, divided: Outcome, rounding: float = 
                 return found
     for what, values, together in (
         ("value assigned to {}", [whole.assigned, other.assigned, divided.assigned], False),
-        ("value assigned to {}", [whole.moved, other.moved, divided.moved], True),
+        ("value assigned to {}", _where_known([whole.moved, other.moved, divided.moved]), True),
         ("result {}", [whole.results, other.results, divided.results], False),
     ):
         found = _first(what, values, rounding, together)
         if found is not None:
             return found
     return None
+
+
+def _where_known(runs: Sequence[Values | None]) -> list[Values]:
+    """Return the values of some runs, none if those of one are not known."""
+    known = [run for run in runs if run is not None]
+    return known if len(known) == len(runs) else [{} for _ in runs]
 
 
 def _sums_and_squares(runs: Sequence[Values]) -> tuple[list[Values], list[Values]]:

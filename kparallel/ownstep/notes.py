@@ -71,10 +71,10 @@ class Notes:
         if self._graph is None:
             self._since |= {id(variable): _number(variable) for variable in variables}
 
-    def moved(self) -> dict[str, Any]:
-        """Return what the variables that were updated would be without the updates; nothing for a run in a graph."""
+    def moved(self) -> dict[str, Any] | None:
+        """Return what the weights that were updated would be without the updates; None for a run in a graph."""
         if self._graph is not None:
-            return {}
+            return None
         weights = [weight for key, weight in self._weights.items() if key in self._moved]
         self._move(weights)
         paths = names([weight.path for weight in weights])

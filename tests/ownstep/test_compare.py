@@ -74,3 +74,9 @@ def test_truth_values_are_compared():
     one, other = (Outcome([], {}, {"any": np.asarray(value)}) for value in (True, False))
     assert compare(one, one, one) is None
     assert compare(one, one, other) is not None
+
+
+def test_what_is_assigned_to_weights_is_compared_where_it_is_known():
+    one, other = (Outcome([], {}, {}, {"kernel": np.asarray(value)}) for value in (1.0, 1.1))
+    assert compare(one, one, other).what == "the value assigned to 'kernel'"
+    assert compare(one, one, Outcome([], {}, {})) is None
