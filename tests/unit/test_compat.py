@@ -706,6 +706,7 @@ def test_metrics_inside_a_metric():
 
 
 def test_the_count_of_steps_is_a_variable_also_where_updates_are_fewer():
+    """From `_iterations`."""
     optimizer = keras.optimizers.SGD(gradient_accumulation_steps=2)
     optimizer.build([keras.Variable(1.0)])
     assert step_count(optimizer) is optimizer.variables[0] and optimizer.iterations is not optimizer.variables[0]
