@@ -26,6 +26,7 @@ def accuracies(text):
     return [float(value) for value in re.findall(r"^(?:\[0\] )?test accuracy.*: (\d\.\d{4})$", text, re.MULTILINE)]
 
 
+@pytest.mark.full
 def test_two_workers_train_the_digits_to_97_percent(tmp_path):
     command = [*RUN, "-n", "2", *digits(tmp_path)]
     run = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=720)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from tests.processes import ENVIRONMENT
 
@@ -37,6 +38,7 @@ np.savez(f"{folder}/{fate}-{index}.npz", *state)
 """
 
 
+@pytest.mark.full
 def test_a_killed_run_resumes_and_ends_as_if_nothing_had_happened(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(TRAIN)

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from tests.choice import some
 from tests.processes import ENVIRONMENT
 
 SCRIPT = """
@@ -52,7 +53,7 @@ def run(tmp_path, where, **environment):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
 
-@pytest.mark.parametrize("where", ["all", "one"])
+@pytest.mark.parametrize("where", some(["all", "one"], "all"))
 def test_workers_train_on_after_an_error_that_all_scripts_catch(tmp_path, where):
     done = run(tmp_path, where)
     assert done.returncode == 0, done.stderr[-4000:]

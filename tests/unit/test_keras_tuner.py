@@ -3,6 +3,7 @@
 import keras
 import keras_tuner
 import numpy as np
+import pytest
 
 import kparallel
 from tests.assertions import doubles
@@ -28,6 +29,7 @@ def searched(folder, wrap):
     return trials, tuner.get_best_models()[0].evaluate(X, Y, verbose=0)
 
 
+@pytest.mark.full
 def test_a_search_scores_as_with_plain_models(tmp_path):
     doubles()
     wrapped, loss = searched(tmp_path / "wrapped", lambda model: kparallel.wrap(model, replicas=2))
