@@ -66,12 +66,12 @@ def called_graphs(operation: tf.Operation) -> dict[str, Any]:
 
     Args:
         operation: Of the types PartitionedCall (attribute `f`), If (`then_branch`, `else_branch`) or While (`body`,
-            `cond`), stateful or not; any other calls nothing that is known here.
+            `cond`), stateful or not; any other calls nothing that is known here. A function of TensorFlow 1, as the
+            CTC loss has one, gives no graph; it captures no variable.
     """
-    return {
-        name: operation.graph._get_function(operation.get_attr(name).name).graph
-        for name in _CALLED.get(operation.type.removeprefix("Stateless").removeprefix("Stateful"), ())
-    }
+    names = _CALLED.get(operation.type.removeprefix("Stateless").removeprefix("Stateful"), ())
+    functions = {name: operation.graph._get_function(operation.get_attr(name).name) for name in names}
+    return {name: function.graph for name, function in functions.items() if hasattr(function, "graph")}
 
 
 def captured(tensor: tf.Tensor) -> Any:

@@ -783,6 +783,16 @@ def test_calls_of_unknown_kinds_are_told():
     assert {operation.type for operation in graph.get_operations() if calls_unknown(operation)} == {"StatelessCase"}
 
 
+def test_a_function_of_tensorflow_1_gives_no_graph():
+    """The CTC loss loops over one."""
+
+    def loss(logits):
+        return keras.ops.ctc_loss(np.array([[1], [2]]), logits, np.array([1, 1]), np.array([3, 3]))
+
+    graph = tf.function(loss, autograph=False).get_concrete_function(tf.TensorSpec((2, 3, 4))).graph
+    assert {operation.type for operation in graph.get_operations() if calls_unknown(operation)} == {"While"}
+
+
 def test_all_copies_of_a_captured_one_are_found():
     variable, single = keras.Variable(1.0), tf.Variable(1.0)
     place_variable(variable, mirrored(PAIR), PAIR)
