@@ -25,9 +25,9 @@ from kparallel.engine.replica import Replica
 from kparallel.engine.replica_result import ReplicaResult
 from kparallel.engine.report import Metrics, Report, StepReport, gathered
 from kparallel.engine.sharded_update import ShardedUpdate
-from kparallel.engine.shared_update import SharedUpdate
 from kparallel.engine.sparse_gradients import scales_and_adds
 from kparallel.engine.stage_function import StageFunctions
+from kparallel.engine.update_function import UpdateFunction
 from kparallel.loss.overridden import overrides_compute_loss
 from kparallel.planning.plan import Plan
 from kparallel.stage.pipeline import Pipeline
@@ -82,7 +82,7 @@ class Step:
         self._kinds = Kinds(pipeline, self._passes.train_functions, plan.microbatches, placement.replicas)
         self._metrics = Metrics(model)
         self._optimizer = OptimizerUpdate(getattr(model, "optimizer", None), jit)
-        self._shared = SharedUpdate(getattr(model, "optimizer", None), self._optimizer.apply)
+        self._update_function = UpdateFunction(getattr(model, "optimizer", None), self._optimizer.apply)
         self._owners = owners
 
     def train(self, data: Any, counts: RowCounts) -> StepReport:
@@ -198,13 +198,13 @@ class Step:
                 ShardedUpdate(self._optimizer, self._owners).apply(listed, variables)
             return
         with tf.name_scope("update"), local_updates(tf.distribute.get_strategy()):
-            if self._apply_shared(listed, variables, replica):
+            if self._apply_by_function(listed, variables, replica):
                 return
             with colocate_with_inputs():
                 self._optimizer.apply(listed, variables)
 
-    def _apply_shared(self, gradients: list[Any], variables: list[keras.Variable], replica: Replica) -> bool:
+    def _apply_by_function(self, gradients: list[Any], variables: list[keras.Variable], replica: Replica) -> bool:
         """Apply the optimizer as a function that all replicas share, where one device has all variables."""
         if tf.executing_eagerly() or len(set(replica.devices)) > 1 or self._optimizer.compiles(gradients, variables):
             return False
-        return self._shared.apply(gradients, variables, replica.devices[0])
+        return self._update_function.apply(gradients, variables, replica.devices[0])

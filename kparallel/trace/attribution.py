@@ -4,7 +4,7 @@
 0F3/PartitionedCall/dense/MatMul                      replica 0, action 0F3
 gradient_tape/replica_1/1F0/mul/Mul                   replica 1, action 1B0: a tape names after the forward operation
 replica_1/reduce0/Identity, replica_1/update/adam/…   replica 1, reduction of stage 0, update
-shared_update/adam/Sub_3                              a function's own: its call, replica_1/update/…, lasts as long
+update_function/adam/Sub_3                              a function's own: its call, replica_1/update/…, lasts as long
 sharded_update/adam/update_1_5/Sub_3                  all replicas, each of which updates a part of the weights
 ```
 """
@@ -22,7 +22,7 @@ _ACTION = re.compile(rf"(?:^|[/_]){TEXT}(?:/|$)")
 _STAGE = re.compile(r"(?:Stateful)?PartitionedCall(?:_\d+)?(?:/|$)")
 _REDUCE = re.compile(r"(?:^|/)reduce(\d+)(?:_\d+)?/")
 _UPDATE = re.compile(r"(?:^|/)update(?:_\d+)?/")
-_SHARED_UPDATE = re.compile(r"(?:^|/)shared_update(?:_\d+)?/")
+_UPDATE_FUNCTION = re.compile(r"(?:^|/)update_function(?:_\d+)?/")
 _SHARDED_UPDATE = re.compile(r"(?:^|/)sharded_update(?:_\d+)?/")
 _COUNT = re.compile(r"(?:^|/)count(?:_\d+)?/")
 _COLLECTIVE = re.compile(r"Collective|Nccl")
@@ -71,7 +71,7 @@ def owner(name: str) -> Owner:
         stage, microbatch = int(action[1]), int(action[3])
         in_stage = _STAGE.match(name, action.end()) is not None
         return Owner("action", replica, stage, Action(stage, kind, microbatch), in_stage)
-    if _SHARED_UPDATE.search(name):
+    if _UPDATE_FUNCTION.search(name):
         return Owner("inside")  # Of some replica: the name does not tell which one called the function.
     if _SHARDED_UPDATE.search(name):
         return Owner("update")

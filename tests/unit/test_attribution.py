@@ -27,7 +27,7 @@ from kparallel.trace.attribution import Owner, owner, plain_attribution
         ("replica_1/reduce0_1/Identity", Owner("reduction", 1, 0)),
         ("replica_1/update/adam/update_1_5/Sub_3/ReadVariableOp", Owner("update", 1)),
         ("replica_1/update/StatefulPartitionedCall", Owner("update", 1)),
-        ("shared_update/adam/Sub_3/ReadVariableOp", Owner("inside")),
+        ("update_function/adam/Sub_3/ReadVariableOp", Owner("inside")),
         ("sharded_update/adam/update_1_5/Sub_3/ReadVariableOp", Owner("update")),
         ("report/mul", Owner("other", 0)),
     ],

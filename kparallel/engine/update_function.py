@@ -27,7 +27,7 @@ from kparallel.engine.shared_function import SharedFunction
 __all__: list[str] = []
 
 
-class SharedUpdate:
+class UpdateFunction:
     """Calls an update as a function that the replicas of this process share.
 
     Code that is not Keras's own may look at anything while it is traced. An update with such code is shared by the
@@ -87,7 +87,7 @@ class SharedUpdate:
             remaining = iter(tensors)
             gradients = [each.unpacked(remaining) for each in packed]
             # `kparallel.trace` recognizes the operations by this name.
-            with tf.name_scope("shared_update"), updates_without_devices(tf.distribute.get_strategy()):
+            with tf.name_scope("update_function"), updates_without_devices(tf.distribute.get_strategy()):
                 self._update(gradients, variables)
 
         # Not inlined: TensorFlow would optimize the operations of each call anew.

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from kparallel.compat.functions import captured
 from kparallel.engine.shared_function import SharedFunction
-from kparallel.engine.shared_update import SharedUpdate
+from kparallel.engine.update_function import UpdateFunction
 from tests.pairs import pair
 
 X = np.random.default_rng(0).normal(size=(12, 3))
@@ -55,8 +55,8 @@ def steps(monkeypatch):
 @pytest.fixture
 def shared(monkeypatch):
     """Whether each update was the shared function's, by the order in which they were traced."""
-    found, apply = [], SharedUpdate.apply
-    monkeypatch.setattr(SharedUpdate, "apply", lambda self, *args: found.append(apply(self, *args)) or found[-1])
+    found, apply = [], UpdateFunction.apply
+    monkeypatch.setattr(UpdateFunction, "apply", lambda self, *args: found.append(apply(self, *args)) or found[-1])
     return found
 
 
