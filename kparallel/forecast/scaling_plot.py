@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from kparallel.forecast.estimate import TERMS, Estimate
 from kparallel.forecast.scaling import Scaling
-from kparallel.planning.plot_style import IDLE, TEXT_COLOR, color
+from kparallel.planning.plot_style import IDLE, TEXT_COLOR, color, new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,19 +28,13 @@ def draw(model_name: str, cluster_name: str, scaling: Scaling, path: str | Path 
     Raises:
         ImportError: Matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Forecast.plot needs Matplotlib. Install it with: pip install 'kparallel[plots]'") from error
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    figure = new_figure("Forecast.plot", 11, 4.8, layout="constrained")
     figure.suptitle(f"{model_name} on {cluster_name}: predicted throughput", fontweight="bold", color=TEXT_COLOR)
     for axes, (name, found) in zip(
         figure.subplots(1, 2), (("weak", scaling.weak), ("strong", scaling.strong)), strict=True
     ):
         _draw(axes, _TITLES[name], found, scaling.tried)
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure
+    return save(figure, path)
 
 
 def _draw(axes: "Axes", title: str, found: dict[int, Estimate], tried: Sequence[int]) -> None:

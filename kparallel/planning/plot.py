@@ -11,7 +11,7 @@ GPU:1          F0 B0 F1 B1 F2 B2
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kparallel.planning.plot_style import IDLE, TEXT_COLOR, color, draw_action, rectangle, text_color
+from kparallel.planning.plot_style import IDLE, TEXT_COLOR, color, draw_action, new_figure, rectangle, save, text_color
 from kparallel.planning.predict import passes
 from kparallel.planning.report import brief, count, format_bytes, schedule_name
 from kparallel.schedule import clock
@@ -38,15 +38,11 @@ def draw(plan: "Plan", path: str | Path | None = None) -> "Figure":
     Raises:
         ImportError: Matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Plan.plot needs Matplotlib. Install it with: pip install 'kparallel[plots]'") from error
     lanes = max(plan.lanes) + 1
     width = _width(plan, lanes)
     upper, lower = 2.35 + _ROW * plan.mesh.replicas, 0.45 * lanes
     height = 0.65 + upper + 0.65 + lower + 0.7
-    figure = Figure(figsize=(width, height))
+    figure = new_figure("Plan.plot", width, height)
     figure.text(0.2 / width, 1 - 0.4 / height, _title(plan), fontsize=14, fontweight="bold", color=TEXT_COLOR)
     inner = 1 - (_LEFT + 0.25) / width
     if plan.mesh.stages > 1 and not plan.placed:
@@ -54,9 +50,7 @@ def draw(plan: "Plan", path: str | Path | None = None) -> "Figure":
         figure.text(1 - 0.25 / width, 1 - 0.4 / height, note, ha="right", fontsize=9, color=TEXT_COLOR)
     _draw_mesh(figure.add_axes((_LEFT / width, 1 - (0.65 + upper) / height, inner, upper / height)), plan, upper)
     _draw_schedule(figure.add_axes((_LEFT / width, 0.7 / height, inner, lower / height)), plan, width)
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure
+    return save(figure, path)
 
 
 def _width(plan: "Plan", lanes: int) -> float:

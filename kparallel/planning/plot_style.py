@@ -1,11 +1,13 @@
 """The colours and shapes of all plots."""
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from kparallel.schedule import FORWARD, Action
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
 __all__: list[str] = []
@@ -14,6 +16,31 @@ __all__: list[str] = []
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7A6FBE", "#8C8C4A")
 TEXT_COLOR = "#222222"
 IDLE = "#E9E9E9"
+
+
+def new_figure(subject: str, width: float, height: float, **options: Any) -> "Figure":
+    """Return an empty figure.
+
+    Args:
+        subject: What draws it, for the error.
+        width, height: In inches.
+        options: Further ones of Matplotlib's `Figure`.
+
+    Raises:
+        ImportError: Matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(f"{subject} needs Matplotlib. Install it with: pip install 'kparallel[plots]'") from error
+    return Figure(figsize=(width, height), **options)
+
+
+def save(figure: "Figure", path: str | Path | None) -> "Figure":
+    """Save a figure if a path is given, in the format that its suffix determines; return the figure."""
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
 
 
 def color(stage: int) -> str:

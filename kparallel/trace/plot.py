@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kparallel.planning.plot_style import IDLE, TEXT_COLOR, draw_action, rectangle
+from kparallel.planning.plot_style import IDLE, TEXT_COLOR, draw_action, new_figure, rectangle, save
 from kparallel.trace.events import RecordedStep
 from kparallel.trace.intervals import Span, union
 from kparallel.trace.lanes import LaneStep, programs_of
@@ -42,17 +42,13 @@ def draw(
     Raises:
         ImportError: Matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("The picture needs Matplotlib. Install it with: pip install 'kparallel[plots]'") from error
     median = sorted(range(len(steps)), key=lambda index: steps[index].end - steps[index].start)[len(steps) // 2]
     step, lanes = steps[median], laid[median]
     programs = programs_of(summary.plan)
     width = min(20.0, max(10.0, _LEFT + _RIGHT + 0.3 * max(len(program) for program in programs) * 2))
     upper, lower = _LANE * len(programs), _LANE * len(lanes)
     height = 1.0 + upper + 0.55 + lower + 1.25
-    figure = Figure(figsize=(width, height))
+    figure = new_figure("The picture", width, height)
     figure.text(0.2 / width, 1 - 0.38 / height, _title(summary), fontsize=13, fontweight="bold", color=TEXT_COLOR)
     inner = 1 - (_LEFT + _RIGHT) / width
     top = figure.add_axes((_LEFT / width, 1 - (1.0 + upper) / height, inner, upper / height))
@@ -70,8 +66,7 @@ def draw(
     top.set_xticks([])
     bottom.set_xlabel("milliseconds from the step's start", loc="right", fontsize=9, color=TEXT_COLOR)
     _legend(figure, width, height)
-    figure.savefig(path, dpi=150)
-    return figure
+    return save(figure, path)
 
 
 def _title(summary: Summary) -> str:
