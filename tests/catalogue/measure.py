@@ -5,10 +5,10 @@ from typing import Any
 
 import keras
 import numpy as np
-import pytest
 
 import kparallel
 from tests.catalogue.deviations import Deviation
+from tests.choice import some
 from tests.equality.measure import differences, use
 from tests.equality.tolerances import FLOAT64
 
@@ -27,7 +27,7 @@ def in_turn(names: Sequence[str], chosen: Sequence[str], among: dict[str, Any] =
     plans = list(among)
     default = {(name, plans[number % len(plans)]) for number, name in enumerate(chosen)}
     pairs = [(name, plan) for name in names for plan in plans]
-    return [pytest.param(*pair, marks=() if pair in default else pytest.mark.full) for pair in pairs]
+    return some(pairs, *(pair for pair in pairs if pair in default))
 
 
 def trained(

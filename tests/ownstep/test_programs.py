@@ -4,6 +4,7 @@ import functools
 
 import pytest
 
+from tests.choice import some
 from tests.equality.measure import differences
 from tests.equality.tolerances import FLOAT64
 from tests.ownstep.measure import plain, wrapped
@@ -16,15 +17,12 @@ reference = functools.cache(plain)
 ON_WORKERS = ("adversaries", "rows_against_all", "reconstruction", "inherited", "sharpness_aware")
 
 
-def some_in_full():
-    """Return every program with 2 and with 3 replicas; the default run takes most with one of them."""
-    for index, name in enumerate(PROGRAMS):
-        for replicas in (2, 3):
-            chosen = index % 2 == replicas % 2 and name not in ON_WORKERS
-            yield pytest.param(name, replicas, marks=() if chosen else pytest.mark.full)
+# Every program with 2 and with 3 replicas; the default run takes most with one of them.
+PAIRS = [(name, replicas) for name in PROGRAMS for replicas in (2, 3)]
+CHOSEN = [(name, 2 + index % 2) for index, name in enumerate(PROGRAMS) if name not in ON_WORKERS]
 
 
-@pytest.mark.parametrize(("name", "replicas"), list(some_in_full()))
+@pytest.mark.parametrize(("name", "replicas"), some(PAIRS, *CHOSEN))
 def test_a_step_of_ones_own_equals_plain_keras(name, replicas):
     found = differences(wrapped(name, replicas), reference(name))
     far = {entry: difference for entry, difference in found.items() if not difference <= FLOAT64}

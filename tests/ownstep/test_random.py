@@ -131,9 +131,7 @@ def drawing(program):
 IN_EVERY_RUN = ["distillation", "rows_against_all"]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in IN_EVERY_RUN else pytest.mark.full) for name in PROGRAMS]
-)
+@pytest.mark.parametrize("name", some(PROGRAMS, *IN_EVERY_RUN))
 def test_programs_with_draws_inside(name):
     """Two steps and the first once more, all by one trace: the check finds nothing, and holds all draws equal."""
     use("float64")
