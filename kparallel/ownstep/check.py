@@ -38,7 +38,7 @@ from kparallel.ownstep.compare import (
     names,
     rounding_of,
 )
-from kparallel.ownstep.draws import Draws
+from kparallel.ownstep.draws import Draws, generators_put_back
 from kparallel.ownstep.few_rows import overlapping, telling
 from kparallel.ownstep.notes import Notes
 from kparallel.ownstep.put_back import putting_back
@@ -168,7 +168,7 @@ class StepCheck:
         draws = Draws(rows)
         order = np.roll(np.arange(rows), 1).tolist()
         layers = flatten_layers(self._model)
-        with moving_statistics(layers), drawing_for(lambda: draws), self._step.drawing():
+        with generators_put_back(), moving_statistics(layers), drawing_for(lambda: draws), self._step.drawing():
             whole = self._whole(data, draws, None)
             other = self._whole(rows_at(data, order), draws, order)
             divided = self._divided(data, draws, counts)

@@ -1,12 +1,30 @@
-"""What Keras's random functions draw in the runs that are compared: the same numbers for the same rows."""
+"""What random functions draw in the runs that are compared: the same numbers for the same rows.
 
+Keras's functions draw for all rows, of which each part takes its own. What Python's and NumPy's generators draw while
+code is traced, such as which layers `AugMix` applies, knows no rows: every run and every part begins from the same
+numbers.
+"""
+
+import random
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 __all__: list[str] = []
+
+
+@contextmanager
+def generators_put_back() -> Iterator[None]:
+    """Put back Python's and NumPy's generators, so that what follows draws as if nothing had been run meanwhile."""
+    before = _generators()
+    try:
+        yield
+    finally:
+        _set_generators(*before)
 
 
 class Draws:
@@ -22,6 +40,7 @@ class Draws:
         self._order: Any = None
         self._recording = False
         self._local = threading.local()  # Replicas run in threads of their own.
+        self._generators = _generators()
 
     def whole(self, order: Any = None) -> None:
         """Begin a run of all rows, perhaps in another order."""
@@ -32,6 +51,7 @@ class Draws:
     def begin(self, first: int, count: int) -> None:
         """Begin the run of a part, in this thread."""
         self._local.place, self._local.draw = (first, count), 0
+        _set_generators(*self._generators)
 
     def divided(self) -> None:
         """Let each part begin by itself."""
@@ -62,3 +82,12 @@ class Draws:
             return tf.gather(given, np.argsort(self._order))
         rest = [[0, 0]] * (given.shape.rank - 1)
         return tf.pad(given, [[first, self._rows - first - count], *rest])
+
+
+def _generators() -> tuple[Any, Any]:
+    return random.getstate(), np.random.get_state()
+
+
+def _set_generators(python: Any, numpy: Any) -> None:
+    random.setstate(python)
+    np.random.set_state(numpy)

@@ -33,7 +33,7 @@ from kparallel.loss.overridden import overrides_compute_loss, own_variables
 from kparallel.mesh import Mesh
 from kparallel.ownstep.compare import Finding, Outcome, as_arrays, compare, is_finite, names, rounding_of
 from kparallel.ownstep.custom import listed
-from kparallel.ownstep.draws import Draws
+from kparallel.ownstep.draws import Draws, generators_put_back
 from kparallel.ownstep.few_rows import telling
 from kparallel.ownstep.put_back import putting_back
 from kparallel.planning.plan import Plan
@@ -119,7 +119,7 @@ class ModelCheck:
         order = np.roll(np.arange(rows), 1).tolist()
         self._draws = [Draws(rows) for _ in self._pipeline.stages]
         layers = flatten_layers(self._model)
-        with moving_statistics(layers), drawing_for(lambda: self._rows):
+        with generators_put_back(), moving_statistics(layers), drawing_for(lambda: self._rows):
             whole = self._outcome(data, 1, None)
             other = self._outcome(rows_at(data, order), 1, order)
             divided = self._outcome(data, parts, None)

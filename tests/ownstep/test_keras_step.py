@@ -1,5 +1,7 @@
 """Layers and losses of the user's own, in Keras's own step: whether parts of a batch do the same as the whole."""
 
+import random
+
 import keras
 import numpy as np
 import pytest
@@ -181,6 +183,18 @@ def test_rows_by_themselves_are_no_finding():
         assert looked(model, tuple(part.astype(policy) for part in regressed().values())) is None
         for variable, value in zip(model.variables, before, strict=True):
             np.testing.assert_array_equal(variable.numpy(), value)
+
+
+def test_what_pythons_generators_draw_is_held_equal_and_put_back():
+    def by_chance(x):
+        return x * random.choice([1.0, 2.0, 3.0, 4.0]) * np.random.uniform(1.0, 2.0)
+
+    model, data = wrapped(lambda: of(by_chance), {}), tuple(regressed().values())
+    assert looked(model, data) is None
+    before = random.getstate(), np.random.get_state()[1:3]
+    FirstBatch(model, model._kparallel, "train_step").compare(keras.tree.map_structure(tf.convert_to_tensor, data))
+    after = random.getstate(), np.random.get_state()[1:3]
+    assert before[0] == after[0] and all(map(np.array_equal, before[1], after[1]))
 
 
 def test_what_cannot_be_compared_is_said_after_the_step():
