@@ -12,7 +12,7 @@ from keras.src.backend.tensorflow import random
 __all__: list[str] = []
 
 _BY_SHAPE = ("normal", "uniform", "randint", "truncated_normal", "gamma", "binomial", "beta")
-_BY_ROWS = ("dropout", "categorical")  # Take a tensor whose rows they draw for.
+_BY_ROWS = ("categorical",)  # Take a tensor whose rows they draw for.
 
 
 class Rows(Protocol):
@@ -39,11 +39,12 @@ def drawing_for(rows: Callable[[], Rows | None]) -> Iterator[None]:
     Args:
         rows: Returns which rows are drawn for in the present thread; None leaves a draw alone.
     """
-    before = {name: getattr(random, name) for name in (*_BY_SHAPE, *_BY_ROWS)}
+    before = {name: getattr(random, name) for name in (*_BY_SHAPE, *_BY_ROWS, "dropout")}
     for name in _BY_SHAPE:
         setattr(random, name, _by_shape(before[name], rows))
     for name in _BY_ROWS:
         setattr(random, name, _by_rows(before[name], rows))
+    random.dropout = _dropout(before["dropout"], rows)
     try:
         yield
     finally:
@@ -77,6 +78,27 @@ def _by_rows(draw: Callable[..., tf.Tensor], rows: Callable[[], Rows | None]) ->
         return part.own(draw(part.among(given), *args, **kwargs))
 
     return drawn
+
+
+def _dropout(draw: Callable[..., tf.Tensor], rows: Callable[[], Rows | None]) -> Callable[..., tf.Tensor]:
+    @wraps(draw)
+    def drawn(inputs: tf.Tensor, rate: float, noise_shape: Any = None, seed: Any = None) -> tf.Tensor:
+        def of(given: tf.Tensor) -> tf.Tensor:
+            return draw(given, rate, noise_shape=_noise_shape(noise_shape, inputs, given), seed=seed)
+
+        return _by_rows(of, rows)(inputs)
+
+    return drawn
+
+
+def _noise_shape(shape: Any, asked: tf.Tensor, given: tf.Tensor) -> list[Any] | None:
+    """Return the shape of a mask for a tensor, given that for another number of rows."""
+    if shape is None:
+        return None
+    first, *rest = _dims(shape)
+    # A mask of one row that all rows share stays one; None stands for the tensor's own dim.
+    for_each_row = tf.is_tensor(first) or first == _dims(tf.shape(asked))[0]
+    return [_dims(tf.shape(given))[0] if for_each_row else first, *rest]
 
 
 def _dims(shape: Any) -> list[Any]:

@@ -67,6 +67,7 @@ def hosts():
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
+@pytest.mark.full
 def test_two_hosts_train_the_digits_to_97_percent(tmp_path, hosts):
     addresses = ",".join(address for address, _ in hosts)
     started = [

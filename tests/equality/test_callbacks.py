@@ -80,6 +80,7 @@ def test_the_learning_rate_is_reduced_at_the_same_epochs(plan):
     assert len(set(histories[0]["learning_rate"])) > 1
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("plan", SOME_PLANS)
 def test_the_learning_rate_follows_a_function(plan):
     _, _, histories = both(plan, lambda _: C.LearningRateScheduler(lambda epoch, rate: rate * 0.7))
@@ -127,6 +128,7 @@ def test_the_best_model_is_kept(plan, tmp_path):
         assert_same_state(wrapped, plain)
 
 
+@pytest.mark.full
 def test_weights_are_kept_every_few_batches(tmp_path):
     def make(name):
         (tmp_path / name).mkdir()

@@ -202,6 +202,7 @@ def test_rows_in_the_order_of_another_kind_of_start_are_refused(tmp_path, monkey
         fit(start(), "shuffled arrays", Checkpoint(tmp_path))
 
 
+@pytest.mark.full
 def test_the_checkpoint_changes_no_number(tmp_path):
     model = start()
     history = fit(model, "shuffled arrays", Checkpoint(tmp_path, every_steps=1))
@@ -403,7 +404,7 @@ def test_a_backup_of_plain_keras_is_taken_and_deleted_at_the_end(tmp_path):
     assert int(model.optimizer.iterations) == 6 * EPOCHS and not tmp_path.exists()
 
 
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", some([False, True], True))
 def test_a_snapshot_is_not_changed_by_later_steps(jit):
     """Large enough that the update is one of XLA's programs; the snapshot shares memory with the variables."""
     model = kparallel.wrap(keras.Sequential([keras.Input((1100,)), keras.layers.Dense(1100)]), replicas=2)
@@ -458,6 +459,7 @@ def test_a_captured_file_is_keras_own(tmp_path, layer):
         np.testing.assert_array_equal(values[path], value, err_msg=path)
 
 
+@pytest.mark.full
 def test_a_run_that_was_stopped_early_stays_stopped(tmp_path):
     class Stop(C.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -470,6 +472,7 @@ def test_a_run_that_was_stopped_early_stays_stopped(tmp_path):
     assert int(model.optimizer.iterations) == 6 * 2
 
 
+@pytest.mark.full
 def test_a_generator_over_several_epochs_goes_on_at_an_epochs_begin(tmp_path):
     def endless():
         while True:

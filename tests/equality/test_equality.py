@@ -42,6 +42,9 @@ ALIKE |= {"dice_by_name", "circle_by_name", "tversky", "own_call_of_a_mask", "di
 ALIKE |= {"gru", "validation_split", "xla_of_a_mask", "positions_xla", "positions_clipped", "positions_accumulated"}
 ALIKE |= {"positions_mixed_float16", "one_table_clipped", "sparse_inputs_clipped", "mixed_float16_clipping"}
 ALIKE |= {"mixed_float16_accumulation", "accumulation_and_ema", "synchronized_adam", "spectral_lookup"}
+ALIKE |= {"tiled_positions", "positions_eagerly", "logits", "dict_of_weights", "validation_data", "rmsprop", "ema"}
+ALIKE |= {"regularizers_and_weights", "mixed_float16", "mixed_float16_regularizers", "mask", "weights", "dice"}
+ALIKE |= {"scalar_loss", "label_smoothing"}
 # Of what features meet beyond one plan of each case, every run takes one pair of each plan that it lacks.
 CHOSEN = [pair for pair in EACH if pair[0] not in ALIKE]
 CHOSEN += {plan: (name, plan) for name, plan in MORE if not replicated(plan)}.values()
@@ -73,7 +76,7 @@ def test_every_case_under_every_plan(name, plan):
 
 
 # One of each kind, and all whose control is beyond FLOAT32; `full` has the others.
-IN_FLOAT32 = ["adam", "lion", "mask_and_weights", "regularizers", "synchronized"]
+IN_FLOAT32 = ["adam"]
 IN_FLOAT32 += [name for name, control in CONTROLS.items() if control > FLOAT32 and CASES[name].policy is None]
 
 
@@ -82,7 +85,7 @@ def test_in_single_precision(name):
     check(name, "3x1", CASES[name].policy or "float32")
 
 
-@pytest.mark.parametrize("name", some(CASES, "lion", "mixed_bfloat16"))
+@pytest.mark.parametrize("name", some(CASES, "mixed_bfloat16"))
 def test_the_recorded_control_holds(name):
     """In order of magnitude, above what float32 resolves."""
     floor = 2e-7
@@ -107,7 +110,7 @@ def compiled(monkeypatch):
     return devices
 
 
-@pytest.mark.parametrize("name", some(CASES, *UPDATES))
+@pytest.mark.parametrize("name", some(CASES, "adamw", "mixed_float16_adam"))
 def test_updates_as_one_program_of_each_stage_equal_plain_fit(name, compiled):
     """The second stage's program gets the first one's scalars."""
     check(name, "1x2" if CASES[name].cut else "2x1")
@@ -119,7 +122,7 @@ def test_an_embeddings_slices_leave_the_other_updates_compiled(compiled):
     assert len(set(compiled)) == 2
 
 
-@pytest.mark.parametrize("rows", some(range(1, 8), 1, 2, 4, 7))
+@pytest.mark.parametrize("rows", some(range(1, 8), 1, 4))
 def test_every_size_of_batch(rows):
     """From one row up to two for each replica and one more, each in a batch of its own."""
     use("float64")

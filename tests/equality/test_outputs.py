@@ -56,6 +56,9 @@ LEFT = (
     "add_loss_in_two_stages",
     "dice",
     "metrics",
+    "list_of_losses",
+    "adam",
+    "scalar_loss_and_weights",
     "synchronized",
 )
 
@@ -182,7 +185,10 @@ LOSSES_AND_METRICS = {
 
 
 @pytest.mark.parametrize(
-    "name", all_but(LOSSES_AND_METRICS, "adafactor_compiled", "certain_gathered", "similarity_of_columns")
+    "name",
+    all_but(
+        LOSSES_AND_METRICS, "adafactor_compiled", "certain_gathered", "similarity_of_columns", "certain_of_classes"
+    ),
 )
 def test_losses_and_metrics_equal_those_of_the_plain_model(name):
     use("float64")

@@ -38,10 +38,10 @@ def evaluated(model, data):
     return {key: np.asarray(v) for key, v in model.evaluate(**data, batch_size=5, verbose=0, return_dict=True).items()}
 
 
-EAGERLY = ("inherited", "learned_noise", "sharpness_aware")  # `full` has the others.
+EAGERLY = ["inherited", "learned_noise", "sharpness_aware", "adversaries", "masked_language"]
 
 
-@pytest.mark.parametrize("name", some([*EAGERLY, "adversaries", "masked_language"], *EAGERLY))
+@pytest.mark.parametrize("name", some(EAGERLY, "inherited"))
 def test_eagerly(name):
     use("float64")
     model = kparallel.wrap(seeded(PROGRAMS[name].model), replicas=2, **PROGRAMS[name].options)
@@ -198,6 +198,7 @@ def test_what_optimizers_do_in_conditions(options):
     equal(*[train(model, regressed()) for model in pair(build, replicas=2)][::-1])
 
 
+@pytest.mark.full
 def test_a_class_whose_metrics_are_made_in_compile_is_wrapped_before():
     use("float64")
     equal(*[train(model, PROGRAMS["adversaries"].data()) for model in map(compiled_adversaries, (False, True))][::-1])

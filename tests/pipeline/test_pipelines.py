@@ -91,6 +91,9 @@ SLOW = [
     ("encoder_decoder", "3x1_microbatches"),
     ("masked_two_headed", "2x2"),
     ("residual", "1x2"),
+    ("encoder_decoder", "2x2"),
+    ("u_net", "2x1_two_on_one_device"),
+    ("residual", "1x4_gpipe_always"),
 ]
 
 

@@ -66,6 +66,7 @@ def test_digits_reach_97_percent_on_two_replicas(tmp_path, requests):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["records", "sklearn_digits.keras"]
 
 
+@pytest.mark.full
 def test_another_dataset_of_images_trains_too(tmp_path):
     text = digits(tmp_path, "--imports=tiny_images", "--dataset=tiny_images", "--epochs=1", "--replicas=3")
     assert "3 replicas x 1 stage" in text

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -24,6 +26,7 @@ def test_two_adversaries_paint_on_one_and_two_replicas(tmp_path):
     assert [path.name for path in sorted((tmp_path / "pictures").iterdir())] == ["epoch_001.png", "epoch_002.png"]
 
 
+@pytest.mark.full
 def test_a_linear_probe_of_contrastive_features(tmp_path):
     printed = run("contrastive.py", "--epochs=12", folder=tmp_path)
     assert float(re.search(r"linear probe accuracy: (\d\.\d+)", printed)[1]) >= 0.95

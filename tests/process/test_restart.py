@@ -39,6 +39,7 @@ np.savez(f"{folder}/{fate}-{index}.npz", *state)
 
 
 @pytest.mark.full
+@pytest.mark.full
 def test_a_killed_run_resumes_and_ends_as_if_nothing_had_happened(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(TRAIN)

@@ -677,6 +677,25 @@ def test_keras_draws_for_other_rows(name):
     np.testing.assert_array_equal(part, whole[1:2])
 
 
+@pytest.mark.parametrize(("shape", "shared"), [((None, 1), False), ((4, 1), False), ((1, 3), True)])
+def test_a_mask_of_a_shape_of_its_own_is_drawn_for_other_rows(shape, shared):
+    class Second:
+        def number(self, rows):
+            return 4
+
+        def own(self, drawn):
+            return drawn[1:3]
+
+        def among(self, given):
+            return tf.pad(given, [[1, 1], [0, 0]])
+
+    whole = keras.random.dropout(tf.ones((4, 3)), 0.5, noise_shape=shape, seed=5)
+    with drawing_for(Second):
+        part = keras.random.dropout(tf.ones((2, 3)), 0.5, noise_shape=(2, 1) if shape[0] == 4 else shape, seed=5)
+    np.testing.assert_array_equal(part, whole[1:3])
+    assert shared == np.array_equal(whole, np.repeat(whole[:1], 4, axis=0))
+
+
 def test_batch_norm_rests():
     norm = keras.layers.BatchNormalization()
     norm.build((None, 2))

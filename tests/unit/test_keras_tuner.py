@@ -30,6 +30,7 @@ def searched(folder, wrap):
 
 
 @pytest.mark.full
+@pytest.mark.full
 def test_a_search_scores_as_with_plain_models(tmp_path):
     doubles()
     wrapped, loss = searched(tmp_path / "wrapped", lambda model: kparallel.wrap(model, replicas=2))

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import kparallel
 from tests.assertions import assert_alike, assert_fit_alike, doubles, state
-from tests.choice import all_but, some
+from tests.choice import some
 from tests.equality import models as m
 from tests.pairs import pair
 
@@ -192,7 +192,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", all_but(MODELS, "two_inputs", "functional", "shared", "unbuilt"))
+@pytest.mark.parametrize("name", some(MODELS, "own_layers", "dict_inputs", "text", "backbone", "unbuilt_subclassed"))
 def test_it_trains_evaluates_and_predicts_like_the_plain_model(name):
     doubles()
     build, x, y = MODELS[name]
@@ -386,7 +386,7 @@ def test_a_subclass_may_pass_positional_arguments_on():
         pytest.param(TracksInLoss, "global", {"optimizer": "sgd"}, marks=pytest.mark.full),
         (TracksInLoss, "mean", {"optimizer": "sgd"}),
         pytest.param(TracksMore, "mean", {"optimizer": "sgd"}, marks=pytest.mark.full),
-        (TracksTheLargest, "global", {"optimizer": "sgd"}),
+        pytest.param(TracksTheLargest, "global", {"optimizer": "sgd"}, marks=pytest.mark.full),
         (Compiles, "mean", {"scale": 2.0}),
     ],
 )
@@ -399,7 +399,7 @@ def test_a_subclass_keeps_its_own_trainer_methods(kind, reduction, arguments):
 
 
 @pytest.mark.parametrize("eagerly", [False, pytest.param(True, marks=pytest.mark.full)])
-@pytest.mark.parametrize("kind", some([ReadsWeights, CallsItself, Regularized, AddsLosses], ReadsWeights, AddsLosses))
+@pytest.mark.parametrize("kind", some([ReadsWeights, CallsItself, Regularized, AddsLosses], AddsLosses))
 def test_a_loss_that_needs_the_model_trains_over_replicas(kind, eagerly):
     doubles()
     plain, wrapped = pair(lambda: called(kind), replicas=3)
@@ -416,7 +416,7 @@ def test_one_output_that_compute_loss_splits_logs_its_losses_over_replicas():
     assert_fit_alike(wrapped, plain, lambda model: fit, lambda: {"optimizer": "sgd", "loss": ["mse", "mae"]})
 
 
-@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("later", some([False, True], True))
 def test_hooks_that_are_assigned_to_a_model_are_called(later):
     def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):
         return keras.ops.mean((y - y_pred) ** 4)
@@ -474,10 +474,10 @@ def targets():
     "make",
     [
         lambda value: keras.Variable(value, dtype="float64"),
-        lambda value: keras.Variable(value, dtype="float32"),
+        pytest.param(lambda value: keras.Variable(value, dtype="float32"), marks=pytest.mark.full),
         lambda value: tf.Variable(value, dtype="float64"),
-        lambda value: tf.constant(value, "float64"),
-        np.float32,
+        pytest.param(lambda value: tf.constant(value, "float64"), marks=pytest.mark.full),
+        pytest.param(np.float32, marks=pytest.mark.full),
     ],
 )
 def test_loss_weights_are_read_in_each_step(make, options):
@@ -538,7 +538,6 @@ PIPELINE = {"stages": 2, "microbatches": 2}
     some(
         [(whole, options) for whole in (False, True) for options in ({"replicas": 2}, PIPELINE)],
         (False, PIPELINE),
-        (True, {"replicas": 2}),
     ),
 )
 def test_a_layer_inside_a_block_frozen_after_wrapping_trains(options, whole):
@@ -638,8 +637,8 @@ def halving():
     ("build", "optimizer"),
     [
         (lambda: Unconfigured(3), lambda: Odd(2)),
-        (lambda: called(Unconfigured, 3), halving),
-        (shifting, lambda: Odd(2)),
+        pytest.param(lambda: called(Unconfigured, 3), halving, marks=pytest.mark.full),
+        pytest.param(shifting, lambda: Odd(2), marks=pytest.mark.full),
         (curves, halving),
     ],
     ids=["unbuilt", "built", "another each time", "functions of one name"],

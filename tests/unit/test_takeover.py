@@ -206,7 +206,9 @@ def test_a_wrapped_model_is_laid_out_anew_by_another_plan(plan):
     assert_alike(run([None, PLANS["2x2"], plan, PLANS["2x1"]]), run([None] * 4))
 
 
-@pytest.mark.parametrize("act", ["call", "build", "build one layer", "evaluate", "predict"])
+@pytest.mark.parametrize(
+    "act", some(["call", "build", "build one layer", "evaluate", "predict"], "build one layer", "predict")
+)
 def test_what_is_built_after_wrap_is_placed(act):
     def run(plan):
         keras.utils.set_random_seed(3)
@@ -331,6 +333,7 @@ def test_compile_and_a_new_function_within_fit():
     assert_as_plain(run, PLANS["2x2"])
 
 
+@pytest.mark.full
 def test_another_model_is_wrapped_within_the_fit_of_a_plain_one_that_shares_layers():
     def run(plan):
         model, encoder = net()
