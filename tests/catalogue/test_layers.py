@@ -6,9 +6,10 @@ import pytest
 
 from tests.catalogue.deviations import CHOSEN_IN_TRACING, LAYERS, RANDOM
 from tests.catalogue.layers import RECIPES, Recipe
-from tests.catalogue.measure import PLANS, ROWS, check, in_turn, trained
+from tests.catalogue.measure import PLANS, ROWS, beyond, check, in_turn, trained
 from tests.catalogue.public import public
 from tests.choice import some
+from tests.equality.tolerances import FLOAT32, FLOAT64
 
 L = keras.layers
 # One of each kind; `full` has the others.
@@ -71,14 +72,15 @@ ALONE = [name for name in RANDOM if name not in CHOSEN_IN_TRACING]
 
 
 @pytest.mark.parametrize("name", some(ALONE, *(name for name in ALONE if name in CHOSEN)))
-def test_a_random_layer_equals_plain_keras_on_one_replica_to_the_bit(name):
+def test_a_random_layer_equals_plain_keras_on_one_replica(name):
+    """One replica draws what plain Keras draws."""
     plain, wrapped = (arm(name, plan) for plan in (None, {"replicas": 1}))
-    for entry, value in plain.items():
-        np.testing.assert_array_equal(wrapped[entry], value, err_msg=entry)
+    far = beyond(wrapped, plain, FLOAT64 if recipe_of(name).policy == "float64" else FLOAT32)
+    assert not far
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", RANDOM)
+@pytest.mark.parametrize("name", [name for name in RANDOM if LAYERS[name, "replicas"].outcome != "refused"])
 def test_a_random_layer_repeats_with_the_seed_on_two_replicas(name):
     first, second = (arm(name, PLANS["replicas"]) for _ in range(2))
     for entry, value in first.items():
