@@ -38,7 +38,8 @@ class TracedGraph:
         """
         results = list(gives)
         read = [tensor for operation in operations for tensor in operation.inputs] + results
-        needed = ancestors([tensor for tensor in read if tensor.op in self.constants], set())
+        # A control edge of a constant says nothing about its value.
+        needed = ancestors([tensor for tensor in read if tensor.op in self.constants], set()) & self.constants
         own = operations | needed
         return GraphPart(_nodes(self._definition, own), own, results, jit)
 
@@ -100,7 +101,7 @@ def _constants(graph: Any) -> set[tf.Operation]:
     """Return the operations of a graph whose results no input changes."""
     found: set[tf.Operation] = set()
     for operation in graph.get_operations():
-        computed = operation.inputs and not operation.control_inputs and not operation.op_def.is_stateful
+        computed = operation.inputs and not operation.op_def.is_stateful
         if operation.type == "Const" or (computed and not called_graphs(operation)):
             if all(tensor.op in found for tensor in operation.inputs):
                 found.add(operation)

@@ -71,7 +71,9 @@ class SplitFunction:
     def _joint(self, weights: list[Any], state: list[Any], inputs: list[Value]) -> None:
         """Trace both passes. The parts are cut out of this graph, which itself is never run."""
         graph = tf.compat.v1.get_default_graph()
-        received = differentiable([v.tensor for v, is_received in zip(inputs, self._received, strict=True) if is_received])
+        received = differentiable(
+            [v.tensor for v, is_received in zip(inputs, self._received, strict=True) if is_received]
+        )
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([received, weights])
             forward = _symbolic(self._stage.forward(weights, state, inputs, True))
@@ -190,7 +192,9 @@ class SplitCall(StageCall):
         for inside, leaf, cotangent in zip(joint.upstream, leaves, [*cotangents, *of_added], strict=True):
             if inside is not None:
                 # A function has all its arguments. What depends on no cotangent at all is left out below.
-                self._values[inside.name] = tf.zeros_like(leaf) if cotangent is None else tf.convert_to_tensor(cotangent)
+                self._values[inside.name] = (
+                    tf.zeros_like(leaf) if cotangent is None else tf.convert_to_tensor(cotangent)
+                )
                 if cotangent is not None:
                     self._leaves.add(inside.name)
         if not self._leaves:
