@@ -7,8 +7,8 @@ backward            B ◄── cotangents ◄──── B ◄── cotangent
                     └► gradients of the weights of the stage, added up over the microbatches
 ```
 
-A schedule with `W` splits the last line off: `B` leaves the gradients of the stage's activations, and `W` computes those of
-the weights from them.
+A schedule with `W` splits the last line off: `B` leaves the gradients of the stage's activations, and `W` computes
+those of the weights from them.
 
 Values and cotangents are stored by microbatch, under the number that the model's graph gives the value: stage 2 may
 read a value that stage 0 wrote. Each action runs on its stage's device, after the previous action of the same lane.
@@ -41,7 +41,7 @@ __all__: list[str] = []
 
 @dataclass
 class _SavedForward:
-    """The inputs of one (stage, microbatch) and, unless the forward pass is to be recomputed, the differentiable call."""
+    """The inputs of one (stage, microbatch) and, unless it is to be recomputed, the call that can be differentiated."""
 
     inputs: list[Value]
     state: list[Any]

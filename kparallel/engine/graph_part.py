@@ -101,10 +101,9 @@ def _constants(graph: Any) -> set[tf.Operation]:
     """Return the operations of a graph whose results no input changes."""
     found: set[tf.Operation] = set()
     for operation in graph.get_operations():
-        computed = operation.inputs and not operation.op_def.is_stateful
-        if operation.type == "Const" or (computed and not called_graphs(operation)):
-            if all(tensor.op in found for tensor in operation.inputs):
-                found.add(operation)
+        pure = operation.inputs and not operation.op_def.is_stateful and not called_graphs(operation)
+        if operation.type == "Const" or (pure and all(tensor.op in found for tensor in operation.inputs)):
+            found.add(operation)
     return found
 
 

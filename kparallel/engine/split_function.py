@@ -8,10 +8,10 @@ cotangents of outputs ─► of inputs ─► gradients       B: what the gradie
                          of weights ─► gradients      W: what only the gradients of the weights depend on
 ```
 
-No operation occurs in two of the functions. A persistent tape that is asked for the gradients of inputs first, and of
-weights later, would compute those of the activations twice: of a chain of dense layers, five products of matrices in place
-of four for each layer's forward pass and two gradients. A tape for each layer's call would have to open every layer
-that is made of others, such as attention. And the tape of a stage that is one function gives all gradients by one call.
+No operation occurs in two of the functions, but for constants. A persistent tape that is asked for the gradients of
+inputs first, and of weights later, computes those of the activations twice: four products of matrices for each dense
+layer in place of three. It also gives the results of a stage that is one function by one call, which no order can
+part. A tape for each layer's call would have to open every layer that is made of others, such as attention.
 """
 
 from collections.abc import Sequence

@@ -141,7 +141,7 @@ class StepModel:
         shape = configuration.schedule, configuration.lanes, configuration.stages
         fits = []
         for flies, waits in zip(*kept(*shape, configuration.microbatches), strict=True):
-            # Gradients of activations; and activations that recomputation does not free before those of weights are done.
+            # Gradients of activations; and activations, which recomputation frees after those of weights only.
             left = limit - waits * (1 if configuration.recompute == "never" else 2) * activations
             fits.append(one <= left if flies == 1 else (flies - 2) * more <= left - two)
         return np.stack(fits)

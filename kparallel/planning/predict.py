@@ -8,8 +8,8 @@ from kparallel.schedule import Programs, clock, splits_backward
 
 __all__: list[str] = []
 
-# A backward pass takes about twice the time of a forward pass: it computes the gradients of inputs and of weights. Where
-# it is split, each part takes half of that.
+# A backward pass takes about twice the time of a forward pass: it computes the gradients of inputs and of weights.
+# Where it is split, each part takes half of that.
 BACKWARD_COST = 2.0
 # The time that it takes to start an action, as a fraction of the whole model's forward pass on a replica's share.
 # With it the best number of microbatches is about four for each stage, beyond which GPipe's authors found no gain.

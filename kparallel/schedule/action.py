@@ -1,7 +1,7 @@
 """One action of a schedule: a stage runs forward or backward on a microbatch.
 
-A schedule may split its backward passes in two. `B` then computes the gradients of the stage's inputs, which the earlier
-stage waits for, and `W` those of the weights, which nobody waits for:
+A schedule may split its backward passes in two. `B` then computes the gradients of the stage's inputs, which the
+earlier stage waits for, and `W` those of the weights, which nobody waits for:
 
 ```text
 unsplit   2B0 ─► 1B0                              2B0 computes both

@@ -12,8 +12,8 @@ def fold(programs: Programs, lane_of_stage: Sequence[int]) -> Programs:
     """Merge the programs of stages that share a device; the order of each stage is kept.
 
     The order comes from a simulation in which every action takes one tick. A free lane runs that one of its stages'
-    next actions that became ready first; of several, a backward pass before a forward pass, then the lowest microbatch. Gradients of
-    weights, for which no action waits, come last.
+    next actions that became ready first; of several, a backward pass before a forward pass, then the lowest microbatch.
+    Gradients of weights, for which no action waits, come last.
 
     Args:
         programs: One program per stage.

@@ -38,8 +38,9 @@ def in_flight(programs: Programs) -> tuple[int, ...]:
 def deferred(programs: Programs) -> tuple[int, ...]:
     """Return, per stage, the largest number of microbatches that wait for the gradients of their weights alone.
 
-    Between its `B` and its `W` a stage keeps, beside the activations of a microbatch, the gradients that `B` has computed
-    of them. A `W` that follows its `B` at once defers nothing: an unsplit backward pass has these gradients too.
+    Between its `B` and its `W` a stage keeps, beside the activations of a microbatch, the gradients that `B` has
+    computed of them. A `W` that follows its `B` at once defers nothing: an unsplit backward pass has these gradients
+    too.
 
     Args:
         programs: One program per lane.

@@ -15,7 +15,7 @@ def check(programs: Programs, stages: int, microbatches: int, *, backward: bool 
 
     The laws:
 
-    1. Every action of every stage and microbatch occurs once. If one backward pass is split, with an action `W`, all are.
+    1. Every action of every stage and microbatch occurs once. If one backward pass is split by a `W`, all are.
     2. All actions of a stage are on one lane.
     3. No lane waits forever. `F(s, m)` reads `F(s - 1, m)`; `B(s, m)` reads `F(s, m)` and `B(s + 1, m)`;
        `W(s, m)` reads `B(s, m)`. The weights change after all programs have ended, so after every `W`.

@@ -10,10 +10,10 @@ def zb_h1(stages: int, microbatches: int) -> Programs:
 
     An earlier stage waits for the gradients of inputs alone, so a backward pass takes half as long on its way through
     the pipeline. If `F`, `B` and `W` take one unit of time each, K stages and M microbatches take `3M + K - 1` (1F1B:
-    `3M + 3(K - 1)`), and `2M + 2K - 1` for M < K, in which the last stage's passes lie between one way in and one way out.
+    `3M + 3(K - 1)`), and `2M + 2K - 1` for M < K: the last stage's passes lie between one way in and one way out.
 
-    Stage s delays each `W` by s backward passes. So every stage keeps at most K microbatches until their `W`, as many as
-    the first stage of 1F1B. The sum over all stages is larger: 16 against 10 for K = 4.
+    Stage s delays each `W` by s backward passes. So every stage keeps at most K microbatches until their `W`, as many
+    as the first stage of 1F1B. The sum over all stages is larger: 16 against 10 for K = 4.
 
     Args:
         stages: Number of stages; lane s runs stage s.

@@ -137,7 +137,7 @@ def summarize(
 
 
 def _stage_times(laid: Sequence[Sequence[LaneStep]], stages: int) -> list[list[float]]:
-    """Return the mean times of the actions of each stage, `[kind][s]`: forward, backward, weight; 0 if there are none."""
+    """Return the mean times of each stage's actions, `[kind][s]`: forward, backward, weight; 0 if there are none."""
     times: dict[tuple[int, str], list[float]] = defaultdict(list)
     for lane in (lane for lanes in laid for lane in lanes):
         for action, (start, end) in lane.slices.items():
