@@ -52,6 +52,8 @@ class GraphPart:
         operations: The operations.
         gives: The tensors that the part returns.
         jit: Whether to compile the part with XLA.
+
+    `function` is the concrete function that is called, None for a part that gives nothing.
     """
 
     def __init__(self, definition: Any, operations: set[tf.Operation], gives: list[tf.Tensor], jit: bool) -> None:
@@ -67,7 +69,7 @@ class GraphPart:
             return list(results)
 
         specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in self.takes]
-        self._function = traced(run, jit_compile=jit or None).get_concrete_function(*specs) if self.gives else None
+        self.function = traced(run, jit_compile=jit or None).get_concrete_function(*specs) if self.gives else None
 
     def __call__(self, values: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Run the part.
@@ -78,9 +80,9 @@ class GraphPart:
         Returns:
             The tensors of `gives`, by the same names.
         """
-        if self._function is None:
+        if self.function is None:
             return {}
-        results = self._function(*(values[tensor.name] for tensor in self.takes))
+        results = self.function(*(values[tensor.name] for tensor in self.takes))
         return {tensor.name: result for tensor, result in zip(self.gives, results, strict=True)}
 
 

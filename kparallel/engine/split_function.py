@@ -170,13 +170,13 @@ class SplitCall(StageCall):
     """
 
     def __init__(self, parts: _Parts, values: dict[str, tf.Tensor], rules: Any, rows: int) -> None:
-        self._parts = parts
+        self.parts = parts
         self._values = values
         self._handed: list[str] = []  # The names of what `weight_gradients` reads and `input_gradients` has left.
         self._leaves: set[str] = set()
         joint = parts.joint
-        found = self._valued(_returned(joint.forward))
-        forward = Forward(*found, state_rules=rules)
+        outputs, added_values, assigned, state = self._valued(_returned(joint.forward))
+        forward = Forward(outputs, added_values, assigned, state, rules)
         # The tape is the terms' own, from the values that the stage returned on.
         with tf.GradientTape(watch_accessed_variables=False) as self._tape:
             self._tape.watch(forward.added)
@@ -184,7 +184,7 @@ class SplitCall(StageCall):
         super().__init__(forward, added)
 
     def input_gradients(self, cotangents: Sequence[Any], factors: Sequence[tf.Tensor]) -> list[Any]:
-        joint, of_added = self._parts.joint, []
+        joint, of_added = self.parts.joint, []
         if self.added:
             numerators = [term.numerator for term in self.added]
             of_added = self._tape.gradient(numerators, self.forward.added, output_gradients=list(factors))
@@ -199,28 +199,28 @@ class SplitCall(StageCall):
                     self._leaves.add(inside.name)
         if not self._leaves:
             return [None] * len(joint.of_inputs)
-        results = self._parts.of_inputs(self._values)
+        results = self.parts.of_inputs(self._values)
         self._values |= results
         upstream = {inside.name for inside in joint.upstream if inside is not None}
-        taken = {tensor.name for tensor in self._parts.of_weights.takes}
+        taken = {tensor.name for tensor in self.parts.of_weights.takes}
         self._handed = sorted(taken & (results.keys() | upstream))
         return [self._gradient(gradient) for gradient in joint.of_inputs]
 
     def weight_gradients(self) -> list[Any]:
         if not self._leaves:
-            return [None] * len(self._parts.joint.of_weights)
+            return [None] * len(self.parts.joint.of_weights)
         # Copies belong to this action: the control edge before them holds the whole part back.
         self._values |= {name: tf.identity(self._values[name]) for name in self._handed}
-        self._values |= self._parts.of_weights(self._values)
-        return [self._gradient(gradient) for gradient in self._parts.joint.of_weights]
+        self._values |= self.parts.of_weights(self._values)
+        return [self._gradient(gradient) for gradient in self.parts.joint.of_weights]
 
     def intermediate(self) -> list[Any]:
         return [self._values[name] for name in self._handed]
 
     def _gradient(self, gradient: Any) -> Any:
         """Return the value of a gradient, None if it depends on no cotangent that there is."""
-        every = {inside.name for inside in self._parts.joint.upstream if inside is not None}
-        if gradient is None or (self._leaves != every and not self._parts.depends_on(gradient, self._leaves)):
+        every = {inside.name for inside in self.parts.joint.upstream if inside is not None}
+        if gradient is None or (self._leaves != every and not self.parts.depends_on(gradient, self._leaves)):
             return None
         return self._valued(gradient)
 

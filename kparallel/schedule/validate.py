@@ -33,9 +33,9 @@ def check(programs: Programs, stages: int, microbatches: int, *, backward: bool 
         >>> from kparallel.schedule.one_f_one_b import one_f_one_b
         >>> check(one_f_one_b(4, 8), stages=4, microbatches=8)
     """
-    kinds = (FORWARD, BACKWARD) if backward else (FORWARD,)
+    kinds: tuple[str, ...] = (FORWARD, BACKWARD) if backward else (FORWARD,)
     if backward and splits_backward(programs):
-        kinds += (WEIGHT,)
+        kinds = (*kinds, WEIGHT)
     _known(programs, stages, microbatches, kinds)
     _once(programs)
     _one_lane(programs)

@@ -117,6 +117,7 @@ def summarize(
     ]
     measured = _stage_times(laid, number)
     shares = [group.share for group in plan.groups] if number > 1 else [1.0]
+    forward, backward, weight = map(tuple, measured)
     costs = passes(shares, plan.microbatches, plan.recompute, splits_backward(programs))
     total = sum(map(sum, measured))
     scale = total / sum(map(sum, costs))
@@ -128,7 +129,9 @@ def summarize(
         fmean(_bubble(lanes) for lanes in laid),
         planned.bubble,
         clock(programs, *measured).bubble if total else 0.0,
-        *map(tuple, measured),
+        forward,
+        backward,
+        weight,
         devices,
         machine.cores,
         machine.threads,

@@ -60,7 +60,7 @@ def test_a_part_takes_the_functions_that_it_calls_and_keeps_the_shapes_that_pyth
     graph, (a,), (last,) = traced(work, tf.TensorSpec([2], tf.float64))
     part = TracedGraph(graph).part(ancestors([last], {a.op}), [last], jit=False)
     assert part({a.name: tf.constant([-1.0, 2.0], tf.float64)})[last.name].numpy().tolist() == [1, -2]
-    assert part._function.structured_outputs[0].shape == [2]
+    assert part.function.structured_outputs[0].shape == [2]
 
 
 def test_a_part_that_gives_nothing_is_not_called():

@@ -123,15 +123,15 @@ def test_what_no_cotangent_reaches_has_no_gradient():
 
 
 def products(part):
-    if part._function is None:
+    if part.function is None:
         return 0
-    return sum("MatMul" in operation.type for operation in part._function.graph.get_operations())
+    return sum("MatMul" in operation.type for operation in part.function.graph.get_operations())
 
 
 def test_no_product_of_matrices_is_computed_twice():
     """Of three dense layers, of which the first stage has one."""
     pipeline, x = stages_of(chain(), 1), Value(tf.ones((ROWS, 3), tf.float64))
-    parts = [both(pipeline, s, [x])[1]._parts for s in range(2)]
+    parts = [both(pipeline, s, [x])[1].parts for s in range(2)]
     first, second = ([products(p) for p in (each.forward, each.of_inputs, each.of_weights)] for each in parts)
     assert first == [1, 0, 1], "nobody waits for the gradient of the inputs of the first stage"
     assert second == [2, 2, 2]
