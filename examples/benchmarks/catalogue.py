@@ -42,6 +42,8 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Row]]] = {
     "own-steps-transformer": partial(own_steps.rows, "transformer"),
     "executor-1f1b": partial(executor.rows, "1f1b"),
     "executor-gpipe": partial(executor.rows, "gpipe"),
+    "executor-interleaved": partial(executor.rows, "interleaved"),
+    "executor-zb_h1": partial(executor.rows, "zb_h1"),
     "tracing": tracing.rows,
     "planner": planned.rows,
     "checkpoint": checkpoint.rows,

@@ -16,12 +16,15 @@ class Nap(keras.layers.Layer):  # type: ignore[misc]
     Args:
         seconds: Of one nap forward.
         naps: How many a pass takes: as many as the microbatches that it stands for.
+        parted: Whether the backward pass has two naps of equal length, one before the gradient of the input, the other
+            before that of the weight, in place of one nap before both.
     """
 
-    def __init__(self, seconds: float, naps: int = 1, **options: Any) -> None:
+    def __init__(self, seconds: float, naps: int = 1, parted: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self.seconds = seconds
         self.naps = naps
+        self.parted = parted
 
     def build(self, _: Any) -> None:
         """Make the weight."""
@@ -30,16 +33,23 @@ class Nap(keras.layers.Layer):  # type: ignore[misc]
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         config: dict[str, Any] = super().get_config()
-        return config | {"seconds": self.seconds, "naps": self.naps}
+        return config | {"seconds": self.seconds, "naps": self.naps, "parted": self.parted}
 
     def call(self, x: Any) -> Any:
         """Return the inputs, scaled, after the naps."""
 
+        back = self.seconds if self.parted else 2 * self.seconds
+
         @tf.custom_gradient
         def work(value: tf.Tensor) -> Any:
-            return _later(value, self.seconds, self.naps), lambda dy: _later(dy, 2 * self.seconds, self.naps)
+            return _later(value, self.seconds, self.naps), lambda dy: _later(dy, back, self.naps)
 
-        return work(tf.convert_to_tensor(x * self.scale))
+        @tf.custom_gradient
+        def weight(value: tf.Tensor) -> Any:
+            return tf.identity(value), lambda dy: _later(dy, back, self.naps)
+
+        scale = tf.convert_to_tensor(self.scale)
+        return work(tf.convert_to_tensor(x * (weight(scale) if self.parted else scale)))
 
 
 def _later(value: tf.Tensor, seconds: float, naps: int) -> tf.Tensor:

@@ -8,39 +8,46 @@ __all__: list[str] = []
 
 
 def main() -> None:
-    """Build every model, then serve; options: `schedule`, `seconds` of one nap, `cells`: pairs (stages, microbatches).
+    """Build every model, then serve.
 
-    The variants are `"plain K M"` and `"piped K M"`.
+    Options: `seconds` of one nap; `cells`: (schedule, devices, stages on each of them, microbatches); `parted`: the
+    schedules whose backward passes have two naps.
+
+    The variants are `"plain K M"`, K being the number of all stages, and `"SCHEDULE K M"`.
     """
     options = begin()
     import tensorflow as tf
 
-    most = max(stages for stages, _ in options["cells"])
+    most = max(devices for _, devices, _, _ in options["cells"])
     tf.config.threading.set_inter_op_parallelism_threads(4 * most)
     tf.config.threading.set_intra_op_parallelism_threads(1)
     import kparallel
 
     kparallel.virtual_devices(most)
     runs: dict[str, Run] = {}
-    for stages, number in options["cells"]:
-        runs[f"plain {stages} {number}"] = _run(_model(stages, options["seconds"], number), number)
+    for schedule, devices, per_device, number in options["cells"]:
+        stages = devices * per_device
+        plain = f"plain {stages} {number}"
+        if plain not in runs:
+            runs[plain] = _run(_model(stages, options["seconds"], number), number)
         model = kparallel.wrap(
-            _model(stages, options["seconds"], 1),
+            _model(stages, options["seconds"], 1, parted=schedule in options["parted"]),
             replicas=1,
             stages=stages,
             microbatches=number,
-            schedule=options["schedule"],
+            schedule=schedule,
+            devices=[f"CPU:{index}" for index in range(devices)],
         )
-        runs[f"piped {stages} {number}"] = _run(model, number)
+        runs[f"{schedule} {stages} {number}"] = _run(model, number)
     serve(options, runs, {})
 
 
-def _model(stages: int, seconds: float, naps: int) -> Any:
+def _model(stages: int, seconds: float, naps: int, parted: bool = False) -> Any:
     import keras
 
     from examples.benchmarks.nap import Nap
 
-    layers = [Nap(seconds, naps, name=f"stage{index}") for index in range(stages)]
+    layers = [Nap(seconds, naps, parted, name=f"stage{index}") for index in range(stages)]
     return keras.Sequential([keras.Input((1,)), *layers])
 
 

@@ -7,13 +7,15 @@ backward            B ◄── cotangents ◄──── B ◄── cotangent
                     └► gradients of the weights of the stage, added up over the microbatches
 ```
 
+A schedule with `W` splits the last line off: `B` leaves the gradients of the stage's activations, and `W` computes
+those of the weights from them.
+
 Values and cotangents are stored by microbatch, under the number that the model's graph gives the value: stage 2 may
 read a value that stage 0 wrote. Each action runs on its stage's device, after the previous action of the same lane.
 Without this order every schedule would be traced to the same unordered graph, and TensorFlow would run it in any order.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,25 +28,24 @@ from kparallel.engine.replica import Replica
 from kparallel.engine.replica_result import ReplicaResult
 from kparallel.engine.shared_writes import refuse_shared_writes
 from kparallel.engine.sparse_gradients import MicrobatchSlices, accumulated
+from kparallel.engine.split_function import SplitFunction
+from kparallel.engine.stage_call import StageCall, TapedCall
 from kparallel.engine.stage_function import StageFunction
-from kparallel.loss.term import Term, added_term
-from kparallel.schedule.action import FORWARD, Action
-from kparallel.stage.stage import Forward
+from kparallel.loss.term import added_term
+from kparallel.schedule.action import BACKWARD, FORWARD, WEIGHT, Action
 from kparallel.stage.state import RowRange
-from kparallel.stage.value import Value, copied, differentiable, differentiable_leaves, is_differentiable
+from kparallel.stage.value import Value, copied, differentiable, is_differentiable
 
 __all__: list[str] = []
 
 
 @dataclass
 class _SavedForward:
-    """The inputs of one (stage, microbatch) and, unless the forward pass is to be recomputed, its tape and results."""
+    """The inputs of one (stage, microbatch) and, unless it is to be recomputed, the call that can be differentiated."""
 
     inputs: list[Value]
     state: list[Any]
-    tape: tf.GradientTape | None = None
-    outputs: list[Value] | None = None
-    added: list[Term] | None = None
+    call: StageCall | None = None
 
 
 class Executor:
@@ -57,6 +58,8 @@ class Executor:
         row_ranges: The rows of the batch that each microbatch has.
         outputs: Receives the last stage's outputs and returns their cotangents.
         keeps_tape: A predicate: does (stage, microbatch) keep its tape? If not, the backward pass recomputes it.
+        splits: For schedules that split backward passes, one for each stage, None where a stage cannot be split: then
+            `B` computes all gradients.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Executor:
         row_ranges: Sequence[RowRange],
         outputs: OutputStage,
         keeps_tape: Callable[[int, int], bool],
+        splits: Sequence[SplitFunction | None] = (),
     ) -> None:
         self._pipeline = replica.pipeline
         self._devices = replica.stage_devices
@@ -75,6 +79,7 @@ class Executor:
         self._row_ranges = tuple(row_ranges)
         self._outputs = outputs
         self._keeps_tape = keeps_tape
+        self._splits = splits
         self._result = ReplicaResult.before(replica, [rows.count for rows in row_ranges])
         # `[s][v]`: the state with which the stage's next microbatch starts.
         self._state = [list(state) for state in self._result.start]
@@ -82,8 +87,9 @@ class Executor:
         # read it; a cotangent is removed when the stage that wrote the value runs backward.
         self._values: list[dict[int, Value]] = [{} for _ in row_ranges]
         self._cotangents: list[dict[int, Cotangent]] = [{} for _ in row_ranges]
-        # `[s, m]`: from the forward action to the backward action.
+        # `[s, m]`: from the forward action to the backward action, and from `B` to `W` where that is split.
         self._saved: dict[tuple[int, int], _SavedForward] = {}
+        self._half_differentiated: dict[tuple[int, int], StageCall] = {}
         # `[lane]`: a tensor that exists once the lane's previous action is done.
         self._previous: dict[int, list[tf.Tensor]] = {}
 
@@ -98,14 +104,14 @@ class Executor:
         # The inputs are values too: each stage that reads one copies it to its own device.
         for m, x in enumerate(inputs):
             self._values[m].update(self._pipeline.feed(x))
+        run_action = {FORWARD: self._forward, BACKWARD: self._backward, WEIGHT: self._weight}
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         with refuse_shared_writes(replicas * len(self._result.counts)):
             for action in order:
                 if action.microbatch >= len(self._result.counts):
                     continue
                 with tf.name_scope(str(action)):  # `kparallel.trace` recognizes actions in a profile by this name.
-                    run_action = self._forward if action.kind == FORWARD else self._backward
-                    run_action(action.stage, action.microbatch)
+                    run_action[action.kind](action.stage, action.microbatch)
         return self._result
 
     def _forward(self, s: int, m: int) -> None:
@@ -115,7 +121,13 @@ class Executor:
             # them an operation whose inputs are ready would run before the lane's previous action.
             inputs = [self._values[m][number].copied() for number in stage.reads]
             saved = _SavedForward(inputs, stage.state.of_rows(self._state[s], self._row_ranges[m]))
-            forward = self._call(s, m, saved, self._outputs.training and self._keeps_tape(s, m))
+            if self._outputs.training and self._keeps_tape(s, m):
+                saved.call = self._call(s, m, saved)
+                forward, added = saved.call.forward, saved.call.added
+            else:
+                forward = self._functions[s](self._result.weights[s], saved.state, saved.inputs)
+                added = [added_term(value, self._result.counts[m]) for value in forward.added]
+        self._outputs.terms.set_added(s, m, added)
         if self._outputs.training:
             self._saved[s, m] = saved
         if m == 0:
@@ -132,25 +144,23 @@ class Executor:
                 outputs = self._pipeline.fetch(self._values[m])
             self._outputs.take(m, outputs)
 
-    def _call(self, s: int, m: int, saved: _SavedForward, taped: bool) -> Forward:
-        """Call a stage's function on one microbatch, on a tape that is saved, or without one."""
-        with tf.GradientTape(watch_accessed_variables=False) if taped else nullcontext() as tape:
-            if tape is not None:
-                tape.watch([self._result.weights[s], self._received(s, saved)])
-            forward = self._functions[s](self._result.weights[s], saved.state, saved.inputs)
-            added = [added_term(value, self._result.counts[m]) for value in forward.added]
-        self._outputs.terms.set_added(s, m, added)
-        if taped:
-            saved.tape, saved.outputs, saved.added = tape, forward.outputs, added
-        return forward
+    def _call(self, s: int, m: int, saved: _SavedForward) -> StageCall:
+        """Call a stage on one microbatch such that the call can be differentiated."""
+        weights, rows = self._result.weights[s], self._result.counts[m]
+        split = self._splits[s] if self._splits else None
+        if split is not None:
+            return split.call(weights, saved.state, saved.inputs, rows)
+        received = self._received(s, saved)
+        arguments = weights, saved.state, saved.inputs
+        return TapedCall(self._functions[s], self._devices[s], *arguments, received, rows)
 
     def _backward(self, s: int, m: int) -> None:
         """Differentiate one stage's forward pass: cotangents of its outputs in, cotangents of its inputs out.
 
         ```text
         cotangents[m][writes] ─┐
-                               ├─► tape.gradient ─► received ─► cotangents[m][reads]     (earlier stages)
-        factors of add_loss ───┘                └─► weights ──► gradients[s]             (summed over m)
+                               ├─► StageCall ─► received ─► cotangents[m][reads]     (earlier stages)
+        factors of add_loss ───┘            └─► weights ──► gradients[s]             (summed over m; in `W` if split)
         ```
         """
         if s == len(self._devices) - 1:
@@ -158,57 +168,53 @@ class Executor:
             self._add_cotangents(m, self._outputs.cotangents(m))
         saved = self._saved.pop((s, m))
         with tf.device(self._devices[s].name), self._after_previous(s):
-            if saved.tape is None:
+            if saved.call is None:
                 # Recompute from copies, which the control edge delays until after the lane's previous action. From the
                 # same tensors TensorFlow's common-subexpression elimination would merge the recomputation with the
                 # first forward pass, and keep all of its activations.
                 saved.inputs = [value.copied() for value in saved.inputs]
                 saved.state = copied(saved.state)
-                self._call(s, m, saved, taped=True)
-            of_inputs, of_weights = self._differentiate(s, m, saved)
-            of_weights = self._without_overwritten(s, of_weights)
-            # Slices keep the number of rows that they came from: a kind may have to divide them again by microbatch.
-            parts = [_part(gradient, self._result.counts[m]) for gradient in of_weights]
-            self._result.gradients[s] = [
-                accumulated(a, b) for a, b in zip(self._result.gradients[s], parts, strict=True)
-            ]
-            self._finish(s, [gradient for gradient in [*of_inputs, *of_weights] if gradient is not None])
+                saved.call = self._call(s, m, saved)
+                self._outputs.terms.set_added(s, m, saved.call.added)
+            of_inputs = saved.call.input_gradients(*self._upstream(s, m, saved.call))
+            if self._splits:
+                self._half_differentiated[s, m] = saved.call
+                self._finish(s, [*of_inputs, *saved.call.intermediate()])
+            else:
+                self._finish(s, [*of_inputs, *self._add_gradients(s, m, saved.call)])
         self._add_cotangents(m, self._cotangents_of_inputs(s, saved, of_inputs))
 
-    def _differentiate(self, s: int, m: int, saved: _SavedForward) -> tuple[list[Any], list[Any]]:
-        """Return the gradients of `_received`, and of the stage's weights, in one microbatch."""
-        targets, upstream = self._upstream(s, m, saved)
-        sources = [self._received(s, saved), self._result.weights[s]]
-        if not targets or saved.tape is None:
-            return [None] * len(sources[0]), [None] * len(sources[1])
-        with self._devices[s].backward():
-            of_inputs, of_weights = saved.tape.gradient(targets, sources, output_gradients=upstream)
-        return of_inputs, of_weights
+    def _weight(self, s: int, m: int) -> None:
+        """Compute the gradients of one stage's weights, the second part of a split backward pass."""
+        with tf.device(self._devices[s].name), self._after_previous(s):
+            self._finish(s, self._add_gradients(s, m, self._half_differentiated.pop((s, m))))
 
-    def _upstream(self, s: int, m: int, saved: _SavedForward) -> tuple[list[Any], list[Any]]:
-        """Return what the tape differentiates, and the cotangent of each.
+    def _add_gradients(self, s: int, m: int, call: StageCall) -> list[Any]:
+        """Add the gradients of a stage's weights in one microbatch to those of earlier ones, and return them."""
+        of_weights = self._without_overwritten(s, call.weight_gradients())
+        # Slices keep the number of rows that they came from: a kind may have to divide them again by microbatch.
+        parts = [_part(gradient, self._result.counts[m]) for gradient in of_weights]
+        self._result.gradients[s] = [accumulated(a, b) for a, b in zip(self._result.gradients[s], parts, strict=True)]
+        return of_weights
 
-        These are the leaves of the stage's outputs for which a later stage or the loss sent a cotangent, and the
-        stage's `add_loss` terms, whose cotangent is the term's factor in the loss.
+    def _upstream(self, s: int, m: int, call: StageCall) -> tuple[list[Any], list[Any]]:
+        """Return the cotangents of a call's outputs and `add_loss` terms, as `StageCall.input_gradients` takes them.
+
+        A later stage or the loss has sent the cotangents; that of an `add_loss` term is the term's factor in the loss.
         """
-        values, numbers = saved.outputs or [], self._pipeline.stages[s].writes
+        values, numbers = call.forward.outputs, self._pipeline.stages[s].writes
         cotangents = [self._cotangents[m].pop(number, None) for number in numbers]
         # `by_leaf` has the order of `differentiable_leaves`: all tensors of all values, then all logits. A value that
         # nothing differentiable reads has no cotangent, and None in the place of each leaf.
-        leaves = differentiable_leaves(values)
         by_leaf: list[Any] = []
         for attribute in ("tensor", "logits"):
             for value, cotangent in zip(values, cotangents, strict=True):
                 missing = [None] * len(keras.tree.flatten(getattr(value, attribute)))
                 by_leaf += getattr(cotangent, attribute, None) or missing
-        pairs = [(leaf, cotangent) for leaf, cotangent in zip(leaves, by_leaf, strict=True) if cotangent is not None]
         self._result.differentiated[s] = [cotangent is not None for cotangent in by_leaf]
+        factors = zip(call.added, self._outputs.added_factors(s), strict=True)
         # Copied, so that the cotangents too arrive on this device and after the lane's previous action.
-        targets, upstream = [leaf for leaf, _ in pairs], [copied(cotangent) for _, cotangent in pairs]
-        for term, factor in zip(saved.added or [], self._outputs.added_factors(s), strict=True):
-            targets.append(term.numerator)
-            upstream.append(tf.cast(factor, term.numerator.dtype))
-        return targets, upstream
+        return list(map(copied, by_leaf)), [tf.cast(factor, term.numerator.dtype) for term, factor in factors]
 
     def _received(self, s: int, saved: _SavedForward) -> list[Any]:
         """Return the floating tensors that a stage received from earlier stages; the data need no gradient."""

@@ -16,13 +16,15 @@ from kparallel.engine.loss_stage import Factors, LossStage, OutputStage, Predict
 from kparallel.engine.loss_state import LossState
 from kparallel.engine.replica import Replica
 from kparallel.engine.replica_result import ReplicaResult
-from kparallel.engine.stage_function import StageFunction, StageFunctions, stage_function
+from kparallel.engine.split_function import SplitFunction
+from kparallel.engine.stage_function import StageFunction, StageFunctions, is_function, stage_function
 from kparallel.engine.term_table import WeightedTerm
 from kparallel.loss.overridden import refuse_added
 from kparallel.planning.plan import Plan
 from kparallel.schedule import forward_only, gpipe, linear_order
-from kparallel.schedule.action import BACKWARD, Action
+from kparallel.schedule.action import BACKWARD, WEIGHT, Action
 from kparallel.stage.pipeline import Pipeline
+from kparallel.stage.stage import Stage
 from kparallel.stage.state import RowRange
 
 __all__: list[str] = []
@@ -60,6 +62,12 @@ class ForwardBackward:
         self.train_functions, self._test_functions = (
             [make(stage, training) for stage in pipeline.stages] for training in (True, False)
         )
+        # Traced only by an order that splits backward passes. Functions from elsewhere are not cut.
+        self._splits = [self._split(stage, jit) if functions is None else None for stage in pipeline.stages]
+
+    def _split(self, stage: Stage, jit: bool) -> SplitFunction | None:
+        received = [number not in self._pipeline.inputs for number in stage.reads]
+        return SplitFunction(stage, received, jit) if is_function(stage) else None
 
     def run(self, replica: Replica, share: Share, training: bool) -> tuple[ReplicaResult, LossStage]:
         """Compute the losses of a replica's share, and their gradients if training.
@@ -151,7 +159,8 @@ class ForwardBackward:
     ) -> ReplicaResult:
         ranges = [RowRange(part.first, part.count, part.whole) for part in parts]
         keeps_tape = _keeps_tape(self._plan.recompute, len(parts))
-        executor = Executor(replica, functions, self._lanes, ranges, outputs, keeps_tape)
+        splits = self._splits if any(action.kind == WEIGHT for action in order) else ()
+        executor = Executor(replica, functions, self._lanes, ranges, outputs, keeps_tape, splits)
         return executor.run(order, [part.x for part in parts])
 
     def _forward(self) -> Sequence[Action]:

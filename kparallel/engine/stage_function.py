@@ -23,13 +23,11 @@ def stage_function(stage: Stage, training: bool, *, jit: bool, inline: bool) -> 
     Args:
         stage: The stage.
         training: Keras's `training` argument.
-        jit: Whether to compile with XLA if every layer of the stage allows it. A recurrent layer does not: the tensor
-            lists that its loop keeps for the backward pass cannot leave an XLA program.
+        jit: Whether to compile with XLA if every layer of the stage allows it.
         inline: Whether to trace an uncompiled stage into the step's own graph. It pays for a stage that is called once.
 
     Returns:
-        A function from (weights, state, inputs) to `Forward`. A stage with a synchronized BatchNorm is always inline:
-        the layer reduces over the replicas while it runs, which no nested function can.
+        A function from (weights, state, inputs) to `Forward`. A stage that cannot be a function is always inline.
 
     Raises:
         PlanError: When the function is called: the stage reads a variable that belongs to none of its layers.
@@ -38,9 +36,9 @@ def stage_function(stage: Stage, training: bool, *, jit: bool, inline: bool) -> 
     def run(weights: list[Any], state: list[Any], inputs: list[Value]) -> Forward:
         return stage.forward(weights, state, inputs, training)
 
-    if any(getattr(layer, "synchronized", False) for layer in stage.layers):
+    if not is_function(stage):
         return run
-    xla = jit and all(layer.supports_jit and not isinstance(layer, keras.layers.RNN) for layer in stage.layers)
+    xla = jit and compiles(stage)
     if inline and not xla:
         return run
 
@@ -54,14 +52,27 @@ def stage_function(stage: Stage, training: bool, *, jit: bool, inline: bool) -> 
     def call(weights: list[Any], state: list[Any], inputs: list[Value]) -> Forward:
         if not tf.executing_eagerly():
             # Weights and state are arguments, so the traced function should have captured no variable at all.
-            _refuse_foreign(function.get_concrete_function(weights, state, inputs).graph.variables, stage)
+            refuse_foreign(function.get_concrete_function(weights, state, inputs).graph.variables, stage)
         outputs, added, assigned, end = function(weights, state, inputs)
         return Forward(outputs, added, assigned, end, stage.state_rules(training))
 
     return call
 
 
-def _refuse_foreign(variables: Any, stage: Stage) -> None:
+def is_function(stage: Stage) -> bool:
+    """Return whether a stage can be a function: synchronized BatchNorm reduces over the replicas while it runs."""
+    return not any(getattr(layer, "synchronized", False) for layer in stage.layers)
+
+
+def compiles(stage: Stage) -> bool:
+    """Return whether XLA can compile a stage.
+
+    A recurrent layer it cannot: the tensor lists that its loop keeps for the backward pass cannot leave an XLA program.
+    """
+    return all(layer.supports_jit and not isinstance(layer, keras.layers.RNN) for layer in stage.layers)
+
+
+def refuse_foreign(variables: Any, stage: Stage) -> None:
     """Refuse a stage that reads a variable other than its own weights and state.
 
     Raises:

@@ -10,7 +10,7 @@ from kparallel.errors import PlanError
 from kparallel.forecast.configuration import Configuration
 from kparallel.forecast.estimate import Estimate, StepTime
 from kparallel.forecast.placement import Placement, all_reduce, hop, place
-from kparallel.forecast.timing import Timing, kept, lanes_of, timing
+from kparallel.forecast.timing import Timing, kept, lanes_of, splits, timing
 from kparallel.forecast.work import Array, StageWork, Work
 from kparallel.planning.memory import stage_memory
 from kparallel.planning.predict import BACKWARD_COST
@@ -60,7 +60,7 @@ class StepModel:
         rows = self.rows(configuration)
         shape = configuration.schedule, configuration.lanes, configuration.stages
         by_lane = np.zeros(configuration.lanes)
-        flying = kept(*shape, configuration.microbatches)
+        flying, waiting = kept(*shape, configuration.microbatches)
         for stage, lane in enumerate(lanes_of(configuration.schedule, configuration.stages, configuration.lanes)):
             by_lane[lane] += stage_memory(
                 stages.weights[stage],
@@ -72,6 +72,7 @@ class StepModel:
                 stages.frozen[stage],
                 configuration.replicas if configuration.shard else 1,
                 stages.largest[stage],
+                waiting[stage],
             ).total
         return by_lane
 
@@ -83,14 +84,15 @@ class StepModel:
         much of the reduction as it takes itself.
         """
         stages, lanes = self._work.cut(configuration.stages), configuration.lanes
-        forward, backward = self._passes(configuration, stages)
-        both = forward + backward
-        busy = configuration.microbatches * both.reshape(-1, lanes).sum(axis=0)
-        ends = busy + np.concatenate([[0.0], np.cumsum(both[: lanes - 1])])
+        forward, backward, weight = self._passes(configuration, stages)
+        busy = configuration.microbatches * (forward + backward + weight).reshape(-1, lanes).sum(axis=0)
+        # On its way back a microbatch passes beside the gradients of weights, where these are computed apart.
+        way = forward if splits(configuration.schedule) else forward + backward
+        ends = busy + np.concatenate([[0.0], np.cumsum(way[: lanes - 1])])
         group = self._placement(configuration).group
         part = 0.5 if configuration.shard else 1.0
         sums = part * all_reduce(self._work.hardware, group, float(stages.trained[0]))
-        late = max(0.0, sums - float(backward[0]))
+        late = max(0.0, sums - float(weight[0] if splits(configuration.schedule) else backward[0]))
         update = self._work.update(float(self._owned(configuration, stages)[0]), self._slots)
         return max(float(ends.max()), float(ends[0]) + late + update)
 
@@ -136,8 +138,13 @@ class StepModel:
         )
         more = three - two
         limit *= configuration.lanes / configuration.stages
-        flying = kept(configuration.schedule, configuration.lanes, configuration.stages, configuration.microbatches)
-        return np.stack([one <= limit if each == 1 else (each - 2) * more <= limit - two for each in flying])
+        shape = configuration.schedule, configuration.lanes, configuration.stages
+        fits = []
+        for flies, waits in zip(*kept(*shape, configuration.microbatches), strict=True):
+            # Gradients of activations; and activations, which recomputation frees after those of weights only.
+            left = limit - waits * (1 if configuration.recompute == "never" else 2) * activations
+            fits.append(one <= left if flies == 1 else (flies - 2) * more <= left - two)
+        return np.stack(fits)
 
     def estimate(self, configuration: Configuration, stages: StageWork) -> Estimate:
         """Predict a step.
@@ -148,10 +155,10 @@ class StepModel:
         """
         placement = self._placement(configuration)
         delays, occupied = self._transfers(configuration, stages, placement)
-        forward, backward = self._passes(configuration, stages)
+        forward, backward, weight = (of_kind.tolist() for of_kind in self._passes(configuration, stages))
         shape = configuration.schedule, configuration.lanes, configuration.microbatches
-        alone = timing(*shape, forward.tolist(), backward.tolist(), [0.0] * len(delays))
-        linked = timing(*shape, forward.tolist(), backward.tolist(), delays) if any(delays) else alone
+        alone = timing(*shape, forward, backward, [0.0] * len(delays), weight)
+        linked = timing(*shape, forward, backward, delays, weight) if any(delays) else alone
         # A link carries one microbatch after another; where it takes longer than the stages, they wait for it.
         late = max(0.0, configuration.microbatches * max(occupied, default=0.0) - linked.makespan)
         linked = Timing(linked.makespan + late, tuple(end + late for end in linked.ends))
@@ -169,19 +176,23 @@ class StepModel:
         shape = configuration.replicas, configuration.lanes
         return place(self._work.hardware.devices_per_machine, *shape, configuration.neighbors)
 
-    def _passes(self, configuration: Configuration, stages: StageWork) -> tuple[Array, Array]:
-        """Return the seconds of a forward and of a backward pass of each stage, with their start."""
+    def _passes(self, configuration: Configuration, stages: StageWork) -> tuple[Array, Array, Array]:
+        """Return the seconds of a forward pass, a backward pass and its part `W` of each stage, with their start."""
         forward = self._work.stage_forward(stages.starts, self.rows(configuration))
         again = forward * _repeated(configuration)
         start = self._work.hardware.action_start
-        return forward + start, forward * BACKWARD_COST + again + start
+        if not splits(configuration.schedule):
+            return forward + start, forward * BACKWARD_COST + again + start, np.zeros_like(forward)
+        half = forward * BACKWARD_COST / 2
+        return forward + start, half + again + start, half + start
 
     def _terms(self, configuration: Configuration, stages: StageWork, alone: Timing, linked: Timing) -> StepTime:
         """Return what the device that has most to do spends its time with."""
         forward = self._work.stage_forward(stages.starts, self.rows(configuration))
         passes = configuration.microbatches * float(forward.reshape(-1, configuration.lanes).sum(axis=0).max())
         compute, recompute = passes * (1 + BACKWARD_COST), passes * _repeated(configuration)
-        actions = 2 * configuration.microbatches * configuration.stages // configuration.lanes
+        kinds = 3 if splits(configuration.schedule) else 2
+        actions = kinds * configuration.microbatches * configuration.stages // configuration.lanes
         start = actions * self._work.hardware.action_start
         bubble = max(0.0, alone.makespan - compute - recompute - start)
         return StepTime(compute, recompute, start, bubble, linked.makespan - alone.makespan, 0.0, 0.0)
@@ -245,7 +256,8 @@ class StepModel:
             return end
         first = stages.starts[stage]
         last = stages.starts[stage + 1] if stage + 1 < configuration.stages else len(self._work.units)
-        backward = BACKWARD_COST * self._work.forward(self.rows(configuration))[first:last][::-1]
+        cost = BACKWARD_COST / 2 if splits(configuration.schedule) else BACKWARD_COST
+        backward = cost * self._work.forward(self.rows(configuration))[first:last][::-1]
         done = end - backward.sum() + np.cumsum(backward)  # When the gradients of each segment are there, last first.
         waiting = 0.0
         for index, unit in enumerate(reversed(self._work.units[first:last])):

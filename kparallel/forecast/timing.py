@@ -4,7 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from kparallel.schedule import BACKWARD, Action, Programs, in_flight, linear_order, registered
+from kparallel.schedule import (
+    BACKWARD,
+    FORWARD,
+    WEIGHT,
+    Action,
+    Programs,
+    deferred,
+    in_flight,
+    linear_order,
+    registered,
+    splits_backward,
+)
 
 __all__: list[str] = []
 
@@ -15,7 +26,7 @@ class Timing:
 
     Args:
         makespan: Seconds from the first start to the last end.
-        ends: By stage: the seconds until its last backward pass ends.
+        ends: By stage: the seconds until its last backward pass ends, also that of its weights where it is split.
     """
 
     makespan: float
@@ -39,14 +50,14 @@ class _Step:
 
     Args:
         lane, stage: Where it runs.
-        backward: Whether it is a backward pass.
+        kind: That of the action.
         needs: The positions of the actions that it reads from, each with the pair of stages between which its result
             travels, or -1 where both are on one lane.
     """
 
     lane: int
     stage: int
-    backward: bool
+    kind: str
     needs: tuple[tuple[int, int], ...]
 
 
@@ -64,7 +75,7 @@ def _order(schedule: str, stages: int, microbatches: int, lanes: int) -> tuple[_
         _Step(
             lane_of[action.stage],
             action.stage,
-            action.kind == BACKWARD,
+            action.kind,
             tuple((position[need], travels(need, action)) for need in action.needs(stages)),
         )
         for action in order
@@ -78,6 +89,7 @@ def timing(
     forward: Sequence[float],
     backward: Sequence[float],
     transfer: Sequence[float],
+    weight: Sequence[float] = (),
 ) -> Timing:
     """Simulate one step.
 
@@ -91,11 +103,14 @@ def timing(
         forward: Seconds of a forward pass on one microbatch, by stage.
         backward: Seconds of a backward pass, by stage.
         transfer: Seconds between a stage and the next one.
+        weight: Seconds of the part `W` of a backward pass, by stage, for a schedule that splits it.
 
     Example:
         >>> timing("1f1b", 4, 1000, [1.0] * 4, [2.0] * 4, [0.0] * 3).makespan
         3009.0
     """
+
+    seconds = {FORWARD: forward, BACKWARD: backward, WEIGHT: weight}
 
     def simulated(number: int) -> Timing:
         free, ends = [0.0] * lanes, [0.0] * len(forward)
@@ -105,10 +120,10 @@ def timing(
             for need, pair in step.needs:
                 ready = finish[need] + transfer[pair] if pair >= 0 else finish[need]
                 start = max(start, ready)
-            end = start + (backward if step.backward else forward)[step.stage]
+            end = start + seconds[step.kind][step.stage]
             free[step.lane] = end
             finish.append(end)
-            if step.backward:
+            if step.kind != FORWARD:
                 ends[step.stage] = end
         return Timing(max(free), tuple(ends))
 
@@ -124,18 +139,32 @@ def timing(
     return Timing(continued(first.makespan, second.makespan), tuple(map(continued, first.ends, second.ends)))
 
 
+def splits(schedule: str) -> bool:
+    """Return whether a schedule splits its backward passes."""
+    return splits_backward(_programs(schedule, 1, 1, 1))
+
+
 @lru_cache(maxsize=4096)
-def kept(schedule: str, lanes: int, stages: int, microbatches: int) -> tuple[int, ...]:
-    """Return, by stage, the largest number of microbatches that wait for their backward pass.
+def kept(schedule: str, lanes: int, stages: int, microbatches: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return, by stage, how many microbatches wait for their backward pass, and for the gradients of weights alone.
 
     As in `timing`, many microbatches are not simulated: a schedule keeps no more of them, or one more for each.
 
     Example:
-        >>> kept("1f1b", 4, 4, 1000), kept("gpipe", 4, 4, 1000)
-        ((4, 3, 2, 1), (1000, 1000, 1000, 1000))
+        >>> kept("gpipe", 4, 4, 1000), kept("zb_h1", 4, 4, 1000)
+        (((1000, 1000, 1000, 1000), (0, 0, 0, 0)), ((4, 4, 4, 4), (0, 1, 2, 3)))
     """
     few, more = 2 * lanes, 3 * lanes
+
+    def counted(number: int) -> list[tuple[int, ...]]:
+        programs = _programs(schedule, stages, number, lanes)
+        return [in_flight(programs), deferred(programs)]
+
     if microbatches <= more:
-        return in_flight(_programs(schedule, stages, microbatches, lanes))
-    first, second = (in_flight(_programs(schedule, stages, number, lanes)) for number in (few, more))
-    return tuple(b + (b - a) // lanes * (microbatches - more) for a, b in zip(first, second, strict=True))
+        flying, waiting = counted(microbatches)
+        return flying, waiting
+    flying, waiting = (
+        tuple(b + (b - a) // lanes * (microbatches - more) for a, b in zip(*pair, strict=True))
+        for pair in zip(counted(few), counted(more), strict=True)
+    )
+    return flying, waiting

@@ -50,11 +50,13 @@ def stage_memory(
     frozen_bytes: Bytes = 0,
     owners: int = 1,
     largest_bytes: Bytes = 0,
+    deferred: int = 0,
 ) -> Memory:
     """Estimate a stage's memory.
 
     A stage keeps the activations of every microbatch in flight. With recomputation it keeps the inputs of each, and all
     activations of the one that runs backward. `"except_last"` also keeps the activations of the last microbatch.
+    Between the parts of a split backward pass a microbatch has its activations, and gradients of the same size.
 
     Args:
         weight_bytes: The bytes of the stage's weights.
@@ -66,6 +68,7 @@ def stage_memory(
         frozen_bytes: The bytes of those weights that are not trained, and so have no gradient and no slots. Default 0.
         owners: The number of replicas that share the slots out among themselves. Default 1, each has them all.
         largest_bytes: The bytes of the largest weight that is trained. Its slots are not divided. Default 0.
+        deferred: The largest number of microbatches that wait for the gradients of their weights alone. Default 0.
 
     Example:
         >>> stage_memory(100, activation_bytes=50, incoming_bytes=10, in_flight=4)
@@ -73,10 +76,10 @@ def stage_memory(
         >>> stage_memory(100, activation_bytes=50, incoming_bytes=10, in_flight=4, recompute="always").activations
         90
     """
-    activations = in_flight * activation_bytes
+    activations = (in_flight + deferred) * activation_bytes
     if recompute != "never":
-        complete = min(in_flight, 2 if recompute == "except_last" else 1)
-        activations = complete * activation_bytes + in_flight * incoming_bytes
+        complete = min(in_flight, deferred + (2 if recompute == "except_last" else 1))
+        activations = (complete + deferred) * activation_bytes + in_flight * incoming_bytes
     trained = weight_bytes - frozen_bytes
     held = trained / owners if owners > 1 else trained
     if owners > 1:  # At least; where weights differ much in size, the fullest device holds a little more.

@@ -10,7 +10,7 @@ from kparallel.mesh import Mesh
 from kparallel.planning.memory import Memory, stage_memory
 from kparallel.planning.predict import Prediction, even_replicas, predict
 from kparallel.planning.report import report
-from kparallel.schedule import Programs, Schedule, in_flight, programs_for
+from kparallel.schedule import Programs, Schedule, deferred, in_flight, programs_for
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -166,17 +166,18 @@ class Plan:
 
     def memory(self, stage_index: int) -> Memory:
         """Estimate a stage's memory on one device. Without a `batch_size` a microbatch has one row."""
-        group, rows = self.groups[stage_index], self.rows_per_microbatch
+        group, rows, programs = self.groups[stage_index], self.rows_per_microbatch, self.programs()
         return stage_memory(
             group.weight_bytes,
             rows * group.activation_bytes_per_row,
             rows * group.arriving_bytes_per_row,
-            in_flight(self.programs())[stage_index],
+            in_flight(programs)[stage_index],
             self.recompute,
             self.slots,
             group.frozen_bytes,
             self.mesh.replicas if self.shard else 1,
             group.largest_bytes,
+            deferred(programs)[stage_index],
         )
 
     def predict(self) -> Prediction:

@@ -11,10 +11,20 @@ GPU:1          F0 B0 F1 B1 F2 B2
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kparallel.planning.plot_style import IDLE, TEXT_COLOR, color, draw_action, new_figure, rectangle, save, text_color
+from kparallel.planning.plot_style import (
+    IDLE,
+    TEXT_COLOR,
+    color,
+    draw_action,
+    explained,
+    new_figure,
+    rectangle,
+    save,
+    text_color,
+)
 from kparallel.planning.predict import passes
 from kparallel.planning.report import brief, count, format_bytes, schedule_name
-from kparallel.schedule import clock
+from kparallel.schedule import clock, splits_backward
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +49,7 @@ def draw(plan: "Plan", path: str | Path | None = None) -> "Figure":
         ImportError: Matplotlib is not installed.
     """
     lanes = max(plan.lanes) + 1
-    width = _width(plan, lanes)
+    width = _width(plan)
     upper, lower = 2.35 + _ROW * plan.mesh.replicas, 0.45 * lanes
     height = 0.65 + upper + 0.65 + lower + 0.7
     figure = new_figure("Plan.plot", width, height)
@@ -53,9 +63,9 @@ def draw(plan: "Plan", path: str | Path | None = None) -> "Figure":
     return save(figure, path)
 
 
-def _width(plan: "Plan", lanes: int) -> float:
+def _width(plan: "Plan") -> float:
     """Return the width in inches: room for a stage's layer names, and for the labels of a lane's actions."""
-    actions = 2 * plan.microbatches * plan.mesh.stages / lanes
+    actions = max(map(len, plan.programs()))
     return min(20.0, max(9.0, _LEFT + 2.4 * plan.mesh.stages, 0.36 * actions))
 
 
@@ -111,7 +121,7 @@ def _draw_schedule(axes: "Axes", plan: "Plan", width: float) -> None:
     """Draw a lane for each device of a row and a box for each action, to the scale of time."""
     programs = plan.programs()
     shares = [group.share for group in plan.groups]
-    times = clock(programs, *passes(shares, plan.microbatches, plan.recompute))
+    times = clock(programs, *passes(shares, plan.microbatches, plan.recompute, splits_backward(programs)))
     inch = times.makespan / (width - _LEFT - 0.25)
     for lane, program in enumerate(programs):
         axes.add_patch(rectangle(0, lane - 0.42, times.makespan, 0.84, IDLE, 1.0))
@@ -145,6 +155,6 @@ def _caption(plan: "Plan") -> str:
     again = "" if plan.recompute == "never" else f" (which runs it forward again: recompute {plan.recompute})"
     wait = f"grey: the device waits, {prediction.bubble:.0%} of the time; " if prediction.bubble > 0.001 else ""
     return (
-        f"time →   F0: microbatch 0 forward, B0: backward{again}\n"
+        f"time →   {explained(plan.programs())}{again}\n"
         f"{wait}a step takes {prediction.step_time:.2f} of one device's time"
     )

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kparallel.schedule import FORWARD, Action
+from kparallel.schedule import BACKWARD, FORWARD, WEIGHT, Action, Programs, splits_backward
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,6 +16,8 @@ __all__: list[str] = []
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7A6FBE", "#8C8C4A")
 TEXT_COLOR = "#222222"
 IDLE = "#E9E9E9"
+# An earlier stage waits for `B`, which is the darkest; for `W` nobody does.
+_ALPHA = {FORWARD: 0.4, BACKWARD: 0.95, WEIGHT: 0.65}
 
 
 def new_figure(subject: str, width: float, height: float, **options: Any) -> "Figure":
@@ -63,6 +65,12 @@ def rectangle(
     return Rectangle((x, y), width, height, facecolor=color, alpha=alpha, edgecolor="white", linewidth=edge)
 
 
+def explained(programs: Programs) -> str:
+    """Return what the labels of the actions of a schedule mean."""
+    parts = "B0: gradients of inputs, W0: of weights" if splits_backward(programs) else "B0: backward"
+    return f"F0: microbatch 0 forward, {parts}"
+
+
 def draw_action(axes: "Axes", action: Action, start: float, length: float, lane: int, inches: float) -> None:
     """Draw an action as a box on its lane, with its name if that fits.
 
@@ -74,11 +82,11 @@ def draw_action(axes: "Axes", action: Action, start: float, length: float, lane:
         lane: The index of the lane.
         inches: The width of the box on paper.
     """
-    stage_color, forward = color(action.stage), action.kind == FORWARD
+    stage_color, dark = color(action.stage), action.kind == BACKWARD
     axes.add_patch(rectangle(start, lane - 0.42, length, 0.84, "white", 1.0))
-    axes.add_patch(rectangle(start, lane - 0.42, length, 0.84, stage_color, 0.4 if forward else 0.95))
+    axes.add_patch(rectangle(start, lane - 0.42, length, 0.84, stage_color, _ALPHA[action.kind]))
     text = f"{action.kind}{action.microbatch}"
     points = min(9.0, inches * 72 / (0.75 * len(text)))
     if points >= 5:
-        label_color = TEXT_COLOR if forward else text_color(stage_color)
+        label_color = text_color(stage_color) if dark else TEXT_COLOR
         axes.text(start + length / 2, lane, text, ha="center", va="center", fontsize=points, color=label_color)

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from kparallel.schedule import Programs, clock
+from kparallel.schedule import Programs, clock, splits_backward
 
 __all__: list[str] = []
 
 # A backward pass takes about twice the time of a forward pass: it computes the gradients of inputs and of weights.
+# Where it is split, each part takes half of that.
 BACKWARD_COST = 2.0
 # The time that it takes to start an action, as a fraction of the whole model's forward pass on a replica's share.
 # With it the best number of microbatches is about four for each stage, beyond which GPipe's authors found no gain.
@@ -50,19 +51,23 @@ def predict(
     Source of the formula of the bubble, (stages - 1) / (microbatches + stages - 1): Huang et al.,
     https://arxiv.org/abs/1811.06965.
     """
-    times = clock(programs, *passes(shares, microbatches, recompute))
+    times = clock(programs, *passes(shares, microbatches, recompute, splits_backward(programs)))
     one_device = microbatches * (1 + BACKWARD_COST + 2 * ACTION_OVERHEAD)
     return Prediction(times.makespan / (one_device * replicas), times.bubble)
 
 
-def step_time_bound(shares: Sequence[float], microbatches: int, replicas: float, recompute: str) -> float:
+def step_time_bound(
+    shares: Sequence[float], microbatches: int, replicas: float, recompute: str, split: bool = False
+) -> float:
     """Return a lower bound of the step time over all schedules with one stage per lane.
 
     A stage is busy for all microbatches. Before it starts, and after it ends, one microbatch passes through all earlier
-    stages.
+    stages. If backward passes are split, the last way back may lie beside the gradients of the stage's weights.
     """
-    times = [sum(pair) for pair in zip(*passes(shares, microbatches, recompute), strict=True)]
-    longest = max(microbatches * time + sum(times[:stage]) for stage, time in enumerate(times))
+    forward, backward, weight = passes(shares, microbatches, recompute, split)
+    times = [sum(of_stage) for of_stage in zip(forward, backward, weight, strict=True)]
+    back = [0.0] * len(times) if split else backward
+    longest = max(microbatches * t + sum(forward[:stage]) + sum(back[:stage]) for stage, t in enumerate(times))
     return longest / (microbatches * (1 + BACKWARD_COST + 2 * ACTION_OVERHEAD) * replicas)
 
 
@@ -78,17 +83,23 @@ def even_replicas(batch_size: int, replicas: int) -> float:
     return batch_size / ceil(batch_size / replicas)
 
 
-def passes(shares: Sequence[float], microbatches: int, recompute: str = "never") -> tuple[list[float], list[float]]:
-    """Return the times of each stage for a forward and for a backward pass on one microbatch.
+def passes(
+    shares: Sequence[float], microbatches: int, recompute: str = "never", split: bool = False
+) -> tuple[list[float], list[float], list[float]]:
+    """Return the times of each stage for a forward pass, a backward pass and its part `W` on one microbatch.
 
     Args:
         shares: The fraction of the model's cost of each stage.
         microbatches: The number of microbatches.
         recompute: `"never"`, `"always"` or `"except_last"`. The latter saves an equal part in all microbatches.
+        split: Whether backward passes are split. If not, `W` takes no time. Default False.
 
     Returns:
         Times in units of the whole model's forward pass on one microbatch.
     """
     start = ACTION_OVERHEAD * microbatches
     again = {"never": 0.0, "always": 1.0, "except_last": 1 - 1 / microbatches}[recompute]
-    return [share + start for share in shares], [share * (BACKWARD_COST + again) + start for share in shares]
+    parts = 2 if split else 1
+    forward = [share + start for share in shares]
+    backward = [share * (BACKWARD_COST / parts + again) + start for share in shares]
+    return forward, backward, [share * BACKWARD_COST / 2 + start if split else 0.0 for share in shares]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from kparallel.schedule import chart, in_flight
+from kparallel.schedule import chart, in_flight, splits_backward
 
 if TYPE_CHECKING:
     from kparallel.planning.plan import LayerGroup, Plan
@@ -120,7 +120,9 @@ def _layers(plan: "Plan") -> list[str]:
 def _schedule(plan: "Plan") -> list[str]:
     names = list(dict.fromkeys(plan.mesh.rows[0]))
     same = "" if plan.replicas == 1 else ", the same on every replica"
-    return [f"schedule (2F0: stage 2, forward, microbatch 0){same}:", chart(plan.programs(), names)]
+    programs = plan.programs()
+    parts = "; B: gradients of inputs, W: of weights" if splits_backward(programs) else ""
+    return [f"schedule (2F0: stage 2, forward, microbatch 0{parts}){same}:", chart(programs, names)]
 
 
 def _prediction(plan: "Plan") -> list[str]:

@@ -16,7 +16,7 @@ from kparallel.planning.plan import Plan
 from kparallel.planning.predict import even_replicas, predict, step_time_bound
 from kparallel.planning.report import count, format_bytes
 from kparallel.planning.units import Unit, cut_points, incoming_bytes
-from kparallel.schedule import Schedule, in_flight, programs_for
+from kparallel.schedule import Schedule, deferred, in_flight, programs_for, registered, splits_backward
 
 __all__: list[str] = []
 
@@ -135,7 +135,11 @@ class _Search:
         self._activations = _runs([unit.activation_bytes_per_row for unit in units])
         self._incoming = incoming_bytes(units)
         self._free: dict[int, tuple[int, ...]] = {}  # By stages: the best cut without a memory limit.
-        self._flying: dict[tuple[int, int], tuple[int, ...]] = {}  # By (stages, microbatches): in flight, `[stage]`.
+        # By (stages, microbatches): for each stage, what is in flight and what is deferred.
+        self._flying: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        # An own schedule may split its backward passes. The bound of those that do holds for all.
+        named = schedule if isinstance(schedule, str) else None
+        self._split = named is None or splits_backward(registered(named).make(1)(1, 1))
         self._least: dict[Candidate, float] = {}  # Bytes on the fullest device for the best cut.
         allowed = cut_points(units)
         self._possible = (np.triu(np.ones_like(self._weights), 1) > 0) & allowed[:, None] & allowed[None, :]
@@ -178,7 +182,8 @@ class _Search:
         rows = ceil(ceil(self._batch_size / candidate.replicas) / candidate.microbatches)
         shape = candidate.stages, candidate.microbatches
         if shape not in self._flying:
-            self._flying[shape] = in_flight(programs_for(self._schedule, *shape))
+            programs = programs_for(self._schedule, *shape)
+            self._flying[shape] = list(zip(in_flight(programs), deferred(programs), strict=True))
         activations, incoming = rows * self._activations, rows * self._incoming
         tables = [
             stage_memory(
@@ -191,8 +196,9 @@ class _Search:
                 self._frozen,
                 candidate.replicas if self._sharded else 1,
                 self._largest,
+                microbatches_deferred,
             ).total
-            for microbatches_in_flight in self._flying[shape]
+            for microbatches_in_flight, microbatches_deferred in self._flying[shape]
         ]
         return np.where(self._possible, np.stack(tables), np.inf)
 
@@ -229,7 +235,7 @@ class _Search:
         """Return a lower bound of the candidate's time: that of the slowest stage of the best cut without a limit."""
         share = max(self._shares(self._free_starts(candidate.stages)))
         least = [share] + [0.0] * (candidate.stages - 1)
-        return step_time_bound(least, candidate.microbatches, self._speed(candidate), candidate.recompute)
+        return step_time_bound(least, candidate.microbatches, self._speed(candidate), candidate.recompute, self._split)
 
     def _time(self, candidate: Candidate) -> float:
         starts = self._starts(candidate)

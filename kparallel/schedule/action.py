@@ -1,4 +1,13 @@
-"""One action of a schedule: a stage runs forward or backward on a microbatch."""
+"""One action of a schedule: a stage runs forward or backward on a microbatch.
+
+A schedule may split its backward passes in two. `B` then computes the gradients of the stage's inputs, which the
+earlier stage waits for, and `W` those of the weights, which nobody waits for:
+
+```text
+unsplit   2B0 ─► 1B0                              2B0 computes both
+split     2B0 ─► 1B0     2B0 ┄► 2W0               2W0 fits wherever the lane would be idle
+```
+"""
 
 import re
 from collections.abc import Callable
@@ -11,22 +20,24 @@ __all__: list[str] = []
 
 FORWARD = "F"
 BACKWARD = "B"
-KINDS = (FORWARD, BACKWARD)
+WEIGHT = "W"
+KINDS = (FORWARD, BACKWARD, WEIGHT)
 TEXT = rf"(\d+)([{''.join(KINDS)}])(\d+)"  # The printed form, as a regular expression.
 _TEXT = re.compile(TEXT)
 
 
 @dataclass(frozen=True, order=True)
 class Action:
-    """One stage's forward or backward pass on one microbatch; prints as `2F0`.
+    """One stage's forward or backward pass on one microbatch, or a part of the latter; prints as `2F0`.
 
     Args:
         stage: The index of the stage.
-        kind: `"F"` for forward, `"B"` for backward.
+        kind: `"F"` for forward, `"B"` for backward, `"W"` for the gradients of the weights where the backward pass is
+            split: `"B"` is then the gradients of the stage's inputs alone.
         microbatch: The index of the microbatch.
 
     Raises:
-        ScheduleError: An index is negative or the kind is neither `"F"` nor `"B"`.
+        ScheduleError: An index is negative or the kind is none of `"F"`, `"B"` and `"W"`.
 
     Example:
         >>> print(Action(2, "F", 0))
@@ -78,11 +89,23 @@ class Action:
         """
         if self.kind == FORWARD:
             return (Action(self.stage - 1, FORWARD, self.microbatch),) if self.stage else ()
+        if self.kind == WEIGHT:  # It continues from what the same stage's `B` has computed.
+            return (Action(self.stage, BACKWARD, self.microbatch),)
         own = Action(self.stage, FORWARD, self.microbatch)
         return (own, Action(self.stage + 1, BACKWARD, self.microbatch)) if self.stage + 1 < stages else (own,)
 
     def __str__(self) -> str:
         return f"{self.stage}{self.kind}{self.microbatch}"
+
+
+def splits_backward(programs: "Programs") -> bool:
+    """Return whether a schedule computes the gradients of the weights in actions of their own, of the kind `"W"`.
+
+    Example:
+        >>> splits_backward(((Action(0, "F", 0), Action(0, "B", 0)),))
+        False
+    """
+    return any(action.kind == WEIGHT for program in programs for action in program)
 
 
 Program: TypeAlias = tuple[Action, ...]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kparallel.errors import ScheduleError
-from kparallel.schedule.action import FORWARD, Action, Programs
+from kparallel.schedule.action import BACKWARD, FORWARD, WEIGHT, Action, Programs
 
 __all__: list[str] = []
 
@@ -39,6 +39,8 @@ def clock(
     programs: Programs,
     forward: float | Sequence[float] = 1.0,
     backward: float | Sequence[float] = 1.0,
+    weight: float | Sequence[float] = 1.0,
+    *,
     transfer: float = 0.0,
 ) -> Clock:
     """Compute the times of all actions. Each starts as soon as its lane is free and its inputs are there.
@@ -46,7 +48,8 @@ def clock(
     Args:
         programs: One program per lane.
         forward: The time of a forward pass on one microbatch, in any unit: one number, or one per stage. Default 1.
-        backward: The time of a backward pass, likewise. Default 1.
+        backward: The time of a backward pass, likewise; where it is split, of its part `B`. Default 1.
+        weight: The time of the part `W` of a split backward pass, likewise. Default 1.
         transfer: The time between the end of an action and the start of one on another lane that reads its result.
             Default 0.
 
@@ -70,10 +73,11 @@ def clock(
     start: dict[Action, float] = {}
     finish: dict[Action, float] = {}
     free = [0.0] * len(programs)
+    costs = {FORWARD: forward, BACKWARD: backward, WEIGHT: weight}
     for action in order:
         lane = lane_of[action]
         ready = [finish[need] + transfer * (lane_of[need] != lane) for need in action.needs(stages)]
-        cost = forward if action.kind == FORWARD else backward
+        cost = costs[action.kind]
         start[action] = max(free[lane], *ready) if ready else free[lane]
         free[lane] = start[action] + (cost[action.stage] if isinstance(cost, Sequence) else cost)
         finish[action] = free[lane]

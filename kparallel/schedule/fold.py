@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from kparallel.errors import ScheduleError
-from kparallel.schedule.action import FORWARD, Action, Programs
+from kparallel.schedule.action import FORWARD, WEIGHT, Action, Programs
 
 __all__: list[str] = []
 
@@ -13,6 +13,7 @@ def fold(programs: Programs, lane_of_stage: Sequence[int]) -> Programs:
 
     The order comes from a simulation in which every action takes one tick. A free lane runs that one of its stages'
     next actions that became ready first; of several, a backward pass before a forward pass, then the lowest microbatch.
+    Gradients of weights, for which no action waits, come last.
 
     Args:
         programs: One program per stage.
@@ -52,6 +53,6 @@ def fold(programs: Programs, lane_of_stage: Sequence[int]) -> Programs:
     return tuple(tuple(order) for order in folded)
 
 
-def _priority(action: Action, finish: dict[Action, int], stages: int) -> tuple[int, bool, int]:
+def _priority(action: Action, finish: dict[Action, int], stages: int) -> tuple[bool, int, bool, int]:
     ready_since = max((finish[need] for need in action.needs(stages)), default=0)
-    return ready_since, action.kind == FORWARD, action.microbatch
+    return action.kind == WEIGHT, ready_since, action.kind == FORWARD, action.microbatch

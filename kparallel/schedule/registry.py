@@ -9,6 +9,7 @@ from kparallel.schedule.action import Schedule
 from kparallel.schedule.gpipe import gpipe
 from kparallel.schedule.interleaved import interleaved
 from kparallel.schedule.one_f_one_b import one_f_one_b
+from kparallel.schedule.zb_h1 import zb_h1
 
 __all__: list[str] = []
 
@@ -35,6 +36,7 @@ SCHEDULES = {
     "1f1b": NamedSchedule(lambda lanes: one_f_one_b),
     "gpipe": NamedSchedule(lambda lanes: gpipe),
     "interleaved": NamedSchedule(interleaved, dealt=True),
+    "zb_h1": NamedSchedule(lambda lanes: zb_h1),
 }
 
 

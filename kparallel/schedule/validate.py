@@ -3,7 +3,7 @@
 from collections import Counter
 
 from kparallel.errors import ScheduleError
-from kparallel.schedule.action import BACKWARD, FORWARD, Action, Programs
+from kparallel.schedule.action import BACKWARD, FORWARD, WEIGHT, Action, Programs, splits_backward
 from kparallel.schedule.chart import marked
 from kparallel.schedule.clock import progress
 
@@ -15,9 +15,10 @@ def check(programs: Programs, stages: int, microbatches: int, *, backward: bool 
 
     The laws:
 
-    1. Every action of every stage and microbatch occurs once.
+    1. Every action of every stage and microbatch occurs once. If one backward pass is split by a `W`, all are.
     2. All actions of a stage are on one lane.
-    3. No lane waits forever. `F(s, m)` reads `F(s - 1, m)`; `B(s, m)` reads `F(s, m)` and `B(s + 1, m)`.
+    3. No lane waits forever. `F(s, m)` reads `F(s - 1, m)`; `B(s, m)` reads `F(s, m)` and `B(s + 1, m)`;
+       `W(s, m)` reads `B(s, m)`. The weights change after all programs have ended, so after every `W`.
 
     Args:
         programs: One program per lane.
@@ -32,12 +33,19 @@ def check(programs: Programs, stages: int, microbatches: int, *, backward: bool 
         >>> from kparallel.schedule.one_f_one_b import one_f_one_b
         >>> check(one_f_one_b(4, 8), stages=4, microbatches=8)
     """
-    kinds = (FORWARD, BACKWARD) if backward else (FORWARD,)
+    kinds: tuple[str, ...] = (FORWARD, BACKWARD) if backward else (FORWARD,)
+    if backward and splits_backward(programs):
+        kinds = (*kinds, WEIGHT)
     _known(programs, stages, microbatches, kinds)
     _once(programs)
     _one_lane(programs)
     _complete(programs, stages, microbatches, kinds)
     _ends(programs)
+
+
+def _told(kinds: tuple[str, ...]) -> str:
+    """Return `F`, `F and B` or `F, B and W`."""
+    return " and ".join([", ".join(kinds[:-1]), kinds[-1]] if len(kinds) > 1 else kinds)
 
 
 def _refuse(text: str, programs: Programs, lane: int, position: int) -> ScheduleError:
@@ -48,9 +56,7 @@ def _known(programs: Programs, stages: int, microbatches: int, kinds: tuple[str,
     for lane, program in enumerate(programs):
         for position, action in enumerate(program):
             if action.stage >= stages or action.microbatch >= microbatches or action.kind not in kinds:
-                expected = (
-                    f"stages 0 to {stages - 1}, microbatches 0 to {microbatches - 1} and kinds {' and '.join(kinds)}"
-                )
+                expected = f"stages 0 to {stages - 1}, microbatches 0 to {microbatches - 1} and kinds {_told(kinds)}"
                 raise _refuse(f"Unknown action {action}: expected {expected}.", programs, lane, position)
 
 
@@ -78,7 +84,7 @@ def _complete(programs: Programs, stages: int, microbatches: int, kinds: tuple[s
     every = (Action(stage, kind, m) for stage in range(stages) for kind in kinds for m in range(microbatches))
     missing = next((action for action in every if action not in present), None)
     if missing is not None:
-        text = f"Action {missing} is missing: expected every stage to run {' and '.join(kinds)} on every microbatch."
+        text = f"Action {missing} is missing: expected every stage to run {_told(kinds)} on every microbatch."
         if not programs:
             raise ScheduleError(text)
         lane = home.get(missing.stage, len(programs) - 1)

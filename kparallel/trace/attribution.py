@@ -3,6 +3,7 @@
 ```text
 0F3/PartitionedCall/dense/MatMul                      replica 0, action 0F3
 gradient_tape/replica_1/1F0/mul/Mul                   replica 1, action 1B0: a tape names after the forward operation
+1W0/PartitionedCall/gradient_tape/dense/MatMul        replica 0, action 1W0: a part of a split backward pass is called
 replica_1/reduce0/Identity, replica_1/update/adam/…   replica 1, reduction of stage 0, update
 update_function/adam/Sub_3                              a function's own: its call, replica_1/update/…, lasts as long
 sharded_update/adam/update_1_5/Sub_3                  all replicas, each of which updates a part of the weights

@@ -6,7 +6,7 @@ Source: Trace Event Format, https://docs.google.com/document/d/1CvAClvFfyA5R-PhY
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from kparallel.schedule import FORWARD
+from kparallel.schedule import BACKWARD, FORWARD, WEIGHT
 from kparallel.trace.events import RecordedStep
 from kparallel.trace.intervals import Span
 from kparallel.trace.lanes import LaneStep
@@ -14,6 +14,7 @@ from kparallel.trace.lanes import LaneStep
 __all__: list[str] = []
 
 _HOST = 0
+_KINDS = {FORWARD: "forward", BACKWARD: "backward", WEIGHT: "weight gradients"}
 _ROWS = ("actions", "reduction", "update", "other")
 
 
@@ -44,9 +45,8 @@ def chrome(steps: Sequence[RecordedStep], laid: Sequence[Sequence[LaneStep]]) ->
 
 def _lane_slices(lane: LaneStep, origin: float, process: int, args: dict[str, Any]) -> Iterable[dict[str, Any]]:
     for action, span in sorted(lane.slices.items(), key=lambda item: item[1]):
-        kind = "forward" if action.kind == FORWARD else "backward"
         more = {"stage": action.stage, "microbatch": action.microbatch, "replica": lane.lane.replica}
-        yield _slice(str(action), kind, span, origin, process, 0, args | more)
+        yield _slice(str(action), _KINDS[action.kind], span, origin, process, 0, args | more)
     for thread, name in enumerate(_ROWS[1:], start=1):
         spans: list[Span] = getattr(lane, name)
         if spans and name != "other":  # From the first operation to the last: what is between waits for the rest.

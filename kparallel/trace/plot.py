@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kparallel.planning.plot_style import IDLE, TEXT_COLOR, draw_action, new_figure, rectangle, save
+from kparallel.planning.plot_style import IDLE, TEXT_COLOR, draw_action, explained, new_figure, rectangle, save
 from kparallel.trace.events import RecordedStep
 from kparallel.trace.intervals import Span, union
 from kparallel.trace.lanes import LaneStep, programs_of
@@ -65,7 +65,7 @@ def draw(
             spine.set_visible(False)
     top.set_xticks([])
     bottom.set_xlabel("milliseconds from the step's start", loc="right", fontsize=9, color=TEXT_COLOR)
-    _legend(figure, width, height)
+    _legend(figure, width, height, explained(programs))
     return save(figure, path)
 
 
@@ -121,8 +121,8 @@ def _measured(axes: "Axes", summary: Summary, step: RecordedStep, lanes: Sequenc
     axes.set_title(f"measured{note}", loc="left", fontsize=11, color=TEXT_COLOR, pad=5)
 
 
-def _legend(figure: "Figure", width: float, height: float) -> None:
-    """Draw a legend of the colours at the bottom."""
+def _legend(figure: "Figure", width: float, height: float, labels: str) -> None:
+    """Draw a legend of the colours, and what the labels of actions mean, at the bottom."""
     from matplotlib.patches import Patch
 
     texts = {
@@ -135,5 +135,5 @@ def _legend(figure: "Figure", width: float, height: float) -> None:
     patches = [Patch(facecolor=color, edgecolor="#BBBBBB", label=text) for color, text in texts.items()]
     place = ((_LEFT - 0.1) / width, 0.08 / height)
     figure.legend(handles=patches, loc="lower left", bbox_to_anchor=place, ncols=5, frameon=False, fontsize=9)
-    note = "F0: microbatch 0 forward, B0: backward; the colour is the stage's"
+    note = f"{labels}; the colour is the stage's"
     figure.text(_LEFT / width, 0.5 / height, note, fontsize=9, color=TEXT_COLOR)

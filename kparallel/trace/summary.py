@@ -8,7 +8,7 @@ from statistics import fmean
 from kparallel.planning.plan import Plan
 from kparallel.planning.predict import passes
 from kparallel.planning.report import brief, count, schedule_name
-from kparallel.schedule import BACKWARD, FORWARD, Clock, clock
+from kparallel.schedule import BACKWARD, FORWARD, WEIGHT, Clock, clock, splits_backward
 from kparallel.trace.breakdown import Breakdown, attribute_time, average
 from kparallel.trace.events import RecordedStep
 from kparallel.trace.lanes import LaneStep, programs_of
@@ -43,7 +43,8 @@ class Summary:
         bubble_planned: The bubble in a simulation with the plan's costs.
         bubble_of_stages: The bubble in a simulation with the measured times of the stages.
         forward: `[s]`: the mean time of a forward action, in seconds; 0 if none was recorded.
-        backward: `[s]`: the mean time of a backward action, likewise.
+        backward: `[s]`: the mean time of a backward action, likewise; where it is split, of its part `B`.
+        weight: `[s]`: the mean time of the part `W` of a split backward pass, likewise.
         devices: The number of devices of this worker.
         cores: The number of cores that they share, or None if each device computes by itself.
         threads: The number of threads of one operation.
@@ -58,6 +59,7 @@ class Summary:
     bubble_of_stages: float
     forward: tuple[float, ...]
     backward: tuple[float, ...]
+    weight: tuple[float, ...]
     devices: int
     cores: int | None
     threads: int
@@ -71,8 +73,8 @@ class Summary:
     @property
     def stage_times(self) -> tuple[float, ...]:
         """`[s]`: the time that each stage computes in a step on one replica, in seconds."""
-        pairs = zip(self.forward, self.backward, strict=True)
-        return tuple(self.plan.microbatches * (forward + backward) for forward, backward in pairs)
+        by_stage = zip(self.forward, self.backward, self.weight, strict=True)
+        return tuple(self.plan.microbatches * sum(times) for times in by_stage)
 
     @property
     def slowest(self) -> int:
@@ -113,21 +115,23 @@ def summarize(
         for s, lanes in zip(steps, laid, strict=True)
         for lane in lanes
     ]
-    forward, backward = _stage_times(laid, number)
+    measured = _stage_times(laid, number)
     shares = [group.share for group in plan.groups] if number > 1 else [1.0]
-    costs = passes(shares, plan.microbatches, plan.recompute)
-    total = sum(forward) + sum(backward)
-    scale = total / (sum(costs[0]) + sum(costs[1]))
-    planned = clock(programs, [f * scale for f in costs[0]], [b * scale for b in costs[1]])
+    forward, backward, weight = map(tuple, measured)
+    costs = passes(shares, plan.microbatches, plan.recompute, splits_backward(programs))
+    total = sum(map(sum, measured))
+    scale = total / sum(map(sum, costs))
+    planned = clock(programs, *([time * scale for time in of_kind] for of_kind in costs))
     return Summary(
         plan,
         tuple(step.end - step.start for step in steps),
         average(parts),
         fmean(_bubble(lanes) for lanes in laid),
         planned.bubble,
-        clock(programs, forward, backward).bubble if total else 0.0,
-        tuple(forward),
-        tuple(backward),
+        clock(programs, *measured).bubble if total else 0.0,
+        forward,
+        backward,
+        weight,
         devices,
         machine.cores,
         machine.threads,
@@ -135,14 +139,13 @@ def summarize(
     )
 
 
-def _stage_times(laid: Sequence[Sequence[LaneStep]], stages: int) -> tuple[list[float], list[float]]:
-    """Return the mean times of a forward and of a backward action of each stage."""
+def _stage_times(laid: Sequence[Sequence[LaneStep]], stages: int) -> list[list[float]]:
+    """Return the mean times of each stage's actions, `[kind][s]`: forward, backward, weight; 0 if there are none."""
     times: dict[tuple[int, str], list[float]] = defaultdict(list)
     for lane in (lane for lanes in laid for lane in lanes):
         for action, (start, end) in lane.slices.items():
             times[action.stage, action.kind].append(end - start)
-    forward = [fmean(times.get((stage, FORWARD), [0.0])) for stage in range(stages)]
-    return forward, [fmean(times.get((stage, BACKWARD), [0.0])) for stage in range(stages)]
+    return [[fmean(times.get((stage, kind), [0.0])) for stage in range(stages)] for kind in (FORWARD, BACKWARD, WEIGHT)]
 
 
 def _bubble(lanes: Sequence[LaneStep]) -> float:

@@ -31,7 +31,7 @@ def test_a_schedule_of_the_users_own():
         (lambda s, m: "0F0", "received '0F0'"),
         (lambda s, m: ["0F0"], "received the lane '0F0'"),
         (lambda s, m: [[3]], "received the action 3"),
-        (lambda s, m: [["0W0"]], "received '0W0'"),
+        (lambda s, m: [["0X0"]], "received '0X0'"),
         (lambda s, m: [], "Action 0F0 is missing"),
     ]:
         with pytest.raises(ScheduleError, match=text):

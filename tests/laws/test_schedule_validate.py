@@ -7,6 +7,7 @@ from kparallel.schedule import (
     Action,
     check,
     one_f_one_b,
+    zb_h1,
 )
 
 
@@ -64,6 +65,22 @@ lane 0  0F0 0F1 0B0 0B1
 lane 1  1F0 1B1 1F1 1B0
             ^^^ <-- here""",
     ),
+    "one backward pass that is not split": (
+        read("0F0 0F1 0B0 0W0 0B1 0W1", "1F0 1B0 1W0 1F1 1B1"),
+        """
+Action 1W1 is missing: expected every stage to run F, B and W on every microbatch.
+lane 0  0F0 0F1 0B0 0W0 0B1 0W1
+lane 1  1F0 1B0 1W0 1F1 1B1
+                            ^^^ <-- here""",
+    ),
+    "gradients of weights before those of inputs": (
+        read("0F0 0F1 0B0 0W0 0B1 0W1", "1F0 1W0 1B0 1F1 1B1 1W1"),
+        """
+The order waits for itself: 1W0 on lane 1 waits for 1B0, which comes later on lane 1.
+lane 0  0F0 0F1 0B0 0W0 0B1 0W1
+lane 1  1F0 1W0 1B0 1F1 1B1 1W1
+            ^^^ <-- here""",
+    ),
     "deadlock between lanes": (
         read("0F0 0B0 0F1 0B1", "1F0 1F1 1B0 1B1"),
         """
@@ -84,8 +101,9 @@ def test_a_broken_schedule_is_refused_with_a_mark(case):
     assert str(error.value) == text.strip("\n")
 
 
-def test_every_dropped_or_doubled_action_is_refused():
-    good = one_f_one_b(3, 4)
+@pytest.mark.parametrize("schedule", [one_f_one_b, zb_h1])
+def test_every_dropped_or_doubled_action_is_refused(schedule):
+    good = schedule(3, 4)
     for lane, program in enumerate(good):
         for at in range(len(program)):
             for changed in (program[:at] + program[at + 1 :], (*program, program[at])):

@@ -10,9 +10,10 @@ from kparallel.engine.executor import Executor
 from kparallel.engine.loss_stage import Factors, LossStage
 from kparallel.engine.loss_state import LossState
 from kparallel.engine.replica import Replica
+from kparallel.engine.split_function import SplitFunction
 from kparallel.engine.stage_function import stage_function
 from kparallel.loss.term import row_mean
-from kparallel.schedule import gpipe, linear_order, one_f_one_b
+from kparallel.schedule import gpipe, linear_order, one_f_one_b, splits_backward, zb_h1
 from kparallel.stage.graph import open_graph
 from kparallel.stage.pipeline import cut_into_stages
 from kparallel.stage.state import RowRange
@@ -55,7 +56,9 @@ def traced(programs, called=False):
         row_ranges = [RowRange(2 * m, 2, 2 * MICROBATCHES) for m in range(MICROBATCHES)]
         devices = ("CPU:0", "CPU:1", "CPU:2")
         replica = Replica(0, pipeline, devices, (SingleReplica(),) * 3, 1, MICROBATCHES, None)
-        executor = Executor(replica, calls, [0, 1, 2], row_ranges, loss_stage, lambda s, m: True)
+        splits = [SplitFunction(stage, [s > 0], jit=False) for s, stage in enumerate(pipeline.stages)]
+        options = [splits] if splits_backward(programs) else []
+        executor = Executor(replica, calls, [0, 1, 2], row_ranges, loss_stage, lambda s, m: True, *options)
         return executor.run(linear_order(programs), [part.x for part in rows]).gradients
 
     return tf.function(work, autograph=False).get_concrete_function(tf.TensorSpec([6, 2])).graph
@@ -116,3 +119,19 @@ def test_no_action_waits_for_a_call_that_is_inlined():
             assert own and any(call.name.startswith(f"{before}/") for call in ancestors(own)), (
                 f"{after} not after {before}"
             )
+
+
+def test_the_parts_of_a_split_backward_pass_keep_the_order_too():
+    programs = zb_h1(3, MICROBATCHES)
+    graph = traced(programs, called=True)
+    calls = {operation for operation in graph.get_operations() if "PartitionedCall" in operation.type}
+    of_action = {str(a): {c for c in calls if c.name.startswith(f"{a}/")} for program in programs for a in program}
+    # No earlier stage waits for the first one's gradients of inputs: `W` computes all that it has.
+    assert {action for action, own in of_action.items() if not own} == {f"0B{m}" for m in range(MICROBATCHES)}
+    assert all(len(own) == 1 for action, own in of_action.items() if not action.startswith("0B"))
+    for program in programs:
+        order = [str(action) for action in program if of_action[str(action)]]
+        for before, after in zip(order, order[1:], strict=False):
+            assert ancestors(of_action[after]) & of_action[before], f"{after} not after {before}"
+    # Nobody waits for a `W` but its own lane.
+    assert not {a.name for a in ancestors(of_action["0W2"]) if a.name.startswith("2W")}

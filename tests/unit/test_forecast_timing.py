@@ -5,7 +5,7 @@ import random
 import pytest
 
 from kparallel.forecast.timing import kept, lanes_of, timing
-from kparallel.schedule import BACKWARD, SCHEDULES, clock, in_flight, registered
+from kparallel.schedule import FORWARD, SCHEDULES, clock, deferred, in_flight, registered
 
 
 def programs(schedule, lanes, stages, microbatches):
@@ -18,20 +18,21 @@ SHAPES = [(name, lanes, lanes * (2 if SCHEDULES[name].dealt else 1)) for name in
 @pytest.mark.parametrize("schedule, lanes, stages", SHAPES)
 def test_it_equals_the_clock(schedule, lanes, stages):
     source = random.Random(lanes)
-    forward, backward = ([source.uniform(1, 2) for _ in range(stages)] for _ in range(2))
+    forward, backward, weight = ([source.uniform(1, 2) for _ in range(stages)] for _ in range(3))
     for rounds in (1, 2, 3, 7, 12):
         microbatches = rounds * lanes
-        told = timing(schedule, lanes, microbatches, forward, backward, [0.5] * (stages - 1))
-        times = clock(programs(schedule, lanes, stages, microbatches), forward, backward, 0.5)
-        ends = [max(times.finish[a] for a in times.finish if (a.stage, a.kind) == (s, BACKWARD)) for s in range(stages)]
+        told = timing(schedule, lanes, microbatches, forward, backward, [0.5] * (stages - 1), weight)
+        made = programs(schedule, lanes, stages, microbatches)
+        times = clock(made, forward, backward, weight, transfer=0.5)
+        ends = [max(times.finish[a] for a in times.finish if a.stage == s and a.kind != FORWARD) for s in range(stages)]
         assert told.makespan == pytest.approx(times.makespan, rel=0.02 if rounds > 6 else 1e-12)
         assert told.ends == pytest.approx(ends, rel=0.02 if rounds > 6 else 1e-12)
-        assert kept(schedule, lanes, stages, microbatches) == in_flight(programs(schedule, lanes, stages, microbatches))
+        assert kept(schedule, lanes, stages, microbatches) == (in_flight(made), deferred(made))
 
 
 def test_many_equal_microbatches_are_continued_exactly():
     for schedule, lanes, stages in SHAPES:
-        told = timing(schedule, lanes, 60, [1.0] * stages, [2.0] * stages, [0.0] * (stages - 1))
+        told = timing(schedule, lanes, 60, [1.0] * stages, [2.0] * stages, [0.0] * (stages - 1), [1.0] * stages)
         assert told.makespan == pytest.approx(clock(programs(schedule, lanes, stages, 60), 1, 2).makespan, rel=1e-12)
 
 

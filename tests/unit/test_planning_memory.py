@@ -22,6 +22,9 @@ def test_memory_of_a_stage():
             assert (never.total, never.activations) == (400 + held * 50, held * 50)
             assert stage_memory(100, 50, 10, held, "always").activations == held * 10 + 50
             assert stage_memory(100, 50, 10, held, "except_last").activations == held * 10 + 50 * min(held, 2)
+    # Two of four microbatches wait for the gradients of their weights, with gradients as large as their activations.
+    assert stage_memory(100, 50, 10, 4, deferred=2).activations == 4 * 50 + 2 * 50
+    assert stage_memory(100, 50, 10, 4, "always", deferred=2).activations == 4 * 10 + 3 * 50 + 2 * 50
     assert stage_memory(100, 0, 0, 1, slots=0).total == 200
     assert stage_memory(100, 0, 0, 1, slots=2, frozen_bytes=60).total == 100 + 40 + 80
 

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from kparallel.planning.predict import predict, step_time_bound
-from kparallel.schedule import gpipe, one_f_one_b
+from kparallel.schedule import gpipe, one_f_one_b, zb_h1
 
 
 def test_predicted_time():
@@ -28,3 +28,11 @@ def test_no_schedule_beats_the_bound():
         for policy in ("never", "always", "except_last"):
             told = predict(shares, one_f_one_b(stages, microbatches), microbatches, 2, policy)
             assert step_time_bound(shares, microbatches, 2, policy) <= told.step_time * (1 + 1e-12)
+            told = predict(shares, zb_h1(stages, microbatches), microbatches, 2, policy)
+            assert step_time_bound(shares, microbatches, 2, policy, split=True) <= told.step_time * (1 + 1e-12)
+
+
+def test_a_split_backward_pass_takes_the_same_time_in_two_parts():
+    for stages, microbatches in ((4, 4), (4, 8), (8, 8)):
+        told = predict([1 / stages] * stages, zb_h1(stages, microbatches), microbatches)
+        assert told.bubble == pytest.approx(1 - 3 * microbatches / (3 * microbatches + stages - 1), abs=1e-12)

@@ -1,0 +1,256 @@
+"""A stage whose backward pass is split: three functions, cut out of one trace of its forward and backward pass.
+
+```text
+weights, state, inputs ─► forward ─► outputs          F
+                             │ saved activations
+cotangents of outputs ─► of inputs ─► gradients       B: what the gradients of the inputs depend on
+                             │ gradients of activations
+                         of weights ─► gradients      W: what only the gradients of the weights depend on
+```
+
+No operation occurs in two of the functions, but for constants. A persistent tape that is asked for the gradients of
+inputs first, and of weights later, computes those of the activations twice: four products of matrices for each dense
+layer in place of three. It also gives the results of a stage that is one function by one call, which no order can
+part. A tape for each layer's call would have to open every layer that is made of others, such as attention.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import tensorflow as tf
+
+from kparallel.compat.functions import traced
+from kparallel.engine.graph_part import TracedGraph, ancestors
+from kparallel.engine.stage_call import StageCall
+from kparallel.engine.stage_function import compiles, refuse_foreign
+from kparallel.loss.term import added_term
+from kparallel.stage.stage import Forward, Stage
+from kparallel.stage.value import Value, differentiable, differentiable_leaves, is_differentiable
+
+__all__: list[str] = []
+
+
+class SplitFunction:
+    """Runs a stage forward such that its backward pass has two parts.
+
+    Args:
+        stage: The stage.
+        received: For each value that the stage reads, whether an earlier stage computed it.
+        jit: Whether to compile with XLA if every layer of the stage allows it.
+    """
+
+    def __init__(self, stage: Stage, received: Sequence[bool], jit: bool) -> None:
+        self._stage = stage
+        self._received = tuple(received)
+        self._jit = jit and compiles(stage)
+        self._trace = traced(self._joint, jit_compile=self._jit or None)
+        # By the traced graph: its tensors while it is traced, its parts from then on.
+        self._joints: dict[Any, _Joint] = {}
+        self._parts: dict[Any, _Parts] = {}
+
+    def call(self, weights: list[Any], state: list[Any], inputs: list[Value], rows: int) -> "SplitCall":
+        """Run the stage forward.
+
+        Args:
+            weights, state, inputs: As of `Stage.forward`.
+            rows: The number of rows of the microbatch.
+        """
+        function = self._trace.get_concrete_function(weights, state, inputs)
+        graph = function.graph
+        if graph not in self._parts:
+            refuse_foreign(graph.variables, self._stage)
+            self._parts[graph] = _Parts(function, self._joints.pop(graph), self._jit)
+        parts = self._parts[graph]
+        arguments = _tensors((weights, state, inputs))
+        values = {inside.name: value for inside, value in zip(parts.joint.arguments, arguments, strict=True)}
+        values |= {inside.name: value for value, inside in parts.captures}
+        values |= parts.forward(values)
+        return SplitCall(parts, values, self._stage.state_rules(True), rows)
+
+    def _joint(self, weights: list[Any], state: list[Any], inputs: list[Value]) -> None:
+        """Trace both passes. The parts are cut out of this graph, which itself is never run."""
+        graph = tf.compat.v1.get_default_graph()
+        received = differentiable(
+            [v.tensor for v, is_received in zip(inputs, self._received, strict=True) if is_received]
+        )
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([received, weights])
+            forward = _symbolic(self._stage.forward(weights, state, inputs, True))
+        stateful = [operation for operation in graph.get_operations() if operation.op_def.is_stateful]
+        leaves = [*differentiable_leaves(forward.outputs), *forward.added]
+        upstream = [_placeholder(leaf) if is_differentiable(leaf) else None for leaf in leaves]
+        pairs = [(leaf, each) for leaf, each in zip(leaves, upstream, strict=True) if each is not None]
+        of_inputs, of_weights = tape.gradient(
+            [leaf for leaf, _ in pairs], [received, weights], output_gradients=[each for _, each in pairs]
+        )
+        of_inputs = [None if gradient is None else tf.convert_to_tensor(gradient) for gradient in of_inputs]
+        arguments = _tensors((weights, state, inputs))
+        self._joints[graph] = _Joint(arguments, forward, stateful, upstream, of_inputs, of_weights)
+
+
+@dataclass(frozen=True)
+class _Joint:
+    """The tensors of a graph that has both passes.
+
+    Args:
+        arguments: The tensors among weights, state and inputs.
+        forward: The result of the forward pass.
+        stateful: The operations of the forward pass that do something beside their results, such as assertions.
+        upstream: Placeholders for the cotangents of the leaves of the outputs, then of the added losses.
+        of_inputs, of_weights: The gradients.
+    """
+
+    arguments: list[tf.Tensor]
+    forward: Forward
+    stateful: list[tf.Operation]
+    upstream: list[tf.Tensor | None]
+    of_inputs: list[tf.Tensor | None]
+    of_weights: list[Any]
+
+
+class _Parts:
+    """The three parts of a graph.
+
+    Args:
+        function: The traced function; it keeps alive the functions that its graph calls.
+        joint: Its tensors.
+        jit: Whether to compile the parts with XLA.
+    """
+
+    def __init__(self, function: Any, joint: _Joint, jit: bool) -> None:
+        self._function = function
+        self.joint = joint
+        graph, captured = function.graph, function.captured_inputs
+        self.captures = list(zip(captured, function.inputs[len(function.inputs) - len(captured) :], strict=True))
+        upstream = [tensor for tensor in joint.upstream if tensor is not None]
+        given = {tensor.op for tensor in [*function.inputs, *upstream]}
+        of_inputs, of_weights = _tensors(joint.of_inputs), _tensors(joint.of_weights)
+        results = _tensors(_returned(joint.forward))
+        traced_graph = TracedGraph(graph)
+        self.constant = traced_graph.constants
+        self.forward_pass = given | ancestors(results, given)
+        for operation in joint.stateful:
+            self.forward_pass |= {operation} | ancestors(operation.inputs, given)
+        # A constant is in every part that reads it, and handed over by none.
+        first = self.forward_pass | self.constant
+        of_input = ancestors(of_inputs, first)
+        of_weight = ancestors(of_weights, first | of_input)
+        # What a later part reads of an earlier one, or returns for it.
+        read = [*of_inputs, *of_weights, *(t for each in of_input | of_weight for t in each.inputs)]
+        saved = [tensor for tensor in read if tensor.op in self.forward_pass - given - self.constant]
+        handed = [*of_weights, *(tensor for each in of_weight for tensor in each.inputs)]
+        inner = [tensor for tensor in handed if tensor.op in of_input]
+        own = [tensor for tensor in of_inputs if tensor.op in of_input | self.constant]
+        gives = [tensor for tensor in [*results, *saved] if tensor.op not in given]
+        self.forward = traced_graph.part(self.forward_pass - given, gives, jit)
+        self.of_inputs = traced_graph.part(of_input, [*own, *inner], jit)
+        last = [tensor for tensor in of_weights if tensor.op in of_weight | self.constant]
+        self.of_weights = traced_graph.part(of_weight, last, jit)
+
+    def depends_on(self, gradient: Any, leaves: set[str]) -> bool:
+        """Return whether a gradient depends on a cotangent.
+
+        Args:
+            gradient: A gradient of the graph.
+            leaves: The names of the placeholders of the cotangents that there are.
+        """
+        before = ancestors(_tensors(gradient), self.constant)
+        return any(operation.outputs and operation.outputs[0].name in leaves for operation in before)
+
+
+class SplitCall(StageCall):
+    """A forward pass whose backward pass has two parts.
+
+    Args:
+        parts: The parts of the stage.
+        values: The values of tensors of the traced graph, by name: all that the forward pass has left.
+        rules: How changes of state are combined.
+        rows: The number of rows of the microbatch.
+    """
+
+    def __init__(self, parts: _Parts, values: dict[str, tf.Tensor], rules: Any, rows: int) -> None:
+        self.parts = parts
+        self._values = values
+        self._handed: list[str] = []  # The names of what `weight_gradients` reads and `input_gradients` has left.
+        self._leaves: set[str] = set()
+        joint = parts.joint
+        outputs, added_values, assigned, state = self._valued(_returned(joint.forward))
+        forward = Forward(outputs, added_values, assigned, state, rules)
+        # The tape is the terms' own, from the values that the stage returned on.
+        with tf.GradientTape(watch_accessed_variables=False) as self._tape:
+            self._tape.watch(forward.added)
+            added = [added_term(value, rows) for value in forward.added]
+        super().__init__(forward, added)
+
+    def input_gradients(self, cotangents: Sequence[Any], factors: Sequence[tf.Tensor]) -> list[Any]:
+        joint, of_added = self.parts.joint, []
+        if self.added:
+            numerators = [term.numerator for term in self.added]
+            of_added = self._tape.gradient(numerators, self.forward.added, output_gradients=list(factors))
+        leaves = [*differentiable_leaves(self.forward.outputs), *self.forward.added]
+        for inside, leaf, cotangent in zip(joint.upstream, leaves, [*cotangents, *of_added], strict=True):
+            if inside is not None:
+                # A function has all its arguments. What depends on no cotangent at all is left out below.
+                self._values[inside.name] = (
+                    tf.zeros_like(leaf) if cotangent is None else tf.convert_to_tensor(cotangent)
+                )
+                if cotangent is not None:
+                    self._leaves.add(inside.name)
+        if not self._leaves:
+            return [None] * len(joint.of_inputs)
+        results = self.parts.of_inputs(self._values)
+        self._values |= results
+        upstream = {inside.name for inside in joint.upstream if inside is not None}
+        taken = {tensor.name for tensor in self.parts.of_weights.takes}
+        self._handed = sorted(taken & (results.keys() | upstream))
+        return [self._gradient(gradient) for gradient in joint.of_inputs]
+
+    def weight_gradients(self) -> list[Any]:
+        if not self._leaves:
+            return [None] * len(self.parts.joint.of_weights)
+        # Copies belong to this action: the control edge before them holds the whole part back.
+        self._values |= {name: tf.identity(self._values[name]) for name in self._handed}
+        self._values |= self.parts.of_weights(self._values)
+        return [self._gradient(gradient) for gradient in self.parts.joint.of_weights]
+
+    def intermediate(self) -> list[Any]:
+        return [self._values[name] for name in self._handed]
+
+    def _gradient(self, gradient: Any) -> Any:
+        """Return the value of a gradient, None if it depends on no cotangent that there is."""
+        every = {inside.name for inside in self.parts.joint.upstream if inside is not None}
+        if gradient is None or (self._leaves != every and not self.parts.depends_on(gradient, self._leaves)):
+            return None
+        return self._valued(gradient)
+
+    def _valued(self, structure: Any) -> Any:
+        """Return a structure of the traced graph with the tensors' values."""
+        flat = [
+            self._values[leaf.name] if isinstance(leaf, tf.Tensor) else leaf
+            for leaf in tf.nest.flatten(structure, expand_composites=True)
+        ]
+        return tf.nest.pack_sequence_as(structure, flat, expand_composites=True)
+
+
+def _returned(forward: Forward) -> tuple[Any, ...]:
+    return forward.outputs, forward.added, forward.assigned, forward.state
+
+
+def _tensors(structure: Any) -> list[tf.Tensor]:
+    flat = tf.nest.flatten(structure, expand_composites=True)
+    return [leaf for leaf in flat if isinstance(leaf, tf.Tensor)]
+
+
+def _symbolic(forward: Forward) -> Forward:
+    """Return a result in which a tensor that a layer made outside of the graph is one of the graph's."""
+
+    def inside(leaf: Any) -> Any:
+        return tf.identity(leaf) if isinstance(leaf, tf.Tensor) and not tf.is_symbolic_tensor(leaf) else leaf
+
+    outputs, added, assigned, state = tf.nest.map_structure(inside, _returned(forward), expand_composites=True)
+    return replace(forward, outputs=outputs, added=added, assigned=assigned, state=state)
+
+
+def _placeholder(leaf: tf.Tensor) -> tf.Tensor:
+    return tf.compat.v1.placeholder(leaf.dtype, leaf.shape)
