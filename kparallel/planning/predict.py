@@ -51,6 +51,8 @@ def predict(
     https://arxiv.org/abs/1811.06965.
     """
     times = clock(programs, *passes(shares, microbatches, recompute))
+    # In the unit of `passes`, the whole model's forward pass on one microbatch: one device would run all
+    # `microbatches` of them as one forward and one backward action, each with its overhead.
     one_device = microbatches * (1 + BACKWARD_COST + 2 * ACTION_OVERHEAD)
     return Prediction(times.makespan / (one_device * replicas), times.bubble)
 
@@ -62,6 +64,7 @@ def step_time_bound(shares: Sequence[float], microbatches: int, replicas: float,
     stages.
     """
     times = [sum(pair) for pair in zip(*passes(shares, microbatches, recompute), strict=True)]
+    # `times[stage]`: forward and backward of one microbatch.
     longest = max(microbatches * time + sum(times[:stage]) for stage, time in enumerate(times))
     return longest / (microbatches * (1 + BACKWARD_COST + 2 * ACTION_OVERHEAD) * replicas)
 
@@ -89,6 +92,9 @@ def passes(shares: Sequence[float], microbatches: int, recompute: str = "never")
     Returns:
         Times in units of the whole model's forward pass on one microbatch.
     """
+    # The overhead is a fraction of a pass over the replica's whole share, which is `microbatches` times the unit.
     start = ACTION_OVERHEAD * microbatches
+    # What a backward action runs forward once more. The last microbatch is one of `microbatches`; its saving is spread
+    # over all, because the simulation knows one time for each stage.
     again = {"never": 0.0, "always": 1.0, "except_last": 1 - 1 / microbatches}[recompute]
     return [share + start for share in shares], [share * (BACKWARD_COST + again) + start for share in shares]

@@ -25,7 +25,10 @@ def in_flight(programs: Programs) -> tuple[int, ...]:
     stages = 1 + max((action.stage for program in programs for action in program), default=-1)
     kept = [0] * stages
     peak = [0] * stages
+    # A forward pass without a backward pass, as in `evaluate`, keeps nothing.
     backward = {(action.stage, action.microbatch) for p in programs for action in p if action.kind != FORWARD}
+    # All actions of a stage are on one lane, in the order of this lane's program. So each program can be counted
+    # alone, without a clock.
     for program in programs:
         for action in program:
             if (action.stage, action.microbatch) in backward:
