@@ -43,6 +43,8 @@ class Attendance:
 
     def heard(self, peer: int, handshake: Mapping[str, str]) -> bool:
         """Note a peer that greets this worker; False where it comes too late, having been ready before."""
+        # A peer that was ready has closed its side, as may all the others. Whoever comes after that belongs to another
+        # start.
         if peer not in self.unheard | self.unready:
             return False
         self._handshakes[peer] = handshake
@@ -55,6 +57,7 @@ class Attendance:
 
     def hung_up(self, peer: int) -> None:
         """Note a peer that went away before it was ready: it may come again, restarted."""
+        # Both directions begin anew: the process that comes next knows nothing of this one.
         self.unheard.add(peer)
         self.unreached.add(peer)
 
@@ -64,6 +67,7 @@ class Attendance:
 
     def difference(self) -> str:
         """Return in words what the workers met so far disagree on, or the empty text."""
+        # Compared over those who have come so far, so that a wait for the others already tells of a difference.
         for name, own in self._handshakes[self._cluster.index].items():
             texts = {index: handshake.get(name) for index, handshake in sorted(self._handshakes.items())}
             if any(text != own for text in texts.values()):
@@ -78,6 +82,8 @@ class Attendance:
         """Return in words for whom this worker still waits."""
         texts = []
         for peer in sorted(self.unreached | self.unheard or self.unready):
+            # The most telling text wins: who answers in the peer's place; nothing, where the peer is not reached; that
+            # it does not reach this worker; that it waits for others.
             state = "" if peer in self.unreached else "it cannot reach this worker yet"
             state = state if peer in self.unheard else "it still waits for others"
             state = self._strange.get(peer) or ("" if peer in self.unreached else state)

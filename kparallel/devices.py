@@ -80,6 +80,8 @@ def virtual_devices(count: int) -> tuple[str, ...]:
         tf.config.set_logical_device_configuration(cpu, configuration)
     except RuntimeError as error:
         present = len(tf.config.list_logical_devices("CPU"))
+        # TensorFlow refuses any change after its start, but the number may be the one that is there already, as in a
+        # notebook cell that runs twice.
         if present != count:
             raise DeviceError(
                 f"Expected to be called before TensorFlow starts; it runs with {present} CPU device(s) already. "

@@ -29,7 +29,9 @@ from kparallel.handshake import Messages, NoMessageError
 
 __all__: list[str] = []
 
+# Seconds between two calls of a peer that does not answer.
 _RETRY = 0.2
+# Bytes of the longest line. A stranger that never ends its line is dropped there, before it fills the memory.
 _LINE = 1 << 20
 _TOLD = 5  # Dropped connections of which a line tells.
 
@@ -65,6 +67,7 @@ def wait_for_peers(
     def meet() -> None:
         asyncio.run(_Rendezvous(cluster, handshake, timeout, progress, token, interval).hold())
 
+    # `asyncio.run` refuses to run inside a running loop. A thread of its own has none.
     if _loop_runs():  # Inside a notebook.
         concurrent.futures.ThreadPoolExecutor(1).submit(meet).result()
     else:
@@ -98,6 +101,9 @@ class _Rendezvous:
         self._progress = progress
         self._interval = interval
         self._attendance = Attendance(cluster, self._handshake)
+        # Two workers have two connections, one opened by each of them. A worker tells on those that it opened
+        # (`_lines`, by peer), and listens on those that it accepted (`_answer`). `_opened` has both, to be closed at
+        # the end.
         self._dropped = 0
         self._last_dropped = ""
         self._lines: dict[int, asyncio.StreamWriter] = {}
@@ -110,14 +116,18 @@ class _Rendezvous:
         """Meet, or raise what kept the workers from it."""
         self._start = self._shown = time.monotonic()
         server = await self._listen()
+        # One task for each peer: a peer that is not there yet delays no other.
         self._calls = {peer: asyncio.create_task(self._call(peer)) for peer in self._attendance.unreached}
         try:
             await self._until(lambda: self._attendance.is_complete)
             if difference := self._attendance.difference():  # Every worker sees it: all have greeted all.
                 raise WorkerError(difference)
+            # Only a second round lets a worker leave: it may have met everybody while another one still waits for its
+            # answer.
             await self._tell({"ready": True})
             await self._until(lambda: not self._attendance.unready)
         except WorkerError as error:
+            # The others then raise at once and for the same reason, where they would wait until their own timeout.
             await self._tell({"gave_up": str(error)})
             raise
         finally:
@@ -126,6 +136,7 @@ class _Rendezvous:
 
     async def _hang_up(self) -> None:
         for call in self._calls.values():
+            # Where the workers did not meet, some tasks still call.
             call.cancel()
         await asyncio.gather(*self._calls.values(), return_exceptions=True)
         await asyncio.sleep(0.01)  # What was being accepted when the port closed has come in now.
@@ -164,6 +175,8 @@ class _Rendezvous:
                 self._attendance.strange(peer, f"something else answers there: {error}")
             except (TimeoutError, OSError):
                 self._attendance.strange(peer, "")  # Not there yet.
+            # Whatever answered, the peer itself may still come: its address may be in use by a process that is about
+            # to end.
             await asyncio.sleep(_RETRY)
 
     async def _shake_hands(self, peer: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -199,6 +212,8 @@ class _Rendezvous:
         except OSError:  # It hung up.
             pass
         writer.close()
+        # The connection ended before the peer said that it was ready, so its process ended. A launcher may start it
+        # again.
         if peer in self._attendance.unready and not self._failure:
             self._calls[peer].cancel()
             self._attendance.hung_up(peer)
@@ -225,6 +240,8 @@ class _Rendezvous:
             if told["worker"] != peer:
                 raise NoMessageError(f"it is worker {peer} and says that it is worker {told['worker']}")
             if "gave_up" in told:
+                # A worker that gave up because another one did passes on that one's text, which has the cause's name
+                # already.
                 passed_on = " gave up: " in told["gave_up"]
                 who = "" if passed_on else f"Worker {peer} ({self._cluster.workers[peer]}) gave up: "
                 self._fail(self._attendance.difference() or who + told["gave_up"])
@@ -237,6 +254,7 @@ class _Rendezvous:
         host = str((writer.get_extra_info("peername") or ("an unknown host",))[0])
         self._dropped += 1
         self._last_dropped = f"{host}: {reason}"
+        # All are counted, a few are told.
         if self._dropped <= _TOLD:
             self._progress(f"worker {self._cluster.index} dropped a connection from {host}: {reason}")
 
@@ -249,6 +267,8 @@ class _Rendezvous:
             self._changed.clear()
             now = time.monotonic()
             missing, difference = self._attendance.missing(), self._attendance.difference()
+            # A difference between the workers that have come is told too: it may be the reason why the others did not
+            # stay.
             if now - self._start >= self._timeout:
                 raise WorkerError(
                     f"Worker {self._cluster.index} waited {self._timeout:g} s for {missing}. Is it started, "
@@ -260,6 +280,7 @@ class _Rendezvous:
                 waited = f"{now - self._start:.0f} s of {self._timeout:g} s"
                 self._progress(f"worker {self._cluster.index} waits for {missing}, {waited}")
             with contextlib.suppress(asyncio.TimeoutError):
+                # At least once a second, for the progress line and the timeout.
                 await asyncio.wait_for(self._changed.wait(), min(1.0, self._start + self._timeout - now))
         if self._failure:
             raise WorkerError(self._failure)
@@ -277,5 +298,6 @@ class _Rendezvous:
 
     def _send(self, writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
         connection = writer.get_extra_info("socket")
+        # Without Nagle's delay: the messages are short, and each is waited for.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         writer.write(self._messages.write(message))

@@ -150,6 +150,7 @@ class _Joined:
 @functools.cache
 def _joined(cluster: Cluster) -> list[_Joined]:
     """Return the list that holds the cluster's strategy and connections: TensorFlow allows a process one strategy."""
+    # A list, because `cache` keeps what is returned: `init` appends the result, and later calls find it.
     return []
 
 
