@@ -76,6 +76,7 @@ class _OwnFunction:
             self._build(batch)
         if self._moves != self._runtime.moves:
             self._step, self._moves = None, self._runtime.moves
+            # As in `_Compiled`: graphs read and write variables where they lay.
             self._graphs.clear()
         if counts not in self._graphs:
             self._graphs[counts] = self._made(batch, counts)
@@ -126,6 +127,7 @@ class _OwnFunction:
             if step.sized:
                 raise
             # Python in the step may insist on the number of rows, as plain Keras gives it with drop_remainder.
+            # Traced once more, with the number of rows as a constant.
             step.sized = True
             function = traced(one, reduce_retracing=True)
             function.get_concrete_function(batch)
@@ -139,6 +141,7 @@ class _OwnFunction:
         if self._checked or self._runtime.check == "off":
             return False
         placement = self._runtime.placement
+        # One device needs all rows. In a cluster whose data came divided, no process has them.
         here = isinstance(counts.rows, int) or placement.group.is_single
         rows = counts.rows if isinstance(counts.rows, int) else sum(counts.rows)
         return here and placement.replicas > 1 and rows > 1

@@ -46,6 +46,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
+        # (Parallel<Model>, ParallelModel, <Model>, ..., keras.Model)      index 2 is the user's class
         return type(self).__mro__[2]
 
     def __dir__(self) -> list[str]:
@@ -85,6 +86,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
                 rejoin(runtime.placement)
                 arguments = fit_arguments(self, runtime.placement.group, runtime.epoch, arguments)
         else:
+            # On one machine nothing has to be agreed on. Only what a checkpoint needs of the data is noted.
             arguments = resumable_arguments(self, runtime.epoch, arguments)
         with notices_end(), runtime.whole_batches():
             return super().fit(**adapted(runtime, arguments))
@@ -108,6 +110,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
 
     def __reduce__(self) -> Any:
         """Pickle and copy as a plain model: what comes back is on one device."""
+        # Keras returns a bound method of the class to restore with. It is bound anew, to the plain class.
         read, arguments = super().__reduce__()
         return MethodType(read.__func__, self.__class__), arguments
 
@@ -140,6 +143,8 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
             )
         jit = arguments.pop("jit_compile", "auto")
         if takes(method, "jit_compile"):
+            # Keras would compile the whole step as one program for one device. What was asked for goes to
+            # `runtime.jit`, by which the step compiles its stages and updates.
             arguments["jit_compile"] = False
         self._kparallel.jit = jit if isinstance(jit, bool) else None
         super().compile(**arguments)
@@ -155,6 +160,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
     def make_train_function(self, force: bool = False) -> Any:
         """Build the function that `fit` calls for every step."""
         self._prepare()
+        # `None` means that Keras, or `forget_functions`, wants it made anew.
         if self.train_function is None or force:
             own = has_own(self, "train_step")
             self.train_function = (
@@ -235,6 +241,7 @@ def make_parallel(model: keras.Model, runtime: Runtime) -> ParallelModel:
     if former is not None:
         _check_rest(model)
     # A class may refuse to have subclasses, so it is made before anything moves.
+    # A class of its own for each wrapped class, so that `isinstance` holds for both parents.
     kind = type(f"Parallel{type(model).__name__}", (ParallelModel, type(model)), {}) if former is None else type(model)
     take_over(model, runtime)
     if former is None:
@@ -244,6 +251,7 @@ def make_parallel(model: keras.Model, runtime: Runtime) -> ParallelModel:
     else:
         former.restore_calls()
         runtime.jit = former.jit
+    # Past Keras's tracking: the runtime is no layer, and no file may hold it.
     object.__setattr__(model, "_kparallel", runtime)
     runtime.redirect_calls(model)
     forget_functions(model)

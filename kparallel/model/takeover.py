@@ -66,6 +66,7 @@ def check_variables(model: keras.Model, runtime: Runtime, former: Runtime | None
             )
         if is_placed(variable, runtime.strategy, column, single) or not _others(variable, former):
             continue
+        # `owners` is a set of weak references; a cycle keeps an entry alive until it is collected.
         gc.collect()  # Models are in reference cycles: a model that is no longer reachable may still own the variable.
         others = _others(variable, former)
         if others:
@@ -93,6 +94,7 @@ def take_over(model: keras.Model, runtime: Runtime) -> bool:
     """
     if all(_holds(runtime, variable) for variable in _variables(model)) and _owners_are_right(model, runtime):
         return False
+    # A model that is wrapped anew has variables that its former runtime owns; they are handed over.
     former = vars(model).get("_kparallel")
     check_variables(model, runtime, former)
     moved: list[tuple[keras.Variable, Any]] = []
