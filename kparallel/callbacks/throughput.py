@@ -101,6 +101,7 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
         if self._recorder is None:
             return
         steps, now = self._last, self._clock()
+        # From here to `_resume` time and steps do not count: recording slows them.
         if self._recorder.before_step():
             self._paused = steps, now
 
@@ -129,6 +130,8 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
             self._tell(None if logs is None else logs.get("scaling_efficiency"))
 
     def _log(self, logs: Any) -> None:
+        # `_first` and `_start` are the optimizer's count and the time at which measuring began, `_last` and `_end` the
+        # latest.
         seconds, steps = self._end - self._start, self._last - self._first
         if logs is None or steps <= 0 or seconds <= 0:
             return

@@ -109,6 +109,7 @@ class Trace(keras.callbacks.Callback):  # type: ignore[misc]
         if recording is None:
             return
         cluster = read_cluster()
+        # Workers may share the directory.
         name = "trace" if cluster is None else f"trace-worker-{cluster.index}"
         self.summary = recording.summary
         self.report = f"{recording.summary}\nin short       {diagnose(recording.summary)}"

@@ -45,6 +45,7 @@ class StepTime:
     @property
     def limited_by(self) -> str:
         """What keeps more devices from computing more: the largest term but `compute`, if it is a tenth of the step."""
+        # `TERMS[0]` is what devices are there for.
         largest = max(TERMS[1:], key=lambda name: getattr(self, name))
         return largest if getattr(self, largest) > 0.1 * self.total else "compute"
 

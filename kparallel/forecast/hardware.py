@@ -28,6 +28,7 @@ class Link:
 
     def rate(self, sharers: int = 1) -> float:
         """Return the bytes a second of one of several devices that send at the same time."""
+        # The link is divided, and a device's own interface may carry less than its part.
         return min(self.bandwidth / sharers, self.per_device or self.bandwidth)
 
 

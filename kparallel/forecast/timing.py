@@ -101,6 +101,8 @@ def timing(
         free, ends = [0.0] * lanes, [0.0] * len(forward)
         finish: list[float] = []
         for step in _order(schedule, len(forward), number, lanes):
+            # Two recurrences, in a topological order: an action starts when its lane is free and all that it reads has
+            # arrived.
             start = free[step.lane]
             for need, pair in step.needs:
                 ready = finish[need] + transfer[pair] if pair >= 0 else finish[need]
@@ -112,6 +114,8 @@ def timing(
                 ends[step.stage] = end
         return Timing(max(free), tuple(ends))
 
+    # Beyond about as many microbatches as there are lanes the pipeline is full, and time grows evenly. Both numbers
+    # are multiples of the lanes, so that the rounds of an interleaved schedule are complete.
     few, more = 4 * lanes, 6 * lanes
     if microbatches <= more:
         return simulated(microbatches)

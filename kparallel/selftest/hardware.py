@@ -83,6 +83,7 @@ def combined(speeds: Sequence[Speed], links: Sequence[Link], hosts: Sequence[str
             f"Expected links that work to write a cluster file, received {' - '.join(broken.ends)}, which is broken: "
             f"{broken.problem}."
         )
+    # Workers of one host are one machine with all their devices.
     by_host = {
         name: sum(speed.devices for speed, host in zip(speeds, hosts, strict=True) if host == name) for name in hosts
     }

@@ -108,6 +108,7 @@ def summarize(
     programs = programs_of(plan)
     number = 1 + max(action.stage for program in programs for action in program)
     devices = len(laid[0])
+    # One for each lane of each step.
     parts = [
         attribute_time(s, lane, lanes, number, machine.cores)
         for s, lanes in zip(steps, laid, strict=True)
@@ -117,6 +118,7 @@ def summarize(
     shares = [group.share for group in plan.groups] if number > 1 else [1.0]
     costs = passes(shares, plan.microbatches, plan.recompute)
     total = sum(forward) + sum(backward)
+    # The plan's costs have no unit. They are scaled so that all stages together take what was measured.
     scale = total / (sum(costs[0]) + sum(costs[1]))
     planned = clock(programs, [f * scale for f in costs[0]], [b * scale for b in costs[1]])
     return Summary(
