@@ -120,6 +120,7 @@ def _skip(iterator: Iterator[Any], batches: int) -> Iterator[Any]:
 
 def has_global_seed() -> bool:
     """Return whether TensorFlow's random operations have a seed, as after `keras.utils.set_random_seed`."""
+    # A graph takes over the global seed when it is made.
     return traced(lambda: None).get_concrete_function().graph.seed is not None
 
 

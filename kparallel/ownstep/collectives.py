@@ -67,5 +67,7 @@ def _of_all(tensor: tf.Tensor) -> tf.Tensor:
     if tf.executing_eagerly():
         return tensor
     if tensor.shape.rank and tensor.shape[0] is None:
+        # How many rows it returns seems to depend on their values, which makes it `OTHER`; it returns all of them.
         return tf.boolean_mask(tensor, tf.ones(tf.shape(tensor)[:1], tf.bool))
+    # `OTHER` as well, because it is not linear: the larger of a value and itself.
     return tf.maximum(tensor, tensor)
