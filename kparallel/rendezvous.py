@@ -254,7 +254,6 @@ class _Rendezvous:
         host = str((writer.get_extra_info("peername") or ("an unknown host",))[0])
         self._dropped += 1
         self._last_dropped = f"{host}: {reason}"
-        # All are counted, a few are told.
         if self._dropped <= _TOLD:
             self._progress(f"worker {self._cluster.index} dropped a connection from {host}: {reason}")
 
@@ -267,8 +266,6 @@ class _Rendezvous:
             self._changed.clear()
             now = time.monotonic()
             missing, difference = self._attendance.missing(), self._attendance.difference()
-            # A difference between the workers that have come is told too: it may be the reason why the others did not
-            # stay.
             if now - self._start >= self._timeout:
                 raise WorkerError(
                     f"Worker {self._cluster.index} waited {self._timeout:g} s for {missing}. Is it started, "
@@ -280,7 +277,6 @@ class _Rendezvous:
                 waited = f"{now - self._start:.0f} s of {self._timeout:g} s"
                 self._progress(f"worker {self._cluster.index} waits for {missing}, {waited}")
             with contextlib.suppress(asyncio.TimeoutError):
-                # At least once a second, for the progress line and the timeout.
                 await asyncio.wait_for(self._changed.wait(), min(1.0, self._start + self._timeout - now))
         if self._failure:
             raise WorkerError(self._failure)

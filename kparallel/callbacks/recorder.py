@@ -188,6 +188,7 @@ class Recorder:
 
 def _machine(plan: Plan) -> Machine:
     cluster = read_cluster()
+    # GPUs compute by themselves. CPU devices share the cores on which this process may run.
     cores = None if plan.mesh.rows[0][0].startswith("GPU") else len(os.sched_getaffinity(0))
     threads = tf.config.threading.get_intra_op_parallelism_threads() or cores or 1
     return Machine(cores, threads, cluster.index if cluster else 0)

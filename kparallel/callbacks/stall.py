@@ -111,6 +111,7 @@ class StallWatchdog(keras.callbacks.Callback):  # type: ignore[misc]
         behind = self._others(seen)
         if behind:
             return f"stall seen by worker {self._cluster.index} at step {self._step}: " + ", ".join(behind)
+        # Nobody is seen to be behind. Then the worker's own step counts.
         if own < self._seconds:
             return ""
         who = f"worker {self._cluster.index} has not finished step {self._step}"

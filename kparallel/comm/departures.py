@@ -57,6 +57,7 @@ class Departures:
     def _watch(self) -> None:
         while True:
             with self._changed:
+                # Both are needed: a worker that has ended is no loss while this one does not wait for it.
                 self._changed.wait_for(lambda: self._departed and self._waits)
                 # The wait may still end by itself: the worker may have sent its part before it ended.
                 worker, settled = self._departed[0], self._settled(self._begun)

@@ -52,6 +52,7 @@ def build_symbolically(model: keras.Model, batch: Any) -> None:
         model: The compiled model.
         batch: Tensors or specs.
     """
+    # Layers first: the optimizer makes a slot for each weight, so all weights have to be there.
     build_layers(model, batch)
     _build_optimizer(model)
     model._symbolic_build(data_batch=batch)

@@ -155,5 +155,6 @@ class PerReplicaDataset(PerReplicaAdapter):
     @property
     def num_batches(self) -> int | None:
         """The number of batches, or None if it is unknown."""
+        # Negative where TensorFlow does not know it, or where there is no end.
         number = int(getattr(self._dataset, "cardinality", -1))
         return number if number >= 0 else None

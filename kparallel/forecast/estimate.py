@@ -35,6 +35,7 @@ class StepTime:
     @property
     def total(self) -> float:
         """The time of the step."""
+        # Each term says what it adds to those before it, so that the sum is the time.
         return float(sum(getattr(self, name) for name in TERMS))
 
     @property

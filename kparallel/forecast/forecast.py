@@ -103,6 +103,7 @@ def forecast(
     """
     fixed = Fixed() if fixed is None else fixed
     model = StepModel(Work(units, hardware, dtype, seconds_per_row), batch_size, slots)
+    # The fastest first. What kparallel cannot run yet is listed too, with the fastest that it can below.
     found = tuple(best(model, fixed))
 
     def runs(configuration: Configuration) -> bool:

@@ -101,6 +101,7 @@ class Hardware:
         Raises:
             PlanError: The number is below 1, is no multiple of a machine's devices, or needs a link between machines.
         """
+        # Part of one machine needs no link to another one.
         if devices >= 1 and devices <= self.devices_per_machine:
             return replace(self, machines=1, devices_per_machine=devices)
         if devices < 1 or devices % self.devices_per_machine:

@@ -50,6 +50,7 @@ def _draw(axes: "Axes", title: str, found: dict[int, Estimate], tried: Sequence[
     ideal = [rates[0] * each / devices[0] for each in devices]
     axes.plot(devices, ideal, "--", color="#999999", linewidth=1, label=f"as efficient as on {devices[0]}")
     axes.plot(devices, rates, "-", color="#999999", linewidth=1)
+    # A series for each term, so that it gets a colour and an entry in the legend.
     for index, term in enumerate(TERMS):
         bound = [(each, rate) for each, rate in zip(devices, rates, strict=True) if found[each].time.limited_by == term]
         if bound:

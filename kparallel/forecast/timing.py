@@ -58,6 +58,7 @@ def _order(schedule: str, stages: int, microbatches: int, lanes: int) -> tuple[_
     position = {action: index for index, action in enumerate(order)}
 
     def travels(one: Action, other: Action) -> int:
+        # Stage s and s + 1 exchange values forward and backward over one link, which has the index s.
         return min(one.stage, other.stage) if lane_of[one.stage] != lane_of[other.stage] else -1
 
     return tuple(

@@ -155,6 +155,7 @@ def expand_nodes(text: str) -> list[str]:
     """
     nodes: list[str] = []
     for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text):
+        # Commas inside brackets belong to a part: gpu[08-10,12],login1 has two parts.
         nodes += _expand(part)
     return nodes
 

@@ -189,7 +189,6 @@ class Gang:
     async def _watch(self) -> Ending:
         waits = {asyncio.create_task(self._ended(worker)): worker for worker in self._workers}
         running = set(waits)
-        # Three things end this wait: a worker's end, a signal to the launcher, and the order of a coordinator.
         asked = asyncio.create_task(self._signalled.wait())
         stopped = asyncio.create_task(self._stopped.wait())
         failed: list[Worker] = []
@@ -202,8 +201,6 @@ class Gang:
             consequence = all(worker.failure()[0] for worker in failed)
             by_themselves, ended = await self._end(running, waits, _PATIENCE if consequence else _MOMENT)
             failed += by_themselves
-            # If every failure is the consequence of another one, its cause is among those that had to be ended: they
-            # did not respond.
             frozen = ended if all(worker.failure()[0] for worker in failed) else []
         await self._drain(asked)
         for task in (asked, stopped):

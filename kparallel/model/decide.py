@@ -42,6 +42,7 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
         PlanError: The options do not fit the model or the machine; the message says the way out.
     """
     check_options(options)
+    # Only a built model has shapes, and so costs.
     graph = open_graph(model) if model.built else None
     if options.memory_per_device is not None:
         return _search(model, required_graph(graph, model, "to choose a plan"), options, workers)
@@ -125,6 +126,7 @@ def _search(model: keras.Model, graph: Graph, options: Options, workers: int) ->
         shard=_shard(options),
     )
     # A model of one stage is not cut, so its group has no calls; a plan that was not searched has none either.
+    # `choose` knows units alone, and groups of it name the calls of the graph.
     return replace(plan, groups=(_whole(model),)) if plan.mesh.stages == 1 else plan
 
 

@@ -85,6 +85,8 @@ class _OwnFunction:
     def _build(self, batch: Any) -> None:
         """Let the step make what is missing, as in plain Keras's first step: traced on one device, and never run."""
         owners = [*flatten_layers(self._model), *optimizers_of(self._model)]
+        # Layers and optimizers that are built have all their variables. Tracing takes a while, so it is not done
+        # without need.
         if not self._built and not all(owner.built for owner in owners):
             traced(self._function()).get_concrete_function(first_share(self._runtime, batch))
         self._built = True

@@ -86,7 +86,6 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
                 rejoin(runtime.placement)
                 arguments = fit_arguments(self, runtime.placement.group, runtime.epoch, arguments)
         else:
-            # On one machine nothing has to be agreed on. Only what a checkpoint needs of the data is noted.
             arguments = resumable_arguments(self, runtime.epoch, arguments)
         with notices_end(), runtime.whole_batches():
             return super().fit(**adapted(runtime, arguments))
@@ -160,7 +159,6 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
     def make_train_function(self, force: bool = False) -> Any:
         """Build the function that `fit` calls for every step."""
         self._prepare()
-        # `None` means that Keras, or `forget_functions`, wants it made anew.
         if self.train_function is None or force:
             own = has_own(self, "train_step")
             self.train_function = (
@@ -241,7 +239,6 @@ def make_parallel(model: keras.Model, runtime: Runtime) -> ParallelModel:
     if former is not None:
         _check_rest(model)
     # A class may refuse to have subclasses, so it is made before anything moves.
-    # A class of its own for each wrapped class, so that `isinstance` holds for both parents.
     kind = type(f"Parallel{type(model).__name__}", (ParallelModel, type(model)), {}) if former is None else type(model)
     take_over(model, runtime)
     if former is None:

@@ -235,6 +235,7 @@ def wrap(
     _check_choice("loss_reduction", loss_reduction, ("mean", "sum", "global"))
     _check_choice("check", check, ("error", "warn", "off"))
     check_compression(gradient_compression)
+    # An option that the user did not give has its default there, by which `given` tells them apart.
     options = Options(
         replicas=replicas,
         stages=stages,

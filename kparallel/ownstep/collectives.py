@@ -30,6 +30,7 @@ def gather(tensor: Any) -> tf.Tensor:
         array([1., 2.], dtype=float32)
     """
     tensor = tf.convert_to_tensor(tensor)
+    # Outside of a step there is one replica, which has all rows.
     step = running_step()
     return _of_all(tensor) if step is None else step.gather(tensor)
 

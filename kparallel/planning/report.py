@@ -105,6 +105,7 @@ def _table(plan: "Plan") -> str:
                 format_bytes(plan.rows_per_microbatch * group.arriving_bytes_per_row) if index else "-",
             ]
         )
+    # Columns as wide as their widest cell.
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ["   ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     unit = (

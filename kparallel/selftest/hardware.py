@@ -46,6 +46,7 @@ def measure_speed(devices: Sequence[str], workers_on_host: int) -> Speed:
     """
     flops = {dtype: matmul_rate(dtype, devices) for dtype in default_dtypes()}
     memory = gpu_memory()
+    # A CPU device has no memory of its own: workers and devices of a host share it.
     if memory is None:
         whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         memory = whole / workers_on_host / len(devices)

@@ -82,6 +82,7 @@ class Summary:
     @property
     def imbalance(self) -> float:
         """The time of the slowest stage divided by the mean over the stages."""
+        # Without any recorded action all times are 0, and no stage is slower than another.
         mean = fmean(self.stage_times)
         return self.stage_times[self.slowest] / mean if mean else 1.0
 
@@ -115,6 +116,7 @@ def summarize(
         for lane in lanes
     ]
     forward, backward = _stage_times(laid, number)
+    # Layers that are placed by name are one stage here, whatever the number of groups.
     shares = [group.share for group in plan.groups] if number > 1 else [1.0]
     costs = passes(shares, plan.microbatches, plan.recompute)
     total = sum(forward) + sum(backward)
@@ -143,6 +145,7 @@ def _stage_times(laid: Sequence[Sequence[LaneStep]], stages: int) -> tuple[list[
     for lane in (lane for lanes in laid for lane in lanes):
         for action, (start, end) in lane.slices.items():
             times[action.stage, action.kind].append(end - start)
+    # Over all replicas and recorded steps.
     forward = [fmean(times.get((stage, FORWARD), [0.0])) for stage in range(stages)]
     return forward, [fmean(times.get((stage, BACKWARD), [0.0])) for stage in range(stages)]
 
