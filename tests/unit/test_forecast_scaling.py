@@ -36,6 +36,7 @@ def test_without_costs_of_communication_both_scale_with_the_devices(found):
 
 
 def test_a_number_of_devices_with_too_little_memory_is_left_out():
+    # Weights and gradients of both calls take 1.6 GB, those of one call 0.8 GB of a device's 1 GB.
     heavy = [
         Unit("dense", 1e6, 10, 4 * 10**8, 4, 4, (), ("dense",)),
         Unit("head", 1e6, 10, 4 * 10**8, 4, 4, (0,), ("head",)),

@@ -17,7 +17,7 @@ def build(dtype="float32"):
 
 @pytest.mark.parametrize(("dtype", "seconds"), [("float32", 3 * 8 * 1.05e-6), ("float64", 3 * 8 * 1.05e-5)])
 def test_each_layer_computes_at_the_rate_of_its_dtype(dtype, seconds):
-    # 10 x 50 weights, two operations each, and 50 numbers: 1,050 operations a row, three times that with the backward pass.
+    # 10 x 50 weights, two operations each, and 50 numbers: 1,050 operations a row. Three times that with the backward.
     found = forecast_model(build(dtype), CLUSTER, None, Options(batch_size=8, shard=None), None)
     assert found.best[0].time.compute == pytest.approx(seconds)
 
