@@ -1,4 +1,4 @@
-"""Which workers have come to the rendezvous, as one worker sees it, and what they disagree on.
+"""Who has come to the rendezvous, as one worker sees it: workers and strangers; and how long it waits for the others.
 
 ```text
                  this worker reaches it     it greets this worker     it has met all
@@ -6,11 +6,15 @@
 ```
 """
 
+import time
 from collections.abc import Mapping
 
 from kparallel.cluster import Cluster
 
 __all__: list[str] = []
+
+DIFFERENCE = "Expected the same "  # How a text begins that names what workers disagree on.
+_TOLD = 5  # Dropped connections of which a line tells; a scan of ports may make many.
 
 
 class Attendance:
@@ -73,7 +77,7 @@ class Attendance:
             if any(text != own for text in texts.values()):
                 listed = ", ".join(f"worker {index}: {text}" for index, text in texts.items())
                 return (
-                    f"Expected the same {name} on all workers, received {listed}. Start every worker with the same "
+                    f"{DIFFERENCE}{name} on all workers, received {listed}. Start every worker with the same "
                     "packages and addresses."
                 )
         return ""
@@ -89,3 +93,53 @@ class Attendance:
             state = self._strange.get(peer) or ("" if peer in self.unreached else state)
             texts.append(f"worker {peer} ({self._cluster.workers[peer]}{': ' + state if state else ''})")
         return ", ".join(texts)
+
+
+class Strangers:
+    """Connections that were dropped, because what came over them is no message of another worker's."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._last = ""
+
+    def drop(self, host: str, reason: str) -> bool:
+        """Note a connection; return whether a line is to tell of it."""
+        self._number += 1
+        self._last = f"{host}: {reason}"
+        return self._number <= _TOLD
+
+    def __str__(self) -> str:
+        return f" Connections that were dropped: {self._number}, the last from {self._last}." if self._number else ""
+
+
+class Wait:
+    """How long a worker waits for the others, and when it tells of it; from the moment on at which it is made.
+
+    Args:
+        timeout: Seconds until it gives up.
+        interval: Seconds from one line to the next.
+    """
+
+    def __init__(self, timeout: float, interval: float) -> None:
+        self.timeout = timeout
+        self._interval = interval
+        self._start = self._told = time.monotonic()
+
+    @property
+    def left(self) -> float:
+        """The seconds until it gives up."""
+        return self._start + self.timeout - time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it gives up."""
+        return self.left <= 0
+
+    def is_to_be_told(self) -> bool:
+        """Return whether it is time for a line, and count it as told."""
+        is_due = time.monotonic() - self._told >= self._interval
+        self._told = time.monotonic() if is_due else self._told
+        return is_due
+
+    def __str__(self) -> str:
+        return f"{self.timeout - self.left:.0f} s of {self.timeout:g} s"
