@@ -38,6 +38,8 @@ __all__ = [
     "wrap",
 ]
 
+# Where each public name is defined. A name is loaded when it is first used (PEP 562), so that `import kparallel` and
+# `kparallel --help` do not load TensorFlow. Type checkers read the imports above instead.
 _HOMES = {
     "Mesh": "kparallel.mesh",
     "ParallelModel": "kparallel.model.parallel_model",
@@ -64,4 +66,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
+    # Completion in a notebook asks here: a name that is not loaded yet is no global.
     return sorted([*globals(), *__all__])

@@ -23,6 +23,7 @@ _REFUSED = {
 
 def host_and_port(address: str) -> tuple[str, int]:
     """Split an address into host and port for a socket; an IPv6 host loses its brackets."""
+    # From the right, because an IPv6 address has colons itself.
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
@@ -44,6 +45,7 @@ class Cluster:
 
     def __post_init__(self) -> None:
         for number, address in enumerate(self.workers):
+            # From the right, because an IPv6 address has colons itself.
             host, _, port = address.rpartition(":")
             if not host or not port.isdecimal() or not 0 < int(port) < 65536 or re.search(r"[/\s]", host):
                 raise ClusterError(
@@ -112,6 +114,7 @@ def read_cluster(environment: Mapping[str, str] = os.environ) -> Cluster | None:
         cluster = Cluster(tuple(jobs["chief"] + jobs["worker"]), _index(config.get("task"), jobs))
     except ClusterError as error:
         raise ClusterError(f"TF_CONFIG's cluster: {error}") from error
+    # A cluster of one is training alone, which needs no rendezvous and no collectives.
     return cluster if len(cluster.workers) > 1 else None
 
 
@@ -127,6 +130,7 @@ def _jobs(cluster: Any) -> dict[str, list[str]]:
     jobs: dict[str, list[str]] = {"chief": [], "worker": []}
     for given, addresses in cluster.items():
         name = "chief" if given == "master" else given  # As SageMaker and old versions of TensorFlow call it.
+        # An empty list asks for nothing, so it is no reason to refuse.
         if name in _REFUSED and not addresses:
             continue
         _check_type(f"cluster.{name}", name)
@@ -144,12 +148,15 @@ def _index(task: Any, jobs: dict[str, list[str]]) -> int:
     kind, index = task["type"], task["index"]
     kind = "chief" if kind == "master" else kind
     _check_type("task.type", kind)
+    # Launchers that fill in a template write the index as text.
     if isinstance(index, str) and index.isdecimal():
         index = int(index)
+    # `True` is an `int` in Python.
     if not isinstance(index, int) or isinstance(index, bool):
         raise _malformed("task.index", "a whole number", index)
     if not 0 <= index < len(jobs[kind]):
         raise _malformed("task.index", f"one of the {len(jobs[kind])} addresses in cluster.{kind}", index)
+    # chief: [a]   worker: [b, c]   ─►   workers (a, b, c): the worker of index 1 in its job is worker 2
     return index + (len(jobs["chief"]) if kind == "worker" else 0)
 
 

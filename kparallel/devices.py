@@ -29,6 +29,8 @@ def _listed(kind: str) -> tuple[str, ...]:
     # In a cluster TensorFlow lists the devices of the other workers too.
     cluster = read_cluster()
     task = "" if cluster is None else f"/task:{cluster.index}/"
+    # /device:CPU:0                             on one machine
+    # /job:worker/replica:0/task:1/device:CPU:0 in a cluster, for each worker
     listed = [device.name for device in tf.config.list_logical_devices(kind)]
     return tuple(device_name(name) for name in listed if task in name or "/task:" not in name)
 
@@ -80,6 +82,8 @@ def virtual_devices(count: int) -> tuple[str, ...]:
         tf.config.set_logical_device_configuration(cpu, configuration)
     except RuntimeError as error:
         present = len(tf.config.list_logical_devices("CPU"))
+        # TensorFlow refuses any change after its start, but the number may be the one that is there already, as in a
+        # notebook cell that runs twice.
         if present != count:
             raise DeviceError(
                 f"Expected to be called before TensorFlow starts; it runs with {present} CPU device(s) already. "

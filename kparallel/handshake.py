@@ -52,14 +52,17 @@ class Messages:
             raise NoMessageError("it hung up, as a worker with another KPARALLEL_TOKEN does")
         try:
             message = json.loads(line)
+        # A stranger may send anything, also JSON that is nested more deeply than Python's stack.
         except (ValueError, RecursionError):
             message = None
         if not isinstance(message, dict) or not self._is_of_a_form(message):
             raise NoMessageError(f"it says {line[:40]!r}, which is no message of kparallel's")
         seal = message.pop("seal", "")
+        # A missing token is told apart from another one, as the two mistakes have different remedies.
         if bool(seal) != bool(self._token):
             who = "this worker" if seal else "it"
             raise NoMessageError(f"{who} has no token: set KPARALLEL_TOKEN to the same text on all workers, or on none")
+        # In constant time, so that a stranger cannot find the seal byte by byte from how long a refusal takes.
         if self._token and not hmac.compare_digest(seal, seal_of(message, self._token)):
             raise NoMessageError("it has another token: set KPARALLEL_TOKEN to the same text on all workers")
         return message
@@ -67,6 +70,7 @@ class Messages:
     def _is_of_a_form(self, message: dict[str, Any]) -> bool:
         worker, seal = message.get("worker"), message.get("seal", "")
         rest = {key: value for key, value in message.items() if key not in ("worker", "seal")}
+        # Not `isinstance`: JSON's true would be worker 1.
         named = type(worker) is int and 0 <= worker < self._workers and worker != self._worker
         if not named or len(rest) != 1 or not isinstance(seal, str) or not seal.isascii():
             return False
@@ -78,5 +82,6 @@ class Messages:
 
 def seal_of(message: Mapping[str, Any], token: bytes) -> str:
     """Return the HMAC of a message, which only who knows the token can make."""
+    # One text for each message, whatever the order in which its keys were written.
     text = json.dumps(message, sort_keys=True, separators=(",", ":"))
     return hmac.new(token, text.encode(), hashlib.sha256).hexdigest()

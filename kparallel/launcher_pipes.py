@@ -44,11 +44,13 @@ def leave_is_asked() -> bool:
         return False
     pipe = select.poll()
     pipe.register(descriptor, select.POLLIN)
+    # The byte is not read, so that every later call sees it too.
     return any(event & select.POLLIN for _, event in pipe.poll(0))
 
 
 def _descriptor(name: str) -> int | None:
     """Return a pipe of this worker's. In its children the number may be another file's."""
+    # A child of the worker inherits the variable, but the launcher is not its parent.
     if os.environ.get("KPARALLEL_LAUNCHER") != str(os.getppid()) or name not in os.environ:
         return None
     return int(os.environ[name])

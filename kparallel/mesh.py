@@ -8,6 +8,8 @@ from kparallel.errors import DeviceError
 
 __all__: list[str] = []
 
+# TensorFlow writes /job:worker/replica:0/task:1/device:GPU:0 where a user writes GPU:0. Job and task are dropped: a
+# mesh names the devices of one process.
 _DEVICE = re.compile(r"^(?:/job:\w+/replica:\d+/task:\d+)?/?(?:device:)?(CPU|GPU|TPU):(\d+)$", re.IGNORECASE)
 
 
@@ -58,15 +60,21 @@ class Mesh:
 
     def __post_init__(self) -> None:
         rows = tuple(tuple(device_name(name) for name in row) for row in self.rows)
+        # The class is frozen; the short names take the place of what was passed.
         object.__setattr__(self, "rows", rows)
         if not rows or not rows[0]:
             raise DeviceError("Expected at least one device, received none.")
         if len({len(row) for row in rows}) > 1:
             raise DeviceError(f"Expected rows of equal length, received lengths {[len(row) for row in rows]}.")
+        # Each row's devices once, because a row may name a device for several stages. What then occurs twice is in two
+        # rows.
         names = [name for row in rows for name in dict.fromkeys(row)]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise DeviceError(f"Expected each device once, received {repeated} more than once. Name every device once.")
+        # `row.index(name)` is the first stage of the device that runs the stage, so these tuples have the pattern of a
+        # row without its names:
+        # a b a b  ─►  (0, 1, 0, 1)        c d d c  ─►  (0, 1, 1, 0)        the two rows have different lanes: refused
         if len({tuple(row.index(name) for name in row) for row in rows}) > 1:
             raise DeviceError(
                 f"Expected every row to put the same stages on one device, received {[list(row) for row in rows]}."

@@ -19,12 +19,14 @@ def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:
 
 def metrics_of(model: keras.Model) -> list[keras.metrics.Metric]:
     """Return the metrics that a model and the layers inside it hold, and those inside other metrics."""
+    # By identity, here and below: `==` between Keras variables compares their values, and two metrics may be alike.
     found: dict[int, keras.metrics.Metric] = {}
 
     def visit(metric: keras.metrics.Metric) -> None:
         if id(metric) not in found:
             found[id(metric)] = metric
             for inner in metrics_inside(metric):
+                # Metrics may hold one another, so what was found is not entered again.
                 visit(inner)
 
     # Not `model.metrics`, which a class may override with what its `compile` has yet to make.

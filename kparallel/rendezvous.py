@@ -18,20 +18,20 @@ import contextlib
 import errno
 import socket
 import sys
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kparallel.attendance import Attendance
+from kparallel.attendance import DIFFERENCE, Attendance, Strangers, Wait
 from kparallel.cluster import Cluster, host_and_port
 from kparallel.errors import ClusterError, WorkerError
 from kparallel.handshake import Messages, NoMessageError
 
 __all__: list[str] = []
 
+# Seconds between two calls of a peer that does not answer.
 _RETRY = 0.2
+# Bytes of the longest line. A stranger that never ends its line is dropped there, before it fills the memory.
 _LINE = 1 << 20
-_TOLD = 5  # Dropped connections of which a line tells.
 
 
 def to_stderr(line: str) -> None:
@@ -65,6 +65,7 @@ def wait_for_peers(
     def meet() -> None:
         asyncio.run(_Rendezvous(cluster, handshake, timeout, progress, token, interval).hold())
 
+    # `asyncio.run` refuses to run inside a running loop. A thread of its own has none.
     if _loop_runs():  # Inside a notebook.
         concurrent.futures.ThreadPoolExecutor(1).submit(meet).result()
     else:
@@ -94,12 +95,13 @@ class _Rendezvous:
         self._cluster = cluster
         self._messages = Messages(cluster.index, len(cluster.workers), token)
         self._handshake = {**handshake, "cluster": ", ".join(cluster.workers)}
-        self._timeout = timeout
         self._progress = progress
-        self._interval = interval
+        self._wait = Wait(timeout, interval)
         self._attendance = Attendance(cluster, self._handshake)
-        self._dropped = 0
-        self._last_dropped = ""
+        self._strangers = Strangers()
+        # Two workers have two connections, one opened by each of them. A worker tells on those that it opened
+        # (`_lines`, by peer), and listens on those that it accepted (`_answer`). `_opened` has both, to be closed at
+        # the end.
         self._lines: dict[int, asyncio.StreamWriter] = {}
         self._opened: set[asyncio.StreamWriter] = set()
         self._calls: dict[int, asyncio.Task[None]] = {}
@@ -108,16 +110,19 @@ class _Rendezvous:
 
     async def hold(self) -> None:
         """Meet, or raise what kept the workers from it."""
-        self._start = self._shown = time.monotonic()
         server = await self._listen()
+        # One task for each peer: a peer that is not there yet delays no other.
         self._calls = {peer: asyncio.create_task(self._call(peer)) for peer in self._attendance.unreached}
         try:
             await self._until(lambda: self._attendance.is_complete)
             if difference := self._attendance.difference():  # Every worker sees it: all have greeted all.
                 raise WorkerError(difference)
+            # Only a second round lets a worker leave: it may have met everybody while another one still waits for its
+            # answer.
             await self._tell({"ready": True})
             await self._until(lambda: not self._attendance.unready)
         except WorkerError as error:
+            # The others then raise at once and for the same reason, where they would wait until their own timeout.
             await self._tell({"gave_up": str(error)})
             raise
         finally:
@@ -126,6 +131,7 @@ class _Rendezvous:
 
     async def _hang_up(self) -> None:
         for call in self._calls.values():
+            # Where the workers did not meet, some tasks still call.
             call.cancel()
         await asyncio.gather(*self._calls.values(), return_exceptions=True)
         await asyncio.sleep(0.01)  # What was being accepted when the port closed has come in now.
@@ -164,6 +170,8 @@ class _Rendezvous:
                 self._attendance.strange(peer, f"something else answers there: {error}")
             except (TimeoutError, OSError):
                 self._attendance.strange(peer, "")  # Not there yet.
+            # Whatever answered, the peer itself may still come: its address may be in use by a process that is about
+            # to end.
             await asyncio.sleep(_RETRY)
 
     async def _shake_hands(self, peer: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -199,6 +207,8 @@ class _Rendezvous:
         except OSError:  # It hung up.
             pass
         writer.close()
+        # The connection ended before the peer said that it was ready, so its process ended. A launcher may start it
+        # again.
         if peer in self._attendance.unready and not self._failure:
             self._calls[peer].cancel()
             self._attendance.hung_up(peer)
@@ -225,19 +235,25 @@ class _Rendezvous:
             if told["worker"] != peer:
                 raise NoMessageError(f"it is worker {peer} and says that it is worker {told['worker']}")
             if "gave_up" in told:
-                passed_on = " gave up: " in told["gave_up"]
-                who = "" if passed_on else f"Worker {peer} ({self._cluster.workers[peer]}) gave up: "
-                self._fail(self._attendance.difference() or who + told["gave_up"])
+                self._fail(self._why(peer, told["gave_up"]))
             if "ready" in told:
                 self._attendance.ready(peer)
             self._changed.set()
 
+    def _why(self, peer: int, text: str) -> str:
+        """Return why this worker gives up when another one says that it does."""
+        # A difference is raised by a worker that has met all, and names all of them. Here some may still be missing.
+        if text.startswith(DIFFERENCE):
+            return text
+        # A worker that gave up because another one did passes on that one's text, which has the cause's name already.
+        passed_on = " gave up: " in text
+        who = "" if passed_on else f"Worker {peer} ({self._cluster.workers[peer]}) gave up: "
+        return self._attendance.difference() or who + text
+
     def _drop(self, writer: asyncio.StreamWriter, reason: str) -> None:
         """Note a connection that is dropped; a scan of ports may make many."""
         host = str((writer.get_extra_info("peername") or ("an unknown host",))[0])
-        self._dropped += 1
-        self._last_dropped = f"{host}: {reason}"
-        if self._dropped <= _TOLD:
+        if self._strangers.drop(host, reason):
             self._progress(f"worker {self._cluster.index} dropped a connection from {host}: {reason}")
 
     def _fail(self, reason: str) -> None:
@@ -247,27 +263,19 @@ class _Rendezvous:
     async def _until(self, done: Callable[[], bool]) -> None:
         while not self._failure and not done():
             self._changed.clear()
-            now = time.monotonic()
             missing, difference = self._attendance.missing(), self._attendance.difference()
-            if now - self._start >= self._timeout:
+            if self._wait.is_over:
                 raise WorkerError(
-                    f"Worker {self._cluster.index} waited {self._timeout:g} s for {missing}. Is it started, "
+                    f"Worker {self._cluster.index} waited {self._wait.timeout:g} s for {missing}. Is it started, "
                     "with the same list of addresses, and does no firewall stand between? "
-                    f"kparallel.init(timeout=seconds) waits longer. {difference}{self._strangers()}".rstrip()
+                    f"kparallel.init(timeout=seconds) waits longer. {difference}{self._strangers}".rstrip()
                 )
-            if now - self._shown >= self._interval:
-                self._shown = now
-                waited = f"{now - self._start:.0f} s of {self._timeout:g} s"
-                self._progress(f"worker {self._cluster.index} waits for {missing}, {waited}")
+            if self._wait.is_to_be_told():
+                self._progress(f"worker {self._cluster.index} waits for {missing}, {self._wait}")
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), min(1.0, self._start + self._timeout - now))
+                await asyncio.wait_for(self._changed.wait(), min(1.0, max(self._wait.left, 0.0)))
         if self._failure:
             raise WorkerError(self._failure)
-
-    def _strangers(self) -> str:
-        if not self._dropped:
-            return ""
-        return f" Connections that were dropped: {self._dropped}, the last from {self._last_dropped}."
 
     async def _tell(self, message: dict[str, Any]) -> None:
         for line in list(self._lines.values()):  # A peer that is reached meanwhile adds its own.
@@ -277,5 +285,6 @@ class _Rendezvous:
 
     def _send(self, writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
         connection = writer.get_extra_info("socket")
+        # Without Nagle's delay: the messages are short, and each is waited for.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         writer.write(self._messages.write(message))

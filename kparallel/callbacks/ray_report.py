@@ -49,6 +49,7 @@ class RayReport(keras.callbacks.Callback):  # type: ignore[misc]
         """Report, and wait until every worker has."""
         logs = logs or {}
         names = logs if self._metrics is None else self._metrics
+        # On every worker: Ray waits until all have reported.
         metrics = {name: float(logs[name]) for name in names}
         with tempfile.TemporaryDirectory(prefix="kparallel-") as folder:
             self._train.report(metrics, checkpoint=self._saved(Path(folder)) if self._checkpoint else None)

@@ -64,6 +64,7 @@ class Recorder:
         self._model: Any = None
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._mark: Any = None
+        # `_calls` counts the calls of this `fit`, `_seen` those since the profiler was started.
         self._calls = 0
         self._seen = 0
         self._done = False
@@ -96,6 +97,7 @@ class Recorder:
         Returns:
             Whether the profiler was started.
         """
+        # The mark is what `kparallel.trace.events` finds the call by. It has to begin before Keras fetches the batch.
         starts = self.waits and self._calls >= self._start and self._turn_on()
         if self.records:
             self._mark = tf.profiler.experimental.Trace(MARK, step_num=self._seen, _r=1)
@@ -109,10 +111,12 @@ class Recorder:
             return None
         self._end_mark()
         self._seen += 1
+        # One call more than asked for: the first one is disturbed by the profiler's start, and left out.
         return self.finish() if self._seen > self._steps else None
 
     def finish(self) -> Recording | None:
         """Return what has been recorded, at an epoch's end; None where that is less than a step."""
+        # Of one call alone nothing would be left.
         if not self.records or self._seen < 2:
             self.stop()
             return None
@@ -172,6 +176,7 @@ class Recorder:
             def whose(operation: Operation) -> Owner:
                 return plain_attribution(operation.name, operation.kind, optimizer)
 
+        # `[call][step]`, flat, without the first call.
         found = [step for call in calls(events, whose)[1:] for step in call]
         if not found:
             return None
@@ -183,6 +188,7 @@ class Recorder:
 
 def _machine(plan: Plan) -> Machine:
     cluster = read_cluster()
+    # GPUs compute by themselves. CPU devices share the cores on which this process may run.
     cores = None if plan.mesh.rows[0][0].startswith("GPU") else len(os.sched_getaffinity(0))
     threads = tf.config.threading.get_intra_op_parallelism_threads() or cores or 1
     return Machine(cores, threads, cluster.index if cluster else 0)

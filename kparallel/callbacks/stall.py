@@ -92,6 +92,7 @@ class StallWatchdog(keras.callbacks.Callback):  # type: ignore[misc]
         self._step, self._reached = step, time.monotonic()
 
     def _watch(self, over: threading.Event) -> None:
+        # `key` names worker and step, without the seconds, which change: so each stall is told once.
         told: set[str] = set()
         seen: dict[int, tuple[str, float]] = {}
         model = self.model  # Not of a fit that failed long ago: its thread ends with the process, or by the next one.
@@ -106,9 +107,11 @@ class StallWatchdog(keras.callbacks.Callback):  # type: ignore[misc]
     def _stall(self, seen: dict[int, tuple[str, float]]) -> str:
         """Return in words who stands still, or nothing."""
         own = time.monotonic() - self._reached
+        # Another worker first: where one is silent or behind, this one only waits for it.
         behind = self._others(seen)
         if behind:
             return f"stall seen by worker {self._cluster.index} at step {self._step}: " + ", ".join(behind)
+        # Nobody is seen to be behind. Then the worker's own step counts.
         if own < self._seconds:
             return ""
         who = f"worker {self._cluster.index} has not finished step {self._step}"
@@ -151,6 +154,7 @@ class StallWatchdog(keras.callbacks.Callback):  # type: ignore[misc]
         path = self._sign(self._cluster.index)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            # Renamed at once, so that a reader sees an old sign or a new one, and never half of one.
             new = path.with_suffix(".new")
             new.write_text(json.dumps(sign))
             new.replace(path)
@@ -163,6 +167,7 @@ class StallWatchdog(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _place(self) -> str:
         """Return the line at which training stands, the innermost that is not of a library."""
+        # From the innermost frame outwards, to the first that is the user's or kparallel's.
         innermost = frame = sys._current_frames().get(self._trainer)
         while frame is not None and _is_library(frame.f_code.co_filename):
             frame = frame.f_back

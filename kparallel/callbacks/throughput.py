@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from kparallel.callbacks.meter import Meter
 from kparallel.callbacks.recorder import Recorder, Recording
 from kparallel.trace.diagnosis import diagnose
 from kparallel.trace.summary import Summary
@@ -76,10 +77,8 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
         self._single_replica = single_replica
         self._clock = clock
         self._traced = False
-        self._first = self._last = 0
-        self._start = self._end = 0.0
+        self._meter = Meter()
         self._recorder = Recorder(_START, _STEPS) if explain else None
-        self._paused: tuple[int, float] | None = None
         self._told = False
         self.explanation = ""
         self.summary: Summary | None = None
@@ -93,27 +92,27 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Start the clock, if the step is traced already."""
-        self._first = self._last = self._steps()
-        self._start = self._end = self._clock()
+        self._meter.begin(self._steps(), self._clock())
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Stop the clock while steps are recorded."""
         if self._recorder is None:
             return
-        steps, now = self._last, self._clock()
+        now = self._clock()  # Before the profiler starts, which takes a while.
         if self._recorder.before_step():
-            self._paused = steps, now
+            self._meter.pause(now)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Note the time; start the clock after the first step of `fit`."""
         if self._recorder is not None:
             self._take(self._recorder.after_step())
-        self._last, self._end = self._steps(), self._clock()
+        steps, now = self._steps(), self._clock()
+        self._meter.reach(steps, now)
         if not self._traced:
             self._traced = True
-            self._first, self._start = self._last, self._end
+            self._meter.begin(steps, now)
         if self._recorder is not None and not self._recorder.records:
-            self._resume()
+            self._meter.resume()
 
     def on_test_begin(self, logs: Any = None) -> None:
         """An epoch's validation is not recorded."""
@@ -123,13 +122,13 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Log the figures, and say what limits them; an epoch whose only step was traced has none."""
         self.on_test_begin()
-        self._resume()
+        self._meter.resume()
         self._log(logs)
         if self.summary is not None and not self._told:
             self._tell(None if logs is None else logs.get("scaling_efficiency"))
 
     def _log(self, logs: Any) -> None:
-        seconds, steps = self._end - self._start, self._last - self._first
+        steps, seconds = self._meter.steps, self._meter.seconds
         if logs is None or steps <= 0 or seconds <= 0:
             return
         replicas = getattr(self.model.distribute_strategy, "num_replicas_in_sync", 1)
@@ -142,14 +141,6 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
     def _take(self, recording: Recording | None) -> None:
         if recording is not None:
             self.summary = recording.summary
-
-    def _resume(self) -> None:
-        """Leave out the recorded steps and their time, as if the epoch had begun later."""
-        if self._paused is not None:
-            steps, moment = self._paused
-            self._first += self._last - steps
-            self._start += self._end - moment
-            self._paused = None
 
     def _tell(self, efficiency: float | None) -> None:
         assert self.summary is not None

@@ -109,6 +109,7 @@ class Trace(keras.callbacks.Callback):  # type: ignore[misc]
         if recording is None:
             return
         cluster = read_cluster()
+        # Workers may share the directory.
         name = "trace" if cluster is None else f"trace-worker-{cluster.index}"
         self.summary = recording.summary
         self.report = f"{recording.summary}\nin short       {diagnose(recording.summary)}"
@@ -119,6 +120,7 @@ class Trace(keras.callbacks.Callback):  # type: ignore[misc]
         if self._picture is not None:
             picture = self._directory / f"{name}.{self._picture}"
             try:
+                # The files come first: they are written also where Matplotlib is missing.
                 draw(recording.summary, recording.steps, recording.laid, picture)
                 written.append(picture)
             except ImportError as error:

@@ -57,6 +57,7 @@ class Warmup(keras.callbacks.Callback):  # type: ignore[misc]
     def rate_factor(self, step: int) -> float:
         """Return by what the learning rate is multiplied at a step, the first being 0."""
         scale = self._scale or 1.0
+        # From 1 at step 0 in a straight line to `scale` at step `steps`.
         share = min(1.0, step / self._steps) if self._steps else 1.0
         return 1.0 + (scale - 1.0) * share
 
@@ -69,6 +70,7 @@ class Warmup(keras.callbacks.Callback):  # type: ignore[misc]
             if not self.params.get("steps"):
                 raise ValueError("Expected Warmup(steps=...): the data does not say how many steps an epoch has.")
             self._steps = max(1, round(self._epochs * self.params["steps"]))
+        # Once for this object: in a second `fit` the optimizer's rate is already a scaled one.
         if self._base is None:
             self._base = float(optimizer.learning_rate)
             # An interrupted fit goes on where the optimizer's own count stands.
@@ -103,6 +105,9 @@ class Warmup(keras.callbacks.Callback):  # type: ignore[misc]
             ) from error
         if self._momentum_correction and before > 0 and rate != before:
             for velocity in _velocities(optimizer):
+                # Keras     v = momentum * v - rate * gradient
+                # The velocity contains the old rates, so it is brought to the new one (Goyal et al.,
+                # https://arxiv.org/abs/1706.02677).
                 velocity.assign(velocity * (rate / before))
 
 

@@ -42,11 +42,15 @@ def write_folder(directory: Path, files: Mapping[str, Write], keep: int) -> Path
         OSError: It cannot be written, as on a full disk. The folders that were there are there still.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    # One more than the newest, and not the count of folders, because old ones have been removed.
     number = max((_number(folder) for folder in _named(directory)), default=0) + 1
     name = f"checkpoint-{number:08d}"
     partial, whole = directory / f".{name}.partial", directory / name
     clear_unfinished(directory)
     try:
+        # The order is the guarantee: first each file's bytes are on the disk, then the manifest's, then the names in
+        # the folder; only then does one rename give the folder a name that readers look for. The second sync makes
+        # that rename last.
         partial.mkdir()
         for file, write in files.items():
             write(partial / file)
@@ -56,11 +60,14 @@ def write_folder(directory: Path, files: Mapping[str, Write], keep: int) -> Path
         _sync(partial / _MANIFEST)
         _sync(partial)
         partial.rename(whole)
+    # Also an interrupt: the process may go on, and the next call would find the folder in its way.
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     _sync(directory)
+    # The new folder is on the disk by now, so that there is a whole one at every moment.
     for folder in _named(directory)[keep:]:
+        # Renamed first. A process that ends inside `rmtree` would leave a folder with a plain name and half its files.
         removed = directory / f".{folder.name}.removed"
         folder.rename(removed)
         shutil.rmtree(removed)
@@ -95,6 +102,7 @@ def _named(directory: Path) -> list[Path]:
         names = [name for name in os.listdir(directory) if _WHOLE.fullmatch(name)]
     except FileNotFoundError:
         return []
+    # The numbers have eight digits, so the order of the texts is that of the numbers.
     return [directory / name for name in sorted(names, reverse=True)]
 
 
@@ -106,6 +114,7 @@ def _damage(folder: Path) -> str:
     try:
         sizes = json.loads((folder / _MANIFEST).read_text())
         for file, size in sizes.items():
+            # Sizes and not checksums, which would read every byte at each start.
             found = (folder / file).stat().st_size
             if found != size:
                 return f"{file} has {found} of {size} bytes"
@@ -116,6 +125,7 @@ def _damage(folder: Path) -> str:
 
 def _sync(path: Path) -> None:
     """Bring a file, or the names in a folder, to the disk."""
+    # A folder can be opened for reading only; `fsync` needs no more.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

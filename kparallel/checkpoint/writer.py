@@ -31,6 +31,8 @@ class Writer:
             write: Writes.
         """
         self.wait()
+        # Not a daemon: the interpreter waits for it at its end, so that the last checkpoint of a script is whole. The
+        # name has the folder, by which another writer finds it.
         self._thread = threading.Thread(target=self._carry_out, args=(write,), name=self._name)
         self._thread.start()
 
@@ -54,5 +56,6 @@ class Writer:
     def _carry_out(self, write: Callable[[], object]) -> None:
         try:
             write()
+        # The thread has nobody to raise to. The training asks at its next checkpoint.
         except Exception as error:
             self._error = error

@@ -30,10 +30,14 @@ class CommThread:
     def __init__(self, ring: Ring, on_done: Sequence[Callable[[], None]]) -> None:
         self._ring = ring
         self._on_done = on_done
+        # replica 0    submission 1   submission 2   submission 3
+        # replica 1    submission 1   submission 2
+        #                   └─ one collective of the ring, made when all replicas have submitted it
         self._submitted: list[queue.SimpleQueue[_Submission | threading.Event | None]] = [
             queue.SimpleQueue() for _ in on_done
         ]
         self._counts = [0] * len(on_done)
+        # `[replica][number of the submission]`.
         self._done: list[dict[int, Arrays | Exception]] = [{} for _ in on_done]
         threading.Thread(target=self._run, name="kparallel-comm", daemon=True).start()
 
@@ -67,6 +71,7 @@ class CommThread:
         """After a failed step: wait until none of its work runs any more, and drop its results."""
         settled = threading.Event()
         for submitted in self._submitted:
+            # One event in every queue: what each queue holds before it is of the failed step.
             submitted.put(settled)
         settled.wait()
 
@@ -96,6 +101,8 @@ class CommThread:
         works = [item for item in items if isinstance(item, _Submission)]
         results: list[Arrays | Exception]
         try:
+            # Submitted before the workers connected anew, and taken from its queue only now: on the new connections no
+            # other worker has a counterpart for it.
             if any(work.generation != self._ring.generation for work in works):
                 raise ValueError("The step failed before the workers connected anew; its work is not run any more.")
             results = list(works[0].work(self._ring, [work.arrays for work in works]))
@@ -151,12 +158,14 @@ def gather(ring: Ring, parts: list[Arrays]) -> list[Arrays]:
     result of a replica    [ array 0 of all replicas | array 1 of all replicas | ... ]
     ```
     """
+    # Only the first dims differ between replicas. Dtypes and the other dims are this worker's own.
     counts = [np.array([array.shape[0] for array in arrays], np.int64) for arrays in parts]
     blobs = [np.ascontiguousarray(array).tobytes() for arrays in parts for array in arrays]
     packed = b"".join([*(count.tobytes() for count in counts), *blobs])
     replicas: list[Arrays] = []
     for blob in ring.all_gather(packed):
         replicas.extend(_read(blob, parts))
+    # `replicas[replica][array]` becomes `[array][replica]`, flat.
     gathered = [array for of_one in zip(*replicas, strict=True) for array in of_one]
     return [gathered, *([array.copy() for array in gathered] for _ in parts[1:])]
 
@@ -168,6 +177,7 @@ def _read(blob: bytes, like: list[Arrays]) -> list[Arrays]:
         blob: The bytes.
         like: This worker's arrays, whose dtypes and inner dims all replicas have.
     """
+    # `counts[replica][array]`.
     per_replica = len(like[0])
     counts = np.frombuffer(blob, np.int64, per_replica * len(like)).reshape(len(like), per_replica)
     offset = counts.nbytes

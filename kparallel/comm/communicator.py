@@ -77,6 +77,7 @@ class LocalCommunicator(Communicator):
 
     @property
     def replica_index(self) -> int:
+        # Known while the step is traced: each replica traces its own part of the graph, and knows which one it is.
         return int(tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group))
 
     def all_reduce(self, values: list[Any]) -> list[Any]:
@@ -88,16 +89,19 @@ class LocalCommunicator(Communicator):
     def reduce(self, values: list[Any], owners: Sequence[int]) -> list[Any]:
         if not values:
             return []
+        # Each sum is made on the device of the one replica that needs it, and travels nowhere else.
         add_up = partial(self._sum_to, owners=owners)
         return list(tf.distribute.get_replica_context().merge_call(add_up, args=(values,)))
 
     def all_gather(self, values: list[Any]) -> list[list[Any]]:
+        # Here a value holds those of all replicas, `[value][replica]` after `experimental_local_results`.
         def collect(strategy: tf.distribute.Strategy, values: list[Any]) -> list[list[Any]]:
             return [list(strategy.experimental_local_results(value)) for value in values]
 
         return [list(v) for v in tf.distribute.get_replica_context().merge_call(collect, args=(values,))]
 
     def _sum(self, strategy: tf.distribute.Strategy, values: list[Any]) -> list[Any]:
+        # NCCL adds dense tensors only.
         if self._nccl is not None and not any(isinstance(v, tf.IndexedSlices) for v in values):
             return list(self._nccl.batch_reduce(tf.distribute.ReduceOp.SUM, [(v, v) for v in values]))
         return self._sum_to(strategy, values, [0] * len(values))
@@ -105,6 +109,7 @@ class LocalCommunicator(Communicator):
     def _sum_to(self, strategy: tf.distribute.Strategy, values: list[Any], owners: Sequence[int]) -> list[Any]:
         sums = []
         for value, owner in zip(values, owners, strict=True):
+            # `value` holds one tensor for each replica, on that replica's device; the sum is made on the owner's.
             with tf.device(self._column[owner]):
                 sums.append(add(list(strategy.experimental_local_results(value))))
         return sums
@@ -122,6 +127,7 @@ def add(values: list[Any]) -> Any:
         return tf.IndexedSlices(
             tf.concat([value.values for value in values], 0), tf.concat(indices, 0), values[0].dense_shape
         )
+    # Some replicas have slices and others dense gradients of the same weight. The sum is dense, as on one device.
     return tf.add_n([tf.convert_to_tensor(value) for value in values])
 
 

@@ -25,6 +25,7 @@ def compressed(gradients: list[Any], dtype: str | None) -> list[Any]:
     """Return gradients in the dtype in which they travel; None leaves them unchanged."""
     if dtype is None:
         return gradients
+    # Gradients that are half precision already, or integers, travel as they are.
     return [_cast(g, tf.as_dtype(dtype)) if g.dtype in (tf.float32, tf.float64) else g for g in gradients]
 
 
@@ -35,5 +36,6 @@ def restored(sums: list[Any], gradients: list[Any]) -> list[Any]:
 
 def _cast(value: Any, dtype: tf.DType) -> Any:
     if isinstance(value, tf.IndexedSlices):
+        # The indices keep their dtype: rounded, they would name other rows.
         return tf.IndexedSlices(tf.cast(value.values, dtype), value.indices, value.dense_shape)
     return tf.cast(value, dtype)

@@ -44,6 +44,7 @@ class PeerConnections:
             number: How many columns there are.
             group: How the workers tell one another where they listen.
         """
+        # A model with more columns than any before it needs more rings; those that exist are used again.
         missing = number - len(self._rings)
         if missing > 0 and not self._refused:
             self._connect(missing, group)
@@ -55,6 +56,7 @@ class PeerConnections:
         Args:
             group: How the workers tell one another.
         """
+        # A worker that had no failure of its own takes part as well: its connections lead to one that had.
         if not self._rings or not any(
             json.loads(left) for left in group.all_gather_text(json.dumps(self._is_aborted()))
         ):
@@ -84,6 +86,8 @@ class PeerConnections:
             position = RingPosition(self._cluster.index, len(self._cluster.workers), self._liveness.frozen)
             self._rings += [Ring(position, *pair) for pair in pairs]
             return
+        # For good, on all workers at once: the reason is equal on all of them, and so is which collectives a step
+        # uses.
         self._refused = True
         warnings.warn(
             f"Workers cannot connect to one another ({pairs}), so TensorFlow's own collectives carry the gradients, "
@@ -102,6 +106,7 @@ class PeerConnections:
             errors = group.all_gather_text(error_text)
             if not any(errors):
                 return pairs
+            # This worker has connected, and another one has not. A ring needs all.
             for end in (end for pair in pairs for end in pair):
                 end.close()
             found = "; ".join(f"worker {index}: {text}" for index, text in enumerate(errors) if text)
@@ -112,6 +117,7 @@ class PeerConnections:
         try:
             listener, endpoint = self._listen(self._cluster)
         except OSError as error:
+            # The others wait in this collective, whatever happened here.
             _all_endpoints(group, None)
             return [], str(error)
         with listener:
@@ -139,6 +145,7 @@ def connect_pair(
     """
     nothing = json.dumps(None)
     if cluster.index not in (first, second):
+        # The two exchange their endpoints by a collective of all workers, in which the others have nothing to say.
         group.all_gather_text(nothing)
         return None
     try:

@@ -27,6 +27,7 @@ class Departures:
         self._settle = settle
         self._changed = threading.Condition()
         self._departed: list[int] = []
+        # The number of waits so far, by which `_settled` tells the present wait from the next.
         self._begun = 0
         self._waits = False
         for work in (self._watch, lambda: self._listen(descriptor)):
@@ -56,7 +57,9 @@ class Departures:
     def _watch(self) -> None:
         while True:
             with self._changed:
+                # Both are needed: a worker that has ended is no loss while this one does not wait for it.
                 self._changed.wait_for(lambda: self._departed and self._waits)
+                # The wait may still end by itself: the worker may have sent its part before it ended.
                 worker, settled = self._departed[0], self._settled(self._begun)
             if not settled:
                 self._abort(f"from /job:worker/replica:0/task:{worker}: {ENDED}")

@@ -42,6 +42,7 @@ class Endpoint:
         else:
             end = socket.socket(socket.AF_UNIX)
             end.connect("\0" + self.name)
+        # preamble   [ token: 16 bytes | ring: 4 bytes, big-endian ]
         end.sendall(bytes.fromhex(self.token) + ring.to_bytes(4, "big"))
         return _configured(end)
 
@@ -93,6 +94,7 @@ def connect_ring(listener: socket.socket, endpoints: list[Endpoint], index: int,
     before: dict[int, socket.socket] = {}
     try:
         for ring in range(number):
+            # To the next worker; data flow in this direction.
             after.append(endpoints[(index + 1) % len(endpoints)].connect(ring))
         _admit(listener, bytes.fromhex(endpoints[index].token), before, number, until)
     except OSError as error:
@@ -117,6 +119,7 @@ def _admit(listener: socket.socket, token: bytes, before: dict[int, socket.socke
     Raises:
         OSError: The previous worker does not come.
     """
+    # Connections whose preamble has not come completely. A stranger's may stay here until the end.
     received: dict[socket.socket, bytes] = {}
     listener.setblocking(False)
     with selectors.DefaultSelector() as ready:
@@ -159,12 +162,15 @@ def _preamble(end: socket.socket, received: dict[socket.socket, bytes]) -> bytes
     except OSError:
         part = b""
     received[end] += part
+    # A connection that was closed has a short preamble, which is no token, so the caller closes it like a stranger's.
     return received[end] if not part or len(received[end]) == _TOKEN + 4 else None
 
 
 def _configured(end: socket.socket) -> socket.socket:
     end.settimeout(None)
     if end.family == socket.AF_UNIX:
+        # A piece of the ring then fits; with the usual default of a fifth of it the sender waits for the receiver more
+        # often.
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
     else:
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

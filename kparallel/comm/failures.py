@@ -38,6 +38,7 @@ def lost_workers(message: str, cluster: Cluster) -> tuple[int, ...]:
         matches = " ".join(match[0] for match in re.finditer(pattern, message))
         numbers = {int(number) for number in re.findall(_TASK, matches)} - {cluster.index}
         lost = tuple(sorted(number for number in numbers if number < len(cluster.workers)))
+        # A less reliable pattern is tried only where a more reliable one names nobody.
         if lost:
             return lost
     return (_CHIEF,) if _SERVICE in message and cluster.index != _CHIEF else ()
@@ -55,6 +56,7 @@ def translate_worker_loss() -> Iterator[None]:
     except tf.errors.OpError as error:
         cluster = read_cluster()
         lost = () if cluster is None else lost_workers(str(error), cluster)
+        # An error of TensorFlow's that has nothing to do with another worker, such as a shape that does not fit.
         if cluster is None or not lost:
             raise
         names = ", ".join(f"worker {index} ({cluster.workers[index]})" for index in lost)

@@ -106,6 +106,8 @@ class TFWorkerGroup(WorkerGroup):
         data = text.encode()
         # Every worker has to know how many bytes the others send. So the first collective has a fixed size and contains
         # the lengths; the second has the size of the longest rest.
+        # message    [ length: 4 bytes | text, up to _FIRST - 4 bytes ][ rest ]
+        #              first collective: 1 KB from each worker          second: if any worker has a rest
         message = len(data).to_bytes(_LENGTH, "big") + data
         parts = self._all_gather(message[:_FIRST], _FIRST)
         lengths = [int.from_bytes(part[:_LENGTH], "big") + _LENGTH for part in parts]
@@ -117,6 +119,7 @@ class TFWorkerGroup(WorkerGroup):
     def _all_gather(self, data: bytes, size: int) -> list[bytes]:
         """Return every worker's bytes, padded to the given size, which is the same on all workers."""
         # As int32, the dtype of the traced gather.
+        # `ljust` fills up to whole words; the length in the message says where the text ends.
         words = np.frombuffer(data.ljust(-(-size // 4) * 4, b"\0"), np.int32)
         with self._waiting():
             return [row.tobytes() for row in self._gather(tf.constant(words[None])).numpy()]
@@ -125,6 +128,7 @@ class TFWorkerGroup(WorkerGroup):
         if not values:
             return []
         tensors = [tf.convert_to_tensor(value) for value in values]
+        # Integers of every kind, and booleans, as int64, in which a sum with zeros is exact.
         sent = [tensor if tensor.dtype.is_floating else tf.cast(tensor, tf.int64) for tensor in tensors]
         # A broadcast by a sum: all workers but the chief add zeros.
         terms = [value if self.is_chief else tf.zeros_like(value) for value in sent]

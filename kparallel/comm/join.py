@@ -65,6 +65,7 @@ def init(timeout: float = 300.0, heartbeat: float = 60.0) -> None:
             "cluster any more. Move the lines `import kparallel` and `kparallel.init()` above the first model, dataset "
             "or tensor, or start the script with `kparallel run`, which does it."
         )
+    # The workers meet before TensorFlow starts: from then on it could not be interrupted while it waits for one.
     wait_for_peers(cluster, _handshake(devices), timeout, token=os.environ.get("KPARALLEL_TOKEN", ""))
     if devices:
         virtual_devices(int(devices))
@@ -75,6 +76,7 @@ def init(timeout: float = 300.0, heartbeat: float = 60.0) -> None:
         task_id=cluster.index,
         rpc_layer="grpc",
     )
+    # Here TensorFlow starts, and takes the ports that the rendezvous has left.
     with _exiting_after(cluster, timeout):
         strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
     own = len(cluster.workers) > 1 and _choice() == "auto"
@@ -150,6 +152,7 @@ class _Joined:
 @functools.cache
 def _joined(cluster: Cluster) -> list[_Joined]:
     """Return the list that holds the cluster's strategy and connections: TensorFlow allows a process one strategy."""
+    # A list, because `cache` keeps what is returned: `init` appends the result, and later calls find it.
     return []
 
 

@@ -41,6 +41,7 @@ class LivenessProbe:
     def _watch(self) -> None:
         while True:
             self._asked.wait()
+            # One probe for each question at most. While nobody waits for the worker, nothing is sent.
             self._asked.clear()
             until = time.monotonic() + self._heartbeat
             # Probe again until the heartbeat has passed: a busy machine may miss single probes.

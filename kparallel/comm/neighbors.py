@@ -84,6 +84,7 @@ class Neighbors:
         self._closing = threading.Lock()
         self._after = after
         self._before = before
+        # Set once. From then on every call raises it, and the connections are shut.
         self.lost: LostError | None = None
         # A read returns after this time, so that the reader can poll for failures.
         before.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, int(_PATIENCE * 1e6)))
@@ -98,13 +99,18 @@ class Neighbors:
             lost: The lost worker; by default this worker itself.
         """
         with self._closing:
+            # The first failure that a worker finds is the one it reports. What it finds afterwards follows from the
+            # first.
             if self.lost is not None:
                 return
             self.lost = lost or LostError(self._position.index, False, own=True)
         with contextlib.suppress(OSError):
+            # Without waiting: the previous worker may be the lost one, and read nothing any more.
             self._before.send(_NOTICE.pack(self.lost.worker, self.lost.frozen), socket.MSG_DONTWAIT)
         for end in (self._before, self._after):
             with contextlib.suppress(OSError):
+                # `shutdown` wakes a thread that waits in the socket. `close` would not, and would free its number for
+                # another file.
                 end.shutdown(socket.SHUT_RDWR)
         self._sends.put(None)
 
@@ -140,6 +146,7 @@ class Neighbors:
                 count = 0
             if count == 0:
                 self._on_disconnect()
+            # A signal or the timeout may end a read before the array is full.
             view = view[count:]
 
     def _poll_failures(self) -> None:
@@ -157,6 +164,7 @@ class Neighbors:
         If the next worker closed the connection without a notice, it is itself the lost one.
         """
         try:
+            # Data go over this connection in the other direction only, so whatever can be read from it is a notice.
             notice = self._after.recv(_NOTICE.size, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None

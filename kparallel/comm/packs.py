@@ -33,6 +33,7 @@ def packs(sizes: Sequence[int]) -> list[list[int]]:
     """
     result: list[list[int]] = []
     shared: list[int] = []
+    # The backward pass ends at the first weights, so the last ones' gradients are there first.
     for index in reversed(range(len(sizes))):
         if sizes[index] >= ALONE:
             result.append([index])
@@ -50,6 +51,7 @@ def _divided(pack: list[int], sizes: Sequence[int]) -> list[list[int]]:
     count = 0  # The number of its tensors that have to wait for the last gradient.
     while count < len(pack) and sum(sizes[index] for index in pack[len(pack) - count - 1 :]) <= total * LAST:
         count += 1
+    # `pack` is in the order of the backward pass, so its end has to wait longest.
     early, late = pack[: len(pack) - count], pack[len(pack) - count :]
     if sum(sizes[index] for index in early) < WORTH:
         return [pack] if pack else []
@@ -66,6 +68,7 @@ def sum_by_dtype(
         values: Tensors of any shapes and dtypes, which are the same on all devices.
     """
     total: dict[int, tf.Tensor] = {}  # By the index in `values`.
+    # A pack is one tensor on the way, and a tensor has one dtype.
     for dtype in dict.fromkeys(value.dtype for value in values):
         indices = [index for index, value in enumerate(values) if value.dtype == dtype]
         sizes = [(values[index].shape.num_elements() or 0) * dtype.size for index in indices]

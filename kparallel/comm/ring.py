@@ -52,6 +52,8 @@ class Ring:
 
     def _begin(self, after: socket.socket, before: socket.socket) -> None:
         self._neighbors = Neighbors(self._position, after, before)
+        # A generation has connections of its own, in which nothing of an earlier one is left. So the numbers begin
+        # anew.
         self._serial = 0
 
     @property
@@ -103,6 +105,14 @@ class Ring:
         index, workers = self._position.index, self._position.workers
         self._exchange_headers(own.nbytes, own.dtype.name)
         total = aligned(own.size, own.dtype)
+        # Which segment a worker receives, with three workers. `+` is added to the worker's own rows of it and sent on;
+        # `*` marks the sum over all workers.
+        # worker              0     1     2
+        # sends first         0     1     2
+        # reduce-scatter 0    2+    0+    1+
+        # reduce-scatter 1    1*    2*    0*
+        # all-gather 0        0*    1*    2*      which the previous worker has completed
+        # all-gather 1        2*    0*    1*
         self._neighbors.put(own[self._segment(index, own.size)])
         # Reduce-scatter: after the last step this worker has the sum of one segment.
         for step in range(workers - 1):
@@ -134,6 +144,8 @@ class Ring:
         index, workers = self._position.index, self._position.workers
         parts = {index: own}
         for step in range(workers - 1):
+            # In step s a worker sends on what it received in step s - 1, at first its own; each part is preceded by
+            # its length.
             forwarded = parts[(index - step) % workers]
             self._neighbors.put(np.array([len(forwarded)], np.int64))
             self._neighbors.put(np.frombuffer(forwarded, np.uint8))
@@ -175,6 +187,8 @@ class Ring:
     def _segment(self, number: int, size: int) -> slice:
         """Return the elements of a segment, by its number modulo the number of workers."""
         workers = self._position.workers
+        # Segments differ by at most one element in length, and none is empty unless there are fewer elements than
+        # workers.
         number %= workers
         return slice(size * number // workers, size * (number + 1) // workers)
 
@@ -193,6 +207,7 @@ def aligned(size: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
         size: The number of elements.
         dtype: Their dtype.
     """
+    # As many bytes more as an alignment may have to skip.
     memory = np.empty(size * dtype.itemsize + _ALIGNED, np.uint8)
     start = -memory.ctypes.data % _ALIGNED
     return memory[start : start + size * dtype.itemsize].view(dtype)

@@ -55,6 +55,8 @@ class RingCommunicator(Communicator):
     def all_reduce(self, values: list[Any]) -> list[Any]:
         if tf.executing_eagerly():
             return self._plain.all_reduce(values)
+        # Slices differ in number from replica to replica, so they are gathered; a sum of slices is their
+        # concatenation.
         slices = [index for index, value in enumerate(values) if isinstance(value, tf.IndexedSlices)]
         dense = [index for index in range(len(values)) if index not in slices]
         total = dict(zip(dense, sum_by_dtype(self._sum_packs, [values[index] for index in dense]), strict=True))
@@ -70,6 +72,7 @@ class RingCommunicator(Communicator):
         tensors = [tf.convert_to_tensor(value) for value in values]
         replicas = self._plain.replicas
         shapes = [tf.TensorShape([None, *tensor.shape[1:]]) for tensor in tensors for _ in range(replicas)]
+        # The result is flat: `[value 0 of all replicas, value 1 of all replicas, ...]`.
         parts = self._exchanged(gather, tensors, shapes, [tensor.dtype for tensor in tensors for _ in range(replicas)])
         return [parts[start : start + replicas] for start in range(0, len(parts), replicas)]
 
@@ -80,6 +83,7 @@ class RingCommunicator(Communicator):
         if self._generation == self._comm_thread.generation:
             return
         self._generation = self._comm_thread.generation
+        # First the thread has to be done with the failed step: what it completes afterwards would add elements again.
         self._comm_thread.settle()
         for done in self._done:  # A failed step may have left elements that nobody took.
             if count := int(done.size()):
@@ -109,6 +113,7 @@ class RingCommunicator(Communicator):
             shapes: The static shapes of the results.
             dtypes: The dtypes of the results.
         """
+        # The index among the replicas of this process.
         replica = self.replica_index - self._first_replica
         comm_thread = self._comm_thread
 

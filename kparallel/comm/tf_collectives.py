@@ -32,6 +32,7 @@ class TFCommunicator(Communicator):
         replicas: int,
         first_replica: int,
     ) -> None:
+        # /job:worker/replica:0/task:1/device:GPU:0  ─►  /job:worker/replica:0/task:1/device   GPU   0
         nccl = column[0].rsplit(":", 2)[-2].endswith("GPU")
         implementation = tf.distribute.experimental.CommunicationImplementation
         options = tf.distribute.experimental.CommunicationOptions(

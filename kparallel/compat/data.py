@@ -37,6 +37,7 @@ def rows_of_arrays(given: dict[str, Any]) -> tuple[Any, int, int]:
         ValueError: Keras refuses the arrays, as for different numbers of rows.
     """
     names = ("x", "y", "sample_weight", "class_weight", "batch_size")
+    # Keras's own adapter checks and converts, so that both accept the same.
     adapter = ArrayDataAdapter(**{name: given[name] for name in names}, steps=given["steps_per_epoch"])
     rows = keras.tree.flatten(adapter._inputs)[0].shape[0]
     return convert_to_sliceable(adapter._inputs), rows, adapter.batch_size
@@ -48,6 +49,7 @@ def chosen_rows(sliceable: Any, indices: Any) -> Any:
         return None
     rows = sliceable[indices]
     if hasattr(rows, "tocoo"):  # Of SciPy's sparse matrices.
+        # rows     (row, column) of each entry, its value, and the shape
         coo = rows.tocoo()
         return tf.SparseTensor(np.stack([coo.row, coo.col], axis=1), coo.data, coo.shape)
     return rows if isinstance(rows, tf.Tensor | tf.RaggedTensor | tf.SparseTensor) else sliceable.convert_to_numpy(rows)

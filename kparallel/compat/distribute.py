@@ -24,6 +24,7 @@ def mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
     """
 
     class Keyed(tf.distribute.MirroredStrategy):  # type: ignore[misc]
+        # The number of strategies made before, times the groups that one may need.
         _collective_key_base = 16 * (1 + mirrored.cache_info().currsize)
 
     return Keyed(list(devices))
@@ -37,6 +38,7 @@ def local_updates(strategy: tf.distribute.Strategy) -> Iterator[None]:
     (gradient accumulation, averages, loss scaling), which a `merge_call` forbids.
     """
     extended = strategy.extended
+    # The attribute of the instance hides the method of the class; deleting it afterwards brings the method back.
     extended._use_merge_call = lambda: False
     try:
         yield
@@ -59,6 +61,7 @@ def updates_without_devices(strategy: tf.distribute.Strategy) -> Iterator[None]:
 
     def update(variable: Any, function: Any, args: Any, kwargs: Any, group: bool) -> Any:
         if isinstance(variable, values.DistributedVariable):
+            # The copy of the replica that traces. Under `variable.device` the trace would hold that one device.
             variable = variable._get_replica(local_replica())
         return function(variable, *args, **kwargs)
 
@@ -147,6 +150,7 @@ def whole_losses() -> Iterator[None]:
     What else a layer asks of its replica, it gets of it: only the number of replicas is 1.
     """
     mode = distribute_lib._get_per_thread_mode()
+    # Outside of a replica there is no number to hide.
     if mode.replica_context is None or mode.strategy.num_replicas_in_sync == 1:
         yield
         return

@@ -39,6 +39,7 @@ def drawing_for(rows: Callable[[], Rows | None]) -> Iterator[None]:
     Args:
         rows: Returns which rows are drawn for in the present thread; None leaves a draw alone.
     """
+    # Layers and `keras.random` look these functions up in the module at each call.
     before = {name: getattr(random, name) for name in (*_BY_SHAPE, *_BY_ROWS, "dropout")}
     for name in _BY_SHAPE:
         setattr(random, name, _by_shape(before[name], rows))
@@ -59,6 +60,7 @@ def _by_shape(draw: Callable[..., tf.Tensor], rows: Callable[[], Rows | None]) -
         if part is None:
             return draw(shape, *args, **kwargs)
         dims = _dims(shape)
+        # The first dim of what is asked for: of a tensor for the rows it is their number.
         number = part.number(dims[0]) if dims else None
         if number is None:
             return draw(shape, *args, **kwargs)

@@ -47,6 +47,8 @@ class TrainingData:
         self._epochs = epoch_iterator
         self._begin_epoch = begin_epoch
         self._resumed: Callable[[], Iterator[Any]] | None = None
+        # Keras calls this method once for each epoch, after the callbacks and before it reads anything. The iterator's
+        # own entry hides that of its class.
         self._plain = epoch_iterator._enumerate_iterator
         epoch_iterator._enumerate_iterator = self._follow
         self.batches = epoch_batches(epoch_iterator)
@@ -97,15 +99,20 @@ class TrainingData:
     def _resume(self, at: Position, begin: Callable[[], None]) -> Iterator[Any]:
         epochs = self._epochs
         if epochs._num_batches is None:
+            # Keras finds out the length of some data in the first epoch, which the resumed process does not run.
             epochs._num_batches = at.length
         begin()
+        # passes of the interrupted process    1   2   3          in the middle of an epoch of pass 3
+        # made here without being read         1   2              then 3 is made, and read up to the step
         before = at.passes - 1 if at.steps or at.batches is not None else at.passes
         while self.batches.passes < before:
             iter(self.batches)  # Draws an order, as the one that was interrupted did.
         if at.batches is not None:
+            # An epoch that goes on in a pass finds the pass here, and takes the next batches of it.
             epochs._current_iterator = _skip(iter(self.batches), at.batches)
             epochs._steps_seen = at.seen - at.steps
         for first, last, iterator in self._plain():
+            # Steps that are done are counted, as Keras's own numbers have to be right, and not run.
             if first >= at.steps:
                 yield first, last, iterator
             elif at.batches is None:
@@ -120,6 +127,7 @@ def _skip(iterator: Iterator[Any], batches: int) -> Iterator[Any]:
 
 def has_global_seed() -> bool:
     """Return whether TensorFlow's random operations have a seed, as after `keras.utils.set_random_seed`."""
+    # A graph takes over the global seed when it is made.
     return traced(lambda: None).get_concrete_function().graph.seed is not None
 
 

@@ -39,6 +39,7 @@ def traced(function: Callable[..., Any], **options: Any) -> Any:
 def outermost() -> Iterator[None]:
     """Leave all graphs, as `tf.init_scope` does, but let tapes record."""
     with tf.init_scope():
+        # `init_scope` also pauses all tapes of the thread, which would then miss what is computed inside.
         stopped = pywrap_tfe.TFE_Py_TapeSetIsStopped()
         if stopped:
             pywrap_tfe.TFE_Py_TapeSetRestartOnThread()
@@ -55,6 +56,7 @@ def draw_apart(graph: Any, number: int) -> None:
     TensorFlow seeds them by the global seed and by their place in the graph, which is the same on all workers.
     """
     if graph.seed is not None:
+        # The odd multiplier keeps the seeds of all numbers apart, and number 0 keeps the seed as it is.
         graph.seed = (graph.seed + number * 0x9E3779B9) % 2**31
 
 
@@ -95,6 +97,7 @@ def unoptimized_calls() -> Iterator[None]:
     eager = context.context()
     before = eager.function_call_options
     config = tf.compat.v1.ConfigProto.FromString(before.config_proto_serialized)
+    # The options travel with the call in the graph, and are read when the called function is prepared.
     config.graph_options.rewrite_options.disable_meta_optimizer = True
     eager.function_call_options = context.FunctionCallOptions(before.executor_type, config)
     try:

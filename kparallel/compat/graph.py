@@ -21,6 +21,7 @@ def inner_functional(model: Any) -> Any:
 
 def functional_nodes(functional: Any) -> Iterator[Any]:
     """Yield a functional graph's nodes in the order in which Keras runs them, inputs left out."""
+    # Depth counts from the outputs, so the deepest nodes come first.
     for _, nodes in sorted(functional._nodes_by_depth.items(), reverse=True):
         yield from (node for node in nodes if node.operation is not None and not node.is_input)
 

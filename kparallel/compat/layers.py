@@ -53,6 +53,7 @@ def of_other_rows(
     for variable, value in variables:
         variable._shape = tuple(value.shape)
     for layer in expected:
+        # The batch size that Keras checks against is that of the whole batch.
         layer._expected_batch_size = None
     try:
         yield

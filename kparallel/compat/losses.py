@@ -53,8 +53,11 @@ def route_losses(compile_loss: Any, y: Any, y_pred: Any, sample_weight: Any) -> 
         calls.append((y_true, y_pred, weight))
         return tf.zeros((), keras.config.floatx())
 
+    # Keras itself does the matching, in all the structures that it accepts: its container is called with losses that
+    # only note their arguments.
     compile_loss._flat_losses = [entry._replace(loss=recorder) for entry in entries]
     try:
+        # The container also updates the metrics of several losses; in the scope nothing is written.
         with keras.StatelessScope():
             compile_loss(y, y_pred, sample_weight)
     finally:

@@ -95,6 +95,9 @@ def slots_by_weight(optimizer: Any) -> list[tuple[keras.Variable, keras.Variable
     for value in vars(optimizer).values():
         if not isinstance(value, list | tuple) or len(value) != len(weights):
             continue
+        # weights       [w0, w1]
+        # momentums     [m0, m1]      as many entries: m0 belongs to w0
+        # iterations    a variable    belongs to no weight
         if list(map(id, value)) != own:  # A list of everything, which may happen to have as many entries.
             found |= {id(slot): (slot, weight) for slot, weight in zip(value, weights, strict=True) if id(slot) in own}
     return list(found.values())

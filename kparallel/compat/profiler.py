@@ -33,6 +33,7 @@ def read_profile(path: Path) -> Iterator[Event]:
             else:
                 continue
             for event in line.events:
+                # Lines begin in nanoseconds, events in picoseconds after their line's begin.
                 start = ((line.timestamp_ns - origin) * 1000 + event.offset_ps) * 1e-12
                 noted = {
                     stats.get(s.metadata_id, ""): s.str_value or stats.get(s.ref_value, "") or str(s.int64_value)

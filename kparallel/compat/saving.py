@@ -61,10 +61,12 @@ class WeightFile:
         Later steps do not change either.
         """
         variables = [*self._model.variables, *getattr(self._model.optimizer, "variables", [])]
+        # Compiled anew, or with layers made since: the places of an old plan would be those of other variables.
         if list(map(id, variables)) != list(map(id, self._planned)):
             self._plan_anew(variables)
         values = iter(self._values() if self._read is None else self._read())
         plan = self._plan
+        # Such a value is of the moment when the plan was made.
         if any(entry.key and not isinstance(entry.value, keras.Variable) for entry in plan):
             plan = _plan(self._model)  # A layer computes what it saves.
         fixed = [replace(entry, value=next(values)) if _is_variable(entry) else entry for entry in plan]
@@ -134,6 +136,7 @@ def _optimizers_giving_variables(model: keras.Model) -> Iterator[None]:
             store[str(index)] = variable
 
     for optimizer in plain:
+        # Past Keras's own `__setattr__`, which tracks what is assigned.
         object.__setattr__(optimizer, "save_own_variables", lambda store, own=optimizer: give(own, store))
     try:
         yield

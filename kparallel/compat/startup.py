@@ -31,6 +31,7 @@ def expect_cluster(workers: int, timeout: float, heartbeat: float) -> None:
         timeout: Seconds until all must have joined.
         heartbeat: Seconds without a sign of life after which a worker is lost.
     """
+    # The list is a field of a message, which makes its entries itself.
     jobs = tf.compat.v1.ConfigProto.Experimental().coordination_config.coordinated_job_list
     context.context().configure_coordination_service(
         service_type="standalone",

@@ -63,6 +63,7 @@ def running(step: RunningStep, loop: bool = False) -> Iterator[None]:
     """
     mode = distribute_lib._get_per_thread_mode()
     kind = _InLoop if loop else _InStep
+    # The stack of modes is the graph's, and a graph that is traced inside begins with a copy of it.
     inside = distribute_lib._ThreadMode(kind(mode.strategy, step), mode.cross_replica_context, mode.replica_context)
     with _mode(inside):
         yield
@@ -72,6 +73,7 @@ def running(step: RunningStep, loop: bool = False) -> Iterator[None]:
 def outside_step() -> Iterator[None]:
     """Leave a running step for a moment: in the replica's context, under its own strategy."""
     mode = distribute_lib._get_per_thread_mode()
+    # The strategy inside the view, under which collectives and variables are what they are.
     strategy = mode.strategy.strategy if isinstance(mode.strategy, _InStep) else mode.strategy
     with _mode(distribute_lib._ThreadMode(strategy, mode.cross_replica_context, mode.replica_context)):
         yield
@@ -109,6 +111,7 @@ class _Swap:
     def __enter__(self) -> None:
         with self._lock:
             self._users += 1
+            # Replicas are threads: the first to come exchanges the methods, the last to leave puts them back.
             if self._users > 1:
                 return
             self._before = [(tf.GradientTape, "gradient", tf.GradientTape.gradient)]
@@ -129,6 +132,7 @@ class _Swap:
 def _gradient(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def gradient(tape: tf.GradientTape, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
+        # A tape outside of any step has no running step, and gets its gradients as they are.
         found, step = original(tape, target, sources, *args, **kwargs), running_step()
         return found if step is None else step.reduced(found, sources)
 
@@ -190,6 +194,7 @@ def redirected(owners: Sequence[Any], name: str, through: Callable[[Any, Callabl
         name: Of their method.
         through: Takes an object and its method, returns what to call in its place.
     """
+    # What the object itself had, or None where its class has the method: only the former has to be put back.
     before = [vars(owner).get(name) for owner in owners]
     for owner in owners:
         vars(owner)[name] = through(owner, getattr(owner, name))
@@ -231,6 +236,7 @@ def drawing_from(generator: keras.random.SeedGenerator) -> Iterator[None]:
 
 def default_generator() -> keras.random.SeedGenerator:
     """Return the generator from which Keras's random functions draw that are given no seed."""
+    # Made inside a graph, its state would belong to that graph.
     with tf.init_scope():  # It may have to be made.
         return _global_seed_generator()
 

@@ -33,6 +33,7 @@ def trainer_metrics(model: keras.Model) -> list[keras.metrics.Metric]:
 
 def forget_functions(model: keras.Model) -> None:
     """Let a Keras model make its functions anew when they are next needed."""
+    # Keras makes a function where it finds None.
     model.train_function = model.test_function = model.predict_function = None
 
 
@@ -51,6 +52,7 @@ def build_symbolically(model: keras.Model, batch: Any) -> None:
         model: The compiled model.
         batch: Tensors or specs.
     """
+    # Layers first: the optimizer makes a slot for each weight, so all weights have to be there.
     build_layers(model, batch)
     _build_optimizer(model)
     model._symbolic_build(data_batch=batch)
@@ -68,6 +70,7 @@ def _build_optimizer(model: keras.Model) -> None:
             optimizer.build(model.trainable_variables)
 
     if optimizer is not None and not optimizer.built and not model.run_eagerly:
+        # Traced, and never run. The variables that it makes are lifted out of the trace and stay.
         traced(build).get_concrete_function()
 
 
@@ -115,6 +118,7 @@ def known_rows(model: keras.Model) -> Callable[[Any], int | None]:
         leaf = keras.tree.flatten(batch)[0]
         return None if isinstance(leaf, tf.distribute.DistributedValues) else leaf.shape[0]
 
+    # Eagerly each batch is a tensor with all its dims.
     if model.run_eagerly:
         return rows
     if model.steps_per_execution > 1 or tuple(map(int, keras.__version__.split(".")[:2])) < (3, 16):

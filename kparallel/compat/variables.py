@@ -23,9 +23,11 @@ def _writing_all(name: str) -> Callable[..., Any]:
     @functools.wraps(inherited)
     def write(self: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(tf.distribute.get_strategy(), OneReplica):  # A replica that runs a step of the user's own.
+            # The step combines what the replicas write, at its end; until then each has its own.
             return getattr(self._get_on_device_or_primary(), name)(value, *args, **kwargs)
         if self._by_replica():
             return inherited(self, value, *args, **kwargs)
+        # Converted once, so that all copies get one value, also from a function that draws at random.
         if not isinstance(value, tf.IndexedSlices):
             value = tf.convert_to_tensor(value, self.dtype)
         return [getattr(each, name)(value, *args, **kwargs) for each in self.values][0]
@@ -143,10 +145,12 @@ def place_variable(
     value = _from_chief(strategy, former[0])
     copies = []
     for device in devices:
+        # A copy that lies on the device already stays the same object: it may be captured by functions traced before.
         same = next((each for each in former if own_device(each.device, device)), None)
         if same is None:
             with tf.device(device), tf.init_scope():
                 same = tf.Variable(value, dtype=old.dtype, trainable=old.trainable, name=variable.name)
+        # In a cluster the chief's value counts, also for a copy that stays.
         elif value is not former[0]:
             same.assign(value)
         copies.append(same)
@@ -157,6 +161,7 @@ def place_variable(
 
 def _from_chief(strategy: tf.distribute.Strategy, value: tf.Variable) -> Any:
     """Return the chief's value of a variable in a cluster; on one machine the variable itself."""
+    # On one machine there is nothing to agree on.
     if not hasattr(strategy, "cluster_resolver") or strategy.cluster_resolver is None:
         return value
     creator = strategy.extended._get_variable_creator_initial_value
@@ -224,6 +229,7 @@ def one_copy_each(chosen: Sequence[tuple[keras.Variable, int]]) -> Iterator[None
     Args:
         chosen: Each variable with the index of its copy.
     """
+    # The Keras variable stays; only what it holds is exchanged for a while.
     placed = [(variable, variable._value) for variable, _ in chosen]
     for variable, index in chosen:
         variable._value = variable._value.values[index]
@@ -259,6 +265,7 @@ def is_placed(
 def foreign_strategy(variable: keras.Variable) -> tf.distribute.Strategy | None:
     """Return the strategy of the user's own that holds a variable, or None."""
     value = variable._value
+    # A placed variable is one of TensorFlow's distributed variables too, and kparallel's own.
     held = isinstance(value, tf.distribute.DistributedValues) and not isinstance(value, PlacedVariable)
     return value.distribute_strategy if held else None
 

@@ -19,6 +19,7 @@ def build_weightless(build: Callable[[], Any]) -> Any:
     Args:
         build: Builds a Keras model.
     """
+    # The variables of a scope around this one, which it will initialize.
     before = list(global_state.get_global_attribute(_WAITING, []))
     try:
         with keras.StatelessScope(initialize_variables=False):

@@ -26,6 +26,7 @@ class Batches:
     def __init__(self, dataset: Any, change: Callable[[Any], Any] | None = None) -> None:
         self._dataset = dataset
         self._change = change
+        # Over all passes: only a dataset that has never had a batch is a mistake.
         self._seen = False
         self.passes = 0  # How many iterators were made: the order of a shuffled dataset is a function of it.
         self.watch: Callable[[int, Any], None] | None = None  # Is told each batch, and in which pass it is read.
@@ -52,6 +53,7 @@ class Batches:
         """Return the spec of one replica's part without reading a batch, or None if a rank is unknown."""
         spec = keras.tree.map_structure(replica_spec, self._dataset.element_spec)
         # The only change is to apply class weights, which adds a sample weight.
+        # (x, y)  ─►  (x, y, sample weight)
         if self._change is not None and keras.tree.is_nested(spec) and len(spec) == 2:
             spec = (*spec, tf.TensorSpec((None,), keras.config.floatx()))
         shapes = [leaf.shape for leaf in keras.tree.flatten(spec) if leaf is not None]
@@ -133,6 +135,7 @@ class PerReplicaDataset(PerReplicaAdapter):
         """Return the batches, each divided between the replicas."""
         if self._class_weight is None:
             return Batches(self._dataset)
+        # The classes are looked up on each replica, in the part of the batch that it has.
         weigh = class_weight_function(self._class_weight)
 
         change = traced(lambda batch: self._strategy.run(weigh, args=tuple(batch)), reduce_retracing=True)
@@ -152,5 +155,6 @@ class PerReplicaDataset(PerReplicaAdapter):
     @property
     def num_batches(self) -> int | None:
         """The number of batches, or None if it is unknown."""
+        # Negative where TensorFlow does not know it, or where there is no end.
         number = int(getattr(self._dataset, "cardinality", -1))
         return number if number >= 0 else None

@@ -22,6 +22,7 @@ def length_of(x: Any, batch_size: int | None) -> float | None:
         return None
     if isinstance(x, tf.distribute.DistributedDataset):  # Each worker's part may have another length.
         return math.inf if getattr(x, "cardinality", None) == tf.data.INFINITE_CARDINALITY else None
+    # TensorFlow has negative numbers for the two cases in which there is none.
     if isinstance(x, tf.data.Dataset):
         size = int(x.cardinality())
         return {tf.data.INFINITE_CARDINALITY: math.inf, tf.data.UNKNOWN_CARDINALITY: None}.get(size, size)
@@ -37,6 +38,7 @@ def training_length(arguments: dict[str, Any]) -> float | None:
     rows = _rows(x) if split else None
     if rows is None:
         return length_of(x, arguments["batch_size"])
+    # Keras cuts the validation rows off the end, after the same rounding.
     return _in_batches(int(rows * (1 - split)), arguments["batch_size"])
 
 
@@ -58,6 +60,7 @@ def steps_of(arguments: dict[str, Any]) -> int | None:
 
 
 def _rows(x: Any) -> int | None:
+    # All leaves have as many rows; Keras refuses others.
     leaf = next((leaf for leaf in keras.tree.flatten(x) if hasattr(leaf, "shape")), None)
     return None if leaf is None else int(leaf.shape[0])
 

@@ -45,9 +45,11 @@ class Shards:
 
     def batches(self, shard: int, shards: int) -> tf.data.Dataset:
         """Return one worker's batches of the current epoch."""
+        # The workers' batches together make the global batch, as its shares would.
         rows = split_sizes(self.batch_size, shards)[shard]
         if not rows:
             raise DataError(f"Expected a global batch of at least {shards} rows for as many workers, received {rows}.")
+        # A new seed for each epoch, which follows from the two numbers that a checkpoint has.
         seed = int(np.random.default_rng((self.seed, self.epoch)).integers(2**31))
         return self._read(shard, shards, seed).batch(rows).prefetch(tf.data.AUTOTUNE)
 
@@ -89,6 +91,7 @@ class ShardBatches(PerReplicaAdapter):
     def __iter__(self) -> Iterator[Any]:
         for batch in self._read():
             yield self._divided(batch)
+        # A complete pass counts itself. In a cluster `fit` sets the number of each epoch as well.
         self._shards.epoch += 1
 
     def _read(self) -> tf.data.Dataset:
@@ -158,6 +161,7 @@ def read_records(
         # Every worker computes the same permutation, so the shards are disjoint.
         ordered = [names[index] for index in order]
         if len(names) >= shards:
+            # files    0 1 2 3 4      2 workers:   worker 0 reads 0 2 4,   worker 1 reads 1 3
             rows = tf.data.TFRecordDataset(ordered[shard::shards])
         else:
             if shard == 0 and shards > 1:
@@ -203,6 +207,7 @@ def read_tfds(
     import tensorflow_datasets as tfds
 
     def read(shard: int, shards: int, epoch_seed: int) -> tf.data.Dataset:
+        # No row is in two of them, and their sizes differ by at most one row.
         own_split = tfds.even_splits(split, n=shards)[shard] if shards > 1 else split
         config = tfds.ReadConfig(shuffle_seed=epoch_seed, interleave_cycle_length=1)
         rows = tfds.load(name, split=own_split, read_config=config, **{"as_supervised": True, "try_gcs": False, **load})

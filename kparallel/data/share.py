@@ -46,6 +46,7 @@ def rows_at(data: Any, indices: Sequence[int]) -> Any:
     """Return some rows of a batch, in the order of their indices."""
 
     def taken(leaf: Any) -> Any:
+        # A sparse tensor cannot be indexed by a list of rows.
         if isinstance(leaf, tf.SparseTensor):
             return tf.sparse.concat(0, [_slice(leaf, index, 1) for index in indices])
         return leaf if leaf is None or not leaf.shape.rank else tf.gather(leaf, indices)
@@ -91,11 +92,16 @@ def slice_share(
     Returns:
         The share, its true number of rows, and the index of the first in the whole batch, None where it is not known.
     """
+    # rows: 7                 one batch, which the replicas divide: 3, 2, 2
+    # rows: (3, 0)            parts that came divided: one for each replica of this process
+    # In the second case no replica knows the whole batch, nor where its part begins.
     if isinstance(counts.rows, tuple):
         count = counts.rows[local_index]
         return keras.tree.map_structure(_row_of_zeros, data) if count == 0 and pad else data, count, None
     sizes = split_sizes(counts.rows, replicas)
     count, first = sizes[replica_index], sum(sizes[:replica_index])
+    # The padding row is the batch's first row, whose values every layer accepts. `count` stays 0, and all terms are
+    # weighed by it.
     if count == 0 and pad:
         data = _slice(data, 0, 1)
     elif replicas > 1:
@@ -112,11 +118,13 @@ def split_sizes(count: int, parts: int) -> list[int]:
         >>> split_sizes(2, 3)
         [1, 1, 0]
     """
+    # The sum over all parts is `count`: the remainder is the number of parts that have one row more.
     return [count // parts + (index < count % parts) for index in range(parts)]
 
 
 def microbatches(share: Share, number: int) -> list[Share]:
     """Split a share into microbatches. Empty ones are left out; an empty share is one microbatch."""
+    # With a count of 0 there may be a padding row, which must not be cut off.
     if number == 1 or share.count <= 1:
         return [share]
     parts, start = [], 0
@@ -134,6 +142,7 @@ def _slice(structure: Any, start: int, size: int) -> Any:
         if leaf is None:
             return None
         if isinstance(leaf, tf.SparseTensor):
+            # All of every dim but the first.
             starts = [0] * (leaf.shape.rank - 1)
             return tf.sparse.slice(leaf, [start, *starts], tf.concat([[size], leaf.dense_shape[1:]], 0))
         return leaf[start : start + size]
@@ -144,4 +153,5 @@ def _slice(structure: Any, start: int, size: int) -> Any:
 def _row_of_zeros(value: Any) -> Any:
     if not isinstance(value, tf.Tensor) or not value.shape.rank:
         return value
+    # A part that came divided and empty has no row that could be repeated.
     return tf.zeros(tf.concat([[1], tf.shape(value)[1:]], 0), value.dtype)

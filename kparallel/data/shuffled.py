@@ -30,6 +30,7 @@ class ShuffledArrays(keras.utils.PyDataset):  # type: ignore[misc]
         self._inside_batches = arguments["shuffle"] == "batch"
         self.seed = seed
         self.epoch = 0
+        # The epoch in which the present pass began, and `epoch` the one that training is in.
         self.begun = 0
         self._drawn: tuple[tuple[int, int], np.ndarray] | None = None
 
@@ -47,6 +48,7 @@ class ShuffledArrays(keras.utils.PyDataset):  # type: ignore[misc]
 
     def _order(self) -> np.ndarray:
         """Return the order of the rows in the current pass, which is drawn once."""
+        # The order of one pass is kept, because each batch asks for it.
         key = (self.seed, self.begun)
         if self._drawn is None or self._drawn[0] != key:
             self._drawn = key, self._draw(np.random.default_rng(key))
@@ -55,5 +57,6 @@ class ShuffledArrays(keras.utils.PyDataset):  # type: ignore[misc]
     def _draw(self, generator: np.random.Generator) -> np.ndarray:
         if not self._inside_batches:
             return generator.permutation(self._rows)
+        # rows   0 1 2 3 | 4 5 6 7 | 8 9       ─►   2 0 3 1 | 5 4 7 6 | 9 8       no row leaves its batch
         starts = range(0, self._rows, self._batch_size)
         return np.concatenate([s + generator.permutation(min(self._batch_size, self._rows - s)) for s in starts])

@@ -51,6 +51,7 @@ def gradients_of(replica: Replica, result: ReplicaResult, sort: Sort) -> dict[in
         result: The result of its passes.
         sort: Sorts the slices of a weight by their kind.
     """
+    # By variable: (stage, index of the weight in it, gradient) of each stage that reads it.
     parts: dict[int, list[tuple[int, int, Any]]] = {}
     for s, (stage, gradients) in enumerate(zip(replica.pipeline.stages, result.gradients, strict=True)):
         for w, (variable, gradient) in enumerate(zip(stage.weights, gradients, strict=True)):

@@ -48,6 +48,7 @@ def commit(
     _commit_rows(replica, share, result)
     if loss_state is not None:
         stages = enumerate(replica.pipeline.stages)
+        # What layers have changed in this batch: `compute_loss`, which saw the old values, must not use it.
         changed = [variable for s, stage in stages for variable in stage.state.changed(result.ends[s])]
         with replica.on_last_device():
             loss_state.commit(sums.report.loss_state, totals, replica.parts, changed)

@@ -105,6 +105,7 @@ def varying_names(x: Any, state: Any, varying: Sequence[Sequence[bool]]) -> set[
     names = set()
     for leaf in keras.tree.flatten(x):
         if isinstance(leaf, tf.SparseTensor):
+            # By name, as the walk through the graph ends at placeholders.
             names |= {leaf.indices.name, leaf.values.name}
         elif leaf is not None:
             names |= {each.name for each in tf.nest.flatten(leaf, expand_composites=True)}

@@ -67,6 +67,7 @@ def loss_function(
             y_true, y_pred, row_weight = call
             meaning = coupling.of(loss, call, whole)
             if meaning == "global":
+                # Targets, outputs and sample weights, each of all rows in the order of the batch.
                 batch = [_gathered(value, share, communicator, replicas) for value in call]
                 # Keras scales a loss by the number of replicas in the current strategy; here nothing is divided.
                 with one_replica_view():

@@ -30,6 +30,7 @@ def overwritten(replica: Replica, share: Share, result: ReplicaResult) -> dict[i
     """
     largest: dict[int, tf.Tensor] = {}
     for s, stage in enumerate(replica.pipeline.stages):
+        # `result.overwritten[s][w]` is the largest over this replica's microbatches already.
         updates = [(stage.weights[w], value) for w, value in result.overwritten[s].items()]
         for variable, _ in updates:
             if replica.parts > 1 and id(variable) not in stage.float8:

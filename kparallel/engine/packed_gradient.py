@@ -27,6 +27,8 @@ class PackedGradient:
             self.tensors = [gradient.values, gradient.indices]
             self.specs = [tf.TensorSpec([None, *each.shape[1:]], each.dtype) for each in self.tensors]
             if gradient.dense_shape is not None:
+                # A shape that the graph knows goes into the function as a constant, and into its key; any other is one
+                # more argument.
                 whole = tf.get_static_value(gradient.dense_shape)
                 if whole is None:
                     self.tensors.append(gradient.dense_shape)

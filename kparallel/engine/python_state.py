@@ -48,6 +48,7 @@ class PythonState:
             return tuple((self._of(name), self._of(part)) for name, part in value.items())
         own, optimizer = _is_keras_own(value), isinstance(value, keras.optimizers.Optimizer)
         self.is_keras_own &= own or not (optimizer or callable(value))
+        # An object that is being looked into, as one that refers to itself, is compared by identity.
         if not (own or optimizer) or id(value) in self._open:
             return id(value)
         self._open.add(id(value))

@@ -46,6 +46,7 @@ class Replica:
             microbatches: The number of microbatches of a share.
         """
         index = placement.communicators[-1].replica_index
+        # `rows` has the replicas of this process alone.
         row = placement.rows[index - placement.first_replica]
         parts = placement.replicas * microbatches
         return cls(index, pipeline, row, placement.communicators, placement.replicas, parts, placement.compression)

@@ -61,6 +61,7 @@ class ShardedUpdate:
         owners = [self._owners.get(id(variable), 0) for variable in variables]
         gradients: list[Any] = [None] * len(variables)
         for index, gradient in zip(known, of_replicas, strict=True):
+            # `of_replicas[i]` holds the gradient of all replicas; the owner's is the one that was summed.
             gradients[index] = strategy.experimental_local_results(gradient)[owners[index]]
         # A step of the user's own may name a weight by its `tf.Variable`. Outside a step all its copies are written.
         owned = [pair for pair in zip(variables, owners, strict=True) if isinstance(pair[0], keras.Variable)]

@@ -55,6 +55,7 @@ class SharedFunction:
     def __call__(self, *arguments: tf.Tensor) -> None:
         """Call the function on the active device with the present replica's copies."""
         local = local_replica()
+        # The captures are arguments of the call that is traced next, so they are set anew before each.
         self._function.set_external_captures([each[local if len(each) > 1 else 0] for each in self._captures])
         self._function(*arguments)
 

@@ -48,6 +48,7 @@ class StageDevice:
     def barrier(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Return what exists once these results of an action do: the next action of the lane waits for it."""
         with tf.device(self.name):
+            # One operation that waits for all of its inputs; one output of it is enough to wait for.
             return list(tf.identity_n(list(tensors))[:1])
 
 

@@ -99,6 +99,7 @@ class Step:
         if not losses.terms.of_one_microbatch() and not penalties:
             raise ValueError("No loss to compute. Pass `loss=` to compile(), or call add_loss() in a layer.")
         # From here on every replica launches the same collectives in the same order.
+        # For such an optimizer slices of one index may be summed, so their kinds need not be found.
         linear = scales_and_adds(self._model.optimizer)
         gradients = gradients_of(replica, result, self._kinds.sorter(result, share, linear))
         report = self._local_report(replica, share, losses, penalties)
@@ -143,6 +144,8 @@ class Step:
 
     def _take(self, data: Any, counts: RowCounts) -> Share:
         placement = self._placement
+        # index      among the replicas of all workers: it says which rows are taken
+        # local      among those of this process: it says which device
         index = placement.communicators[-1].replica_index
         return take_share(data, counts, index - placement.first_replica, index, placement.replicas, pad=self._pad)
 

@@ -66,6 +66,8 @@ class UpdateFunction:
 
     def _function(self, packed: list[PackedGradient], variables: list[keras.Variable]) -> SharedFunction | None:
         state = self._state(variables)
+        # Code of the user's own is traced for each graph, so the graph is part of the key, weakly: it must not be kept
+        # alive.
         graph = None if state.is_keras_own else weakref.ref(tf.compat.v1.get_default_graph())
         key = (tuple(each.key for each in packed), tuple(map(id, variables)), state, graph)
         if key not in self._functions:
@@ -75,6 +77,7 @@ class UpdateFunction:
                 function = SharedFunction(self._traced(packed, variables))
             except Exception:  # An error of the user's comes again, from the operations of the step's own graph.
                 function = None
+            # A trace that changes what it reads in Python, as a counter, would read something else the next time.
             if function is None or self._state(variables) != state:
                 self._is_shared = False
                 return None

@@ -50,6 +50,7 @@ class Configuration:
     def simplicity(self) -> tuple[object, ...]:
         """The sort key among equally fast configurations."""
         return (
+            # Smaller is simpler: few stages, few microbatches, no recomputation, nothing shared out.
             self.stages,
             self.microbatches,
             self.recompute != "never",

@@ -25,6 +25,8 @@ def configurations(hardware: Hardware, batch_size: int, most_stages: int, fixed:
         most_stages: The largest number of stages into which the model can be cut.
         fixed: What the user has fixed.
     """
+    # replica x lane       the devices of the mesh
+    # stages               lanes, or a multiple of it with a schedule that deals several stages to a lane
     for schedule, lanes, stages in _shapes(hardware.devices, most_stages, fixed):
         for replicas in _replicas(min(hardware.devices // lanes, batch_size), batch_size, lanes, fixed):
             for microbatches in _microbatches(ceil(batch_size / replicas), lanes, schedule, fixed):
@@ -62,6 +64,8 @@ def _replicas(most: int, batch_size: int, lanes: int, fixed: Fixed) -> list[int]
     """Return as many replicas as there are devices for; and fewer, where these leave a pipeline few microbatches."""
     if fixed.replicas is not None:
         return [fixed.replicas] if fixed.replicas <= most else []
+    # `rows` are sizes of the largest share. Two numbers of replicas with the same largest share take the same time,
+    # and the smaller one needs fewer devices.
     rows = {ceil(batch_size / most)}
     if lanes > 1 and min(rows) < 4 * lanes:
         rows.add(min(batch_size, 4 * lanes))
@@ -79,6 +83,7 @@ def _rest(
     hardware: Hardware, replicas: int, lanes: int, microbatches: int, fixed: Fixed
 ) -> Iterator[tuple[str, str | None, str]]:
     """Yield the policy of recomputation, what is shared out, and what neighboring devices hold."""
+    # Only then does it matter which of them are neighbors: a machine's devices are all alike.
     several = hardware.machines > 1 and replicas > 1 and lanes > 1
     for recompute in RECOMPUTE if fixed.recompute is None else (fixed.recompute,):
         if recompute == "except_last" and microbatches == 1:

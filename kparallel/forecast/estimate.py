@@ -35,6 +35,7 @@ class StepTime:
     @property
     def total(self) -> float:
         """The time of the step."""
+        # Each term says what it adds to those before it, so that the sum is the time.
         return float(sum(getattr(self, name) for name in TERMS))
 
     @property
@@ -45,6 +46,7 @@ class StepTime:
     @property
     def limited_by(self) -> str:
         """What keeps more devices from computing more: the largest term but `compute`, if it is a tenth of the step."""
+        # `TERMS[0]` is what devices are there for.
         largest = max(TERMS[1:], key=lambda name: getattr(self, name))
         return largest if getattr(self, largest) > 0.1 * self.total else "compute"
 

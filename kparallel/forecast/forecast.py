@@ -103,11 +103,13 @@ def forecast(
     """
     fixed = Fixed() if fixed is None else fixed
     model = StepModel(Work(units, hardware, dtype, seconds_per_row), batch_size, slots)
+    # The fastest first. What kparallel cannot run yet is listed too, with the fastest that it can below.
     found = tuple(best(model, fixed))
 
     def runs(configuration: Configuration) -> bool:
         return not unsupported(configuration, hardware)
 
+    # The list of the best may hold none that runs, and a slower one may run; then it is searched for.
     running = next((each for each in found if runs(each.configuration)), None)
     if running is None:
         running = fastest(model, fixed, runs)
@@ -127,6 +129,7 @@ def unsupported(configuration: Configuration, hardware: Hardware) -> str:
     """
     shape = configuration.replicas, configuration.lanes
     placement = place(hardware.devices_per_machine, *shape, configuration.neighbors)
+    # The hop from the last lane to the first is only taken where a lane has several stages.
     hops = placement.crosses if configuration.stages > configuration.lanes else placement.crosses[:-1]
     if any(hops):
         return "the stages of a replica lie on several machines"

@@ -28,6 +28,7 @@ class Link:
 
     def rate(self, sharers: int = 1) -> float:
         """Return the bytes a second of one of several devices that send at the same time."""
+        # The link is divided, and a device's own interface may carry less than its part.
         return min(self.bandwidth / sharers, self.per_device or self.bandwidth)
 
 
@@ -100,6 +101,7 @@ class Hardware:
         Raises:
             PlanError: The number is below 1, is no multiple of a machine's devices, or needs a link between machines.
         """
+        # Part of one machine needs no link to another one.
         if devices >= 1 and devices <= self.devices_per_machine:
             return replace(self, machines=1, devices_per_machine=devices)
         if devices < 1 or devices % self.devices_per_machine:

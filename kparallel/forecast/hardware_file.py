@@ -111,6 +111,7 @@ def parse_hardware(text: str, source: str = "cluster file") -> Hardware:
     flops = {dtype: parse(value, "flops", f"flops.{dtype} in {source}") for dtype, value in values["flops"].items()}
     if not flops:
         raise PlanError(f"Expected the FLOP/s of at least one dtype in [flops] of {source}, received none.")
+    # The tables are checked one within the other, so that an error names the whole path of a key.
     links = _values(values.pop("links"), _LINKS, source, "links.")
     within = Link(**_values(links["within_machine"], _LINK, source, "links.within_machine."))
     between = None

@@ -70,10 +70,12 @@ def place(devices_per_machine: int, replicas: int, lanes: int, neighbors: str) -
     """
 
     def machine(replica: int, lane: int) -> int:
+        # Devices are numbered machine by machine, so neighbors in this number are on one machine.
         index = replica * lanes + lane if neighbors == "stages" else lane * replicas + replica
         return index // devices_per_machine
 
     groups = [Counter(machine(replica, lane) for replica in range(replicas)) for lane in range(lanes)]
+    # For each machine: how many groups reach beyond it, and so share its link.
     apart = Counter(each for group in groups if len(group) > 1 for each in group)
     # Forward, lane after lane. The way back is that of the other direction, and links carry both at once.
     hops = [
@@ -83,6 +85,7 @@ def place(devices_per_machine: int, replicas: int, lanes: int, neighbors: str) -
         if machine(replica, lane) != machine(replica, (lane + 1) % lanes)
     ]
     crossing = {lane for lane, _ in hops}
+    # Steps end when the slowest group has summed: the one over most machines, then with most members on one.
     widest = max(groups, key=lambda group: (len(group), max(group.values())))
     return Placement(
         tuple(lane in crossing for lane in range(lanes)),
@@ -126,6 +129,7 @@ def all_reduce(hardware: Hardware, group: Group, size: float) -> float:
     if machines > 1:
         assert hardware.between is not None
         link = hardware.between
+        # What a machine's link gives the group, and what the group's own devices there can put into it.
         share = min(link.bandwidth / group.sharers, group.on_one * (link.per_device or link.bandwidth))
         bandwidth, far = min(share, bandwidth) if group.on_one > 1 else share, link.latency
     near = hardware.within.latency

@@ -59,6 +59,7 @@ def write(value: float, kind: str) -> str:
         >>> write(2.5e10, "rate"), write(5e-6, "seconds"), write(8e9, "bytes"), write(1.95e13, "flops")
         ('25GB/s', '5us', '8GB', '19.5TFLOP/s')
     """
+    # Powers of 1000 only: 8GB is written as such, and not as 7.451GiB.
     decimal = {unit: size for unit, size in _UNITS[kind][0].items() if "i" not in unit}
     fitting = [unit for unit, size in decimal.items() if value >= size * (1 - 1e-12)]
     unit = max(fitting, key=decimal.__getitem__) if fitting else min(decimal, key=decimal.__getitem__)

@@ -72,6 +72,7 @@ def _today(best: Sequence[Estimate], runs: Estimate | None) -> str:
         return "kparallel runs none today: the stages of a replica, and a shared optimizer, have to be on one machine"
     name = f"number {best.index(runs) + 1}" if runs in best else "the last line"
     made = runs.configuration
+    # Only what differs from the defaults, so that the line can be copied.
     options = [f"replicas={made.replicas}"]
     if made.stages > 1:
         options += [f"stages={made.stages}", f"schedule={made.schedule!r}"]

@@ -41,6 +41,7 @@ def scaling(model: StepModel, fixed: Fixed | None = None) -> Scaling:
     tried = _numbers(hardware.devices_per_machine, hardware.devices)
     for devices in tried:
         work = model.work.on(hardware.with_devices(devices))
+        # Weak scaling: a device has as many rows as on the whole cluster.
         grown = max(1, round(batch_size * devices / hardware.devices))
         for found, rows in ((strong, batch_size), (weak, grown)):
             fit = fastest(model.with_work(work, rows), Fixed() if fixed is None else fixed)

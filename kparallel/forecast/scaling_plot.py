@@ -46,9 +46,11 @@ def _draw(axes: "Axes", title: str, found: dict[int, Estimate], tried: Sequence[
         return
     devices = sorted(found)
     rates = [found[each].rows_per_second for each in devices]
+    # As if each device were as fast as with the smallest number of devices that fits the model.
     ideal = [rates[0] * each / devices[0] for each in devices]
     axes.plot(devices, ideal, "--", color="#999999", linewidth=1, label=f"as efficient as on {devices[0]}")
     axes.plot(devices, rates, "-", color="#999999", linewidth=1)
+    # A series for each term, so that it gets a colour and an entry in the legend.
     for index, term in enumerate(TERMS):
         bound = [(each, rate) for each, rate in zip(devices, rates, strict=True) if found[each].time.limited_by == term]
         if bound:
@@ -58,6 +60,7 @@ def _draw(axes: "Axes", title: str, found: dict[int, Estimate], tried: Sequence[
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(tried, [f"{each:,}" for each in tried], fontsize=8)
+    # Half a power of two to the left of the first point, on the logarithmic axis.
     if tried[0] < devices[0]:
         axes.axvspan(tried[0], devices[0] / 2**0.5, color=IDLE, linewidth=0)
         axes.text(tried[0] * 1.1, rates[-1], "does not fit", fontsize=8, va="top", color=TEXT_COLOR)

@@ -30,6 +30,8 @@ def segments(units: Sequence[Unit], most: int = MOST) -> tuple[int, ...]:
     if len(allowed) < most:
         return (0, *allowed)
     crossing = _crossing(units)
+    # The first segment starts at 0, so `most - 1` starts may be chosen, and the widest of them is the one of index
+    # `most - 2`.
     width = sorted(crossing[start] for start in allowed)[most - 2]
     narrow = [start for start in allowed if crossing[start] <= width]
     if len(narrow) >= most:  # As many are as narrow: every n-th of them.
@@ -52,6 +54,7 @@ output_bytes_per_row=8, reads=(), layers=('d0', 'd1'), stays_with=None, frozen_b
     """
     ends = [*starts[1:], len(units)]
     segment_of = np.repeat(np.arange(len(starts)), np.diff([*starts, len(units)])).tolist()
+    # An output that only its own segment reads is no output of the segment.
     read_later = {
         read for index, unit in enumerate(units) for read in unit.reads if segment_of[read] != segment_of[index]
     }
@@ -82,6 +85,7 @@ def _crossing(units: Sequence[Unit]) -> list[float]:
     for index, unit in enumerate(units):
         for read in unit.reads:
             last[read] = index
+    # Each output is added behind its writer and taken away behind its last reader; the running sum is what crosses.
     change = [0.0] * (len(units) + 2)
     for index, unit in enumerate(units):
         change[index + 1] += unit.output_bytes_per_row

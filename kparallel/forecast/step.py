@@ -59,6 +59,7 @@ class StepModel:
         """Return the bytes on each device of a replica."""
         rows = self.rows(configuration)
         shape = configuration.schedule, configuration.lanes, configuration.stages
+        # `[lane]`: a device holds all stages of its lane.
         by_lane = np.zeros(configuration.lanes)
         flying, waiting = kept(*shape, configuration.microbatches)
         for stage, lane in enumerate(lanes_of(configuration.schedule, configuration.stages, configuration.lanes)):
@@ -85,11 +86,14 @@ class StepModel:
         """
         stages, lanes = self._work.cut(configuration.stages), configuration.lanes
         forward, backward, weight = self._passes(configuration, stages)
+        # `[stage]`. Stage s is on lane s % lanes, or there is one stage on each lane; so `reshape(-1, lanes)` has a
+        # row for each round over the lanes, and a column for each lane.
         busy = configuration.microbatches * (forward + backward + weight).reshape(-1, lanes).sum(axis=0)
         # On its way back a microbatch passes beside the gradients of weights, where these are computed apart.
         way = forward if splits(configuration.schedule) else forward + backward
         ends = busy + np.concatenate([[0.0], np.cumsum(way[: lanes - 1])])
         group = self._placement(configuration).group
+        # A sum to owners is half of an all-reduce; the other half, the way back, is that of the new weights.
         part = 0.5 if configuration.shard else 1.0
         sums = part * all_reduce(self._work.hardware, group, float(stages.trained[0]))
         late = max(0.0, sums - float(weight[0] if splits(configuration.schedule) else backward[0]))
@@ -104,6 +108,7 @@ class StepModel:
         """
         limit = self._work.hardware.memory_per_device
         stages = self._work.cut(configuration.stages)
+        # Weights, gradients and slots.
         held = stages.weights + stages.trained + self._slots * self._owned(configuration, stages)
         if held.sum() > limit * configuration.lanes:  # Without any activation.
             return None
@@ -137,6 +142,7 @@ class StepModel:
             for in_flight in (1, 2, 3)
         )
         more = three - two
+        # The stages of a lane share its device, each with an equal part of the memory.
         limit *= configuration.lanes / configuration.stages
         shape = configuration.schedule, configuration.lanes, configuration.stages
         fits = []
@@ -157,6 +163,7 @@ class StepModel:
         delays, occupied = self._transfers(configuration, stages, placement)
         forward, backward, weight = (of_kind.tolist() for of_kind in self._passes(configuration, stages))
         shape = configuration.schedule, configuration.lanes, configuration.microbatches
+        # Twice: without transfers for the term `bubble`, and with them for what transfers add.
         alone = timing(*shape, forward, backward, [0.0] * len(delays), weight)
         linked = timing(*shape, forward, backward, delays, weight) if any(delays) else alone
         # A link carries one microbatch after another; where it takes longer than the stages, they wait for it.
@@ -191,6 +198,7 @@ class StepModel:
         forward = self._work.stage_forward(stages.starts, self.rows(configuration))
         passes = configuration.microbatches * float(forward.reshape(-1, configuration.lanes).sum(axis=0).max())
         compute, recompute = passes * (1 + BACKWARD_COST), passes * _repeated(configuration)
+        # Of each kind an action for each stage of the lane and each microbatch.
         kinds = 3 if splits(configuration.schedule) else 2
         actions = kinds * configuration.microbatches * configuration.stages // configuration.lanes
         start = actions * self._work.hardware.action_start
@@ -223,8 +231,10 @@ class StepModel:
         hardware, group = self._work.hardware, placement.group
         lane_of = lanes_of(configuration.schedule, configuration.stages, configuration.lanes)
         owned = self._owned(configuration, stages)
+        # The latest end over all lanes. What lies before the last backward pass of all is hidden by it.
         reduced = updated = linked.makespan
         for lane in range(configuration.lanes):
+            # The backward pass of a later stage ends earlier, so its gradients travel first.
             own = sorted((s for s in range(configuration.stages) if lane_of[s] == lane), key=linked.ends.__getitem__)
             end = 0.0
             for stage in own:
@@ -261,6 +271,8 @@ class StepModel:
         done = end - backward.sum() + np.cumsum(backward)  # When the gradients of each segment are there, last first.
         waiting = 0.0
         for index, unit in enumerate(reversed(self._work.units[first:last])):
+            # A pack is complete when it has so many bytes, or with the last gradient; it starts when its last gradient
+            # is there and the link is free.
             waiting += unit.weight_bytes - unit.frozen_bytes
             if waiting >= self._pack or index == last - first - 1:
                 sums = all_reduce(self._work.hardware, placement.group, waiting)

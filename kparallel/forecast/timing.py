@@ -69,6 +69,7 @@ def _order(schedule: str, stages: int, microbatches: int, lanes: int) -> tuple[_
     position = {action: index for index, action in enumerate(order)}
 
     def travels(one: Action, other: Action) -> int:
+        # Stage s and s + 1 exchange values forward and backward over one link, which has the index s.
         return min(one.stage, other.stage) if lane_of[one.stage] != lane_of[other.stage] else -1
 
     return tuple(
@@ -116,6 +117,8 @@ def timing(
         free, ends = [0.0] * lanes, [0.0] * len(forward)
         finish: list[float] = []
         for step in _order(schedule, len(forward), number, lanes):
+            # Two recurrences, in a topological order: an action starts when its lane is free and all that it reads has
+            # arrived.
             start = free[step.lane]
             for need, pair in step.needs:
                 ready = finish[need] + transfer[pair] if pair >= 0 else finish[need]
@@ -127,6 +130,8 @@ def timing(
                 ends[step.stage] = end
         return Timing(max(free), tuple(ends))
 
+    # Beyond about as many microbatches as there are lanes the pipeline is full, and time grows evenly. Both numbers
+    # are multiples of the lanes, so that the rounds of an interleaved schedule are complete.
     few, more = 4 * lanes, 6 * lanes
     if microbatches <= more:
         return simulated(microbatches)

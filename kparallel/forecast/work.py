@@ -79,6 +79,8 @@ class Work:
         self._of_weights = self._traffic([unit.weight_bytes for unit in units])
         # An output is written, and read by the next call.
         self._of_rows = self._traffic([2 * unit.output_bytes_per_row for unit in units])
+        # `_arithmetic`, `_of_weights` and `_of_rows` are by unit, in seconds; `reduceat` sums them over the units of
+        # each segment.
         self._per_row = np.add.reduceat(np.maximum(self._arithmetic, self._of_rows), self._first)
         self._cuts: dict[int, StageWork] = {}  # By stages.
         self._passes: dict[int, Array] = {}  # By rows.
@@ -93,6 +95,7 @@ class Work:
     def on(self, hardware: Hardware) -> "Work":
         """Return the same work on another number of the same devices; what is remembered serves both."""
         self.incoming, self.most_stages  # noqa: B018  (computed before the copy)
+        # A shallow copy: the tables are the same objects, and what one of them computes the other one finds.
         other = copy(self)
         other._hardware = hardware
         return other

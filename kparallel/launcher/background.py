@@ -92,6 +92,7 @@ def _copy(streams: Mapping[int, TextIO], interrupt: Callable[[], None]) -> None:
         streams: By the descriptor of a pipe.
         interrupt: Called at a KeyboardInterrupt, which is raised at the end.
     """
+    # A block may end within a character of several bytes; the decoder keeps its beginning.
     decoders = {read: codecs.getincrementaldecoder("utf-8")("replace") for read in streams}
     interrupted: KeyboardInterrupt | None = None
     while decoders:

@@ -30,6 +30,7 @@ def main(arguments: list[str]) -> None:
     """
     _die_with(int(os.environ["KPARALLEL_LAUNCHER"]))
     for name in ("KPARALLEL_REPORT", "KPARALLEL_NEWS", "KPARALLEL_LEAVE"):
+        # A process that the script starts would otherwise hold the pipes open after the worker's end.
         os.set_inheritable(int(os.environ[name]), False)
     try:
         if os.environ.get("TF_CONFIG") or os.environ.get("KPARALLEL_DEVICES_PER_WORKER"):

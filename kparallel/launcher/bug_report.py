@@ -40,6 +40,7 @@ def bug_report(environment: Mapping[str, str]) -> str:
     }
     for name in sorted(environment):
         if name.startswith(_PREFIXES):
+            # A report is pasted into public places. That a secret is set is all that helps.
             facts[name] = "(set)" if any(word in name for word in _SECRET) else environment[name]
     width = max(20, *map(len, facts))
     return "\n".join(f"{name:<{width}} {value}" for name, value in facts.items())

@@ -44,6 +44,7 @@ def write_call(folder: Path, function: Callable[..., Any], arguments: Sequence[A
     except Exception as error:
         error.add_note("kparallel.launch sends the function with all that it uses. Make what cannot be sent inside it.")
         raise
+    # The function is bytes inside: it can be read only once `sys.path` is that of the caller.
     (folder / "call").write_bytes(pickle.dumps((sys.path, cells, function_bytes)))
 
 

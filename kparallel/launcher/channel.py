@@ -55,6 +55,7 @@ class Channel:
             return None
         except ValueError as error:
             raise NoMessageError("it sends a line without an end") from error
+        # The connection ended within a line.
         if not line.endswith(b"\n"):
             return None
         try:

@@ -157,6 +157,7 @@ def _workers(
         names = list(range(len(places)))
         return local_environments(environment, places, workers.most, devices_per_worker), names
     cluster = hosts_cluster(hosts, index) if hosts is not None else scheduled_cluster(environment)
+    # What the launcher's own environment says is not this worker's cluster.
     environment.pop("TF_CONFIG", None)
     if cluster is None:
         return [environment], [0]
@@ -279,6 +280,7 @@ def plan(
     name, colon, attribute = builder.partition(":")
     if not colon or not name or not attribute:
         raise click.BadParameter(f"expected module:function, received {builder!r}.", param_hint="MODULE:FUNCTION")
+    # A console script has its own folder on the path, where `python -m` has the current one.
     sys.path.insert(0, os.getcwd())
     try:
         function = getattr(importlib.import_module(name), attribute)

@@ -89,6 +89,7 @@ class Coordinator:
                 index = hello["hello"]
                 self._present[index] = _Host(channel, hello["port"])
                 self._changed.set()
+                # A host that comes while others train is added after their next checkpoint.
                 if self._members and self._growth.offer():
                     self._ask_to_leave()
                 while (message := await channel.read()) is not None:
@@ -163,6 +164,8 @@ class Coordinator:
         self._growth = Growth(self._last, len(self._members) < len(self._present))
         addresses = [self._hosts.worker_address(index, self._present[index].port) for index in self._members]
         outlook = f"{news}; {self._last.outlook(len(addresses))}" if news else ""
+        # index     of the host, as --index says it
+        # place     of its worker in this gang, as TF_CONFIG says it
         for place, index in enumerate(self._members):
             self._present[index].ending = None
             start = {"workers": addresses, "index": place, "gangs": gangs, "news": outlook}

@@ -92,6 +92,7 @@ def supervise(sizes: Sizes, restarts: int, start: Start, say: Callable[[Ending, 
     places, gangs, used = every, 0, 0
     last = LastCheckpoint()
     while True:
+        # A gang with empty places may grow, once it has shown that it gets on.
         growth = Growth(last, len(places) < sizes.most)
         ending = start(places, gangs, growth.heard)
         gangs += 1
@@ -101,6 +102,7 @@ def supervise(sizes: Sizes, restarts: int, start: Start, say: Callable[[Ending, 
         if ending.code == PREEMPTED and growth.asked:
             places = every
             say(Ending(PREEMPTED, "lost workers are started again"), last.outlook(len(places)))
+        # Workers were lost, and enough are left: they start again without using up a restart.
         elif sizes.least <= len(left) < len(places):
             places = left
             say(Ending(ending.code, reason_of_loss(ending)), last.outlook(len(places)))

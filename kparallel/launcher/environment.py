@@ -76,6 +76,7 @@ def _kubernetes(environment: Mapping[str, str]) -> Cluster | None:
             "Expected KPARALLEL_SERVICE to name the Job's headless service, as the pods' subdomain does, received "
             "nothing. Set it in the Job's manifest beside KPARALLEL_WORKERS."
         )
+    # The pods of an indexed Job are called job-0, job-1, ..., and are reached as job-0.service.
     job, _, last = host.rpartition("-")
     if not job or last != str(index):
         raise ClusterError(
@@ -139,6 +140,7 @@ def _slurm(environment: Mapping[str, str]) -> Cluster | None:
             f"Expected Slurm to fill node after node, received SLURM_DISTRIBUTION="
             f"{environment['SLURM_DISTRIBUTION']!r}. Write srun --distribution=block."
         )
+    # All workers compute the same port from the job's number, and two jobs on one node seldom the same.
     first = _number(environment, "KPARALLEL_PORT", 20000 + _number(environment, "SLURM_JOB_ID", 0) % 10000)
     addresses = [f"{node}:{first + place}" for node, count in zip(nodes, tasks, strict=True) for place in range(count)]
     return Cluster(tuple(addresses), index)
@@ -153,6 +155,7 @@ def expand_nodes(text: str) -> list[str]:
     """
     nodes: list[str] = []
     for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text):
+        # Commas inside brackets belong to a part: gpu[08-10,12],login1 has two parts.
         nodes += _expand(part)
     return nodes
 
@@ -166,6 +169,7 @@ def _expand(part: str) -> Sequence[str]:
     for piece in inside.split(","):
         low, _, high = piece.partition("-")
         for number in range(int(low), int(high or low) + 1):
+            # As many digits as the lower bound has: gpu[08-10] is gpu08, gpu09, gpu10.
             names.append(f"{head}{number:0{len(low)}d}")
     return [name + end for name in names for end in _expand(tail)]
 

@@ -265,6 +265,7 @@ class Gang:
 
 
 def _ending(failed: Sequence[Worker], frozen: Sequence[Worker]) -> Ending:
+    # A cause before a consequence (False sorts first), and then by time.
     first = min(failed, key=lambda worker: worker.failure()[:2])
     code = first.process.returncode or 1
     if code == PREEMPTED:

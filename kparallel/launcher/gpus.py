@@ -22,6 +22,8 @@ def visible_gpus(environment: Mapping[str, str], folder: Path = Path("/dev")) ->
         names = [name.strip() for name in named.split(",") if name.strip()]
         # CUDA ignores what follows the first name that is none.
         return names[: names.index("-1")] if "-1" in names else names
+    # The driver has a file /dev/nvidia0, /dev/nvidia1, ... for each GPU. Asking TensorFlow would start it, with all
+    # GPUs.
     numbers = [found[1] for name in sorted(os.listdir(folder)) if (found := re.fullmatch(r"nvidia(\d+)", name))]
     return sorted(numbers, key=int)
 

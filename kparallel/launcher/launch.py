@@ -73,6 +73,7 @@ def launch(
     environment = {**os.environ, "KPARALLEL_TIMEOUT": str(timeout), "KPARALLEL_HEARTBEAT": str(heartbeat)}
     if devices_per_worker:
         environment["KPARALLEL_DEVICES_PER_WORKER"] = str(devices_per_worker)
+    # As `kparallel run -n` starts them, so that both behave alike.
     environments = local_environments(environment, range(workers), workers, devices_per_worker)
     with tempfile.TemporaryDirectory(prefix="kparallel-") as name:
         folder = Path(name)

@@ -56,5 +56,6 @@ def free_addresses(count: int) -> tuple[str, ...]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
+            # All are held until the last is bound, so that no port is given twice.
             each.bind(("127.0.0.1", 0))
         return tuple(f"127.0.0.1:{each.getsockname()[1]}" for each in sockets)

@@ -43,6 +43,7 @@ def run_over_hosts(hosts: Hosts, make: MakeLaunch, tell: Callable[[str], None]) 
     async def run() -> Ending:
         coordination = asyncio.create_task(Coordinator(hosts, tell).run()) if hosts.index == 0 else None
         member = asyncio.create_task(_Member(hosts, make, tell, note).run())
+        # On host 0 both run in one process; whichever ends first, the other one is waited for.
         tasks = [task for task in (member, coordination) if task is not None]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if coordination is not None:
@@ -75,6 +76,7 @@ class _Member:
             channel = await self._connect(since)
             ending = await self._take_part(channel)
             await channel.close()
+            # A launcher that is refused for a while, as by another one with its index, tries on without a word.
             if ending is None and not self._why:
                 self._tell(
                     f"{self._hosts.name(0)}, which coordinates, was lost; waits {self._hosts.timeout:g} s for it"
@@ -136,6 +138,7 @@ class _Member:
             channel.send(message)
             return False
 
+        # Shortly before the worker binds the port: nobody else was to take it meanwhile.
         self._held.close()
         launch = self._make(start, heard)
         gang = Gang(launch, self._note, console(launch))

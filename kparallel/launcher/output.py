@@ -57,6 +57,8 @@ class Outlet:
             if self._descriptor is None or not pieces:
                 return
             # Another worker's line would leave the end of a longer progress line standing.
+            # worker 0 has written    "[0] 12/30 ====>\r"      a progress line, to be overwritten by its next one
+            # worker 1 writes         "[1] warning\n"          goes to a new line first
             begin = b"\n" if self._unfinished not in (None, owner) and pieces[0].endswith(b"\n") else b""
             self._unfinished = None if pieces[-1].endswith(b"\n") else owner
             try:
@@ -110,6 +112,7 @@ class Relay:
             if not block:
                 break
             self._take(block)
+            # The worker has ended; a process that it left behind may hold the pipe open.
             if self._over in events:
                 left -= len(block)
         if self._held:

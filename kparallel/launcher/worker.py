@@ -54,7 +54,9 @@ class Worker:
         """Wait for the process; then end what it left behind in its group."""
         code = await self.process.wait()
         self.ended = time.time()
+        # To its group: a process that a script has started would go on without it, and keep its pipes open.
         self.send(signal.SIGKILL)
+        # What was reported just before the end may not have been read yet.
         self.listen()
         asyncio.get_running_loop().remove_reader(self.report)
         for descriptor in (self.report, self.news, self.leave):
@@ -88,6 +90,7 @@ class Worker:
             block = os.read(self.report, _MOST)
         if not block:
             asyncio.get_running_loop().remove_reader(self.report)
+        # A report may arrive in pieces; the last one is kept until its line ends.
         *lines, self._unread = (self._unread + block).split(b"\n")
         for message in map(json.loads, lines):
             if "checkpoint" in message:
@@ -120,6 +123,7 @@ async def start_worker(
     """
     with contextlib.ExitStack() as stack:
         report, its_report = os.pipe()
+        # The launcher's copies of the worker's ends are closed, so that a pipe ends when the worker does.
         stack.callback(os.close, its_report)
         its_news, news = os.pipe()
         stack.callback(os.close, its_news)

@@ -20,6 +20,7 @@ class NotOfOutputsError(ModelError):
 
 def overrides_compute_loss(model: keras.Model) -> bool:
     """Return whether `compute_loss` is overridden, by the model's class or by an assignment to the model."""
+    # `__func__` is the plain function behind a bound method. A function that was assigned to the model has none.
     return getattr(model.compute_loss, "__func__", None) is not keras.Model.compute_loss
 
 
@@ -32,6 +33,7 @@ class _Recorder(keras.StatelessScope):  # type: ignore[misc]
         self.assigned: dict[int, keras.Variable] = {}
 
     def get_current_value(self, variable: keras.Variable) -> Any:
+        # Keras asks the scope for each read of a variable, and tells it each assignment.
         self.read[id(variable)] = variable
         return super().get_current_value(variable)
 
@@ -64,6 +66,8 @@ def own_loss(
     extra = {"training": training} if takes_training else {}
     # Weights are in the scope too, so that reads of them are recorded.
     weights = [(variable, variable.value) for variable in model.trainable_variables]
+    # Inside, Keras's losses divide by the number of replicas that they see. With a view of one replica they leave the
+    # sum over the replicas to the denominators.
     with _Recorder([*weights, *state]) as scope, one_replica_view():
         value = model.compute_loss(*arguments, **extra)
     read = [variable.path for variable in model.trainable_variables if id(variable) in scope.read]
@@ -75,12 +79,14 @@ def own_loss(
             "regularizers and add_loss are then counted; or return what it needs as one more output."
         )
     _refuse_foreign(model, [variable for variable, _ in state], scope)
+    # An unchanged variable still has the very tensor with which the scope began.
     ends = [(scope.state_mapping[id(variable)], old) for variable, old in state]
     return value, [None if new is old else new for new, old in ends], {*scope.read, *scope.assigned}
 
 
 def _refuse_foreign(model: Any, state: list[keras.Variable], scope: _Recorder) -> None:
     known = set(map(id, state))
+    # A tracker's mean over this part is no part of the mean over the batch, unless its weight is known too.
     means = {id(variable) for tracker in loss_trackers(model) for variable in tracker.variables}
     if means & scope.assigned.keys():
         raise NotOfOutputsError(

@@ -42,6 +42,7 @@ class Term:
 
 
 def _same(factor: Callable[[list[tf.Tensor]], tf.Tensor]) -> Factors:
+    # Most terms report what they differentiate. The exception is a loss without a reduction, see `_vector_term`.
     def factors(statistics: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         value = factor(statistics)
         return value, value
@@ -63,6 +64,8 @@ def summed(value: tf.Tensor) -> Term:
 
 def row_mean(value: tf.Tensor, count: int) -> Term:
     """Return the term of a scalar that is a mean over each replica's rows."""
+    # one replica, one microbatch     numerator n = mean * rows      statistics [rows]
+    # whole batch                     loss = (sum of n) * 1 / (sum of rows)
     rows = tf.constant(count, tf.float64)
     return Term(
         value * tf.constant(count, value.dtype),
@@ -87,6 +90,7 @@ def is_batch_coupled(loss: Any) -> bool:
     if type(loss).__call__ is not keras.losses.Loss.__call__:
         return True
     function = wrapped_function(loss)
+    # These two reduce over all dims unless `axis` says otherwise, so a ratio of sums over the whole batch results.
     sums_all_dims = function in (keras.losses.dice, keras.losses.tversky) and not reduced_dims(loss)
     return function is keras.losses.circle or sums_all_dims or 0 in reduced_dims(loss)
 
@@ -127,10 +131,13 @@ def loss_term(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any, count: in
     if mask is not None:
         flags = tf.cast(mask, dtype)
         valid = [tf.reduce_sum(flags), tf.cast(tf.size(flags), dtype)]
+        # Keras scales the mask by total / valid before it multiplies. Here the scale is left to the factor, because
+        # both numbers are known only after they are summed over all parts.
         weight = flags if weight is None else _times(weight, flags)
     if not values.shape.rank:
         return _scalar_term(values, weight, count, scalar, loss.reduction)
     if weight is not None:
+        # values [rows, positions], weight [rows, 1] or [rows, positions]      multiplied as Keras broadcasts them
         values, weight = _same_rank(values, tf.cast(weight, values.dtype))
         values = values * weight
     return _vector_term(values, weight, valid, loss.reduction, count if is_rowwise(loss) else None)
@@ -148,6 +155,7 @@ def _check_reduction(loss: Any) -> None:
 def is_rowwise(loss: Any) -> bool:
     """Return whether a loss is Keras's own: it then has the same number of entries for each row."""
     parts = (type(loss), wrapped_function(loss) or type(loss))
+    # A user's loss may return any number of entries for a row, also one that depends on the row.
     return all(part.__module__.startswith("keras.") for part in parts)
 
 
@@ -164,6 +172,7 @@ def _vector_term(
     if reduction == "sum":
         return summed(total)
     if reduction in (None, "none"):
+        # Keras differentiates the sum of the values, and logs their mean.
         return Term(total, [size], lambda s: (one, tf.math.divide_no_nan(one, s[0])), is_constant)
     if reduction == "mean_with_sample_weight" and weight is not None:
         mass = tf.cast(tf.reduce_sum(weight), tf.float64)
@@ -189,6 +198,7 @@ def _scalar_term(value: tf.Tensor, weight: Any, count: int, scalar: str, reducti
     mass = [tf.cast(tf.reduce_sum(weight), tf.float64), tf.cast(tf.size(weight), tf.float64)]
 
     def factor(statistics: list[tf.Tensor]) -> tf.Tensor:
+        # The order of `Term.statistics` below: those of the base first.
         *of_base, mass_sum, size = statistics
         scale = mass_sum if reduction == "sum" else tf.math.divide_no_nan(mass_sum, size)
         return base.factors(of_base)[0] * scale

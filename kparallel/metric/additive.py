@@ -22,6 +22,7 @@ def is_additive(metric: Any) -> bool:
     """
     if not type(metric).__module__.startswith("keras.") or 0 in reduced_dims(metric):
         return False
+    # `MeanMetricWrapper` is Keras's own class, whatever function it averages.
     function = wrapped_function(metric)
     return function is None or getattr(function, "__module__", "").startswith("keras.")
 
@@ -40,8 +41,10 @@ def noting_sums(metrics: Sequence[keras.metrics.Metric], added: set[int]) -> Ite
 
     def noted(metric: Any) -> Any:
         def update(*args: Any, **kwargs: Any) -> Any:
+            # Integers, such as labels, do not show whether something was averaged before.
             floats = [leaf for leaf in keras.tree.flatten((args, kwargs)) if _is_float(leaf)]
             of_rows = bool(floats) and all(len(leaf.shape) > 1 and leaf.shape[0] is None for leaf in floats)
+            # One update with anything else is enough to make the metric's change unknown.
             by_rows[id(metric)] = of_rows and by_rows.get(id(metric), True)
             return updates[id(metric)](*args, **kwargs)
 
@@ -49,6 +52,7 @@ def noting_sums(metrics: Sequence[keras.metrics.Metric], added: set[int]) -> Ite
 
     watched = [metric for metric in metrics if id(metric) in updates]
     for metric in watched:
+        # The entry of the instance hides the method of the class; deleting it brings the method back.
         metric.__dict__["update_state"] = noted(metric)  # Not `setattr`, by which Keras tracks attributes.
     try:
         yield
@@ -78,6 +82,7 @@ def refuse_divided(metric: keras.metrics.Metric, where: str, way_out: str) -> Mo
 
 def state_change(metric: keras.metrics.Metric, *args: Any, **kwargs: Any) -> list[Any]:
     """Return the change of a metric's variables by one update that starts from its reset state."""
+    # From the reset state, so that what remains is what these rows add, whatever the metric holds.
     start = metric.stateless_reset_state()
     end = metric.stateless_update_state(start, *args, **kwargs)
     return [new - old for new, old in zip(end, start, strict=True)]

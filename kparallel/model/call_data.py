@@ -26,6 +26,7 @@ def check_call(runtime: Runtime, name: str, arguments: dict[str, Any]) -> None:
     Raises:
         WorkerError: Another worker calls another method, or with other data.
     """
+    # Inside of `fit` an evaluation is part of the call that was compared.
     if runtime.placement.group.is_single or runtime.feeding:
         return
     x = arguments.get("x")
@@ -48,9 +49,11 @@ def adapted(runtime: Runtime, arguments: dict[str, Any]) -> dict[str, Any]:
         given = arguments.get(key)
         if not isinstance(given, tf.distribute.DistributedDataset | Shards):
             continue
+        # Keras refuses class weights with such data; the adapter applies them.
         weight = arguments.pop("class_weight", None) if key == "x" else None
         if isinstance(given, Shards):
             runtime.epoch.unsized = True
+            # Validation data begin at epoch 0 in each call, so that they are read in one order.
             given.epoch = arguments.get("initial_epoch", 0) if key == "x" else 0
             arguments[key] = ShardBatches(given, strategy, group.worker_index, group.workers, weight)
         else:

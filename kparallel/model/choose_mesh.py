@@ -38,6 +38,7 @@ def choose_mesh(options: Options, stages: int, workers: int) -> Mesh:
     names = local_devices() if options.devices is None else check_devices(options.devices)
     Mesh(tuple((name,) for name in names))  # Refuses a device that is named twice.
     replicas = _local_replicas(options, stages, workers, names)
+    # Fewer devices than stages: then some lanes run several.
     lanes = min(stages, len(names) // replicas)
     schedule = registered(options.schedule)
     if schedule.dealt and stages % lanes:

@@ -42,9 +42,11 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
         PlanError: The options do not fit the model or the machine; the message says the way out.
     """
     check_options(options)
+    # Only a built model has shapes, and so costs.
     graph = open_graph(model) if model.built else None
     if options.memory_per_device is not None:
         return _search(model, required_graph(graph, model, "to choose a plan"), options, workers)
+    # `number` counts the stages; `stages` may be the cut itself.
     stages = 1 if options.stages is None else options.stages
     number = stages if isinstance(stages, int) else count_stages(stages)
     mesh = choose_mesh(options, number, workers)
@@ -58,6 +60,7 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
     costs = _costs(options, graph, units)
     if isinstance(stages, int):
         starts = partition(costs, number, units)
+        # `starts[s]` is the first unit of stage s, so the stage of a unit is the number of starts up to it, less one.
         stage_of = tuple(sum(index >= start for start in starts) - 1 for index in range(len(units)))
     else:
         stage_of = stages_by_name(units, stages)
@@ -65,6 +68,7 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
     # Four microbatches for each stage: beyond that the bubble shrinks little.
     microbatches = 4 * number
     if options.batch_size is not None:
+        # No replica can split its rows into more parts than it has rows.
         microbatches = min(microbatches, ceil(options.batch_size / (workers * mesh.replicas)))
     return _plan(model, mesh, groups, options.microbatches or microbatches, options, workers)
 
@@ -122,6 +126,7 @@ def _search(model: keras.Model, graph: Graph, options: Options, workers: int) ->
         shard=_shard(options),
     )
     # A model of one stage is not cut, so its group has no calls; a plan that was not searched has none either.
+    # `choose` knows units alone, and groups of it name the calls of the graph.
     return replace(plan, groups=(_whole(model),)) if plan.mesh.stages == 1 else plan
 
 
@@ -154,6 +159,7 @@ def _by_layer(model: keras.Model, options: Options, mesh: Mesh, stages: Any, wor
             f"Python of its own, received {mesh.replicas} and {options.microbatches or 1}: its layers can be placed, "
             "but not pipelined. Express it as keras.Model(inputs, outputs) of its layers to pass microbatches on."
         )
+    # Each layer is a unit without costs or reads: the cut is by hand, and nothing is known of what the call computes.
     units = [
         Unit(layer.name, 0.0, layer.count_params(), _bytes(layer.weights), 0, 0, (), (layer.name,))
         for layer in model.layers
@@ -178,6 +184,7 @@ def optimizer_slots(model: keras.Model) -> float:
     if optimizer is None:
         return 2
     optimizer = own_optimizer(optimizer)
+    # Each of these options adds one variable for each weight.
     more = [getattr(optimizer, name, False) for name in ("momentum", "centered", "amsgrad", "use_ema")]
     return slots_of(type(optimizer).__name__, sum(1 for each in more if each))
 
@@ -193,6 +200,7 @@ def check_plan(plan: Plan, model: keras.Model) -> None:
     units = len(graph.calls) if graph is not None else 0
     planned = sum(len(group.units) for group in plan.groups)
     sizes = [sum(group.parameters for group in plan.groups), sum(group.weight_bytes for group in plan.groups)]
+    # The groups of a cut model name the calls of its opened graph, so their layers need not be those of the model.
     layers = len(plan.groups) > 1 or plan.groups[0].layers == whole_model.layers
     if (
         plan.model_name != model.name

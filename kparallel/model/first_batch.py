@@ -25,6 +25,7 @@ class FirstBatch:
         self._model = model
         self._name = name
         self._runtime = runtime
+        # With one part there is nothing that could differ.
         self._due = runtime.check != "off" and runtime.placement.replicas * runtime.plan.microbatches > 1
 
     def is_due(self, batch: Any) -> bool:
@@ -43,6 +44,7 @@ class FirstBatch:
         Raises:
             ModelError: The parts do not do the same.
         """
+        # Once, whatever the result: the comparison takes as long as some steps.
         self._due = False
         model, runtime = self._model, self._runtime
         code, pipeline = own_code(model, self._name != "predict_step"), runtime.pipeline(model)

@@ -107,6 +107,7 @@ def _by_arithmetic(graph: Graph, units: tuple[Unit, ...], hardware: Hardware) ->
     """Return the seconds of each call for one row; each layer at the FLOP/s of the dtype in which it computes."""
     dtypes = [getattr(call.operation, "compute_dtype", None) for call in graph.calls]
     usual = Counter(dtype for dtype in dtypes if dtype is not None).most_common(1)
+    # Operations that are no layers have no dtype; they compute in that of most layers.
     default = usual[0][0] if usual else "float32"
     return [
         unit.flops_per_row / hardware.flop_rate(dtype or default) for unit, dtype in zip(units, dtypes, strict=True)
@@ -124,5 +125,7 @@ def _measured(graph: Graph, options: Options, hardware: Hardware) -> list[float]
         if dtype not in rates:
             hardware.flop_rate(dtype)  # Refuses a dtype without a figure before anything is measured.
             rates[dtype] = matmul_rate(dtype, local_devices()[:1]) / hardware.flops[dtype]
+        # A measured time covers forward and backward, where a unit's is forward alone. It is scaled by how much faster
+        # the cluster multiplies matrices.
         seconds.append(time / rows / (1 + BACKWARD_COST) * rates[dtype])
     return seconds

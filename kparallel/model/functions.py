@@ -53,6 +53,7 @@ def step_function(
         check: What is found out of the first batch.
     """
     passes = _Compiled(model, runtime, choose, lambda rows, report: _log(model, runtime, report, rows), check=check)
+    # Only tracing shows whether `compute_loss` reads more than the outputs, so both ways stand ready.
     needed = may_need_the_model(model, runtime.plan)
     return over_batches(model, runtime, LossOfModel(passes, whole) if needed else passes)
 
@@ -71,11 +72,13 @@ def over_batches(model: Any, runtime: Runtime, compiled: Callable[[Any], Any]) -
         # The next batch is fetched before the step starts: inside it, an exhausted dataset would raise
         # only after an update from an empty batch.
         logs = None
+        # Keras counts one call as so many steps. The last call of an epoch may find fewer batches.
         for _ in range(model.steps_per_execution):
             batch = fetch(iterator)
             if batch is None:
                 break
             logs = compiled(batch)
+        # The signal by which Keras's loops end an epoch of unknown length.
         if logs is None:
             raise StopIteration
         return logs
@@ -156,6 +159,8 @@ class _Compiled:
         self._check = check
         self._step: Step | None = None
         self._moves = runtime.moves
+        # A graph for each number of rows, because the sizes of shares and microbatches are constants in it. `moves`
+        # tells when variables have changed their devices, after which no graph is valid any more.
         self._graphs: dict[tuple[RowCounts, int | None], Any] = {}
         self._known_rows = known_rows(model)
 
@@ -163,6 +168,7 @@ class _Compiled:
         batch, runtime = tensors(batch), self._runtime
         graph = self._graph(batch, counts_of(runtime, batch), self._rows(batch))
         warning = None
+        # Before the first step runs, since the comparison needs the state that the step would change.
         if self._check is not None and self._check.is_due(batch):
             if not self._model.run_eagerly:
                 graph.get_concrete_function(batch)  # What a trace refuses comes first: it names the reason.
@@ -171,6 +177,7 @@ class _Compiled:
             try:
                 found = graph(batch)
             except tf.errors.OpError:
+                # The other workers wait for this one in a collective of the step. Closed connections end their wait.
                 runtime.placement.abort()
                 raise
         if warning is not None:
@@ -240,9 +247,12 @@ def _log(model: Any, runtime: Runtime, report: StepReport, rows: int | None) -> 
     dtype = loss_tracker(model).dtype
     values = tf.cast(first.terms, dtype)
     losses = compiled_loss(model)
+    # `[term]`: the compiled losses first, in Keras's order, with their weights; then added losses and penalties, which
+    # have a weight of 1.
     scales = [as_scalar(weight, dtype) for weight in loss_weights(model)][: values.shape[0]]
     scales += [as_scalar(None, dtype)] * (int(values.shape[0]) - len(scales))
     loss = tf.reduce_sum(values * tf.stack(scales)) if scales else tf.zeros((), dtype)
+    # Weighted by rows, as Keras does it, so that an epoch's loss is the mean over its rows.
     loss_tracker(model).update_state(loss, sample_weight=tf.cast(first.rows, dtype))
     if losses is not None:
         for tracker, value in zip(losses.metrics, tf.unstack(values), strict=False):
@@ -256,6 +266,7 @@ def _log(model: Any, runtime: Runtime, report: StepReport, rows: int | None) -> 
         return logs
     metrics = compiled_metrics(model)
     for variable, change in zip(metrics.variables if metrics else [], first.metrics, strict=True):
+        # Each change began from the reset state, so changes add up over batches as they do over replicas.
         variable.assign(variable + tf.cast(change, variable.dtype))
     results: dict[str, Any] = model.get_metrics_result()
     return results

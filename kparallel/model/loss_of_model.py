@@ -45,5 +45,6 @@ class LossOfModel:
             try:
                 return self._passes(batch)
             except NotOfOutputsError:
+                # From here on the whole step, for every batch: what a trace has refused it refuses each time.
                 self._needs_model = True
         return self._whole(batch)

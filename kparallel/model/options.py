@@ -36,6 +36,7 @@ class Options:
 
 def _differs(value: Any, default: Any) -> bool:
     # An array, which `sample` may be, is compared with its elements.
+    # Defaults other than strings are None, for which identity is enough.
     return value != default if isinstance(value, str) else value is not default
 
 

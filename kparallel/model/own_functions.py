@@ -76,6 +76,7 @@ class _OwnFunction:
             self._build(batch)
         if self._moves != self._runtime.moves:
             self._step, self._moves = None, self._runtime.moves
+            # As in `_Compiled`: graphs read and write variables where they lay.
             self._graphs.clear()
         if counts not in self._graphs:
             self._graphs[counts] = self._made(batch, counts)
@@ -84,6 +85,8 @@ class _OwnFunction:
     def _build(self, batch: Any) -> None:
         """Let the step make what is missing, as in plain Keras's first step: traced on one device, and never run."""
         owners = [*flatten_layers(self._model), *optimizers_of(self._model)]
+        # Layers and optimizers that are built have all their variables. Tracing takes a while, so it is not done
+        # without need.
         if not self._built and not all(owner.built for owner in owners):
             traced(self._function()).get_concrete_function(first_share(self._runtime, batch))
         self._built = True
@@ -126,6 +129,7 @@ class _OwnFunction:
             if step.sized:
                 raise
             # Python in the step may insist on the number of rows, as plain Keras gives it with drop_remainder.
+            # Traced once more, with the number of rows as a constant.
             step.sized = True
             function = traced(one, reduce_retracing=True)
             function.get_concrete_function(batch)
@@ -139,6 +143,7 @@ class _OwnFunction:
         if self._checked or self._runtime.check == "off":
             return False
         placement = self._runtime.placement
+        # One device needs all rows. In a cluster whose data came divided, no process has them.
         here = isinstance(counts.rows, int) or placement.group.is_single
         rows = counts.rows if isinstance(counts.rows, int) else sum(counts.rows)
         return here and placement.replicas > 1 and rows > 1

@@ -46,6 +46,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
+        # (Parallel<Model>, ParallelModel, <Model>, ..., keras.Model)      index 2 is the user's class
         return type(self).__mro__[2]
 
     def __dir__(self) -> list[str]:
@@ -108,6 +109,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
 
     def __reduce__(self) -> Any:
         """Pickle and copy as a plain model: what comes back is on one device."""
+        # Keras returns a bound method of the class to restore with. It is bound anew, to the plain class.
         read, arguments = super().__reduce__()
         return MethodType(read.__func__, self.__class__), arguments
 
@@ -140,6 +142,8 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
             )
         jit = arguments.pop("jit_compile", "auto")
         if takes(method, "jit_compile"):
+            # Keras would compile the whole step as one program for one device. What was asked for goes to
+            # `runtime.jit`, by which the step compiles its stages and updates.
             arguments["jit_compile"] = False
         self._kparallel.jit = jit if isinstance(jit, bool) else None
         super().compile(**arguments)
@@ -244,6 +248,7 @@ def make_parallel(model: keras.Model, runtime: Runtime) -> ParallelModel:
     else:
         former.restore_calls()
         runtime.jit = former.jit
+    # Past Keras's tracking: the runtime is no layer, and no file may hold it.
     object.__setattr__(model, "_kparallel", runtime)
     runtime.redirect_calls(model)
     forget_functions(model)

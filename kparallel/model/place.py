@@ -32,12 +32,15 @@ def place(
         PlanError: The mesh has another number of replicas than the cluster's strategy.
     """
     if cluster is None:
+        # TensorFlow's strategy knows one device for each replica, that of stage 0. The variables of the other stages
+        # are placed by `take_over`.
         strategy = mirrored(tuple(row[0] for row in mesh.rows))
         columns = [mesh.column(index) for index in range(mesh.stages)]
         communicators: list[Communicator] = [
             SingleReplica() if mesh.replicas == 1 else LocalCommunicator(column) for column in columns
         ]
         return strategy, Placement(mesh.rows, 0, mesh.replicas, tuple(communicators), SingleWorker(), compression)
+    # /job:worker/replica:0/task:1  +  CPU:0  ─►  /job:worker/replica:0/task:1/device:CPU:0
     worker = cluster.extended.worker_devices[0].rsplit("/device:", 1)[0]
     rows = tuple(tuple(f"{worker}/device:{name}" for name in row) for row in mesh.rows)
     replicas = cluster.num_replicas_in_sync
@@ -49,6 +52,7 @@ def place(
             "stages over the GPUs of a worker train on one machine only. CUDA_VISIBLE_DEVICES hides GPUs from a worker."
         )
     index = cluster.cluster_resolver.task_id
+    # All workers have as many replicas; the check of equal plans comes first.
     first = mesh.replicas * index
     workers = len(cluster.cluster_resolver.cluster_spec().as_dict()["worker"])
     # The check comes before the communicators are made. Workers whose plans differ in stages would make different
@@ -64,6 +68,7 @@ def _communicators(
 ) -> tuple[Communicator, ...]:
     """Return the communicator of each column: a ring if all devices are CPUs, else TensorFlow's collectives."""
     plain = [TFCommunicator(column, strategy, strategy.num_replicas_in_sync, first_replica) for column in columns]
+    # The ring adds in the host's memory. Between GPUs NCCL needs no detour over it.
     connections = peer_connections() if all(":CPU:" in device for column in columns for device in column) else None
     rings = None if connections is None else connections.rings(len(columns), group)
     if rings is None:

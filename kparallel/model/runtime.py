@@ -59,6 +59,8 @@ class Runtime:
         """Return what Keras's random functions draw from that are given no seed: one, with a copy on each replica."""
         if self._draws is None:
             with tf.init_scope():
+                # One more than the default's state: the numbers repeat with the user's seed, and are not those that
+                # the default draws.
                 made = keras.random.SeedGenerator(int(default_generator().state.numpy()[0]) + 1)
                 place_variable(made.state, self.strategy, self.column(0))
             self._draws = made
@@ -76,6 +78,7 @@ class Runtime:
     @contextmanager
     def whole_batches(self) -> Iterator[None]:
         """Let Keras's loops read whole batches, which the step divides."""
+        # `fit` calls `evaluate` for its validation, inside of its own context.
         before, self.feeding = self.feeding, True
         if not before:
             self.epoch.digest.begin()
@@ -87,6 +90,7 @@ class Runtime:
 
     def pipeline(self, model: keras.Model) -> Pipeline:
         """Cut a built model into the plan's stages, as its layers stand now."""
+        # Cut anew at each call: a layer may have been unfrozen, or got other weights, since the last trace.
         groups = [group.units for group in self.plan.groups]
         graph = open_graph(model) if len(groups) > 1 else None
         planned = sum(map(len, groups))
@@ -108,6 +112,7 @@ class Runtime:
             return found
         for index, stage in enumerate(self.pipeline(model).stages):
             for variable in [*stage.weights, *stage.state.variables]:
+                # A tied weight lies with the first stage that uses it.
                 found.setdefault(id(variable), index)
         return found
 

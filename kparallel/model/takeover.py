@@ -66,6 +66,7 @@ def check_variables(model: keras.Model, runtime: Runtime, former: Runtime | None
             )
         if is_placed(variable, runtime.strategy, column, single) or not _others(variable, former):
             continue
+        # `owners` is a set of weak references; a cycle keeps an entry alive until it is collected.
         gc.collect()  # Models are in reference cycles: a model that is no longer reachable may still own the variable.
         others = _others(variable, former)
         if others:
@@ -93,6 +94,7 @@ def take_over(model: keras.Model, runtime: Runtime) -> bool:
     """
     if all(_holds(runtime, variable) for variable in _variables(model)) and _owners_are_right(model, runtime):
         return False
+    # A model that is wrapped anew has variables that its former runtime owns; they are handed over.
     former = vars(model).get("_kparallel")
     check_variables(model, runtime, former)
     moved: list[tuple[keras.Variable, Any]] = []
@@ -110,6 +112,7 @@ def take_over(model: keras.Model, runtime: Runtime) -> bool:
         if placed is not None:
             if former is not None:
                 placed.owners.discard(former)
+            # Weakly, see `PlacedVariable`: a wrapped model that is gone owns nothing.
             placed.owners.add(runtime)
     _renew_functions_of_others(model, [variable for variable, _ in moved])
     return bool(moved)
@@ -124,6 +127,7 @@ def give_back(model: keras.Model, runtime: Runtime) -> None:
         if placed is None:
             continue
         placed.owners.discard(runtime)
+        # A layer that another wrapped model shares stays where that model needs it.
         if not placed.owners:
             gather_variable(variable, device)
             moved.append(variable)
@@ -141,6 +145,7 @@ def owners_of(model: keras.Model, runtime: Runtime) -> dict[int, int] | None:
         return None
     last, stages = len(runtime.plan.groups) - 1, _stages(model, runtime)
     weights: dict[int, keras.Variable] = {id(weight): weight for weight in model.trainable_variables}
+    # Bytes: a weight has as much to hold and to update as its slots are large.
     slots: dict[int, int] = {}  # By the id of a weight.
     for optimizer in optimizers_of(model):
         weights |= {id(weight): weight for weight in trained_by(optimizer)}
@@ -162,6 +167,9 @@ def _columns(model: keras.Model, runtime: Runtime) -> Iterator[tuple[keras.Varia
         for slot, weight in slots_by_weight(optimizer):
             slots.setdefault(id(slot), weight)
     for variable in _variables(model):
+        # kernel                stages[kernel]      its own stage
+        # slot of kernel        stages[kernel]      that of its weight
+        # metric, counter       last                no stage's
         weight = slots.get(id(variable), variable)
         column = runtime.column(stages.get(id(variable), stages.get(id(weight), last)))
         single = owners is not None and weight is not variable
@@ -207,6 +215,7 @@ def _renew_functions_of_others(model: keras.Model, moved: list[keras.Variable]) 
         return
     ids = set(map(id, moved))
     for other in gc.get_objects():
+        # `type(other)` and not `isinstance`, which asks objects for a class that they may compute.
         has_traced = issubclass(type(other), keras.Model) and other is not model and _has_traced(other)
         if has_traced and any(id(variable) in ids for variable in _variables(other)):
             renew_functions(other)

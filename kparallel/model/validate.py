@@ -44,6 +44,7 @@ def check_model(model: Any) -> None:
         raise ModelError(f"Expected a keras.Model or a function that builds one, received {kind}.{hint}")
     check_overrides(model)
     for layer in flatten_layers(model):
+        # The states of Keras's recurrent layers are known by `recurrent_states`, and divided by rows.
         if getattr(layer, "stateful", False) and not isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional):
             raise ModelError(
                 f"Layer {layer.name!r} is stateful=True, so its state belongs to one batch's rows. Only Keras's "

@@ -235,6 +235,7 @@ def wrap(
     _check_choice("loss_reduction", loss_reduction, ("mean", "sum", "global"))
     _check_choice("check", check, ("error", "warn", "off"))
     check_compression(gradient_compression)
+    # An option that the user did not give has its default there, by which `given` tells them apart.
     options = Options(
         replicas=replicas,
         stages=stages,
@@ -265,6 +266,7 @@ def wrap(
         check_plan(plan, model)
     check_microbatches(model, plan)
     check_steps(model, plan)
+    # Compared between the workers before the first collective that depends on them, see `place`.
     facts = wrap_fingerprint(model, plan, loss_reduction, gradient_compression) | {"check": check}
     with translate_worker_loss():
         strategy, placement = place(plan.mesh, cluster, gradient_compression, lambda group: require_same(group, facts))
@@ -283,8 +285,10 @@ def _built(model: Any) -> Any:
     Raises:
         ModelError: A builder returned no Keras model.
     """
+    # A Keras model is callable too, so a builder is told from it by its type.
     if isinstance(model, keras.layers.Layer) or not callable(model):
         return model
+    # The plan's devices are not known before the model is.
     with tf.device("CPU:0"):
         made = model()
     if not isinstance(made, keras.Model):

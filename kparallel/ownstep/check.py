@@ -87,9 +87,11 @@ class StepCheck:
             ModelError: The step does not do the same.
         """
         rows = row_count(batch)
+        # A step that insists on its number of rows gets all of them; any other a few that tell.
         few = list(range(rows)) if self._step.sized else telling(batch, self._step.replicas)
         if len(few) < 2:
             return
+        # Numbers that TensorFlow draws by itself differ from run to run, so that a comparison would find them.
         if self._step.draw is not None:
             self._warn_unseen(
                 f"draws random numbers by tf.random{self._step.draw}, which cannot be held equal",
@@ -131,6 +133,7 @@ class StepCheck:
         every = list(range(row_count(batch)))
         try:
             whole, finding = self._compared(batch, few, counts)
+            # A loss of these rows may be infinite where that of the whole batch is not: NaN compares with nothing.
             done = few == every or is_finite(whole)
         except tf.errors.InvalidArgumentError:
             done = False
@@ -141,6 +144,7 @@ class StepCheck:
             except tf.errors.InvalidArgumentError as error:
                 raise self._insists(every, error) from error
         if finding is None:
+            # Where an optimizer squares slices, the same again with rows of which two parts look up the same index.
             if not has_squares(whole):
                 return None, few
             few = overlapping(len(every), self._step.replicas)
@@ -169,6 +173,8 @@ class StepCheck:
         order = np.roll(np.arange(rows), 1).tolist()
         layers = flatten_layers(self._model)
         with generators_put_back(), moving_statistics(layers), drawing_for(lambda: draws), self._step.drawing():
+            # In this order: the first run records for which draws the rows count, and the other two repeat its
+            # numbers.
             whole = self._whole(data, draws, None)
             other = self._whole(rows_at(data, order), draws, order)
             divided = self._divided(data, draws, counts)
@@ -186,6 +192,7 @@ class StepCheck:
                 gradients = list(grads)
                 chosen = list(trained_by(optimizer) if trainable_variables is None else trainable_variables)
                 number = min(len(gradients), len(chosen))
+                # An optimizer that scales the loss calls the one inside it, which would be noted a second time.
                 outermost = not depth and bool(gradients)
                 if outermost:
                     notes.note(optimizer, gradients[:number], chosen[:number])
@@ -223,6 +230,7 @@ class StepCheck:
             with self._put_back() as read, quietly():
                 results, gradients = (traced(run) if self._graph else run)(data)
                 outcome = self._outcome(notes, gradients, read(notes.trained), results)
+                # From inside a condition of a graph no gradient comes out, so those of this run are unknown.
                 return replace(outcome, updates=None) if notes.conditional else outcome
         finally:
             self._step.trial = None
@@ -248,6 +256,7 @@ class StepCheck:
 
         def read(trained: set[int]) -> dict[str, Any]:
             paths = names([variable.path for variable in variables])
+            # What optimizers write is left out: of a gradient that is all rounding Adam makes a whole step.
             pairs = zip(paths, variables, strict=True)
             return {path: np.asarray(v.numpy()) for path, v in pairs if id(v) not in trained | counted}
 

@@ -30,6 +30,8 @@ def chooses(operation: Any, rows: StepRows) -> bool:
     if not any(output.dtype.is_floating for output in operation.outputs):
         return False  # Such as the conditions of TensorFlow's assertions.
     if operation.type in _BENT:
+        # A mean over the rows enters the bent function at another place on each replica. Rows are bent one by one, on
+        # one device too.
         return any(rows.of(each) is Dependence.MEAN for each in operation.inputs)
     scalar = operation.type in _CONDITIONS or (operation.type in _SELECTS and operation.inputs[0].shape.rank == 0)
     return scalar and rows.of(operation.inputs[0]) is not Dependence.NONE

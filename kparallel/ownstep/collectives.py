@@ -30,6 +30,7 @@ def gather(tensor: Any) -> tf.Tensor:
         array([1., 2.], dtype=float32)
     """
     tensor = tf.convert_to_tensor(tensor)
+    # Outside of a step there is one replica, which has all rows.
     step = running_step()
     return _of_all(tensor) if step is None else step.gather(tensor)
 
@@ -67,5 +68,7 @@ def _of_all(tensor: tf.Tensor) -> tf.Tensor:
     if tf.executing_eagerly():
         return tensor
     if tensor.shape.rank and tensor.shape[0] is None:
+        # How many rows it returns seems to depend on their values, which makes it `OTHER`; it returns all of them.
         return tf.boolean_mask(tensor, tf.ones(tf.shape(tensor)[:1], tf.bool))
+    # `OTHER` as well, because it is not linear: the larger of a value and itself.
     return tf.maximum(tensor, tensor)

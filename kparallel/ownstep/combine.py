@@ -22,6 +22,7 @@ def own_average(variable: keras.Variable, sums: StepSums, moments: bool) -> tf.T
     """
     end = wide(tf.convert_to_tensor(variable.value))
     if not end.dtype.is_floating:
+        # A sum in which all others give zero is the first replica's value on all.
         return end if sums.first else tf.zeros_like(end)
     if moments:
         return sums.share.counted(scaled(end, sums.share.filled))
@@ -36,6 +37,8 @@ def own_sum(variable: keras.Variable, sums: StepSums, change: Change) -> tf.Tens
     end = wide(tf.convert_to_tensor(variable.value))
     parts = [[wide(tf.cast(each, variable.dtype)) for each in some] for some in (change.sums, change.means)]
     added, averaged = (tf.add_n(some) if some else tf.zeros_like(end) for some in parts)
+    # end = start + sums + means, on each replica with its own rows
+    # The start is what all replicas had in common; what was added to it is combined by its own rule.
     start = end - added - averaged
     if end.dtype.is_floating:
         start = start / tf.cast(sums.replicas, end.dtype)
@@ -53,6 +56,7 @@ def whole_results(leaves: list[tf.Tensor], dependences: Sequence[Dependence], su
         sums: To the other replicas.
     """
     leaves = list(leaves)
+    # All sums in one collective, then all rows in another.
     joined = [i for i, each in enumerate(dependences) if each not in (Dependence.NONE, Dependence.ROWS)]
     totals = sums.add([_own_result(leaves[index], dependences[index], sums) for index in joined])
     for index, total in zip(joined, totals, strict=True):

@@ -59,6 +59,7 @@ class Slices:
     def spread(self, values: Any, indices: Any) -> Any:
         """Return sums or squares for other indices, which have all of these among them; zeros for the rest."""
         full = np.zeros((len(indices), *values.shape[1:]), values.dtype)
+        # Both lists of indices are ascending.
         full[np.searchsorted(indices, self.indices)] = values
         return full
 
@@ -72,6 +73,7 @@ def as_arrays(gradient: Any, squared: bool) -> Any:
     """
     if not isinstance(gradient, tf.IndexedSlices):
         return _number(gradient)
+    # `places[slice]` is the place of the slice's index among the ones that occur.
     indices, places = np.unique(np.asarray(gradient.indices), return_inverse=True)
     values = _number(gradient.values)
     sums = np.zeros((len(indices), *values.shape[1:]), values.dtype)
@@ -97,6 +99,7 @@ def has_squares(outcome: Outcome) -> bool:
 def is_finite(outcome: Outcome) -> bool:
     """Tell whether all numbers that reached optimizers, or were returned, are finite."""
     values = [value for update in outcome.updates or [] for value in update.values()]
+    # An infinite slice makes its sum infinite or NaN.
     arrays = [value.sums if isinstance(value, Slices) else value for value in values]
     return all(bool(np.all(np.isfinite(array))) for array in [*arrays, *outcome.results.values()])
 
@@ -104,6 +107,9 @@ def is_finite(outcome: Outcome) -> bool:
 def rounding_of(layers: Sequence[keras.layers.Layer], compression: str | None = None) -> float:
     """Return what is rounding where layers compute, or gradients travel, in a narrower dtype than what is compared."""
     dtypes = {layer.compute_dtype for layer in layers} | {compression}
+    # float32     23 bits behind the point
+    # float16     10
+    # bfloat16     7
     known = {"float32": _NOISE * 2.0**-23, "float16": _NARROW * 2.0**-10, "bfloat16": _NARROW * 2.0**-7}
     return max((known[dtype] for dtype in dtypes if dtype in known), default=0.0)
 
@@ -137,6 +143,8 @@ def compare(whole: Outcome, other: Outcome, divided: Outcome, rounding: float = 
         runs = []
     elif len(runs[0]) != len(runs[2]):
         return Finding(f"the number of updates, {len(runs[0])} whole and {len(runs[2])}", 1.0, None)
+    # `run` holds one update of all three: whole, in another order, divided. What comes first in the step is compared
+    # first, because what follows on it differs too.
     for index, run in enumerate(zip(*runs, strict=False)):
         update = f"gradient of {{}} in update {index + 1} of {len(runs[0])}"
         sums, squares = _sums_and_squares(run)
@@ -167,6 +175,7 @@ def _sums_and_squares(runs: Sequence[Values]) -> tuple[list[Values], list[Values
     squares: list[Values] = [{} for _ in runs]
     for name in runs[0]:
         slices = [each for each in (run.get(name) for run in runs) if isinstance(each, Slices)]
+        # Dense in one of the runs: compared as they are, by their shapes.
         if len(slices) < len(runs):
             continue
         indices = np.unique(np.concatenate([each.indices for each in slices]))
@@ -186,6 +195,8 @@ def _first(what: str, runs: Sequence[Values], rounding: float, together: bool) -
             return Finding(f"the shape of the {what.format(repr(name))}", 1.0, None)
         if np.asarray(value).dtype.kind not in "biuf":
             continue
+        # Gradients of one update are compared with the largest of them all: a gradient that is zero but for rounding
+        # would else differ by its whole size.
         scale = (max(scales.values()) if together else scales[name]) or 1.0
         noise = np.finfo(value.dtype).eps if np.issubdtype(value.dtype, np.floating) else 0.0
         ordered = _apart(value, other.get(name, value), scale)
@@ -216,6 +227,7 @@ def _apart(one: Any, other: Any, scale: float) -> float:
 def _ratio(one: Any, other: Any) -> float | None:
     """Return how many times one array another is, or None where it is no multiple."""
     one, other = (np.asarray(each, "float64").reshape(-1) for each in (one, other))
+    # The best ratio in the sense of least squares; then it is checked whether it fits every entry.
     square = float(one @ one)
     if not square or not np.all(np.isfinite(other)):
         return None

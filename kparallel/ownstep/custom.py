@@ -31,6 +31,7 @@ def own_code(model: keras.Model, with_losses: bool = True) -> list[str]:
     for layer in flatten_layers(model):
         # A model's own attributes are its loss and the like, and no activations.
         attributes = [] if isinstance(layer, keras.Model) else vars(layer).values()
+        # Such as an activation that was passed to a layer of Keras's.
         functions = [value for value in attributes if isinstance(value, FunctionType)]
         if not _is_kerass(layer.__class__.call):
             found.append(layer.__class__.__name__)

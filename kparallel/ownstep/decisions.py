@@ -34,6 +34,8 @@ class Decisions:
             found = find()
             self.taken.append((kind, conditional, found))
             return found
+        # Decisions are taken again in their order. A traced run goes through both sides of a condition and an eager
+        # run through one, so decisions inside conditions may be passed over.
         for known, skipped, decided in self._known:
             if known == kind:
                 return cast(Found, decided)

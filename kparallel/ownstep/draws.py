@@ -50,6 +50,7 @@ class Draws:
 
     def begin(self, first: int, count: int) -> None:
         """Begin the run of a part, in this thread."""
+        # `place` is (first row, number of rows) of the part, and `draw` counts its draws.
         self._local.place, self._local.draw = (first, count), 0
         _set_generators(*self._generators)
 
@@ -61,6 +62,7 @@ class Draws:
         """Return for how many rows to draw."""
         index = self._local.draw
         self._local.draw += 1
+        # Draw number i is for the rows if its first dim was their number when all rows ran.
         if self._recording:
             self._shapes.append(rows == self._rows)
         if index >= len(self._shapes) or not self._shapes[index]:
@@ -72,6 +74,7 @@ class Draws:
         """Return the rows that are this part's."""
         first, count = self._local.place
         if self._order is not None:
+            # The run in another order has the same numbers for the same rows.
             return tf.gather(drawn, self._order)
         return drawn[first : first + count]
 
@@ -81,6 +84,7 @@ class Draws:
         if self._order is not None:
             return tf.gather(given, np.argsort(self._order))
         rest = [[0, 0]] * (given.shape.rank - 1)
+        # The other parts' rows are zeros: what is drawn for them is cut off again.
         return tf.pad(given, [[first, self._rows - first - count], *rest])
 
 

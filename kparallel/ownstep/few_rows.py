@@ -33,8 +33,10 @@ def telling(batch: Any, parts: int) -> list[int]:
     if rows <= parts:
         return list(range(rows)) if rows > 1 else []
     number = min(rows, _ROWS * parts + 1)
+    # An uneven division: parts of one size hide a mean of means.
     number -= number % parts == 0
     order = np.argsort(_missing(batch, rows), kind="stable")
+    # From both ends of the order, so that the first part has the rows with least missing and the last those with most.
     return [*map(int, order[: number - number // 2]), *map(int, order[rows - number // 2 :])]
 
 
@@ -54,6 +56,7 @@ def _missing(batch: Any, rows: int) -> Any:
     for leaf in _numbers(keras.tree.flatten(batch), rows):
         smallest = tf.equal(leaf, tf.reduce_min(leaf))
         counts = np.sum(np.reshape(smallest.numpy(), [rows, -1]), axis=1)
+        # Each tensor counts as much as any other, whatever its size.
         found += counts / max(int(counts.max()), 1)
     return found
 

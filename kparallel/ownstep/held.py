@@ -38,6 +38,7 @@ class Held:
         self.optimizers += [each for each in optimizers if id(each) not in self.updates]
         self.updates |= {id(each): OptimizerUpdate(each, self._jit) for each in self.optimizers}
         self.metrics += [each for each in metrics if not any(each is known for known in self.metrics)]
+        # By identity, as `==` between Keras variables compares values.
         known = set(map(id, self.variables))
         more = [*variables, *(variable for optimizer in optimizers for variable in optimizer.variables)]
         new = {id(v): v for v in more if id(v) not in known and placed_value(v) is not None}

@@ -98,6 +98,7 @@ class ModelCheck:
         """
         rows, why_not = row_count(batch), ""
         few = telling(batch, _PARTS)
+        # First a few rows; if these do not run by themselves, all of them in as many parts as the plan has.
         for indices, number in ((few, _PARTS), (list(range(rows)), min(parts, rows))):
             try:
                 finding = self._compared(rows_at(batch, indices), number)
@@ -132,12 +133,14 @@ class ModelCheck:
     def _outcome(self, data: Any, parts: int, order: Any) -> Outcome:
         """Run the passes of a training step on some rows, in a number of microbatches."""
         rows = row_count(data)
+        # Each stage draws in an order of its own, whatever the schedule, so each has its own record.
         for draws in self._draws:
             if parts == 1:
                 draws.whole(order)
             else:
                 draws.divided()
         mesh, single = Mesh((self._devices,)), tuple(SingleReplica() for _ in self._devices)
+        # The plan of the passes alone: one replica, forward and then backward.
         plan = replace(
             self._plan,
             mesh=mesh,
@@ -159,6 +162,7 @@ class ModelCheck:
         if self._name == "test_step":
             changes = {f"metric {index}": np.asarray(change) for index, change in enumerate(report.metrics)}
             return Outcome([], {}, values | changes)
+        # Slices are summed by index: how many there are is decided from the graph (`gather_kinds`), and not compared.
         gradients, paths = [], []
         for stage, of_stage in zip(self._pipeline.stages, result.gradients, strict=True):
             for variable, gradient in zip(stage.weights, of_stage, strict=True):

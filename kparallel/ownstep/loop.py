@@ -76,6 +76,7 @@ class LoopStrategy:
             What the function returned on each replica.
         """
         kwargs = kwargs or {}
+        # A function that is defined inside a loop is a new object each time, with the same code.
         key = getattr(fn, "__code__", fn)
         if key not in self._found or not tf.executing_eagerly():
             self._prepare(fn, args, kwargs)
@@ -87,6 +88,7 @@ class LoopStrategy:
 
     def _prepare(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """Find out what a function writes, let it make what is missing, and place it on the replicas."""
+        # Before and after: the function may make variables, and reads those that are placed.
         self._place()
         spec = partial(tf.nest.map_structure, lambda leaf: _spec(self._strategy, leaf))
         noted: list[Any] = []
@@ -106,6 +108,7 @@ class LoopStrategy:
         self._metrics |= {id(metric): metric for metric in _metrics_of(written)}
         owners = [*optimizers.values(), *self._metrics.values()]
         for variable in [*written, *(variable for owner in owners for variable in owner.variables)]:
+            # On the last stage's devices, as everything that no stage owns. A loop of one's own has one stage.
             if placed_value(variable) is None:
                 place_variable(variable, self._strategy, [row[-1] for row in self._placement.rows])
             self._variables[id(variable)] = variable
@@ -181,6 +184,8 @@ class _Loop(OwnStep):
             else:
                 follows, decisions = self._followed([some, named], index, _size([some, named])), Decisions()
                 found[index] = decisions
+            # Every replica counts alike: how many rows it has is known to the loop alone, which divides by the global
+            # batch itself.
             share = Portion(1, part, part, 1.0)
             replica = _LoopReplica(
                 self._placement,

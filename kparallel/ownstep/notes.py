@@ -90,6 +90,8 @@ class Notes:
         for variable in variables:
             if id(variable) in self._since:
                 now = _number(variable)
+                # moved += now - since      what the step itself has changed since the last update
+                # since  = now              from here on the next change is counted
                 self._moved[id(variable)] = self._moved[id(variable)] + (now - self._since[id(variable)])
                 self._since[id(variable)] = now
 

@@ -32,6 +32,7 @@ class StepRows(RowDependence):
 
     def _inputs(self, tensor: tf.Tensor) -> list[tf.Tensor]:
         if tensor.op.type == "Placeholder" and tensor.graph is not self._graph:
+            # A function's own input that stands for a tensor outside: its dependence is that of the tensor.
             outside = captured(tensor)
             return [outside] if isinstance(outside, tf.Tensor) and hasattr(outside, "op") else []
         return super()._inputs(tensor)
@@ -45,6 +46,8 @@ class StepRows(RowDependence):
             return Dependence.NONE if captured(tensor) is not None else Dependence.OTHER
         called = called_graphs(operation)
         if called:
+            # Nothing that depends on the rows goes in, and nothing is drawn inside: then what comes out is equal on
+            # all replicas.
             same = all(self.of(each) is Dependence.NONE for each in operation.inputs)
             same = same and not any(map(_draws, called.values()))
             return Dependence.NONE if same else Dependence.OTHER
@@ -62,6 +65,7 @@ class StepRows(RowDependence):
 
     def _scaled_by_rows(self, inputs: list[tf.Tensor]) -> Dependence:
         """A mean over the rows, times their number, is a sum over them."""
+        # The factors may come in either order.
         for mean, number in (inputs, inputs[::-1]):
             if self.of(mean) is Dependence.MEAN and self.of(number) is Dependence.SUM and self._counts_rows(number):
                 return Dependence.SUM

@@ -176,6 +176,7 @@ class OwnStep:
             try:
                 found = self._step(data)
             except Exception as error:
+                # Autograph and Keras wrap what is raised inside a step. The refusal itself says more.
                 if replica.refusals and error is not replica.refusals[0]:
                     raise replica.refusals[0] from error
                 raise
@@ -227,6 +228,7 @@ class OwnStep:
         else:
             own = tf.constant([float(rows), float(rows > 0)], tf.float64)
             whole, filled = tf.unstack(self._placement.communicators[-1].all_reduce([own])[0])
+        # In a cluster whose data came divided these are tensors: only the sum over the workers knows the whole.
         part, single = rows / whole, float(rows > 0) / filled
         return Portion(rows, part, single, float(rows > 0) if self._sums else part)
 
@@ -237,6 +239,7 @@ class OwnStep:
                 f"another {type(optimizer).__name__}{line_of()}, whose variables have no copy on each replica. Make it "
                 "an attribute of the model before fit."
             )
+        # One replica's notes are enough, since the gradients are equal on all of them by now.
         trial = self.trial if self._placement.communicators[-1].replica_index == self._placement.first_replica else None
         if trial is not None:
             trial.note(optimizer, gradients, variables)

@@ -120,6 +120,8 @@ class StepSums:
 
     def rows(self, value: tf.Tensor) -> tf.Tensor:
         """Return all replicas' rows of a tensor, in order; the gradient reaches each one's own."""
+        # `sums` in the backward pass has the rows of all replicas; this one's begin where those of the replicas before
+        # it end.
         index, factor = self._communicator.replica_index, self.share.factor
 
         def whole(own: tf.Tensor) -> Any:
@@ -145,6 +147,7 @@ class StepSums:
         """
         if not gradients or self.replicas == 1:
             return gradients
+        # Slices with the same indices everywhere are summed value by value, as tensors; all others are concatenated.
         added = [not isinstance(g, tf.IndexedSlices) or self._same_indices(g) for g in gradients]
         dense = [_values(g, v) for g, v, adds in zip(gradients, variables, added, strict=True) if adds]
         slices = [self._scaled_slices(g) for g, adds in zip(gradients, added, strict=True) if not adds]

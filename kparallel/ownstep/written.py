@@ -142,6 +142,7 @@ class Written:
 
     def _outside(self, handle: tf.Tensor) -> Any:
         if handle.name not in self._handles:
+            # Looked up anew only for a name that is not known: captures are added as the graph grows.
             self._handles |= {inside.name: outside for outside, inside in self._graph.captures}
         return self._handles.get(handle.name)
 
@@ -170,6 +171,7 @@ class Written:
             return
         change = self.changes.setdefault(id(variable), Change())
         added = self._added(operation)
+        # Of a value that is written anew all inputs count; of one to which something is added only what is added.
         dependence = _joined(
             [self._rows.of(each) for each in operation.inputs[1:]] if added is None else [self._rows.of(added)]
         )
@@ -182,6 +184,7 @@ class Written:
             self._reads.pop(id(variable), None)
         elif dependence is Dependence.SUM and added is not None:
             change.sums.append(added)
+            # Until the replicas agree, each has its own sum in the variable.
             self._reads[id(variable)] = Dependence.OTHER
         elif dependence is not Dependence.NONE:
             change.mean = True
@@ -200,6 +203,7 @@ class Written:
         value = operation.inputs[1]
         while value.op.type in ("Identity", "IdentityN"):
             value = value.op.inputs[value.value_index]
+        # variable.assign(variable + x)     read ─► AddV2 ─► AssignVariableOp      x is what is added
         if value.op.type not in ("AddV2", "Add"):
             return None
         left, right = value.op.inputs

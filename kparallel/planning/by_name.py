@@ -64,6 +64,9 @@ def stages_by_name(units: Sequence[Unit], by_hand: Any) -> tuple[int, ...]:
 
 
 def _is_cut_points(by_hand: Any) -> bool:
+    # ["head"]                   cut points: stage 1 begins at "head"
+    # [["embed"], ["head"]]      groups: a list for each stage
+    # {"GPU:0": ["embed"], ...}  groups, each with its device
     return not isinstance(by_hand, Mapping) and all(isinstance(each, str) for each in by_hand)
 
 
@@ -73,6 +76,7 @@ def _from_cut_points(units: Sequence[Unit], points: Sequence[str]) -> tuple[int,
         matches = [index for index, unit in enumerate(units) if unit.layers and _matches(point, unit.name)]
         if not matches:
             raise _unknown(point, units)
+        # Inputs and plain operations before the first layer make no stage.
         if not any(unit.layers for unit in units[: matches[0]]):
             raise PlanError(
                 f"Expected the first layers of all later stages, received {point!r}, before which no layer is left for "
@@ -105,6 +109,7 @@ def _from_groups(units: Sequence[Unit], groups: Sequence[Sequence[str]]) -> tupl
         raise PlanError(f"Expected every layer in a stage, received none for {missing[:8]}. Name them, or use a glob.")
     stage_of: list[int] = []
     for unit in units:
+        # Units come in topological order, so the stages of all that this one reads are known.
         read = max((stage_of[index] for index in unit.reads), default=0)
         stage_of.append(max(home[layer] for layer in unit.layers) if unit.layers else read)
     return tuple(stage_of)
@@ -127,6 +132,9 @@ def _check_order(units: Sequence[Unit], stage_of: Sequence[int]) -> None:
 
 
 def _matches(pattern: str, path: str) -> bool:
+    # path     encoder/block_1/dense
+    # heads    encoder   encoder/block_1   encoder/block_1/dense
+    # A pattern that matches a head names a model around the layer, and with it all that is inside.
     parts = path.split("/")
     heads = ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]
     return fnmatchcase(parts[-1], pattern) or any(fnmatchcase(head, pattern) for head in heads)
@@ -134,6 +142,7 @@ def _matches(pattern: str, path: str) -> bool:
 
 def _unknown(name: str, units: Sequence[Unit]) -> PlanError:
     known = list(dict.fromkeys(layer for unit in units for layer in unit.layers))
+    # Suggested by the full path or by its last part, whichever the reader meant.
     near = get_close_matches(name, [*known, *(path.rsplit("/", 1)[-1] for path in known)], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return PlanError(f"Expected names or globs of layers, received {name!r}, which matches none of {known[:12]}.{hint}")

@@ -10,6 +10,7 @@ from kparallel.planning.report import count
 
 __all__: list[str] = []
 
+# Steps of a third to a half: the predicted time changes little between neighbors, and each costs a simulation.
 _MICROBATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 
@@ -49,11 +50,14 @@ def candidates(
         fixed: Replicas, stages, microbatches and recompute policy; None for those that are free.
     """
     replicas, stages, microbatches, recompute = fixed
+    # More replicas than rows would leave a replica without work.
     for r, s in product(range(min(devices, batch_size), 0, -1), range(1, min(devices, most_stages) + 1)):
         if r * s > devices or replicas not in (None, r) or stages not in (None, s):
             continue
         rows = ceil(batch_size / r)
         for m in _MICROBATCHES if microbatches is None else (microbatches,):
             for policy in RECOMPUTE if recompute is None else (recompute,):
+                # With one microbatch the last one is the only one, and "except_last" recomputes nothing: it is "never"
+                # again.
                 if 1 <= m <= rows and not (m == 1 and policy == "except_last"):
                     yield Candidate(r, s, m, policy)

@@ -44,12 +44,15 @@ def partition(
         (0, 2)
     """
     _check(costs, stages, units)
+    # Two passes over the same tables. The first finds how cheap the most expensive group can be. The second forbids
+    # every group that is more expensive, and finds among the cuts that are left the one that sends the fewest bytes.
     runs = _runs(costs, stages, _free(costs, units))
     # `[stage][start, end]`; without a limit all stages share one table.
     tables = [runs] * stages if fits is None else [np.where(fits[stage], runs, np.inf) for stage in range(stages)]
     least = least_slowest(tables)
     if np.isinf(least):
         raise PlanError(f"Expected a cut into {stages} stages in which each fits its memory; there is none.")
+    # `[start, end]`: what the group reads from earlier ones, so the sum over all groups is all that is sent.
     sent = incoming_bytes(units) if units is not None else np.zeros(runs.shape)
     if fits is None:
         return _fewest([np.where(runs <= least * _ROUNDING, sent, np.inf)] * stages)
@@ -70,6 +73,8 @@ def least_slowest(tables: Tables) -> float:
     best[0] = 0
     # `best[end]`: the minimax cost of the first `end` units in the groups so far.
     for costs in tables:
+        # best[end] = min over start of max(best[start], costs[start, end])
+        # `best[:, None]` puts the units before the group on the axis of `start`.
         best = np.maximum(best[:, None], costs).min(axis=0)
     return float(best[-1])
 
@@ -80,6 +85,7 @@ def _fewest(tables: Tables) -> tuple[int, ...]:
     best[0] = 0
     choices = []
     for costs in tables:
+        # `[start, end]`, as above. `choices[group][end]` is the start of the group that ends there.
         total = best[:, None] + costs
         choices.append(total.argmin(axis=0))
         best = total.min(axis=0)
@@ -97,6 +103,8 @@ def most_stages(costs: Sequence[float], units: Sequence[Unit] | None = None) -> 
         >>> most_stages([1, 0, 1, 1])
         3
     """
+    # A block is a run of units that no cut may part. The sum goes up where a cut is allowed, so the units of a block
+    # have one number. Each block with a cost can be a stage.
     block = np.cumsum(_free(costs, units)[:-1])
     return len(set(block[np.asarray(costs) > 0].tolist()))
 
@@ -108,8 +116,11 @@ def _free(costs: Sequence[float], units: Sequence[Unit] | None) -> npt.NDArray[n
 def _runs(costs: Sequence[float], stages: int, allowed: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     """Return the cost of every run of units, `[start, end]`, infinite for a run that may not be a stage."""
     sums = np.concatenate([[0.0], np.cumsum(costs)])
+    # The number of units with a cost before each point. A stage of units without a cost would only pass values on, so
+    # it has to grow within a run; with one stage there is no choice.
     working = np.concatenate([[0], np.cumsum(np.asarray(costs) > 0)])
     runs: npt.NDArray[np.float64] = sums[None, :] - sums[:, None]
+    # Above the diagonal, so that `start < end`; and a cut may fall at both ends.
     possible = (np.triu(np.ones_like(runs), 1) > 0) & allowed[:, None] & allowed[None, :]
     if stages > 1:
         possible &= working[None, :] > working[:, None]
@@ -131,6 +142,7 @@ def _check(costs: Sequence[float], stages: int, units: Sequence[Unit] | None) ->
         )
     possible = most_stages(costs, units)
     if units is not None and stages > max(1, possible):
+        # The number of blocks is too small, and only units that share a state join others into a block.
         shared = list(dict.fromkeys(unit.name for unit in units if unit.stays_with is not None))
         raise PlanError(
             f"Expected at most {possible} stage{'s' * (possible != 1)}, received {stages}: every call of {shared[:8]} "

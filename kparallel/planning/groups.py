@@ -32,6 +32,8 @@ def layer_groups(
         parameters = sum(units[index].parameters for index in members)
         if not members:
             raise PlanError(f"Expected every stage to have layers, received none for stage {stage}. Use fewer stages.")
+        # FLOPs and not `costs`, which may be another measure, such as parameters: a stage without weights may still
+        # have work.
         if not parameters and not sum(units[index].flops_per_row for index in members):
             raise PlanError(
                 f"Expected every stage to have weights or work, received stage {stage} of {names[:8]} alone. "
@@ -55,5 +57,6 @@ def layer_groups(
 
 def _incoming(units: Sequence[Unit], stage_of: Sequence[int], members: Sequence[int]) -> int:
     stage = stage_of[members[0]]
+    # A set, because a value that several layers of the stage read arrives once.
     read = {read for index in members for read in units[index].reads if stage_of[read] < stage}
     return sum(units[index].output_bytes_per_row for index in read)

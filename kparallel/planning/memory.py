@@ -78,8 +78,12 @@ def stage_memory(
     """
     activations = (in_flight + deferred) * activation_bytes
     if recompute != "never":
+        # Of how many microbatches all activations are there at the peak: of those whose gradients of weights are still
+        # to come, of the one that runs backward, and with "except_last" also of the last one, which has not been
+        # recomputed.
         complete = min(in_flight, deferred + (2 if recompute == "except_last" else 1))
         activations = (complete + deferred) * activation_bytes + in_flight * incoming_bytes
+    # Slots are divided by whole weights: no weight is cut. So a device holds at least the slots of the largest weight.
     trained = weight_bytes - frozen_bytes
     held = trained / owners if owners > 1 else trained
     if owners > 1:  # At least; where weights differ much in size, the fullest device holds a little more.
@@ -96,6 +100,8 @@ def _larger(one: Bytes, other: Bytes) -> Bytes:
     return np.maximum(one, other)
 
 
+# By the lower-case name of the optimizer's class. Adafactor keeps a vector for each side of a matrix, which is small
+# enough to count as nothing.
 _SLOTS = {"sgd": 0, "rmsprop": 1, "adagrad": 1, "lion": 1, "adafactor": 0, "muon": 1}
 
 
@@ -135,5 +141,6 @@ def parse_bytes(size: str | float) -> float:
     if match is None or float(match[1]) == 0:
         raise PlanError(f"Expected a size such as '8GB' or '512 MiB', or a number of bytes above 0, received {size!r}.")
     unit = match[2]
+    # The unit's first letter has the power, an "i" in it the base.
     power = 0 if unit == "B" else "KMGT".index(unit[0].upper()) + 1
     return float(float(match[1]) * (1024 if "i" in unit else 1000) ** power)

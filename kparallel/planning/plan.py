@@ -117,6 +117,7 @@ class Plan:
                 f"Expected at most {rows} microbatches for a batch of {self.batch_size} rows, which gives a replica "
                 f"{rows}, received {self.microbatches}. Use larger batches, or say microbatches={rows}."
             )
+        # Made once to be checked, so that a plan which exists is one that can run.
         self.programs()
 
     def _check_shard(self) -> None:
@@ -150,6 +151,9 @@ class Plan:
     @property
     def lanes(self) -> tuple[int, ...]:
         """The lane of each stage. A lane is one device of a row; its stages run one after another."""
+        # row      GPU:0  GPU:1  GPU:0  GPU:1      one device for each stage
+        # lanes      0      1      0      1        numbered by first occurrence
+        # Row 0 is enough: the mesh refuses rows that do not put the same stages on one device.
         row = self.mesh.rows[0]
         order = list(dict.fromkeys(row))
         return tuple(order.index(name) for name in row)
@@ -182,6 +186,7 @@ class Plan:
 
     def predict(self) -> Prediction:
         """Estimate the time of a step, and the fraction of time in which devices are idle."""
+        # Without a batch size the replicas count as evenly loaded: one row for each.
         shares = [group.share for group in self.groups]
         speed = even_replicas(self.batch_size or self.replicas, self.replicas)
         return predict(shares, self.programs(), self.microbatches, speed, self.recompute)
@@ -198,6 +203,7 @@ class Plan:
         Raises:
             ImportError: Matplotlib is not installed.
         """
+        # Matplotlib is an extra, and slow to import.
         from kparallel.planning.plot import draw
 
         return draw(self, path)

@@ -80,6 +80,8 @@ def _draw_mesh(axes: "Axes", plan: "Plan", height: float) -> None:
     """Draw a column for each stage: its layers in a box, below it its devices. The vertical unit is inches."""
     mesh = plan.mesh
     devices = _ROW * mesh.replicas
+    # x   column `stage` begins at x = stage and is 1 wide: _BOX for its boxes, the rest for an arrow
+    # y   0 ... devices ... height        inches, from below
     axes.set_xlim(0, mesh.stages - 1 + _BOX)
     axes.set_ylim(0, height)
     axes.axis("off")
@@ -97,6 +99,7 @@ def _draw_mesh(axes: "Axes", plan: "Plan", height: float) -> None:
             axes.add_patch(rectangle(stage, at + 0.04, _BOX, _ROW - 0.08, stage_color, 0.9))
             ink = text_color(stage_color)
             axes.text(middle, at + _ROW / 2, row[stage], ha="center", va="center", fontsize=9, color=ink)
+    # A tenth of an inch to the left of the axes, in the unit of x.
     margin = -0.1 * axes.get_xlim()[1] / (axes.get_position().width * axes.figure.get_figwidth())  # type: ignore[union-attr]
     for replica in range(mesh.replicas):
         at = devices - _ROW * (replica + 0.5)
@@ -122,6 +125,7 @@ def _draw_schedule(axes: "Axes", plan: "Plan", width: float) -> None:
     programs = plan.programs()
     shares = [group.share for group in plan.groups]
     times = clock(programs, *passes(shares, plan.microbatches, plan.recompute, splits_backward(programs)))
+    # The simulated time that takes an inch of the picture: whether a label fits into a box is a matter of inches.
     inch = times.makespan / (width - _LEFT - 0.25)
     for lane, program in enumerate(programs):
         axes.add_patch(rectangle(0, lane - 0.42, times.makespan, 0.84, IDLE, 1.0))
@@ -129,6 +133,7 @@ def _draw_schedule(axes: "Axes", plan: "Plan", width: float) -> None:
             start, length = times.start[action], times.finish[action] - times.start[action]
             draw_action(axes, action, start, length, lane, length / inch)
     axes.set_xlim(0, times.makespan)
+    # From below to above, so that lane 0 is at the top.
     axes.set_ylim(len(programs) - 0.5, -0.5)
     axes.set_yticks(range(len(programs)), list(dict.fromkeys(plan.mesh.rows[0])), fontsize=9, color=TEXT_COLOR)
     axes.set_xticks([])

@@ -53,6 +53,7 @@ def color(stage: int) -> str:
 def text_color(color: str) -> str:
     """Return a text colour that is legible on a background colour."""
     red, green, blue = (int(color[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    # The weights are those of perceived brightness: green counts most, blue least.
     return TEXT_COLOR if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
 
 
@@ -83,9 +84,11 @@ def draw_action(axes: "Axes", action: Action, start: float, length: float, lane:
         inches: The width of the box on paper.
     """
     stage_color, dark = color(action.stage), action.kind == BACKWARD
+    # White below, because the stage's colour is translucent and the lane's grey would shine through.
     axes.add_patch(rectangle(start, lane - 0.42, length, 0.84, "white", 1.0))
     axes.add_patch(rectangle(start, lane - 0.42, length, 0.84, stage_color, _ALPHA[action.kind]))
     text = f"{action.kind}{action.microbatch}"
+    # 72 points are an inch, and a character is about three quarters as wide as high.
     points = min(9.0, inches * 72 / (0.75 * len(text)))
     if points >= 5:
         label_color = text_color(stage_color) if dark else TEXT_COLOR

@@ -52,6 +52,8 @@ def predict(
     https://arxiv.org/abs/1811.06965.
     """
     times = clock(programs, *passes(shares, microbatches, recompute, splits_backward(programs)))
+    # In the unit of `passes`, the whole model's forward pass on one microbatch: one device would run all
+    # `microbatches` of them as one forward and one backward action, each with its overhead.
     one_device = microbatches * (1 + BACKWARD_COST + 2 * ACTION_OVERHEAD)
     return Prediction(times.makespan / (one_device * replicas), times.bubble)
 
@@ -65,6 +67,7 @@ def step_time_bound(
     stages. If backward passes are split, the last way back may lie beside the gradients of the stage's weights.
     """
     forward, backward, weight = passes(shares, microbatches, recompute, split)
+    # `times[stage]`: all passes of one microbatch.
     times = [sum(of_stage) for of_stage in zip(forward, backward, weight, strict=True)]
     back = [0.0] * len(times) if split else backward
     longest = max(microbatches * t + sum(forward[:stage]) + sum(back[:stage]) for stage, t in enumerate(times))
@@ -97,7 +100,10 @@ def passes(
     Returns:
         Times in units of the whole model's forward pass on one microbatch.
     """
+    # The overhead is a fraction of a pass over the replica's whole share, which is `microbatches` times the unit.
     start = ACTION_OVERHEAD * microbatches
+    # What a backward action runs forward once more. The last microbatch is one of `microbatches`; its saving is spread
+    # over all, because the simulation knows one time for each stage.
     again = {"never": 0.0, "always": 1.0, "except_last": 1 - 1 / microbatches}[recompute]
     parts = 2 if split else 1
     forward = [share + start for share in shares]

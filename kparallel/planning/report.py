@@ -14,6 +14,7 @@ __all__: list[str] = []
 def report(plan: "Plan") -> str:
     """Return the text of `print(plan)`: a few lines for one stage; tables and the schedule's chart for several."""
     lines = [_title(plan), str(plan.mesh)]
+    # Three forms: one stage needs no table, layers that are placed by name have no schedule, and a pipeline has both.
     if len(plan.groups) <= 1:
         lines += [_one_line(plan, index, group) for index, group in enumerate(plan.groups)]
     elif plan.placed:
@@ -85,6 +86,7 @@ def _shared_out(plan: "Plan") -> str:
 
 def _table(plan: "Plan") -> str:
     """Return the table of stages. All bytes are those on one device."""
+    # By stage.
     flying = in_flight(plan.programs())
     head = ["", "layers", "parameters", "cost", "weights", "slots", "activations", "in flight", "arriving"]
     rows = [head]
@@ -103,6 +105,7 @@ def _table(plan: "Plan") -> str:
                 format_bytes(plan.rows_per_microbatch * group.arriving_bytes_per_row) if index else "-",
             ]
         )
+    # Columns as wide as their widest cell.
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ["   ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     unit = (

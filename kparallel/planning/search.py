@@ -94,6 +94,8 @@ def choose(
         )
     best, reason = search.best(possible)
     stage_of = search.stage_of(best)
+    # Devices that are listed next to each other become neighbors in a row, because stages exchange values for each
+    # microbatch and replicas once a step.
     rows = [devices[row * best.stages : (row + 1) * best.stages] for row in range(best.replicas)]
     return Plan(
         model_name,
@@ -155,6 +157,8 @@ class _Search:
             if self._bound(each) >= least:
                 break  # All further candidates are slower too. Memory takes longest to compute, so it comes last.
             time = self._time(each) if self._least_memory(each) <= self._limit else np.inf
+            # By more than rounding: of two plans that are equally fast the first in this order stays, on every
+            # machine.
             if time < least * (1 - 1e-9):
                 best, least = each, time
         if best is None:
@@ -181,6 +185,7 @@ class _Search:
         """Return the bytes of every run of units on every stage, `[stage, start, end]`."""
         rows = ceil(ceil(self._batch_size / candidate.replicas) / candidate.microbatches)
         shape = candidate.stages, candidate.microbatches
+        # Simulated with one stage on a lane, which is what `choose` makes.
         if shape not in self._flying:
             programs = programs_for(self._schedule, *shape)
             self._flying[shape] = list(zip(in_flight(programs), deferred(programs), strict=True))
@@ -216,6 +221,8 @@ class _Search:
     def _starts(self, candidate: Candidate) -> tuple[int, ...] | None:
         """Return the best cut that fits, or None if there is none in which every stage has work."""
         fits = self._memory(candidate) <= self._limit
+        # Most candidates fit with the cut that no limit constrains, and that one is found once for each number of
+        # stages.
         starts = self._free_starts(candidate.stages)
         ends = (*starts[1:], len(self._units))
         if all(fits[stage, start, end] for stage, (start, end) in enumerate(zip(starts, ends, strict=True))):
@@ -234,6 +241,9 @@ class _Search:
     def _bound(self, candidate: Candidate) -> float:
         """Return a lower bound of the candidate's time: that of the slowest stage of the best cut without a limit."""
         share = max(self._shares(self._free_starts(candidate.stages)))
+        # Of all cuts none has a smaller most expensive stage than this one. The other stages' costs are set to
+        # nothing, and the slowest to the first place, before which nothing passes; so no cut of this candidate is
+        # faster.
         least = [share] + [0.0] * (candidate.stages - 1)
         return step_time_bound(least, candidate.microbatches, self._speed(candidate), candidate.recompute, self._split)
 

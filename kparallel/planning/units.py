@@ -57,6 +57,8 @@ def cut_points(units: Sequence[Unit]) -> npt.NDArray[np.bool_]:
     """
     allowed = np.full(len(units) + 1, True)
     for index, unit in enumerate(units):
+        # Entry i is the cut before unit i. The cuts after the first unit of the state and up to this one would part
+        # them.
         if unit.stays_with is not None:
             allowed[unit.stays_with + 1 : index + 1] = False
     return allowed
@@ -77,10 +79,13 @@ def incoming_bytes(units: Sequence[Unit]) -> npt.NDArray[np.float64]:
         >>> print(incoming_bytes(fork)[1])
         [0. 0. 8. 8.]
     """
+    # `readers[index]` has the units that read the output of a unit, in ascending order.
     readers: list[list[int]] = [[] for _ in units]
     for index, unit in enumerate(units):
         for read in set(unit.reads):
             readers[read].append(index)
+    # A run [start, end) receives the output of unit w if it starts after w and has a reader r of it: w < start <= r <
+    # end.
     incoming = np.zeros((len(units) + 1, len(units) + 1))
     for index, unit in enumerate(units):
         for previous, reader in zip([index, *readers[index]], readers[index], strict=False):

@@ -80,6 +80,8 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self._keep = keep
         self._writer = Writer(self.directory)
         self._notice = Notice()
+        # `_epoch` and `_steps` say where training stands: so many steps of that epoch are done. `_since` counts steps
+        # since the last checkpoint, across epochs.
         self._epoch = self._steps = self._resumed_steps = 0
         self._history: dict[str, Any] = {"epoch": [], "history": {}}
         self._since = 0
@@ -100,9 +102,11 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
                 f"training can only be resumed at the start of an epoch, because x {runtime.epoch.only_epochs}; "
                 "checkpoints are written at the ends of epochs"
             )
+        # A `fit` that failed may have left a writer at work in this directory.
         self._writer.wait_for_all()
         clear_unfinished(self.directory)
         training = restore_newest(self.model, self.directory)
+        # A checkpoint of this process can only be that of another `fit`, which this one would go on with by mistake.
         if training is not None and training["finished"] and training["process"] == _PROCESS:
             raise CheckpointError(
                 f"Expected a directory of its own for each fit of a script, received {self.directory}, where an "
@@ -116,6 +120,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self._history = {"epoch": [], "history": {}} if training is None else training["history"]
         if training is not None:
             resume_training(self.model, training)
+        # In a cluster `AgreedNotice` listens on every worker, where this callback runs on the chief alone.
         if runtime.placement.group.is_single:
             self._notice.listen()
         self._since, self._written, self._finished = 0, time.monotonic(), False
@@ -130,6 +135,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Write a checkpoint if it is time, where the last one is on the disk."""
+        # Keras calls this once for several steps where `steps_per_execution` is above 1.
         self._since += batch + 1 - self._steps
         self._steps = batch + 1
         self._warn_of_failure()
@@ -137,6 +143,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         if reason and not (reason == RESIZE and self._only_epochs):
             self.leave(reason)
             raise Preempted
+        # A checkpoint that is still being written is not waited for here: the next step is due again.
         if self._is_due() and not self._only_epochs and not self._writer.is_busy:
             self.save()
 
@@ -144,8 +151,10 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         """Write a checkpoint if it is time, and after the last epoch."""
         self._history["epoch"].append(epoch)
         for name, value in (logs or {}).items():
+            # Only what JSON can hold: logs may have anything in them.
             if np.asarray(value).dtype.kind in "biuf":
                 self._history["history"].setdefault(name, []).append(np.asarray(value).tolist())
+        # From here on a checkpoint says that the next epoch is to begin.
         self._epoch, self._steps = epoch + 1, 0
         last = epoch + 1 == self.params.get("epochs") or self.model.stop_training
         self._finished = bool(last)
@@ -171,6 +180,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         runtime = self.model._kparallel
         training = {
             "epoch": self._epoch,
+            # `order_seed` and `shards` are what `_check_order` compares when the training is resumed.
             "data": runtime.epoch.progress.state(self._steps, repeats=not self._only_epochs),
             "shards": runtime.placement.group.workers if isinstance(runtime.epoch.order, Shards) else None,
             "order_seed": None if runtime.epoch.order is None else runtime.epoch.order.seed,
@@ -180,11 +190,14 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
             "process": _PROCESS,
         }
         files = take_snapshot(self._weight_file, training)
+        # As they are now: the thread writes while these go on.
         epoch, steps, finished = self._epoch, self._steps, self._finished
 
         def write() -> None:
             write_folder(self.directory, files, self._keep)
             report_checkpoint("written", epoch, steps)
+            # Here the call that reads all variables is traced, beside training. The first checkpoint is read without
+            # it.
             if not finished:
                 self._weight_file.prepare()
 
@@ -252,6 +265,7 @@ def resume_training(model: Any, training: dict[str, Any]) -> None:
     progress: Progress = runtime.epoch.progress
     if runtime.epoch.order is not None and training["order_seed"] is not None:
         runtime.epoch.order.seed = training["order_seed"]
+    # At an epoch's start the metrics begin anew anyway.
     within = training["data"] is not None and training["data"]["steps"] > 0
     # Keras resets the metrics when the epoch begins.
     metrics = [variable for metric in model.metrics for variable in metric.variables] if within else []
@@ -263,6 +277,7 @@ def resume_training(model: Any, training: dict[str, Any]) -> None:
             variable.assign(value)
         history = training.get("history")
         if history is not None:
+            # Keras's History began at the start of this `fit`, with the epochs of this process alone.
             model.history.epoch = list(history["epoch"])
             model.history.history = {name: list(values) for name, values in history["history"].items()}
 

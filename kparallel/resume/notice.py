@@ -30,6 +30,7 @@ def notices_end() -> Iterator[None]:
     try:
         yield
     except BaseException:
+        # The handler is a bound method of the notice that listens.
         listener = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
         if isinstance(listener, Notice) and threading.current_thread() is threading.main_thread():
             listener.stop()
@@ -70,4 +71,5 @@ class Notice:
             self._listens = False
 
     def _note(self, number: int, frame: Any) -> None:
+        # Nothing more: a handler runs between any two lines of Python, also in the middle of a checkpoint.
         self._is_signalled = True

@@ -41,6 +41,7 @@ class Progress:
 
     def _begin_epoch(self) -> None:
         self._epochs += 1
+        # As they are when the epoch begins: what the epoch draws is drawn again when it is resumed.
         self._generators = _generators()
         self._at_start = self._at_start or self._generators
 
@@ -56,10 +57,15 @@ class Progress:
             steps: How many steps of the epoch are done, 0 at its end.
             repeats: Whether the data can be read again in the same order.
         """
+        # A pass may have begun in an earlier epoch, whose order it keeps.
         begun = self._order.begun if isinstance(self._order, ShuffledArrays) else 0
         return {
             "steps": steps,
             "repeats": repeats,
+            # passes     iterators made so far, also one that Keras made ahead
+            # pass       the one that was read last
+            # batches    batches read of it
+            # seen       steps that Keras had counted in it
             "passes": self._data.batches.passes,
             "pass": self._pass,
             "batches": self._batches,
@@ -67,6 +73,7 @@ class Progress:
             "goes_on": self._data.goes_on,
             "seen": self._data.seen,
             "length": self._data.length,
+            # Epochs that are complete: the running one, if any of its steps are done, begins anew.
             "epochs": self._epochs - (steps > 0),
             "order_begun": begun,
             "generators": self._generators if steps else _generators(),
@@ -105,6 +112,7 @@ class Progress:
 
         # Of a pass that Keras made ahead, nothing has been read.
         batches = state["batches"] if state["pass"] == state["passes"] else 0
+        # Whatever is skipped is read, so that it can be compared with what was read before.
         self._expect(state, batches if state["steps"] or state["goes_on"] else 0)
         read = batches if state["goes_on"] else None
         self._data.resume(
@@ -119,6 +127,7 @@ class Progress:
             note(number, batch)
             if number < state["passes"] or not batches:
                 return
+            # All that was read before the checkpoint has been read again. From here on the data are new.
             if self._batches == batches:
                 self._data.batches.watch = note
                 if str(self._read) != state["digest"]:

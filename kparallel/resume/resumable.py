@@ -36,10 +36,12 @@ def resumable_arguments(model: Any, epoch: EpochState, asked: dict[str, Any]) ->
         asked: What `fit` was given.
     """
     epoch.order, epoch.progress, epoch.resumed, epoch.follows_data = None, None, None, False
+    # `given` has every argument; `asked` has those that the user passed.
     defaults = defaults_of_fit(model)
     given = defaults | asked
     checkpoints = any(isinstance(callback, Checkpoint) for callback in callbacks_of(given))
     backups = keep_backups(model, epoch, given)
+    # Then nothing of the data has to be known, and they keep Keras's own order.
     if not checkpoints and not backups:
         return asked
     x, y = given["x"], given["y"]
@@ -74,6 +76,7 @@ def order_arrays(given: dict[str, Any], seed: int) -> ShuffledArrays:
     order = ShuffledArrays(given, seed)
     if given["validation_batch_size"] is None:
         given["validation_batch_size"] = given["batch_size"]
+    # The new data have targets, weights and batch size in themselves, and Keras refuses them beside such data.
     taken = dict.fromkeys(("y", "sample_weight", "class_weight", "batch_size"))
     given |= {**taken, "x": order, "shuffle": False, "validation_split": 0}
     return order
@@ -132,6 +135,7 @@ def _keep(model: Any, epoch: EpochState, backup: keras.callbacks.BackupAndRestor
         progress, place = epoch.progress, None
         if backs_up_epochs(backup) and progress is not None:
             # Over a pass that goes on from epoch to epoch, Keras begins the data anew.
+            # `repeats` says that the resumed run has to read what came before, to be at the same place.
             place = progress.state(0, repeats=not epoch.only_epochs and not progress.goes_on)
         seed = None if epoch.order is None else epoch.order.seed
         training = {"epoch": number, "data": place, "order_seed": seed}

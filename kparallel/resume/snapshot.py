@@ -36,10 +36,12 @@ def take_snapshot(weight_file: WeightFile, training: Mapping[str, Any]) -> dict[
         weight_file: The model's, as `weight_file_of` returns it.
         training: What else belongs to it; JSON can hold it.
     """
+    # Copied now. What is returned writes the copies, at any later time and on any thread.
     entries, rest = weight_file.capture()
 
     def write_rest(path: Path) -> None:
         with path.open("wb") as file:
+            # Without names the arrays are called arr_0, arr_1, ..., in the order of `_rest`.
             np.savez(file, *(value.numpy() for value in rest))
 
     def write_training(path: Path) -> None:
@@ -76,6 +78,8 @@ def restore_newest(model: keras.Model, directory: Path) -> dict[str, Any] | None
             except (OSError, zipfile.BadZipFile, json.JSONDecodeError, KeyError) as error:
                 damage = f"{type(error).__name__}: {error}"
         if damage:
+            # A broken checkpoint is passed over for an older one: the folder's damage may have come after it was
+            # written.
             broken.append(f"{folder} ({damage})")
             continue
         if broken:
@@ -92,9 +96,11 @@ def restore_newest(model: keras.Model, directory: Path) -> dict[str, Any] | None
 
 
 def _restore(model: keras.Model, folder: Path, rest: Sequence[np.ndarray[Any, Any]]) -> None:
+    # Its slots have to exist before the file can fill them.
     if model.optimizer is not None and not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     variables = _rest(model)
+    # Compared first: seeds and metrics of another model are refused before anything is loaded.
     shapes, expected = [array.shape for array in rest], [tuple(variable.shape) for variable in variables]
     try:
         if shapes != expected:

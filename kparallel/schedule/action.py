@@ -70,6 +70,7 @@ class Action:
         Raises:
             ScheduleError: The text is no action.
         """
+        # `fullmatch`, so that `"2F0 "` and `"2F0B1"` are errors and not the action that they begin with.
         match = _TEXT.fullmatch(text)
         if match is None:
             raise ScheduleError(
@@ -87,10 +88,15 @@ class Action:
             >>> [str(action) for action in Action(1, "B", 0).needs(stages=3)]
             ['1F0', '2B0']
         """
+        # Activations travel from stage to stage in ascending order, cotangents in descending order:
+        # F(0, m) ─► F(1, m) ─► F(2, m) ─► loss ─► B(2, m) ─► B(1, m) ─► B(0, m)
+        #      └──────────└──────────└─ activations ──┘──────────┘──────────┘
         if self.kind == FORWARD:
             return (Action(self.stage - 1, FORWARD, self.microbatch),) if self.stage else ()
         if self.kind == WEIGHT:  # It continues from what the same stage's `B` has computed.
             return (Action(self.stage, BACKWARD, self.microbatch),)
+        # The backward pass of the last stage begins at the loss, which this stage's own forward pass has computed. So
+        # it reads one result fewer.
         own = Action(self.stage, FORWARD, self.microbatch)
         return (own, Action(self.stage + 1, BACKWARD, self.microbatch)) if self.stage + 1 < stages else (own,)
 

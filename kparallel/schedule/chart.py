@@ -34,7 +34,9 @@ def chart(programs: Programs, names: Sequence[str] | None = None, width: int = 1
     names = _names(programs, names)
     cell = 1 + max([len(str(action)) for action in times.start] + [len(str(ticks))])
     margin = 2 + max(map(len, [*names, "tick"]))
+    # A line has the margin and then a cell for each tick; the last cell needs no space after it.
     shown = ticks if margin + cell * ticks - 1 <= width else max(1, (width - margin - 1) // cell)
+    # `rows[0]` has the numbers of the ticks, `rows[1 + lane]` the lane's actions. All ticks begin as idle.
     rows = [[str(tick) for tick in range(shown)], *[["."] * shown for _ in programs]]
     for row, program in zip(rows[1:], programs, strict=True):
         for action in program:
@@ -72,6 +74,7 @@ def marked(programs: Programs, lane: int, position: int, width: int = 100) -> st
     names = _names(programs, None)
     cell = 1 + max((len(str(action)) for program in programs for action in program), default=3)
     margin = 2 + max(map(len, names), default=0)
+    # The window of actions around the mark; 4 characters are kept for an ellipsis with its space on each side.
     fit = max(1, (width - margin - len(" <-- here") - 4) // cell)
     longest = max(len(programs[lane]), position + 1, *map(len, programs))
     first = min(max(0, position - fit // 2), max(0, longest - fit))
@@ -81,6 +84,8 @@ def marked(programs: Programs, lane: int, position: int, width: int = 100) -> st
         text = lead + "".join(f"{action!s:<{cell}}" for action in program[first : first + fit])
         lines.append(f"{name:<{margin}}{text.rstrip()}" + (" …" if first + fit < len(program) else ""))
         if index == lane:
+            # A position after the last action stands for an action that is missing. It has no text, so the mark has
+            # the width of a usual action.
             under = str(program[position]) if position < len(program) else "^^^"
             lines.append(" " * (margin + len(lead) + cell * (position - first)) + "^" * len(under) + " <-- here")
     return "\n".join(line.rstrip() for line in lines)

@@ -31,6 +31,7 @@ class Clock:
     @property
     def bubble(self) -> float:
         """The fraction of the lanes' time that is idle, from 0 to 1."""
+        # The lanes' time is a rectangle, lanes x makespan. What the actions do not fill of it is idle.
         busy = sum(self.finish[action] - self.start[action] for action in self.start)
         return 1 - busy / (self.lanes * self.makespan) if self.makespan else 0.0
 
@@ -67,6 +68,7 @@ def clock(
     """
     lane_of = {action: lane for lane, program in enumerate(programs) for action in program}
     stages = 1 + max((action.stage for action in lane_of), default=-1)
+    # In topological order the end of everything that an action reads is known before the action's start is computed.
     order, _ = progress(programs)
     if len(order) < len(lane_of):
         raise ScheduleError("The programs deadlock, so they take no time that can be told: check them first.")
@@ -76,7 +78,9 @@ def clock(
     costs = {FORWARD: forward, BACKWARD: backward, WEIGHT: weight}
     for action in order:
         lane = lane_of[action]
+        # A result that is read on the lane that made it does not travel.
         ready = [finish[need] + transfer * (lane_of[need] != lane) for need in action.needs(stages)]
+        # `cost[stage]`, or one number for all stages.
         cost = costs[action.kind]
         start[action] = max(free[lane], *ready) if ready else free[lane]
         free[lane] = start[action] + (cost[action.stage] if isinstance(cost, Sequence) else cost)
@@ -103,6 +107,8 @@ def linear_order(programs: Programs) -> tuple[Action, ...]:
     """
     start = clock(programs).start
     lane_of = {action: lane for lane, program in enumerate(programs) for action in program}
+    # Python traces the actions of all lanes one by one. In the order of their starts, what TensorFlow is given first
+    # is also what can run first. Ties go by lane, so that every worker traces the same order.
     return tuple(sorted(start, key=lambda action: (start[action], lane_of[action])))
 
 
@@ -119,7 +125,10 @@ def progress(programs: Programs) -> tuple[list[Action], list[int]]:
     stages = 1 + max((action.stage for program in programs for action in program), default=-1)
     done: set[Action] = set()
     order: list[Action] = []
+    # `position[lane]` is the index of the lane's next action.
     position = [0] * len(programs)
+    # Sweep over the lanes until no lane can go on. A lane is blocked when its next action reads a result that is not
+    # there yet; the sweep in which nothing moves is the end, or a deadlock.
     moved = True
     while moved:
         moved = False

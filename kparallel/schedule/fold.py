@@ -33,6 +33,7 @@ def fold(programs: Programs, lane_of_stage: Sequence[int]) -> Programs:
     if len(programs) != len(lane_of_stage):
         raise ScheduleError(f"Expected one program for each of {len(lane_of_stage)} stages, received {len(programs)}.")
     stages = len(programs)
+    # `queues[stage]` has what the stage still has to run. `folded[lane]` has what the lane has run so far.
     queues = [list(program) for program in programs]
     folded: list[list[Action]] = [[] for _ in range(max(lane_of_stage) + 1)]
     finish: dict[Action, int] = {}
@@ -41,13 +42,18 @@ def fold(programs: Programs, lane_of_stage: Sequence[int]) -> Programs:
         started = []
         for lane, order in enumerate(folded):
             heads = [queue for stage, queue in enumerate(queues) if queue and lane_of_stage[stage] == lane]
+            # An action that has not ended has no entry in `finish`; the default, a time after now, makes it not ready.
             ready = [queue for queue in heads if all(finish.get(a, tick + 1) <= tick for a in queue[0].needs(stages))]
             if ready:
                 chosen = min(ready, key=lambda queue: _priority(queue[0], finish, stages))
                 started.append(chosen.pop(0))
                 order.append(started[-1])
         tick += 1
+        # Ends are noted after all lanes have chosen. So no lane reads in one tick what another one computes in the
+        # same tick.
         finish.update(dict.fromkeys(started, tick))
+        # Every action takes one tick, so at the beginning of a tick nothing runs. If then nothing can start, nothing
+        # ever will.
         if not started:
             raise ScheduleError("The programs deadlock, so they cannot be folded: check them first.")
     return tuple(tuple(order) for order in folded)

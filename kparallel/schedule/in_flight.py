@@ -26,7 +26,10 @@ def in_flight(programs: Programs) -> tuple[int, ...]:
     end = WEIGHT if splits_backward(programs) else BACKWARD
     kept = [0] * _stages(programs)
     peak = list(kept)
+    # A forward pass without a backward pass, as in `evaluate`, keeps nothing.
     ended = {(action.stage, action.microbatch) for p in programs for action in p if action.kind == end}
+    # All actions of a stage are on one lane, in the order of this lane's program. So each program can be counted
+    # alone, without a clock.
     for program in programs:
         for action in program:
             if action.kind in (FORWARD, end) and (action.stage, action.microbatch) in ended:

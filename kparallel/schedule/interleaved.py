@@ -53,6 +53,11 @@ def _program(lane: int, lanes: int, per_lane: int, microbatches: int) -> Program
     """Return the program of one lane: groups of `lanes` microbatches pass through all stages of the lane in turn."""
     # A slot is (position among the lane's stages, microbatch). An incomplete first group has slots with a negative
     # microbatch, which are dropped at the end.
+    # For 2 lanes, 2 stages on each and 4 microbatches, the slots of a lane are, from left to right:
+    # k              0  1   2  3   4  5   6  7
+    # position       0  0   1  1   0  0   1  1     which of the lane's stages: position * lanes + lane
+    # microbatch     0  1   0  1   2  3   2  3
+    # Backward the lane goes through the same slots, with the positions from the last to the first.
     missing = -microbatches % lanes
     slots = [
         (k // lanes % per_lane, k // (lanes * per_lane) * lanes + k % lanes - missing)
@@ -65,6 +70,7 @@ def _program(lane: int, lanes: int, per_lane: int, microbatches: int) -> Program
     ]
     # The lane runs forward until its first microbatch can come back from the last stage.
     warmup = min(len(slots), 2 * (lanes - lane - 1) + (per_lane - 1) * lanes)
+    # Then one forward and one backward alternate, so that the number of microbatches in flight stays what it is.
     order = forward[:warmup]
     for pair in zip(forward[warmup:], backward, strict=False):
         order += pair

@@ -28,6 +28,11 @@ def one_f_one_b(stages: int, microbatches: int) -> Programs:
 
 
 def _program(stage: int, warmup: int, microbatches: int) -> Program:
+    # Three phases. Stage 0 of 3 with 4 microbatches has a warmup of 2, one for each stage after it:
+    # warmup     steady               drain
+    # F0 F1      F2 B0   F3 B1        B2 B3
+    # At the end of the warmup the first microbatch has reached the stages behind; each backward pass then makes room
+    # for one more forward pass.
     order = [Action(stage, FORWARD, index) for index in range(warmup)]
     for index in range(microbatches - warmup):
         order += [Action(stage, FORWARD, warmup + index), Action(stage, BACKWARD, index)]

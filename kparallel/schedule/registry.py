@@ -28,6 +28,7 @@ class NamedSchedule:
 
     def lane_of(self, stage: int, stages: int, lanes: int) -> int:
         """Return the lane that runs a stage."""
+        # For 4 stages on 2 lanes: dealt 0 1 0 1, neighbors 0 0 1 1.
         return stage % lanes if self.dealt else stage * lanes // stages
 
 
@@ -49,6 +50,8 @@ def registered(schedule: str | Schedule) -> NamedSchedule:
     Raises:
         PlanError: No schedule has this name.
     """
+    # A function gets no number of lanes: it makes one program for each stage, which are folded where a lane has
+    # several.
     if not isinstance(schedule, str):
         return NamedSchedule(lambda lanes: schedule)
     name = schedule.lower()

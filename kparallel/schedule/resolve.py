@@ -35,10 +35,12 @@ def programs_for(
         >>> programs_for(lambda stages, microbatches: [["0F0", "0B0"]], stages=1, microbatches=1)
         ((Action(stage=0, kind='F', microbatch=0), Action(stage=0, kind='B', microbatch=0)),)
     """
+    # `lane_of[stage]` is a lane.
     lane_of = tuple(range(stages)) if lane_of_stage is None else tuple(lane_of_stage)
     lanes = max(lane_of) + 1
     if isinstance(schedule, str):
         entry = registered(schedule)
+        # Such a schedule decides itself which lane runs a stage, so the mesh must have put the stages there.
         if entry.dealt and lane_of != tuple(entry.lane_of(stage, stages, lanes) for stage in range(stages)):
             raise ScheduleError(
                 f"Expected stage s on lane s % {lanes} for the schedule {schedule.lower()!r}, received the lanes "
@@ -47,10 +49,12 @@ def programs_for(
         programs = entry.make(lanes)(stages, microbatches)
     else:
         programs = _read(schedule(stages, microbatches))
+    # Checked before they are folded: an error then shows the programs as the schedule wrote them.
     check(programs, stages, microbatches)
     if _homes(programs) == lane_of:
         return programs
     if len(programs) == stages:
+        # A schedule may return the programs of its stages in any order; `fold` wants that of the stages.
         return fold(tuple(sorted(programs, key=lambda program: program[0].stage)), lane_of)
     raise ScheduleError(
         f"Expected one program for each of the {stages} stages, or one for each of the {lanes} devices with the stages "
@@ -65,6 +69,7 @@ def _homes(programs: Programs) -> tuple[int, ...]:
 
 def _read(programs: object) -> Programs:
     expected = "Expected a schedule to return one list of actions (such as '2F0') per lane"
+    # A string is a sequence too, of characters. Without this line "0F0" would be read as three lanes.
     if isinstance(programs, str) or not isinstance(programs, Sequence):
         raise ScheduleError(f"{expected}, received {programs!r}.")
     result = []

@@ -36,6 +36,8 @@ def check(programs: Programs, stages: int, microbatches: int, *, backward: bool 
     kinds: tuple[str, ...] = (FORWARD, BACKWARD) if backward else (FORWARD,)
     if backward and splits_backward(programs):
         kinds = (*kinds, WEIGHT)
+    # In this order, as each law is stated for programs that keep the ones before: a lane can be found by its stage
+    # only if each stage has one lane, and the search for a deadlock ends only if nothing is missing.
     _known(programs, stages, microbatches, kinds)
     _once(programs)
     _one_lane(programs)
@@ -87,6 +89,7 @@ def _complete(programs: Programs, stages: int, microbatches: int, kinds: tuple[s
         text = f"Action {missing} is missing: expected every stage to run {_told(kinds)} on every microbatch."
         if not programs:
             raise ScheduleError(text)
+        # The mark stands where the action could be added: at the end of the lane that has this stage's other actions.
         lane = home.get(missing.stage, len(programs) - 1)
         raise _refuse(text, programs, lane, len(programs[lane]))
 
@@ -104,6 +107,8 @@ def _ends(programs: Programs) -> None:
         visited.append(lane)
         head = programs[lane][position[lane]]
         lane = next(where[need][0] for need in head.needs(stages) if need not in done)
+    # The walk may have begun at a lane outside the cycle, which waits for one inside. Only the cycle explains the
+    # deadlock.
     cycle = visited[visited.index(lane) :]
     waits = []
     for lane in cycle:

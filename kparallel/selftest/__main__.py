@@ -57,6 +57,7 @@ def _written(cluster: Cluster | None, group: WorkerGroup, links: Sequence[Link],
     """Measure the devices of all workers at once; the chief writes the cluster file, and tells whether it could."""
     hosts = hosts_of(cluster)
     own = hosts[0 if cluster is None else cluster.index]
+    # Empty texts: a barrier.
     group.all_gather_text("")  # All workers of a host start at the same time.
     measured = asdict(measure_speed(local_devices(), hosts.count(own)))
     speeds = [Speed(**json.loads(text)) for text in group.all_gather_text(json.dumps(measured))]

@@ -36,6 +36,7 @@ def _all_reduce(first: str, second: str) -> AllReduce:
     @tf.function(reduce_retracing=False)  # type: ignore[untyped-decorator]
     def total(value: tf.Tensor, size: int) -> Any:
         def contribute() -> Any:
+            # The first device gives 1 and the second 2, so that a result that misses either is no 3.
             own = tf.fill([size], value * tf.cast(communicator.replica_index + 1, tf.float32))
             (result,) = communicator.all_reduce([own])
             # One number says what all elements are, where they are equal.

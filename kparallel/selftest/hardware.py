@@ -46,6 +46,7 @@ def measure_speed(devices: Sequence[str], workers_on_host: int) -> Speed:
     """
     flops = {dtype: matmul_rate(dtype, devices) for dtype in default_dtypes()}
     memory = gpu_memory()
+    # A CPU device has no memory of its own: workers and devices of a host share it.
     if memory is None:
         whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         memory = whole / workers_on_host / len(devices)
@@ -83,6 +84,7 @@ def combined(speeds: Sequence[Speed], links: Sequence[Link], hosts: Sequence[str
             f"Expected links that work to write a cluster file, received {' - '.join(broken.ends)}, which is broken: "
             f"{broken.problem}."
         )
+    # Workers of one host are one machine with all their devices.
     by_host = {
         name: sum(speed.devices for speed, host in zip(speeds, hosts, strict=True) if host == name) for name in hosts
     }

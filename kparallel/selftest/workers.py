@@ -31,8 +31,11 @@ def worker_links(cluster: Cluster, group: WorkerGroup, listen: Listen = listen) 
     links = []
     for pair in itertools.combinations(range(len(cluster.workers)), 2):
         own = _measured(cluster, pair, group, listen)
+        # The pairs take turns, and all workers wait for each: two links that are measured at once would slow each
+        # other.
         told = [json.loads(text) for text in group.all_gather_text(json.dumps(own and asdict(own)))]
         first, second = (Link(**{**told[index], "ends": tuple(told[index]["ends"])}) for index in pair)
+        # One end may see a fault that the other end does not.
         links.append(first if first.problem or not second.problem else second)
     return links
 

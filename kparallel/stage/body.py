@@ -69,6 +69,7 @@ class Segment(Body):
             for call in self._calls:
                 arguments = {key: values[number] for key, number in call.reads}
                 outputs = call_operation(call.operation, call.arguments, arguments, training)
+                # A call reads what earlier calls of the segment wrote, or what the segment received.
                 values.update(zip(call.writes, outputs, strict=True))
         return [values[number] for number in self._writes]
 

@@ -39,6 +39,7 @@ def profile(graph: Graph) -> tuple[Unit, ...]:
         variables = [] if layer is None else [v for v in layer.variables if id(v) not in counted]
         counted.update(id(v) for v in variables)
         trains = set() if layer is None else {id(v) for v in trained([layer])}
+        # For one row: `_bytes` leaves out dim 0.
         output = sum(_bytes(graph.specs[number]) for number in call.writes)
         units.append(
             Unit(
@@ -82,6 +83,7 @@ def measured(graph: Graph, x: list[Any], repeats: int = 3) -> list[float]:
     times = []
     for call in graph.calls:
         arguments = {key: values[number] for key, number in call.reads}
+        # Each call by itself, on the outputs of the calls before it.
         run = _with_gradients(call)
         outputs = run(arguments)  # Traces and warms up; its outputs are the inputs of later calls.
         samples = []

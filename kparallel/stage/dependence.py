@@ -101,6 +101,7 @@ class RowDependence:
         if result not in (Dependence.SUM, Dependence.OTHER):
             return result
         # `of` gives OTHER for old + sum, so the addition is looked at here.
+        # new = old + sum      AddV2 of a read of the variable, and of something that is SUM
         while new.op.type in ("Identity", "IdentityN", "StopGradient"):
             new = new.op.inputs[new.value_index]
         if new.op.type not in ("AddV2", "Add"):

@@ -90,6 +90,7 @@ class _Opening:
     def graph(self) -> Graph:
         """Open the model."""
         functional = self._functional
+        # numbers     id of a symbolic tensor ─► number of its value
         numbers = {id(tensor): number for number, tensor in enumerate(functional.inputs)}
         self._walk(functional, numbers, "")
         outputs = tuple(numbers[id(tensor)] for tensor in functional.outputs)

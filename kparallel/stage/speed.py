@@ -29,6 +29,7 @@ def matmul_rate(dtype: str, devices: Sequence[str] = ("CPU:0",)) -> float:
         dtype: The dtype of the matrices.
         devices: The devices. Default the first CPU.
     """
+    # Large enough to use all of a device, and small enough to take milliseconds.
     size = _GPU_SIZE if devices[0].startswith("GPU") else _CPU_SIZE
     matrices = [_on(name, lambda: tf.ones([size, size], dtype)) for name in devices]
     seconds = _seconds(lambda matrix: tf.linalg.matmul(matrix, matrix)[0, 0], devices, matrices)
@@ -55,6 +56,7 @@ def layer_efficiency(rate: float, devices: Sequence[str] = ("CPU:0",)) -> float:
             loss = tf.reduce_sum(y)
         return tf.add_n([tf.reduce_sum(gradient) for gradient in tape.gradient(loss, [x, *weights])])
 
+    # Forward once, backward twice as much; a product of matrices is a multiplication and an addition for each entry.
     flops = 3 * _LAYERS * 2.0 * _ROWS * _WIDTH**2
     return min(1.0, flops / _seconds(gradients, devices, kernels) / rate)
 
@@ -75,6 +77,7 @@ def pass_start(devices: Sequence[str] = ("CPU:0",)) -> float:
             y = tf.nn.relu(tf.linalg.matmul(y, kernel))
         return y[0, 0]
 
+    # Matrices so small that starting the operations is all that takes time.
     return _seconds(passes, devices, kernels) / _ACTIONS
 
 

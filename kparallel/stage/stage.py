@@ -164,6 +164,7 @@ class Stage:
         # Variables with a known rule need no analysis, which costs another trace of the stage.
         undecided = [end if rule is None else None for end, rule in zip(forward.state, self.state.known, strict=True)]
         changed = [value is not None for value in (*forward.assigned, *undecided)]
+        # `changed` has a flag for each weight and then for each state variable without a known rule.
         key = (training, *changed)
         if key not in self._state_rules:
             rules = self._default if not any(changed) else self._rules_from(self._dependences(arguments, training))

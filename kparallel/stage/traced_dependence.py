@@ -64,6 +64,7 @@ def _traced(updates: Updates, specs: tuple[Any, ...], by_rows: Sequence[bool]) -
         old_values, new_values, random = updates(weights, state, inputs, masks)
         row_state = [value for value, holds_rows in zip(state, by_rows, strict=True) if holds_rows]
         data = tf.nest.flatten([inputs, masks, row_state], expand_composites=True)
+        # Inputs, masks and state of rows have the rows as their first dim, whose size the trace does not know.
         rows = RowDependence([tensor for tensor in data if tf.is_tensor(tensor)], random)
         for old, new in zip(old_values, new_values, strict=True):
             result.append(Dependence.NONE if new is None else rows.of_update(new, old))

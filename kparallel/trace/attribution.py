@@ -61,6 +61,8 @@ def owner(name: str) -> Owner:
     match = _REPLICA.search(name)
     replica = int(match[1]) if match else 0
     action, reduce = _ACTION.search(name), _REDUCE.search(name)
+    # The forward pass that counts denominators has the scopes of actions inside its own. It is no action of the
+    # schedule.
     if _COUNT.search(name[: action.start() + 1] if action else name):
         return Owner("other", replica)
     # A layer may be called "reduce0". The name of its operations has the stage's call in between; the step's own scope
@@ -68,6 +70,8 @@ def owner(name: str) -> Owner:
     if reduce and (action is None or reduce.start() <= action.end()):
         return Owner("reduction", replica if match else None, int(reduce[1]))
     if action:
+        # A tape opens no scope of its own around an action; it puts its name in front of that of the forward
+        # operation.
         kind = BACKWARD if name.startswith("gradient_tape/") else action[2]
         stage, microbatch = int(action[1]), int(action[3])
         in_stage = _STAGE.match(name, action.end()) is not None
@@ -93,5 +97,6 @@ def plain_attribution(name: str, kind: str, optimizer: str) -> Owner:
         return Owner("reduction", replica, 0)
     if optimizer and f"/{optimizer}/" in f"/{name}":
         return Owner("update", replica)
+    # A plain model has no scopes of actions: one stage, one microbatch, forward and backward.
     backward = "/gradient_tape/" in f"/{name}" or "/gradients/" in name
     return Owner("action", replica, 0, Action(0, BACKWARD if backward else FORWARD, 0))

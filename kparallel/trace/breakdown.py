@@ -74,11 +74,14 @@ def attribute_time(
         seconds[cause] += length(within(remaining, spans))  # type: ignore[assignment]
         remaining = without(remaining, spans)
 
+    # The order is the answer to "what was this moment spent on": work counts before waiting, a known wait before an
+    # unknown one.
     take("work", lane.work)
     take("update", lane.update)
     take("input", union(step.fetching))
     take("overhead", without([(step.start, step.end)], [step.graph]))
     take("reduction", lane.reduction)
+    # When each action of this replica ended, on whichever lane. What the lane waits for is one of these.
     finish = {
         a: end for other in lanes if other.lane.replica == lane.lane.replica for a, (_, end) in other.slices.items()
     }
@@ -86,6 +89,7 @@ def attribute_time(
     for cause in ("stage", "reduction"):
         take(cause, union(span for why, span in waits if why == cause))
     if cores is not None:
+        # All cores at work for other lanes: this one could have run, and had none.
         others = [span for other in lanes if other is not lane for span in [*other.work, *other.update]]
         take("sharing", concurrent(others, cores))
     take("transfer", union(span for why, span in waits if why == "transfer"))
@@ -105,6 +109,7 @@ def _waits(gap: Span, lane: LaneStep, finish: dict[Action, float], stages: int) 
     # The action that runs in the gap or comes next. Small operations of an action may run before its slice.
     action = min((a for a, span in lane.slices.items() if span[1] > end), key=lane.slices.__getitem__)
     ready = start
+    # The gap lies before the action, so its inputs may have been missing. A gap within it is no wait for a stage.
     if lane.slices[action][0] >= start - _NEAR:
         ready = max([ready, *(min(finish.get(need, start), end) for need in action.needs(stages))])
     if any(abs(moment - end) < _NEAR for moment, _ in lane.reduction):

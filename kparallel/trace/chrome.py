@@ -25,6 +25,7 @@ def chrome(steps: Sequence[RecordedStep], laid: Sequence[Sequence[LaneStep]]) ->
         steps: The recorded steps.
         laid: `[step][lane]`.
     """
+    # Times in the file are microseconds from the first step's start.
     origin = steps[0].start
     events = [_name("process_name", _HOST, 0, "host"), _name("thread_name", _HOST, 0, "steps")]
     events.append(_name("thread_name", _HOST, 1, "input"))
@@ -32,6 +33,7 @@ def chrome(steps: Sequence[RecordedStep], laid: Sequence[Sequence[LaneStep]]) ->
         stages = ", ".join(map(str, home.stages))
         name = f"{home.device}: replica {home.replica}, {'stages' if len(home.stages) > 1 else 'stage'} {stages}"
         events.append(_name("process_name", process, 0, name))
+        # Without it the viewer sorts processes by its own rule, and not in the order of the lanes.
         events.append({"name": "process_sort_index", "ph": "M", "pid": process, "args": {"sort_index": process}})
         events += [_name("thread_name", process, thread, row) for thread, row in enumerate(_ROWS)]
     for number, (step, lanes) in enumerate(zip(steps, laid, strict=True)):

@@ -47,6 +47,7 @@ def diagnose(summary: Summary, efficiency: float | None = None) -> Diagnosis:
         The diagnosis. If no cause reaches its threshold, training scales well, unless `efficiency` shows otherwise.
     """
     shares = summary.shares
+    # The fraction of time, the threshold, and what explains it.
     causes = [
         (shares.input, INPUT, _input),
         (shares.reduction, REDUCTION, _communication),
@@ -57,6 +58,7 @@ def diagnose(summary: Summary, efficiency: float | None = None) -> Diagnosis:
     above = [(share, explain) for share, threshold, explain in causes if share >= threshold]
     if above:
         return max(above, key=lambda pair: pair[0])[1](summary)
+    # Nothing stands out, but the devices have too few cores: that alone explains a training that does not get faster.
     if _crowded(summary):
         return _cores(summary)
     if efficiency is not None and efficiency < EFFICIENT:

@@ -102,12 +102,14 @@ def calls(events: Iterable[Event], owner: Callable[[Operation], Owner]) -> list[
         `[call][step]`, in order of time. A call has one step, several, or none if it found the end of the data.
     """
     events = sorted(events, key=lambda event: event.start)
+    # TensorFlow appends #step_num=...# to the name of a mark.
     marks = [event for event in events if event.name.split("#")[0] == MARK]
     by_call = [
         [e for e in events if e.thread == mark.thread and mark.start <= e.start and e.end <= mark.end] for mark in marks
     ]
     operations = _operations(events)
     graphs = [[_Graph.of(e, operations, owner) for e in part if e.name.startswith(_GRAPH)] for part in by_call]
+    # Decided over the whole recording: a call that found the data at their end shows no backward pass.
     names = _training(graph for part in graphs for graph in part)
     return [
         _steps(mark, part, [graph for graph in of_call if graph.event.name in names])
@@ -183,6 +185,8 @@ def _operations(events: list[Event]) -> list[Operation]:
         if event.name in (_STARTED, _DONE):
             key = (event.stats.get("name", ""), event.stats.get("kernel_type", ""), event.stats.get("step_id", ""))
             if event.name == _STARTED:
+                # By name, type and step: one operation runs once in a step, but several steps may overlap in the
+                # record.
                 starts[key] = event.start
             elif key in starts and key[1] not in _IDLE:
                 operations.append(Operation(key[0], key[1], starts.pop(key), event.start))

@@ -19,6 +19,7 @@ def union(spans: Iterable[Span]) -> list[Span]:
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:
             merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        # An empty span has no moments.
         elif end > start:
             merged.append((start, end))
     return merged
@@ -32,6 +33,8 @@ def without(spans: list[Span], removed: list[Span]) -> list[Span]:
         [(0, 1), (2, 4)]
     """
     remaining: list[Span] = []
+    # Both lists are sorted, so one walk over both is enough. A removed span may reach over several spans, therefore
+    # `position` begins anew at `index` for each.
     index = 0
     for start, end in spans:
         while index < len(removed) and removed[index][1] <= start:
@@ -69,6 +72,10 @@ def concurrent(spans: Iterable[Span], number: int) -> list[Span]:
         >>> concurrent([(0, 4), (1, 3), (2, 6)], 2)
         [(1, 4)]
     """
+    # spans      (0, 4)  (1, 3)  (2, 6)
+    # changes    +1 at 0, 1, 2      -1 at 3, 4, 6
+    # An end sorts before a start at the same moment, so spans that only touch do not run at once; `union` joins what
+    # that parts.
     changes = sorted(change for start, end in spans for change in ((start, 1), (end, -1)))
     result, running, began = [], 0, 0.0
     for moment, change in changes:

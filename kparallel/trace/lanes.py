@@ -108,6 +108,7 @@ def _lane_step(lane: Lane, owned: list[tuple[Owner, Operation]]) -> LaneStep:
     in_stage: dict[Action, list[Operation]] = defaultdict(list)
     spans: dict[str, list[Span]] = {"reduction": [], "update": [], "other": []}
     for part_of_step, operation in owned:
+        # `None` in place of a replica or stage means all of them.
         if part_of_step.replica not in (None, lane.local_replica) or part_of_step.stage not in (None, *lane.stages):
             continue
         if part_of_step.action is not None:
@@ -136,6 +137,7 @@ def _slices(actions: dict[Action, list[Operation]], in_stage: dict[Action, list[
     """
     calls = {action: _slice(in_stage.get(action) or operations) for action, operations in actions.items()}
     order = sorted(calls, key=calls.__getitem__)
+    # Other work of an action lies after the previous call and before the next one.
     limits = [*(calls[action][0] for action in order[1:]), float("inf")]
     slices: dict[Action, Span] = {}
     free = float("-inf")
@@ -153,6 +155,7 @@ def _slice(operations: list[Operation]) -> Span:
     spans = union(operation.span for operation in operations)
     if not spans:
         return operations[0].start, operations[0].start
+    # A window over the sorted spans: its right end moves on, and its left end follows as long as enough is covered.
     needed, best, first, covered = _MOST * length(spans), (spans[0][0], spans[-1][1]), 0, 0.0
     for start, end in spans:
         covered += end - start

@@ -42,6 +42,7 @@ def draw(
     Raises:
         ImportError: Matplotlib is not installed.
     """
+    # A step in the middle shows the usual course, where a mean of steps would show none.
     median = sorted(range(len(steps)), key=lambda index: steps[index].end - steps[index].start)[len(steps) // 2]
     step, lanes = steps[median], laid[median]
     programs = programs_of(summary.plan)
@@ -53,6 +54,7 @@ def draw(
     inner = 1 - (_LEFT + _RIGHT) / width
     top = figure.add_axes((_LEFT / width, 1 - (1.0 + upper) / height, inner, upper / height))
     bottom = figure.add_axes((_LEFT / width, 1.25 / height, inner, lower / height))
+    # The planned schedule is drawn from the first measured action on, so that both can be compared by eye.
     first = min((span[0] for lane in lanes for span in lane.slices.values()), default=step.graph[0])
     limit = max(step.end - step.start, first - step.start + summary.planned.makespan)
     inch = limit * 1e3 / (width - _LEFT - _RIGHT)
@@ -97,6 +99,7 @@ def _stages(summary: Summary, lane: int) -> str:
 def _measured(axes: "Axes", summary: Summary, step: RecordedStep, lanes: Sequence[LaneStep], inch: float) -> None:
     def box(lane: int, span: Span, color: str, height: float = 0.84) -> None:
         start, end = ((moment - step.start) * 1e3 for moment in span)
+        # At least a fiftieth of an inch wide: what is shorter would vanish.
         axes.add_patch(rectangle(start, lane - height / 2, max(end - start, inch / 50), height, color, 1.0, edge=0.0))
 
     def runs(spans: list[Span]) -> list[Span]:

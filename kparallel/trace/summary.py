@@ -84,6 +84,7 @@ class Summary:
     @property
     def imbalance(self) -> float:
         """The time of the slowest stage divided by the mean over the stages."""
+        # Without any recorded action all times are 0, and no stage is slower than another.
         mean = fmean(self.stage_times)
         return self.stage_times[self.slowest] / mean if mean else 1.0
 
@@ -110,16 +111,19 @@ def summarize(
     programs = programs_of(plan)
     number = 1 + max(action.stage for program in programs for action in program)
     devices = len(laid[0])
+    # One for each lane of each step.
     parts = [
         attribute_time(s, lane, lanes, number, machine.cores)
         for s, lanes in zip(steps, laid, strict=True)
         for lane in lanes
     ]
     measured = _stage_times(laid, number)
+    # Layers that are placed by name are one stage here, whatever the number of groups.
     shares = [group.share for group in plan.groups] if number > 1 else [1.0]
     forward, backward, weight = map(tuple, measured)
     costs = passes(shares, plan.microbatches, plan.recompute, splits_backward(programs))
     total = sum(map(sum, measured))
+    # The plan's costs have no unit. They are scaled so that all stages together take what was measured.
     scale = total / sum(map(sum, costs))
     planned = clock(programs, *([time * scale for time in of_kind] for of_kind in costs))
     return Summary(
@@ -145,6 +149,7 @@ def _stage_times(laid: Sequence[Sequence[LaneStep]], stages: int) -> list[list[f
     for lane in (lane for lanes in laid for lane in lanes):
         for action, (start, end) in lane.slices.items():
             times[action.stage, action.kind].append(end - start)
+    # Over all replicas and recorded steps.
     return [[fmean(times.get((stage, kind), [0.0])) for stage in range(stages)] for kind in (FORWARD, BACKWARD, WEIGHT)]
 
 

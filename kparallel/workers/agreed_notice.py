@@ -34,11 +34,14 @@ class AgreedNotice:
 
     def reason_at_step(self) -> str:
         """Return, at the end of a step, why all workers are to leave; empty while they are not."""
+        # Counted in steps, so that all workers ask after the same one. A clock would let each ask at another step.
         self._left -= 1
         if self._left > 0:
             return ""
         now = time.monotonic()
         seconds = max(now - self._asked, 1e-6) / self._every
+        # As many steps as fit into the interval. At most twice as many as before, because the first steps, which
+        # trace, are slow and the ones after them fast.
         proposed = max(1, min(int(_INTERVAL / seconds), 2 * self._every))
         answers = [
             json.loads(text) for text in self._group.all_gather_text(json.dumps([self._notice.reason, proposed]))

@@ -25,6 +25,7 @@ from kparallel.workers.drift import check_drift
 __all__: list[str] = []
 
 _CHECKPOINTS = (keras.callbacks.ModelCheckpoint, keras.callbacks.OrbaxCheckpoint)
+# Keras's callbacks that write: on every worker they would write the same files.
 WRITERS = (
     *_CHECKPOINTS,
     keras.callbacks.BackupAndRestore,
@@ -60,6 +61,8 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         **params: Any,
     ) -> None:
         all_callbacks = list(keras.tree.flatten(callbacks)) if callbacks else []
+        # All callbacks are flattened before any is left out: what has to be equal on all workers is decided by what
+        # the user passed, not by what is left here.
         own_callbacks = [callback for callback in all_callbacks if group.is_chief or not is_chief_only(callback)]
         self._group = group
         self._order = order
@@ -69,6 +72,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         status = [_hooks_of(all_callbacks), restores, self._checkpoint is not None]
         # Whether a hook is synchronized has to be the same on every worker, and callbacks may differ between workers.
         answers = [json.loads(answer) for answer in group.all_gather_text(json.dumps(status))]
+        # If one worker has a callback that may stop at the end of a step, all of them exchange their status there.
         self._synchronized_hooks = {hook for hooks, *_ in answers for hook in hooks}
         self.follows = any(restores for _, restores, _ in answers)
         self._notice = AgreedNotice(group) if any(checkpoints for *_, checkpoints in answers) else None
@@ -79,6 +83,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
     def on_train_begin(self, logs: Any = None) -> None:
         """Begin, and start every worker where the chief's checkpoint was written."""
         self._together(lambda: super(SynchronizedCallbacks, self).on_train_begin(logs))
+        # Every worker reads the checkpoint's place and values from the chief: only the chief has read the file.
         if self.follows:
             self._follow_chief()
         if self._notice is not None:
@@ -97,6 +102,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         self._together(lambda: super(SynchronizedCallbacks, self).on_epoch_end(epoch, logs))
         if self._notice is None or not self._epoch_state.only_epochs:
             return
+        # After the last epoch the training is done; leaving would make a launcher start it again.
         ends = epoch + 1 == self.params["epochs"] or self.model.stop_training
         if self._notice.reason_at_epoch() == RESIZE and not ends:
             self._leave(RESIZE)
@@ -141,9 +147,11 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         try:
             hook()
         except Exception as caught:
+            # Kept until all workers have exchanged their status: raised at once, it would leave the others waiting.
             error = caught
         status = {"error": f"{type(error).__name__}: {error}" if error else "", "stop": bool(self.model.stop_training)}
         answers = [json.loads(answer) for answer in self._group.all_gather_text(json.dumps(status))]
+        # The worker that failed raises its own error, with its own traceback; the others name that worker.
         if error is not None:
             raise error
         failed = [(index, answer["error"]) for index, answer in enumerate(answers) if answer["error"]]
@@ -163,6 +171,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         training = json.loads(self._group.all_gather_text(json.dumps(resumed))[0])
         if training is None:
             return
+        # Also metrics and the optimizer's slots: what one step reads, in the same order on all workers.
         variables = variables_of(self.model)
         for variable, value in zip(variables, self._group.broadcast([v.value for v in variables]), strict=True):
             variable.assign(value)
@@ -190,5 +199,6 @@ def _is_quiet(callback: keras.callbacks.Callback) -> bool:
 
 def _has_own(callback: keras.callbacks.Callback, hook: str) -> bool:
     """Return whether a callback overrides a hook, in its class or, as `LambdaCallback` does, on the object."""
+    # A function that was assigned to the object has no `__func__`, and is never the plain one.
     plain = getattr(keras.callbacks.Callback, hook)
     return getattr(getattr(callback, hook), "__func__", None) is not plain

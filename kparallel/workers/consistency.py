@@ -34,6 +34,7 @@ def require_same(group: WorkerGroup, facts: dict[str, str]) -> None:
         WorkerError: A fact differs. The message has its name and its text on each worker.
     """
     awaited = f"worker {group.worker_index} waits for the others in {facts.get('call', 'wrap')}, which all must call"
+    # The exchange itself cannot time out: a worker may rightly come much later, as after reading its data.
     reminder = threading.Timer(_LONG, to_stderr, [awaited])
     reminder.daemon = True
     reminder.start()
@@ -41,6 +42,7 @@ def require_same(group: WorkerGroup, facts: dict[str, str]) -> None:
         answers = [json.loads(answer) for answer in group.all_gather_text(json.dumps(facts))]
     finally:
         reminder.cancel()
+    # In the order of the facts: the first difference is usually the cause of those after it.
     for name in facts:
         texts = [answer.get(name, "none") for answer in answers]
         if len(set(texts)) > 1:
@@ -62,6 +64,7 @@ def wrap_fingerprint(model: keras.Model, plan: Plan, loss_reduction: str, compre
         loss_reduction: The argument of `kparallel.wrap`.
         compression: The argument `gradient_compression` of `kparallel.wrap`.
     """
+    # By position, since names and paths are numbered by how many layers a process has made.
     weights = model.weights
     return {
         "class of the model": type(model).__name__,
@@ -69,6 +72,7 @@ def wrap_fingerprint(model: keras.Model, plan: Plan, loss_reduction: str, compre
         **{f"weight {index}": f"{w.name} {tuple(w.shape)} {w.dtype}" for index, w in enumerate(weights)},
         "number of replicas on each": str(plan.mesh.replicas),
         "number of stages": str(plan.mesh.stages),
+        # Two cuts of one model with equal numbers of parameters in each stage are taken for the same.
         "cut into stages, by parameters": str([group.parameters for group in plan.groups]),
         "number of microbatches": str(plan.microbatches),
         "schedule": plan.schedule if isinstance(plan.schedule, str) else str(plan.programs()),
@@ -113,6 +117,7 @@ def call_fingerprint(name: str, x: Any, steps: int | None, length: float | None)
     if are_arrays(x):
         leaves = keras.tree.flatten(x)
         facts["number of rows"] = str(leaves[0].shape[0])
+        # A few rows tell apart data that were shuffled or augmented on each worker, without reading all of them.
         heads = [np.asarray(leaf[:_HEAD]) for leaf in leaves if not _is_sparse(leaf)]
         facts["first rows"] = str([zlib.crc32(head.tobytes()) for head in heads if head.dtype != object])
     return facts | {"steps": str(steps), "number of batches": str(length)}
@@ -127,6 +132,7 @@ def _described(value: Any) -> str:
 
     def described(leaf: Any) -> str:
         if hasattr(leaf, "get_config"):
+            # The name has a counter of the process, such as adam_1.
             settings = {key: setting for key, setting in leaf.get_config().items() if key != "name"}
             return f"{type(leaf).__name__} {settings}"
         return getattr(leaf, "__name__", str(leaf))

@@ -35,11 +35,13 @@ def check_drift(group: WorkerGroup, model: keras.Model, read: BatchDigest) -> No
         DataError: The workers have read different batches.
         WorkerError: Their weights or learning rates differ.
     """
+    # A norm for each weight: a number travels where the weight itself would be as large as a step's gradients.
     weights = [weight for weight in model.weights if tf.as_dtype(weight.dtype).is_floating]
     status = {"read": str(read), "rate": _rate(model), "norms": [_norm(weight) for weight in weights]}
     answers = [json.loads(answer) for answer in group.all_gather_text(json.dumps(status))]
     check_same_batch(read, [answer["read"] for answer in answers])
     rates = [answer["rate"] for answer in answers]
+    # NaN equals NaN here: no worker has a rate, or all have lost it alike.
     if not _alike([np.nan if rate is None else rate for rate in rates]):
         _refuse("learning rate", rates)
     for weight, norms in zip(weights, zip(*(answer["norms"] for answer in answers), strict=True), strict=True):
@@ -53,6 +55,7 @@ def _rate(model: keras.Model) -> float | None:
 
 
 def _norm(weight: keras.Variable) -> float:
+    # `l2_loss` is half the sum of squares.
     return math.sqrt(2 * float(tf.nn.l2_loss(weight.value)))
 
 

@@ -38,6 +38,7 @@ class Fetch:
         self._strategy = strategy
         self._epoch = epoch
         self._iterator: Any = None
+        # Made from the last divided batch, with its structure and dtypes. None before the first one.
         self._without_rows: Any = None
 
     def __call__(self, iterator: Any) -> Any:
@@ -50,10 +51,12 @@ class Fetch:
             return next(iterator, None)
         # A collective at every batch would cost time. With a known number of batches the first one is enough:
         # afterwards the workers compare digests once for each epoch.
+        # A new iterator is a new pass over the data: an epoch, or a validation.
         compares, self._iterator = iterator is not self._iterator or self._epoch.unsized, iterator
         try:
             batch = next(iterator, None)
         except Exception as error:
+            # The others wait for this worker in the exchange below, in which it then takes part with its error.
             if compares:
                 self._group.all_gather_text(json.dumps(["failed", f"{type(error).__name__}: {error}"]))
             else:
@@ -73,6 +76,8 @@ class Fetch:
         if "failed" in states:
             index = states.index("failed")
             raise DataError(f"Reading data failed on worker {index}: {answers[index][1]}. Its log has the traceback.")
+        # worker 0    divided   divided   divided   end
+        # worker 1    divided   divided   end       end      in the third step it takes part without rows
         if set(states) == {"end", "divided"} and self._without_rows is not None:
             # Shards may differ in size: a worker at its end takes part without rows until all workers are at theirs.
             return self._without_rows if batch is None else batch

@@ -42,12 +42,14 @@ def fit_arguments(model: Any, group: WorkerGroup, epoch: EpochState, asked: dict
     if arguments["verbose"] == "auto":
         arguments["verbose"] = 1 if group.is_chief else 0
     x = arguments["x"]
+    # In this order: each line below reads what the ones above have settled, and each exchange is made by all workers.
     order = epoch.order = _order_rows(arguments, group)
     keep_backups(model, epoch, arguments)
     describe_data(epoch, arguments)
     if isinstance(x, keras.utils.PyDataset) and arguments["shuffle"]:
         _share_random_state(group)
     _agree_on_size(group, arguments, x)
+    # An unknown number of batches, of training or validation, makes the workers exchange their state at each batch.
     epoch.unsized = None in (training_length(arguments), validation_length(arguments))
     callbacks = arguments["callbacks"]
     callbacks = callbacks.callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else callbacks

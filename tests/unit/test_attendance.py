@@ -2,7 +2,7 @@
 
 import pytest
 
-from kparallel.attendance import Attendance
+from kparallel.attendance import Attendance, Strangers, Wait
 from kparallel.cluster import Cluster
 
 THREE = Cluster(("a:1", "b:2", "c:3"), 0)
@@ -51,3 +51,22 @@ def test_a_difference_is_named_as_soon_as_one_is_met(attendance):
     assert "Expected the same version on all workers, received worker 0: 1, worker 2: 2." in attendance.difference()
     attendance.reached(1, {})
     assert "worker 1: None" in attendance.difference()
+
+
+def test_all_strangers_are_counted_and_a_few_are_told():
+    strangers = Strangers()
+    assert str(strangers) == ""
+    assert [strangers.drop("10.0.0.9", f"line {number}") for number in range(7)] == [True] * 5 + [False] * 2
+    assert str(strangers) == " Connections that were dropped: 7, the last from 10.0.0.9: line 6."
+
+
+def test_a_wait_is_over_after_its_timeout_and_told_at_intervals(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("kparallel.attendance.time.monotonic", lambda: now[0])
+    wait, told = Wait(timeout=10, interval=4), []
+    for _ in range(10):
+        assert not wait.is_over
+        now[0] += 1
+        told.append(wait.is_to_be_told())
+    assert told == [False, False, False, True] * 2 + [False, False]
+    assert wait.is_over and wait.left == 0 and str(wait) == "10 s of 10 s"

@@ -1,0 +1,39 @@
+"""Penalties on weights count once, whatever part of the rows a replica has."""
+
+from types import SimpleNamespace
+
+import tensorflow as tf
+
+from kparallel.engine.regularization import add_regularization
+from kparallel.engine.replica_result import ReplicaResult
+
+
+def squares(weight):
+    return tf.reduce_sum(weight**2)
+
+
+def run(regularizer, borrowed=False):
+    """Return the gradient and the penalty of one weight [1, 2], of which this replica has 2 of 8 rows."""
+    variable = SimpleNamespace(regularizer=regularizer)
+    stage = SimpleNamespace(weights=[variable], owned=[] if borrowed else [variable])
+    replica = SimpleNamespace(pipeline=SimpleNamespace(stages=(stage,)), devices=("CPU:0",))
+    weights, gradients = [[tf.constant([1.0, 2.0])]], [[tf.constant([10.0, 10.0])]]
+    result = ReplicaResult((2,), weights, [[]], [[]], [[None]], {}, gradients, [{}], [[]])
+    asked = []
+
+    def part():
+        asked.append(1)
+        return tf.constant(0.25, tf.float64)
+
+    result, values = add_regularization(replica, result, part, lambda factor: 8 * factor)  # 8: a loss scale.
+    return result.gradients[0][0].numpy().tolist(), [float(value) for value in values], len(asked)
+
+
+def test_a_penalty_and_its_gradient_are_weighed_by_the_rows():
+    # The gradient of squares is 2 w; times 1/4 of the rows and the loss scale that is 4 w. The value has no scale.
+    assert run(squares) == ([14.0, 18.0], [1.25], 1)
+
+
+def test_without_a_penalty_the_rows_of_the_batch_are_not_asked_for():
+    assert run(None) == ([10.0, 10.0], [], 0)
+    assert run(squares, borrowed=True) == ([10.0, 10.0], [], 0)
