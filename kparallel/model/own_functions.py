@@ -10,7 +10,7 @@ from kparallel.comm.failures import translate_worker_loss
 from kparallel.compat.functions import traced
 from kparallel.compat.layers import flatten_layers
 from kparallel.compat.steps import default_generator
-from kparallel.data.share import RowCounts
+from kparallel.data.share import RowCounts, row_count
 from kparallel.model.build import place_new
 from kparallel.model.functions import counts_of, first_share, over_batches, over_lists, tensors
 from kparallel.model.runtime import Runtime
@@ -58,7 +58,7 @@ class _OwnFunction:
         self._step: OwnStep | None = None
         self._moves = runtime.moves
         self._built = False
-        self._checked = False
+        self._due = runtime.check != "off" and runtime.placement.replicas > 1
         self._graphs: dict[RowCounts, Callable[[Any], Any]] = {}
 
     def __call__(self, batch: Any) -> Any:
@@ -66,7 +66,10 @@ class _OwnFunction:
         counts = counts_of(runtime, batch)
         with translate_worker_loss():
             try:
-                return self._graph(batch, counts)(batch)
+                graph = self._graph(batch, counts)
+                if self._due:
+                    self._check(batch, counts)
+                return graph(batch)
             except tf.errors.OpError:
                 runtime.placement.abort()
                 raise
@@ -115,9 +118,6 @@ class _OwnFunction:
             return step.run(runtime.strategy, data, counts)
 
         if self._model.run_eagerly:
-            if self._check_is_due(counts):
-                step.find_out(runtime.strategy, batch, counts)
-                self._check(batch, counts)
             return one
         function = traced(one, reduce_retracing=True)
         try:
@@ -129,35 +129,39 @@ class _OwnFunction:
             step.sized = True
             function = traced(one, reduce_retracing=True)
             function.get_concrete_function(batch)
-        if self._check_is_due(counts):
-            self._check(batch, counts)
         made: Callable[[Any], Any] = function
         return made
 
-    def _check_is_due(self, counts: RowCounts) -> bool:
-        """Tell whether to compare the step with one device's: once, where all rows of a batch are here."""
-        if self._checked or self._runtime.check == "off":
-            return False
-        placement = self._runtime.placement
-        here = isinstance(counts.rows, int) or placement.group.is_single
-        rows = counts.rows if isinstance(counts.rows, int) else sum(counts.rows)
-        return here and placement.replicas > 1 and rows > 1
-
     def _check(self, batch: Any, counts: RowCounts) -> None:
+        """Compare the step with one device's on a few rows: once, with the first batch that has two."""
         assert self._step is not None
-        self._checked = True
         runtime = self._runtime
+        whole = _joined(batch, runtime)
+        if row_count(whole) < 2:
+            return
+        self._due = False
+        if self._model.run_eagerly:
+            self._step.find_out(runtime.strategy, batch, counts)
         graph = not runtime.placement.group.is_single
         check = StepCheck(self._model, self._step, self._function(), self._name, runtime.strategy, graph)
-        check.run(_joined(batch, runtime), counts, runtime.check)
+        check.run(whole, counts, runtime.check)
 
 
 def _joined(batch: Any, runtime: Runtime) -> Any:
-    """Return a batch whole, which may come divided between the replicas of this process."""
+    """Return a batch whole, which may come divided between the replicas of all workers."""
+    leaves = keras.tree.flatten(batch)
+    divided = [leaf for leaf in leaves if isinstance(leaf, tf.distribute.DistributedValues)]
+    if not divided:
+        return batch
+    communicator = runtime.placement.communicators[-1]
 
-    def whole(leaf: Any) -> Any:
-        if not isinstance(leaf, tf.distribute.DistributedValues):
-            return leaf
-        return tf.concat(runtime.strategy.experimental_local_results(leaf), 0)
+    def of_all(*parts: Any) -> list[tf.Tensor]:
+        return [tf.concat(rows, 0) for rows in communicator.all_gather(list(parts))]
 
-    return keras.tree.map_structure(whole, batch)
+    @traced
+    def gathered(*parts: Any) -> Any:
+        return runtime.strategy.run(of_all, args=parts)
+
+    whole = iter(first_share(runtime, gathered(*divided)))
+    found = [next(whole) if isinstance(leaf, tf.distribute.DistributedValues) else leaf for leaf in leaves]
+    return keras.tree.pack_sequence_as(batch, found)

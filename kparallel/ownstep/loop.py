@@ -125,6 +125,10 @@ class _LoopReplica(ReplicaRun):
         """Return gradients as they are: they are summed at the optimizer."""
         return gradients
 
+    def jacobian(self, compute: Callable[[], Any], target: Any, sources: Any) -> Any:
+        """Return a jacobian as it is, as gradients are."""
+        return compute()
+
     def _differs(self, gradient: Any) -> bool:
         return gradient is not None
 
@@ -181,7 +185,7 @@ class _Loop(OwnStep):
             else:
                 follows, decisions = self._followed([some, named], index, _size([some, named])), Decisions()
                 found[index] = decisions
-            share = Portion(1, part, part, 1.0)
+            share = Portion(1, part, part, True)
             replica = _LoopReplica(
                 self._placement,
                 share,

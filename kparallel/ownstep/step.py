@@ -26,9 +26,10 @@ from kparallel.engine.sharded_update import ShardedUpdate
 from kparallel.errors import ModelError
 from kparallel.ownstep.decisions import Decisions
 from kparallel.ownstep.held import Held
-from kparallel.ownstep.replica import ReplicaRun, Traced
+from kparallel.ownstep.replica import ReplicaRun
 from kparallel.ownstep.rows import StepRows
 from kparallel.ownstep.sums import Portion
+from kparallel.ownstep.traced import Traced
 from kparallel.ownstep.user_code import line_of
 from kparallel.ownstep.written import Written
 from kparallel.stage.state import seed_shift
@@ -228,7 +229,7 @@ class OwnStep:
             own = tf.constant([float(rows), float(rows > 0)], tf.float64)
             whole, filled = tf.unstack(self._placement.communicators[-1].all_reduce([own])[0])
         part, single = rows / whole, float(rows > 0) / filled
-        return Portion(rows, part, single, float(rows > 0) if self._sums else part)
+        return Portion(rows, part, single, self._sums)
 
     def _update(self, optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
         if id(optimizer) not in self._held.updates:

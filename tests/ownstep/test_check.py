@@ -98,9 +98,9 @@ FOUND = {
 }
 
 
-def wrapped(loss, net=None, **options):
+def wrapped(loss, net=None, replicas=2, **options):
     use("float64")
-    model = kparallel.wrap(Step(loss, net), replicas=2, **options)
+    model = kparallel.wrap(Step(loss, net), replicas=replicas, **options)
     model.compile(keras.optimizers.Adam(0.01), "mse")
     return model
 
