@@ -87,7 +87,9 @@ class StepCheck:
             ModelError: The step does not do the same.
         """
         rows = row_count(batch)
-        few = list(range(rows)) if self._step.sized else telling(batch, self._step.replicas)
+        few = telling(batch, self._step.replicas)
+        if self._step.sized or any(len(few) <= size < rows for size in self._step.sizes):
+            few = list(range(rows))  # With fewer it would do otherwise.
         if len(few) < 2:
             return
         if self._step.draw is not None:

@@ -81,6 +81,11 @@ class ReplicaRun:
         """Where the step first chooses by a number of this replica's rows, None if it does not."""
         return None if self._traced is None else self._traced.written.choice
 
+    @property
+    def sizes(self) -> set[int]:
+        """Numbers of rows that are written into the step."""
+        return set() if self._traced is None else self._traced.written.sizes
+
     def gather(self, value: tf.Tensor) -> tf.Tensor:
         """Return all replicas' rows of a tensor."""
         return self._sums.rows(value)

@@ -81,6 +81,7 @@ class OwnStep:
         self._owners = owners
         self.sized = False  # Whether the step has to be traced with the number of rows.
         self.draw: str | None = None  # Where the step first draws by TensorFlow's own random operations.
+        self.sizes: set[int] = set()  # Numbers of rows that are written into it.
         self.choice: str | None = None  # Where it first chooses by a number of a replica's rows.
         self.trial: Trial | None = None  # What a run that is compared with another one does otherwise.
         self._like = RowCounts(0)
@@ -183,6 +184,7 @@ class OwnStep:
             self.structure = {} if found is None else found
             leaves = replica.results([leaf for leaf in keras.tree.flatten(self.structure) if leaf is not None])
         self._shift_seeds(index, -1)
+        self.sizes |= replica.sizes
         self.draw, self.choice = replica.draw or self.draw, replica.choice or self.choice
         return leaves
 
@@ -214,9 +216,8 @@ class OwnStep:
         followed = [variable for variable in self._held.variables if not has_single_copy(variable)]
         copies = {id(copies_of(variable)[local].handle): variable for variable in followed}
         metrics = {id(variable) for metric in self._held.metrics for variable in metric.variables}
-        return Traced(
-            rows, Written(graph, rows, copies, self._held.seeds, metrics, self._placement.replicas), size, self._sums
-        )
+        written = Written(graph, rows, copies, self._held.seeds, metrics, self._placement.replicas, self._sums)
+        return Traced(rows, written, size, self._sums)
 
     def _share(self, rows: int, counts: RowCounts, index: int) -> Portion:
         """Return what a replica has of a batch."""

@@ -68,6 +68,11 @@ def larger_half(model, y, y_pred):
     return tf.reduce_mean(tf.math.top_k((y - y_pred)[:, 0] ** 2, tf.shape(y)[0] // 2).values)
 
 
+def first_rows(model, y, y_pred):
+    """Five rows, as few as are compared, are all among the first six."""
+    return tf.reduce_mean((y - y_pred) ** 2) + tf.reduce_mean(y_pred[:6] ** 2)
+
+
 def rate_of_the_loss(model, y, y_pred):
     loss = tf.reduce_mean((y - y_pred) ** 2)
     model.optimizer.learning_rate.assign(0.1 / (1.0 + loss))
@@ -84,6 +89,7 @@ FOUND = {
     "the larger half": (larger_half, {}, ["gradient of", "kparallel.gather"]),
     "rows compared": (compares_rows, {}, ["gradient of", "update 1 of 1", "kparallel.gather"]),
     "rows mixed in a product": (mixes_in_a_product, {}, ["gradient of", "kparallel.gather"]),
+    "the first rows": (first_rows, {}, ["gradient of", "7 rows whole and divided"]),
     "a batch size in the step": (batch_size_in_the_step, {}, ["0.5 times the whole's", "tf.shape(x)[0]"]),
     "a sum of losses": (sum_of_losses, {}, ["0.5 times the whole's", 'loss_reduction="sum"']),
     "a mean taken for a sum": (
