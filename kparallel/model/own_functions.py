@@ -1,5 +1,6 @@
 """The functions that Keras's loops call where a model has a step of its own."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from kparallel.model.functions import counts_of, first_share, over_batches, over
 from kparallel.model.runtime import Runtime
 from kparallel.model.takeover import owners_of
 from kparallel.model_variables import optimizers_of
+from kparallel.ownstep.attributes import Attributes
 from kparallel.ownstep.check import StepCheck
 from kparallel.ownstep.step import OwnStep
 
@@ -58,6 +60,8 @@ class _OwnFunction:
         self._step: OwnStep | None = None
         self._moves = runtime.moves
         self._built = False
+        self._attributes = Attributes(model)
+        self._warned = False
         self._due = runtime.check != "off" and runtime.placement.replicas > 1
         self._graphs: dict[RowCounts, Callable[[Any], Any]] = {}
 
@@ -81,14 +85,31 @@ class _OwnFunction:
             self._step, self._moves = None, self._runtime.moves
             self._graphs.clear()
         if counts not in self._graphs:
+            self._attributes.changed()
             self._graphs[counts] = self._made(batch, counts)
+            self._warn_of(self._attributes.changed())
         return self._graphs[counts]
+
+    def _warn_of(self, attributes: list[str]) -> None:
+        """Say once that a step keeps something in Python."""
+        if not attributes or self._warned or self._runtime.placement.replicas == 1:
+            return
+        self._warned = True
+        warnings.warn(
+            f"{self._model.__class__.__name__}.{self._name} sets {', '.join(map(repr, attributes))} of the model in "
+            "Python, which happens whenever the step is traced: kparallel traces it for each replica, plain Keras "
+            "once. What depends on it may differ from plain Keras. Keep it in a weight, made by add_weight.",
+            stacklevel=3,
+        )
 
     def _build(self, batch: Any) -> None:
         """Let the step make what is missing, as in plain Keras's first step: traced on one device, and never run."""
         owners = [*flatten_layers(self._model), *optimizers_of(self._model)]
         if not self._built and not all(owner.built for owner in owners):
+            self._attributes.changed()
             traced(self._function()).get_concrete_function(first_share(self._runtime, batch))
+            # Numbers may be set where the model is built, as the sizes of its inputs are.
+            self._warn_of(self._attributes.changed((bool,)))
         self._built = True
         place_new(self._model, self._runtime)
 

@@ -107,7 +107,8 @@ class StepCheck:
             if self._step.choice is not None:
                 self._warn_of_choice(self._step.choice)
             return
-        text = described(finding, self._model.__class__.__name__, self._name, self._step.replicas, len(few))
+        model, step = self._model.__class__.__name__, self._step
+        text = described(finding, model, self._name, step.replicas, len(few), step.sums)
         if on_finding == "error":
             raise ModelError(text)
         warnings.warn(text, stacklevel=2)

@@ -76,7 +76,7 @@ class OwnStep:
     ) -> None:
         self._step = step
         self._placement = placement
-        self._sums = loss_reduction == "sum"
+        self.sums = loss_reduction == "sum"  # Whether losses are sums over rows.
         self._draws = draws
         self._owners = owners
         self.sized = False  # Whether the step has to be traced with the number of rows.
@@ -216,8 +216,8 @@ class OwnStep:
         followed = [variable for variable in self._held.variables if not has_single_copy(variable)]
         copies = {id(copies_of(variable)[local].handle): variable for variable in followed}
         metrics = {id(variable) for metric in self._held.metrics for variable in metric.variables}
-        written = Written(graph, rows, copies, self._held.seeds, metrics, self._placement.replicas, self._sums)
-        return Traced(rows, written, size, self._sums)
+        written = Written(graph, rows, copies, self._held.seeds, metrics, self._placement.replicas, self.sums)
+        return Traced(rows, written, size, self.sums)
 
     def _share(self, rows: int, counts: RowCounts, index: int) -> Portion:
         """Return what a replica has of a batch."""
@@ -230,7 +230,7 @@ class OwnStep:
             own = tf.constant([float(rows), float(rows > 0)], tf.float64)
             whole, filled = tf.unstack(self._placement.communicators[-1].all_reduce([own])[0])
         part, single = rows / whole, float(rows > 0) / filled
-        return Portion(rows, part, single, self._sums)
+        return Portion(rows, part, single, self.sums)
 
     def _update(self, optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
         if id(optimizer) not in self._held.updates:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import kparallel
 from kparallel import errors
+from tests.choice import some
 from tests.equality.measure import use
 from tests.ownstep.measure import state
 from tests.ownstep.programs import FEATURES, Guide, mlp, regressed
@@ -137,6 +138,20 @@ def test_a_prediction_that_compares_rows_is_found():
     model.predict_step = lambda data: tf.nn.softmax(model(data[0] if isinstance(data, tuple) else data), axis=0)
     with pytest.raises(errors.ModelError, match="predict_step to do the same.*each replica by itself"):
         model.predict(regressed()["x"], batch_size=7, verbose=0)
+
+
+@pytest.mark.parametrize("built", some([False, True], False))
+def test_what_a_step_keeps_in_python_is_said(built):
+    def starts(model, y, y_pred):
+        if not getattr(model, "started", False):
+            model.started = True
+        return tf.reduce_mean((y - y_pred) ** 2)
+
+    model = wrapped(starts)
+    if built:
+        model.optimizer.build(model.trainable_weights)
+    with pytest.warns(UserWarning, match="Step.train_step sets 'started' of the model in Python"):
+        fit(model)
 
 
 def test_a_choice_by_a_replicas_rows_is_said():
