@@ -18,20 +18,8 @@ from kparallel.stage.dependence import Dependence
 __all__: list[str] = []
 
 # Linear in pieces: in each entry, or in the entries that they pick.
-_BENT: tuple[str, ...] = (
-    "Maximum",
-    "Minimum",
-    "Relu",
-    "Relu6",
-    "LeakyRelu",
-    "Abs",
-    "Sign",
-    "ClipByValue",
-    "Round",
-    "Rint",
-    "Floor",
-)
-_BENT += ("Ceil", "Max", "Min", "TopKV2", "ArgMax", "ArgMin")
+_BENT = {"Maximum", "Minimum", "Relu", "Relu6", "LeakyRelu", "Abs", "Sign", "ClipByValue", "Round", "Rint", "Floor"}
+_BENT |= {"Ceil", "Max", "Min", "TopKV2", "ArgMax", "ArgMin"}
 _SELECTS = ("Select", "SelectV2")
 _CONDITIONS = ("If", "StatelessIf")
 
