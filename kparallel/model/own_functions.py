@@ -158,9 +158,9 @@ class _OwnFunction:
         assert self._step is not None
         runtime = self._runtime
         whole = _joined(batch, runtime)
-        if row_count(whole) < 2:
+        self._due = whole is not None and row_count(whole) < 2
+        if self._due or whole is None:
             return
-        self._due = False
         if self._model.run_eagerly:
             self._step.find_out(runtime.strategy, batch, counts)
         graph = not runtime.placement.group.is_single
@@ -169,11 +169,26 @@ class _OwnFunction:
 
 
 def _joined(batch: Any, runtime: Runtime) -> Any:
-    """Return a batch whole, which may come divided between the replicas of all workers."""
+    """Return a batch whole, which may come divided between the replicas of all workers; None if they cannot send it."""
     leaves = keras.tree.flatten(batch)
-    divided = [leaf for leaf in leaves if isinstance(leaf, tf.distribute.DistributedValues)]
-    if not divided:
-        return batch
+    parts = {
+        index: runtime.strategy.experimental_local_results(leaf)
+        for index, leaf in enumerate(leaves)
+        if isinstance(leaf, tf.distribute.DistributedValues)
+    }
+    if runtime.placement.group.is_single:
+        whole = [tf.concat(some, 0) for some in parts.values()]
+    elif all(isinstance(some[0], tf.Tensor) and some[0].dtype != tf.string for some in parts.values()):
+        whole = _gathered([leaves[index] for index in parts], runtime)
+    else:
+        return None
+    for index, leaf in zip(parts, whole, strict=True):
+        leaves[index] = leaf
+    return keras.tree.pack_sequence_as(batch, leaves)
+
+
+def _gathered(leaves: list[Any], runtime: Runtime) -> list[tf.Tensor]:
+    """Return the rows of all workers of what is divided between the replicas."""
     communicator = runtime.placement.communicators[-1]
 
     def of_all(*parts: Any) -> list[tf.Tensor]:
@@ -183,6 +198,4 @@ def _joined(batch: Any, runtime: Runtime) -> Any:
     def gathered(*parts: Any) -> Any:
         return runtime.strategy.run(of_all, args=parts)
 
-    whole = iter(first_share(runtime, gathered(*divided)))
-    found = [next(whole) if isinstance(leaf, tf.distribute.DistributedValues) else leaf for leaf in leaves]
-    return keras.tree.pack_sequence_as(batch, found)
+    return list(first_share(runtime, gathered(*leaves))) if leaves else []

@@ -29,4 +29,6 @@ class Attributes:
 
     def _now(self) -> dict[str, Any]:
         simple = (bool, int, float, str, type(None))
-        return {k: value for k, value in vars(self._model).items() if type(value) in simple and k not in self._known}
+        found = {name: value for name, value in vars(self._model).items() if type(value) in simple}
+        # TensorFlow keeps what it tracks under names of the prefix.
+        return {name: v for name, v in found.items() if name not in self._known and not name.startswith("_self_")}

@@ -118,17 +118,26 @@ class Written:
                 self._called(operation)
             self._note_draw(operation)
             if additive is None:
-                self._note_rows(operation)
+                self._note_rows(operation, self._rows)
 
     def _note_draw(self, operation: tf.Operation) -> None:
         inner = [each for graph in called_graphs(operation).values() for each in graph.get_operations()]
         if self.draw is None and any(each.type.startswith(_DRAWS) for each in [operation, *inner]):
             self.draw = line_of(operation.traceback)
 
-    def _note_rows(self, operation: tf.Operation) -> None:
-        self.sizes.update(written_sizes(operation, self._rows))
-        if self.choice is None and chooses(operation, self._rows, self._sums):
+    def _note_rows(self, operation: tf.Operation, rows: StepRows) -> None:
+        """Take note of what an operation, or the function that it calls, does by a number of the rows."""
+        self.sizes.update(written_sizes(operation, rows))
+        if self.choice is None and chooses(operation, rows, self._sums):
             self.choice = line_of(operation.traceback) or None
+        if operation.type not in ("PartitionedCall", "StatefulPartitionedCall"):
+            return
+        for graph in called_graphs(operation).values():
+            inside = StepRows(graph, [])
+            for given, argument in zip(operation.inputs, graph.inputs, strict=False):
+                inside.set(argument, rows.of(given))
+            for inner in graph.get_operations():
+                self._note_rows(inner, inside)
 
     def skip(self) -> None:
         """Pass over what has been traced since the last call: it leaves the replicas' copies equal."""

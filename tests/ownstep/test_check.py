@@ -154,10 +154,15 @@ def test_what_a_step_keeps_in_python_is_said(built):
         fit(model)
 
 
-def test_a_choice_by_a_replicas_rows_is_said():
+def at_least(y, y_pred):
+    return tf.maximum(tf.reduce_mean((y - y_pred) ** 2), 1e-9)
+
+
+@pytest.mark.parametrize("choice", some([at_least, tf.function(at_least)], at_least))
+def test_a_choice_by_a_replicas_rows_is_said(choice):
     """A few rows choose alike."""
     with pytest.warns(UserWarning, match=r"chooses by a number of each replica's own rows at .*test_check.py:\d+"):
-        fit(wrapped(lambda model, y, y_pred: tf.maximum(tf.reduce_mean((y - y_pred) ** 2), 1e-9)))
+        fit(wrapped(lambda model, y, y_pred: choice(y, y_pred)))
 
 
 def test_a_step_that_runs_in_graphs_alone_is_not_compared():
