@@ -38,7 +38,6 @@ MICROBATCHES = {"replicas": 2, "microbatches": 2}
         [(loss, options) for loss in (against_all, of_sums, by_places) for options in ({"replicas": 3}, MICROBATCHES)],
         (against_all, {"replicas": 3}),
         (of_sums, MICROBATCHES),
-        (by_places, {"replicas": 3}),
     ),
 )
 def test_a_loss_of_all_rows_equals_plain_keras(loss, options):
