@@ -12,6 +12,7 @@ import kparallel
 from kparallel import errors
 from tests.choice import some
 from tests.equality.measure import use
+from tests.equality.tolerances import FLOAT64
 from tests.ownstep.measure import state
 from tests.ownstep.programs import FEATURES, Guide, mlp, regressed
 
@@ -266,7 +267,7 @@ def test_the_check_leaves_the_state_as_it_was():
         fit(model)
         found.append(state(model))
     for one, other in zip(*map(dict.values, found), strict=True):
-        np.testing.assert_array_equal(one, other)
+        np.testing.assert_allclose(one, other, rtol=0, atol=FLOAT64)
 
 
 def test_replicas_draw_apart_and_the_run_repeats_with_its_seed():
