@@ -32,6 +32,9 @@ class RunningStep(Protocol):
     def reduced(self, gradients: Any, sources: Any) -> Any:
         """Return the gradients, those of the model's weights summed over the replicas."""
 
+    def jacobian(self, compute: Callable[[], Any], target: Any, sources: Any) -> Any:
+        """Return a jacobian that `compute` computes, that of the model's weights as the gradients."""
+
     def apply(self, optimizer: Any, original: Callable[..., Any], grads: Any, trainable_variables: Any = None) -> Any:
         """Apply gradients by an optimizer's own method, in the place of it and with its arguments."""
 
@@ -99,7 +102,7 @@ _APPLYING = (keras.optimizers.Optimizer, keras.optimizers.LossScaleOptimizer)
 class _Swap:
     """Exchanges methods of classes while any thread traces a step; other threads' calls go on as they are.
 
-    They are `tf.GradientTape.gradient`, and what applies an optimizer's gradients.
+    They are `tf.GradientTape.gradient` and `jacobian`, and what applies an optimizer's gradients.
     """
 
     def __init__(self) -> None:
@@ -115,9 +118,10 @@ class _Swap:
             if self._users > 1:
                 return
             self._before = [(tf.GradientTape, "gradient", tf.GradientTape.gradient)]
+            self._before += [(tf.GradientTape, "jacobian", tf.GradientTape.jacobian)]
             self._before += [(kind, "apply", kind.apply) for kind in _APPLYING]
             self._before += [(keras.Variable, "assign", keras.Variable.assign)]
-            through = {"gradient": _gradient, "apply": _apply, "assign": _assign}
+            through = {"gradient": _gradient, "jacobian": _jacobian, "apply": _apply, "assign": _assign}
             for kind, name, method in self._before:
                 setattr(kind, name, through[name](method))
 
@@ -137,6 +141,15 @@ def _gradient(original: Callable[..., Any]) -> Callable[..., Any]:
         return found if step is None else step.reduced(found, sources)
 
     return gradient
+
+
+def _jacobian(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    def jacobian(tape: tf.GradientTape, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
+        step, compute = running_step(), partial(original, tape, target, sources, *args, **kwargs)
+        return compute() if step is None else step.jacobian(compute, target, sources)
+
+    return jacobian
 
 
 def _apply(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,5 +1,6 @@
 """The functions that Keras's loops call where a model has a step of its own."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +11,13 @@ from kparallel.comm.failures import translate_worker_loss
 from kparallel.compat.functions import traced
 from kparallel.compat.layers import flatten_layers
 from kparallel.compat.steps import default_generator
-from kparallel.data.share import RowCounts
+from kparallel.data.share import RowCounts, row_count
 from kparallel.model.build import place_new
 from kparallel.model.functions import counts_of, first_share, over_batches, over_lists, tensors
 from kparallel.model.runtime import Runtime
 from kparallel.model.takeover import owners_of
 from kparallel.model_variables import optimizers_of
+from kparallel.ownstep.attributes import Attributes
 from kparallel.ownstep.check import StepCheck
 from kparallel.ownstep.step import OwnStep
 
@@ -58,7 +60,9 @@ class _OwnFunction:
         self._step: OwnStep | None = None
         self._moves = runtime.moves
         self._built = False
-        self._checked = False
+        self._attributes = Attributes(model)
+        self._warned = False
+        self._due = runtime.check != "off" and runtime.placement.replicas > 1
         self._graphs: dict[RowCounts, Callable[[Any], Any]] = {}
 
     def __call__(self, batch: Any) -> Any:
@@ -66,7 +70,10 @@ class _OwnFunction:
         counts = counts_of(runtime, batch)
         with translate_worker_loss():
             try:
-                return self._graph(batch, counts)(batch)
+                graph = self._graph(batch, counts)
+                if self._due:
+                    self._check(batch, counts)
+                return graph(batch)
             except tf.errors.OpError:
                 runtime.placement.abort()
                 raise
@@ -79,8 +86,22 @@ class _OwnFunction:
             # As in `_Compiled`: graphs read and write variables where they lay.
             self._graphs.clear()
         if counts not in self._graphs:
+            self._attributes.changed()
             self._graphs[counts] = self._made(batch, counts)
+            self._warn_of(self._attributes.changed())
         return self._graphs[counts]
+
+    def _warn_of(self, attributes: list[str]) -> None:
+        """Say once that a step keeps something in Python."""
+        if not attributes or self._warned or self._runtime.placement.replicas == 1:
+            return
+        self._warned = True
+        warnings.warn(
+            f"{self._model.__class__.__name__}.{self._name} sets {', '.join(map(repr, attributes))} of the model in "
+            "Python, which happens whenever the step is traced: kparallel traces it for each replica, plain Keras "
+            "once. What depends on it may differ from plain Keras. Keep it in a weight, made by add_weight.",
+            stacklevel=3,
+        )
 
     def _build(self, batch: Any) -> None:
         """Let the step make what is missing, as in plain Keras's first step: traced on one device, and never run."""
@@ -88,7 +109,10 @@ class _OwnFunction:
         # Layers and optimizers that are built have all their variables. Tracing takes a while, so it is not done
         # without need.
         if not self._built and not all(owner.built for owner in owners):
+            self._attributes.changed()
             traced(self._function()).get_concrete_function(first_share(self._runtime, batch))
+            # Numbers may be set where the model is built, as the sizes of its inputs are.
+            self._warn_of(self._attributes.changed((bool,)))
         self._built = True
         place_new(self._model, self._runtime)
 
@@ -118,9 +142,6 @@ class _OwnFunction:
             return step.run(runtime.strategy, data, counts)
 
         if self._model.run_eagerly:
-            if self._check_is_due(counts):
-                step.find_out(runtime.strategy, batch, counts)
-                self._check(batch, counts)
             return one
         function = traced(one, reduce_retracing=True)
         try:
@@ -133,36 +154,52 @@ class _OwnFunction:
             step.sized = True
             function = traced(one, reduce_retracing=True)
             function.get_concrete_function(batch)
-        if self._check_is_due(counts):
-            self._check(batch, counts)
         made: Callable[[Any], Any] = function
         return made
 
-    def _check_is_due(self, counts: RowCounts) -> bool:
-        """Tell whether to compare the step with one device's: once, where all rows of a batch are here."""
-        if self._checked or self._runtime.check == "off":
-            return False
-        placement = self._runtime.placement
-        # One device needs all rows. In a cluster whose data came divided, no process has them.
-        here = isinstance(counts.rows, int) or placement.group.is_single
-        rows = counts.rows if isinstance(counts.rows, int) else sum(counts.rows)
-        return here and placement.replicas > 1 and rows > 1
-
     def _check(self, batch: Any, counts: RowCounts) -> None:
+        """Compare the step with one device's on a few rows: once, with the first batch that has two."""
         assert self._step is not None
-        self._checked = True
         runtime = self._runtime
+        whole = _joined(batch, runtime)
+        self._due = whole is not None and row_count(whole) < 2
+        if self._due or whole is None:
+            return
+        if self._model.run_eagerly:
+            self._step.find_out(runtime.strategy, batch, counts)
         graph = not runtime.placement.group.is_single
         check = StepCheck(self._model, self._step, self._function(), self._name, runtime.strategy, graph)
-        check.run(_joined(batch, runtime), counts, runtime.check)
+        check.run(whole, counts, runtime.check)
 
 
 def _joined(batch: Any, runtime: Runtime) -> Any:
-    """Return a batch whole, which may come divided between the replicas of this process."""
+    """Return a batch whole, which may come divided between the replicas of all workers; None if they cannot send it."""
+    leaves = keras.tree.flatten(batch)
+    parts = {
+        index: runtime.strategy.experimental_local_results(leaf)
+        for index, leaf in enumerate(leaves)
+        if isinstance(leaf, tf.distribute.DistributedValues)
+    }
+    if runtime.placement.group.is_single:
+        whole = [tf.concat(some, 0) for some in parts.values()]
+    elif all(isinstance(some[0], tf.Tensor) and some[0].dtype != tf.string for some in parts.values()):
+        whole = _gathered([leaves[index] for index in parts], runtime)
+    else:
+        return None
+    for index, leaf in zip(parts, whole, strict=True):
+        leaves[index] = leaf
+    return keras.tree.pack_sequence_as(batch, leaves)
 
-    def whole(leaf: Any) -> Any:
-        if not isinstance(leaf, tf.distribute.DistributedValues):
-            return leaf
-        return tf.concat(runtime.strategy.experimental_local_results(leaf), 0)
 
-    return keras.tree.map_structure(whole, batch)
+def _gathered(leaves: list[Any], runtime: Runtime) -> list[tf.Tensor]:
+    """Return the rows of all workers of what is divided between the replicas."""
+    communicator = runtime.placement.communicators[-1]
+
+    def of_all(*parts: Any) -> list[tf.Tensor]:
+        return [tf.concat(rows, 0) for rows in communicator.all_gather(list(parts))]
+
+    @traced
+    def gathered(*parts: Any) -> Any:
+        return runtime.strategy.run(of_all, args=parts)
+
+    return list(first_share(runtime, gathered(*leaves))) if leaves else []

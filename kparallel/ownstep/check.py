@@ -87,8 +87,10 @@ class StepCheck:
             ModelError: The step does not do the same.
         """
         rows = row_count(batch)
-        # A step that insists on its number of rows gets all of them; any other a few that tell.
-        few = list(range(rows)) if self._step.sized else telling(batch, self._step.replicas)
+        few = telling(batch, self._step.replicas)
+        if self._step.sized or any(len(few) <= size < rows for size in self._step.sizes):
+            # A step that insists on its number of rows gets all of them: with fewer it would do otherwise.
+            few = list(range(rows))
         if len(few) < 2:
             return
         # Numbers that TensorFlow draws by itself differ from run to run, so that a comparison would find them.
@@ -107,7 +109,8 @@ class StepCheck:
             if self._step.choice is not None:
                 self._warn_of_choice(self._step.choice)
             return
-        text = described(finding, self._model.__class__.__name__, self._name, self._step.replicas, len(few))
+        model, step = self._model.__class__.__name__, self._step
+        text = described(finding, model, self._name, step.replicas, len(few), step.sums)
         if on_finding == "error":
             raise ModelError(text)
         warnings.warn(text, stacklevel=2)

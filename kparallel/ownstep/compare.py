@@ -192,7 +192,7 @@ def _first(what: str, runs: Sequence[Values], rounding: float, together: bool) -
     for name, value in whole.items():
         part = divided.get(name)
         if part is None or np.shape(part) != np.shape(value):
-            return Finding(f"the shape of the {what.format(repr(name))}", 1.0, None)
+            return Finding(f"the shape of the {_called(what, name)}", 1.0, None)
         if np.asarray(value).dtype.kind not in "biuf":
             continue
         # Gradients of one update are compared with the largest of them all: a gradient that is zero but for rounding
@@ -204,8 +204,13 @@ def _first(what: str, runs: Sequence[Values], rounding: float, together: bool) -
         limit = max(_NOISE * noise, rounding) + (_ORDERS * ordered if ordered < _KEPT * noise**0.5 else 0.0)
         apart = _apart(value, part, scale)
         if not apart <= limit:
-            return Finding(f"the {what.format(repr(name))}", apart, _ratio(value, part))
+            return Finding(f"the {_called(what, name)}", apart, _ratio(value, part))
     return None
+
+
+def _called(what: str, name: str) -> str:
+    """Return what is compared with its name; what a step returns without a dict has none."""
+    return what.format(repr(name)) if name else what.replace(" {}", "")
 
 
 def _largest(value: Any) -> float:
@@ -235,8 +240,14 @@ def _ratio(one: Any, other: Any) -> float | None:
     return ratio if np.allclose(other, ratio * one, rtol=1e-3, atol=1e-3 * float(np.max(np.abs(one)))) else None
 
 
-def reason(finding: Finding, replicas: int) -> str:
-    """Return what is likely the reason, and what to do."""
+def reason(finding: Finding, replicas: int, sums: bool) -> str:
+    """Return what is likely the reason, and what to do.
+
+    Args:
+        finding: What is not the same.
+        replicas: How many parts there were.
+        sums: Whether losses were taken for sums over rows, not for means.
+    """
     ratio = finding.ratio
     if finding.what.startswith("the slices"):
         return (
@@ -244,12 +255,12 @@ def reason(finding: Finding, replicas: int) -> str:
             "slices of an index than one device does: indices come from tf.unique, or one table is looked up twice, "
             "once by positions. Pass it tf.convert_to_tensor(gradient), use a table for each lookup, or SGD"
         )
-    if ratio is not None and abs(ratio * replicas - 1) < 1e-2:
+    if ratio is not None and not sums and abs(ratio * replicas - 1) < 1e-2:
         return (
             f"It is {ratio:.3g} times the whole's: the step sums over its rows, or divides by a batch size that is "
             'written into it, and is taken for a mean. Say wrap(..., loss_reduction="sum"), or divide by tf.shape(x)[0]'
         )
-    if ratio is not None and abs(ratio / replicas - 1) < 1e-2:
+    if ratio is not None and sums and abs(ratio / replicas - 1) < 1e-2:
         return (
             f"It is {ratio:.3g} times the whole's: the step takes a mean over its rows, and is taken for a sum. Leave "
             'out loss_reduction="sum"'
@@ -261,11 +272,12 @@ def reason(finding: Finding, replicas: int) -> str:
     )
 
 
-def described(finding: Finding, model: str, step: str, replicas: int, rows: int) -> str:
+def described(finding: Finding, model: str, step: str, replicas: int, rows: int, sums: bool) -> str:
     """Return what was expected, what came and the ways out."""
     return (
         f"Expected {model}.{step} to do the same with {rows} rows whole and divided between {replicas} replicas, "
-        f"received {finding.what}, which differs by {finding.difference:.2g} of its size. {reason(finding, replicas)}. "
+        f"received {finding.what}, which differs by {finding.difference:.2g} of its size. "
+        f"{reason(finding, replicas, sums)}. "
         f'With wrap(..., check="warn") it {_GOES_ON.get(step, _GOES_ON["test_step"])}, not as on one device.'
     )
 

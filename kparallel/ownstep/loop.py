@@ -128,6 +128,10 @@ class _LoopReplica(ReplicaRun):
         """Return gradients as they are: they are summed at the optimizer."""
         return gradients
 
+    def jacobian(self, compute: Callable[[], Any], target: Any, sources: Any) -> Any:
+        """Return a jacobian as it is, as gradients are."""
+        return compute()
+
     def _differs(self, gradient: Any) -> bool:
         return gradient is not None
 
@@ -186,7 +190,7 @@ class _Loop(OwnStep):
                 found[index] = decisions
             # Every replica counts alike: how many rows it has is known to the loop alone, which divides by the global
             # batch itself.
-            share = Portion(1, part, part, 1.0)
+            share = Portion(1, part, part, True)
             replica = _LoopReplica(
                 self._placement,
                 share,

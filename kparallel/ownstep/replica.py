@@ -8,7 +8,6 @@ replica 1   tape.gradient(loss, weights) ── times 2/5 ──┴─► the wh
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -19,40 +18,18 @@ from kparallel.compat.steps import outside_step
 from kparallel.compat.variables import placed_value
 from kparallel.engine.placement import Placement
 from kparallel.errors import ModelError
-from kparallel.metric.additive import is_additive
 from kparallel.ownstep.combine import own_average, own_sum, whole_results
 from kparallel.ownstep.decisions import Decisions
-from kparallel.ownstep.rows import StepRows
+from kparallel.ownstep.metric_updates import adds_up
 from kparallel.ownstep.sums import Portion, StepSums, wide
+from kparallel.ownstep.traced import Traced
 from kparallel.ownstep.user_code import line_of
-from kparallel.ownstep.written import Change, Written
+from kparallel.ownstep.written import Change
 from kparallel.stage.dependence import Dependence
 
 __all__: list[str] = []
 
 Update = Callable[[Any, list[Any], list[Any]], None]
-
-
-@dataclass(frozen=True)
-class Traced:
-    """What follows a replica through the graph of its step.
-
-    Args:
-        rows: Tells how tensors depend on the rows.
-        written: Follows what is written.
-        size: How many rows there are, where the graph knows their number, so that it does not tell what depends on it.
-        sums: Whether losses are sums over the rows.
-    """
-
-    rows: StepRows
-    written: Written
-    size: int | None
-    sums: bool
-
-    def dependence(self, tensor: tf.Tensor) -> Dependence:
-        """Return how a tensor depends on the rows."""
-        self.written.follow()
-        return self.rows.of(tensor)
 
 
 class ReplicaRun:
@@ -104,6 +81,11 @@ class ReplicaRun:
         """Where the step first chooses by a number of this replica's rows, None if it does not."""
         return None if self._traced is None else self._traced.written.choice
 
+    @property
+    def sizes(self) -> set[int]:
+        """Numbers of rows that are written into the step."""
+        return set() if self._traced is None else self._traced.written.sizes
+
     def gather(self, value: tf.Tensor) -> tf.Tensor:
         """Return all replicas' rows of a tensor."""
         return self._sums.rows(value)
@@ -114,7 +96,7 @@ class ReplicaRun:
 
     def reduced(self, gradients: Any, sources: Any) -> Any:
         """Return gradients that leave a tape, those of the model's weights summed over the replicas."""
-        if self._applying:
+        if self._applying or self._sums.in_jacobian:
             return gradients
         flat, places = tf.nest.flatten(gradients), tf.nest.flatten(sources)
         own = [i for i, (g, s) in enumerate(zip(flat, places, strict=True)) if g is not None and is_weight(s)]
@@ -122,6 +104,34 @@ class ReplicaRun:
         for index, total in zip(own, totals, strict=True):
             flat[index] = total
         return tf.nest.pack_sequence_as(gradients, flat)
+
+    def jacobian(self, compute: Callable[[], Any], target: Any, sources: Any) -> Any:
+        """Return a jacobian that leaves a tape: rows of it for rows of the target, or those of weights summed.
+
+        The jacobian of values for each row has these rows, which stay the replica's. That of a mean over the rows is
+        a mean over them, as its gradient is.
+
+        Args:
+            compute: Computes it as TensorFlow does.
+            target, sources: What it is of.
+        """
+        if self._sums.replicas == 1:
+            return compute()
+        dependence = self._decisions.of("a jacobian", lambda: self._of_rows(target), not self._sums.inside())
+        equal = dependence is Dependence.NONE
+        with self._sums.jacobian(equal):
+            found = compute()
+        flat, places = tf.nest.flatten(found), tf.nest.flatten(sources)
+        own = [i for i, (j, s) in enumerate(zip(flat, places, strict=True)) if j is not None and is_weight(s)]
+        if dependence is Dependence.ROWS:
+            for index in own:
+                self._mark(flat[index], Dependence.ROWS)
+            return found
+        for index in own:
+            flat[index] = tf.ensure_shape(flat[index], target.shape.concatenate(places[index].shape))
+        for index, total in zip(own, self._sums.jacobians([flat[i] for i in own], equal), strict=True):
+            flat[index] = total
+        return tf.nest.pack_sequence_as(found, flat)
 
     def apply(self, optimizer: Any, original: Callable[..., Any], grads: Any, trainable_variables: Any = None) -> None:
         """Apply gradients once they are the whole batch's; those that are so already are not summed again."""
@@ -182,7 +192,7 @@ class ReplicaRun:
             return original(*args, **kwargs)
         self._traced.written.follow()
         found = original(*args, **kwargs)
-        adds = self._adds(metric, args, kwargs)
+        adds = adds_up(metric, args, kwargs, self._traced)
         self._traced.written.follow(additive=adds, counts=adds and self._traced.size is not None)
         return found
 
@@ -221,10 +231,10 @@ class ReplicaRun:
         dependences = self._decisions.of("results", lambda: [self._result_dependence(leaf) for leaf in leaves])
         return whole_results(leaves, dependences, self._sums)
 
-    def _mark(self, tensor: tf.Tensor) -> None:
-        """Take a tensor as equal on all replicas."""
+    def _mark(self, tensor: tf.Tensor, dependence: Dependence = Dependence.NONE) -> None:
+        """Say of a tensor how it depends on the rows; default it is equal on all replicas."""
         if self._traced is not None and self._sums.inside():
-            self._traced.rows.set(tensor, Dependence.NONE)
+            self._traced.rows.set(tensor, dependence)
 
     def _same_indices(self, slices: tf.IndexedSlices) -> bool:
         """Tell whether slices have the same indices on all replicas, as those of positions do."""
@@ -239,24 +249,6 @@ class ReplicaRun:
             return False
         parts = [gradient.values, gradient.indices] if isinstance(gradient, tf.IndexedSlices) else [gradient]
         return any(self._dependence(tf.convert_to_tensor(part)) is not Dependence.NONE for part in parts)
-
-    def _adds(self, metric: Any, args: Any, kwargs: Any) -> bool:
-        """Tell what an update of a metric is of the rows where the graph does not: a sum, or else a mean."""
-        assert self._traced is not None
-        size = self._traced.size
-        floats = [leaf for leaf in keras.tree.flatten((args, kwargs)) if tf.is_tensor(leaf) and leaf.dtype.is_floating]
-        if is_additive(metric) and all(leaf.shape.rank and leaf.shape[0] in (size, None) for leaf in floats[:1]):
-            return True
-        if isinstance(metric, keras.metrics.Sum) and self._traced.sums:
-            # Of a loss into which random numbers enter the graph does not tell.
-            return any(self._traced.rows.of(leaf) is not Dependence.NONE for leaf in floats)
-        # A mean that counts a scalar by the rows, as `sample_weight=tf.shape(x)[0]` does.
-        weight = kwargs.get("sample_weight", args[1] if len(args) == 2 else None)
-        if not isinstance(metric, keras.metrics.Mean) or not tf.is_tensor(weight) or weight.shape.rank:
-            return False
-        if size is not None:
-            return _known_number(weight) == size
-        return self._traced.rows.of(weight) is Dependence.SUM
 
     def _rules(self) -> dict[int, bool]:
         """Return which variables the replicas have to agree on, and whether they add up."""
@@ -278,25 +270,20 @@ class ReplicaRun:
         if self._traced is None:
             self._before |= {id(variable): tf.identity(variable.value) for variable in list(variables)}
 
+    def _of_rows(self, tensor: tf.Tensor) -> Dependence:
+        """Return how a tensor depends on the rows; what has an unknown number of them is taken as values for each."""
+        dependence = self._dependence(tensor)
+        unknown = bool(tensor.shape.rank) and tensor.shape[0] is None
+        return Dependence.ROWS if dependence is Dependence.OTHER and unknown else dependence
+
     def _result_dependence(self, leaf: tf.Tensor) -> Dependence:
         """Return how a result depends on the rows, as far as it matters for what the replicas make of it."""
-        dependence = self._dependence(leaf)
+        dependence = self._of_rows(leaf)
         if leaf.shape.rank:
-            return Dependence.ROWS if dependence is Dependence.OTHER and leaf.shape[0] is None else dependence
+            return dependence
         if not leaf.dtype.is_floating and not leaf.dtype.is_integer:
             return Dependence.NONE
         return Dependence.OTHER if dependence is Dependence.ROWS else dependence
-
-
-def _known_number(tensor: tf.Tensor) -> int | None:
-    """Return the value of a scalar that is known when it is traced, such as an entry of a known shape."""
-    while tensor.op.type in ("Cast", "Identity"):
-        tensor = tensor.op.inputs[0]
-    value = tf.get_static_value(tensor)
-    if value is None and tensor.op.type == "StridedSlice":
-        whole, begin = (tf.get_static_value(each) for each in tensor.op.inputs[:2])
-        value = None if whole is None or begin is None else whole[begin[0]]
-    return None if value is None else int(value)
 
 
 def is_weight(source: Any) -> bool:

@@ -26,9 +26,10 @@ from kparallel.engine.sharded_update import ShardedUpdate
 from kparallel.errors import ModelError
 from kparallel.ownstep.decisions import Decisions
 from kparallel.ownstep.held import Held
-from kparallel.ownstep.replica import ReplicaRun, Traced
+from kparallel.ownstep.replica import ReplicaRun
 from kparallel.ownstep.rows import StepRows
 from kparallel.ownstep.sums import Portion
+from kparallel.ownstep.traced import Traced
 from kparallel.ownstep.user_code import line_of
 from kparallel.ownstep.written import Written
 from kparallel.stage.state import seed_shift
@@ -75,11 +76,12 @@ class OwnStep:
     ) -> None:
         self._step = step
         self._placement = placement
-        self._sums = loss_reduction == "sum"
+        self.sums = loss_reduction == "sum"  # Whether losses are sums over rows.
         self._draws = draws
         self._owners = owners
         self.sized = False  # Whether the step has to be traced with the number of rows.
         self.draw: str | None = None  # Where the step first draws by TensorFlow's own random operations.
+        self.sizes: set[int] = set()  # Numbers of rows that are written into it.
         self.choice: str | None = None  # Where it first chooses by a number of a replica's rows.
         self.trial: Trial | None = None  # What a run that is compared with another one does otherwise.
         self._like = RowCounts(0)
@@ -183,6 +185,7 @@ class OwnStep:
             self.structure = {} if found is None else found
             leaves = replica.results([leaf for leaf in keras.tree.flatten(self.structure) if leaf is not None])
         self._shift_seeds(index, -1)
+        self.sizes |= replica.sizes
         self.draw, self.choice = replica.draw or self.draw, replica.choice or self.choice
         return leaves
 
@@ -214,9 +217,8 @@ class OwnStep:
         followed = [variable for variable in self._held.variables if not has_single_copy(variable)]
         copies = {id(copies_of(variable)[local].handle): variable for variable in followed}
         metrics = {id(variable) for metric in self._held.metrics for variable in metric.variables}
-        return Traced(
-            rows, Written(graph, rows, copies, self._held.seeds, metrics, self._placement.replicas), size, self._sums
-        )
+        written = Written(graph, rows, copies, self._held.seeds, metrics, self._placement.replicas, self.sums)
+        return Traced(rows, written, size, self.sums)
 
     def _share(self, rows: int, counts: RowCounts, index: int) -> Portion:
         """Return what a replica has of a batch."""
@@ -230,7 +232,7 @@ class OwnStep:
             whole, filled = tf.unstack(self._placement.communicators[-1].all_reduce([own])[0])
         # In a cluster whose data came divided these are tensors: only the sum over the workers knows the whole.
         part, single = rows / whole, float(rows > 0) / filled
-        return Portion(rows, part, single, float(rows > 0) if self._sums else part)
+        return Portion(rows, part, single, self.sums)
 
     def _update(self, optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
         if id(optimizer) not in self._held.updates:

@@ -9,9 +9,13 @@ gradients           y = sum over r of f_r g_r            f_s g_s counts, so that
 all_reduce          y = sum over r of x_r                x_s gets  (sum over r of f_r dy_r) / f_s
 gather              y = rows of all r, one after other   x_s gets  its rows of (sum over r of f_r dy_r) / f_s
 ```
+
+A jacobian is computed in a loop of TensorFlow's, where replicas cannot wait for one another. That of a target that is
+equal on all replicas needs no sum there: each dy_r is dy, so that the sum is dy times the sum of the factors.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,13 +39,18 @@ class Portion:
         rows: How many rows.
         part: Which part of the batch's rows they are, between 0 and 1.
         filled: Which part of the replicas that have rows this one is; 0 without any.
-        factor: By which this replica's gradients count: its part where they are means over rows, 1 where they are sums.
+        sums: Whether losses are sums over rows, not means.
     """
 
     rows: int
     part: Any
     filled: Any
-    factor: Any
+    sums: bool
+
+    @property
+    def factor(self) -> Any:
+        """By which this replica's gradients count: its part where they are means over rows, 1 where they are sums."""
+        return float(self.rows > 0) if self.sums else self.part
 
     def counted(self, value: tf.Tensor) -> tf.Tensor:
         """Return a value, or zeros for what the row of an empty share gave."""
@@ -50,6 +59,14 @@ class Portion:
     def averaged(self, value: tf.Tensor) -> tf.Tensor:
         """Return this replica's part of an average over rows."""
         return self.counted(scaled(value, self.part))
+
+    def of_all(self, value: tf.Tensor) -> tf.Tensor:
+        """Return what is equal on all replicas times the sum of their factors."""
+        return self.counted(_over(value, self.filled)) if self.sums else value
+
+    def one_of_all(self, value: tf.Tensor) -> tf.Tensor:
+        """Return a value so that the replicas' sum by their factors is an average."""
+        return scaled(value, self.filled) if self.sums else value
 
 
 class StepSums:
@@ -76,6 +93,7 @@ class StepSums:
         self._mark = mark
         self._same_indices = same_indices
         self.refusals: list[ModelError] = []  # Autograph raises an error of its own in place of one of these.
+        self._target: bool | None = None  # In a jacobian: whether its target is equal on all replicas.
         self._graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
     @property
@@ -106,13 +124,40 @@ class StepSums:
         with outside_step():
             return self._communicator.all_gather(values)
 
+    @property
+    def in_jacobian(self) -> bool:
+        """Whether the gradients that now leave a tape are rows of a jacobian."""
+        return self._target is not None
+
+    @contextmanager
+    def jacobian(self, equal: bool) -> Iterator[None]:
+        """Compute a jacobian.
+
+        Args:
+            equal: Whether its target is equal on all replicas.
+        """
+        self._target = equal
+        try:
+            yield
+        finally:
+            self._target = None
+
+    def jacobians(self, jacobians: list[tf.Tensor], equal: bool) -> list[tf.Tensor]:
+        """Return the whole batch's jacobians of what each replica's rows give.
+
+        Args:
+            jacobians: Of weights.
+            equal: Whether their target is equal on all replicas.
+        """
+        return self._weighted([self.share.one_of_all(each) for each in jacobians] if equal else jacobians)
+
     def total(self, value: tf.Tensor) -> tf.Tensor:
         """Return the sum of a tensor over the replicas; the gradient reaches each one's part."""
         factor = self.share.factor
 
         def whole(own: tf.Tensor) -> Any:
             def backward(upstream: tf.Tensor) -> tf.Tensor:
-                return self.share.counted(_over(self.add([scaled(upstream, factor)])[0], factor))
+                return self.share.counted(_over(self._upstream([upstream])[0], factor))
 
             return self.add([self.share.counted(own)])[0], backward
 
@@ -128,7 +173,7 @@ class StepSums:
             (parts,) = self.collect([own[: self.share.rows]])
 
             def backward(upstream: tf.Tensor) -> tf.Tensor:
-                sums = self.add([scaled(upstream, factor)])[0]
+                sums = self._upstream([upstream])[0]
                 if not self.share.rows:
                     return tf.zeros_like(own)
                 start = tf.add_n([tf.shape(part)[0] for part in parts[:index]]) if index else 0
@@ -161,7 +206,7 @@ class StepSums:
 
         def whole(*own: tf.Tensor) -> Any:
             def backward(*upstream: tf.Tensor) -> list[tf.Tensor]:
-                return self.add([scaled(each, factor) for each in upstream])
+                return self._upstream(upstream)
 
             return self._travelled([self.share.counted(scaled(each, factor)) for each in own]), backward
 
@@ -169,6 +214,12 @@ class StepSums:
             return []
         sums = [tf.ensure_shape(s, v.shape) for s, v in zip(tf.custom_gradient(whole)(*values), values, strict=True)]
         return [self._equal(value) for value in sums]
+
+    def _upstream(self, upstream: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Return what reaches something that is equal on all replicas, of all of them."""
+        if self._target:
+            return [self.share.of_all(each) for each in upstream]
+        return self.add([scaled(each, self.share.factor) for each in upstream])
 
     def _travelled(self, values: list[Any]) -> list[Any]:
         return restored(self.add(compressed(values, self._compression)), values)
@@ -184,14 +235,23 @@ class StepSums:
 
     def check_place(self) -> None:
         """Refuse what needs the other replicas where the step cannot wait for them."""
-        if not self.inside():
+        if self.inside():
+            return
+        if self.in_jacobian:
+            refusal = ModelError(
+                "Expected the jacobian of what follows from this replica's rows alone, or from what is equal on all "
+                f"replicas alone, received that of both{line_of()}: it is computed in a loop, where replicas cannot "
+                "wait for one another. Take tape.gradient of each entry, with a persistent tape."
+            )
+        else:
             refusal = ModelError(
                 "Expected the gradients of weights, updates by an optimizer and sums over replicas in the step itself, "
                 f"received one inside a tf.function, a condition or a loop{line_of()}: there the replicas cannot wait "
-                "for one another. Move it out; a loop over numbers of Python's is no loop to TensorFlow."
+                "for one another. Move it out; a loop over numbers of Python's is no loop to TensorFlow, and "
+                "tape.jacobian of the losses gives a gradient for each row."
             )
-            self.refusals.append(refusal)
-            raise refusal
+        self.refusals.append(refusal)
+        raise refusal
 
 
 def _values(gradient: Any, variable: Any) -> tf.Tensor:

@@ -22,6 +22,7 @@ from kparallel.compat.variables import is_copy, resource_name
 from kparallel.errors import ModelError
 from kparallel.ownstep.choices import chooses
 from kparallel.ownstep.rows import StepRows
+from kparallel.ownstep.sizes import written_sizes
 from kparallel.ownstep.user_code import line_of
 from kparallel.stage.dependence import Dependence
 
@@ -62,6 +63,7 @@ class Written:
         seeds: Ids of the variables that hold seeds: what is read of them differs between the replicas.
         metrics: Ids of the metrics' variables.
         replicas: How many there are.
+        sums: Whether losses are sums over the rows. Default False, means.
     """
 
     def __init__(
@@ -72,7 +74,9 @@ class Written:
         seeds: set[int],
         metrics: set[int],
         replicas: int,
+        sums: bool = False,
     ) -> None:
+        self._sums = sums
         self._graph = graph
         self._rows = rows
         self._variables = variables
@@ -85,6 +89,7 @@ class Written:
         self._reads: dict[int, Dependence] = {}  # What is now read of a variable that differs between the replicas.
         self.changes: dict[int, Change] = {}
         self.draw: str | None = None  # Where the step first draws by TensorFlow's own random operations.
+        self.sizes: set[int] = set()  # Numbers of rows that are written into it.
         self.choice: str | None = None  # Where it first chooses by a mean or another number of this replica's rows.
 
     def follow(self, additive: bool | None = None, counts: bool = False) -> None:
@@ -112,13 +117,27 @@ class Written:
             elif called_graphs(operation):
                 self._called(operation)
             self._note_draw(operation)
-            if additive is None and self.choice is None and chooses(operation, self._rows):
-                self.choice = line_of(operation.traceback) or None
+            if additive is None:
+                self._note_rows(operation, self._rows)
 
     def _note_draw(self, operation: tf.Operation) -> None:
         inner = [each for graph in called_graphs(operation).values() for each in graph.get_operations()]
         if self.draw is None and any(each.type.startswith(_DRAWS) for each in [operation, *inner]):
             self.draw = line_of(operation.traceback)
+
+    def _note_rows(self, operation: tf.Operation, rows: StepRows) -> None:
+        """Take note of what an operation, or the function that it calls, does by a number of the rows."""
+        self.sizes.update(written_sizes(operation, rows))
+        if self.choice is None and chooses(operation, rows, self._sums):
+            self.choice = line_of(operation.traceback) or None
+        if operation.type not in ("PartitionedCall", "StatefulPartitionedCall"):
+            return
+        for graph in called_graphs(operation).values():
+            inside = StepRows(graph, [])
+            for given, argument in zip(operation.inputs, graph.inputs, strict=False):
+                inside.set(argument, rows.of(given))
+            for inner in graph.get_operations():
+                self._note_rows(inner, inside)
 
     def skip(self) -> None:
         """Pass over what has been traced since the last call: it leaves the replicas' copies equal."""

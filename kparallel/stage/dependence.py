@@ -177,10 +177,23 @@ def _of_rows(tensor: tf.Tensor, of_inputs: list[Dependence]) -> Dependence:
             return _REDUCTIONS[kind]
     if kind == "Size":
         return Dependence.SUM
+    if any(row_bounds(tensor.op)):  # `x[1:]`: rows by their places in the batch.
+        return Dependence.OTHER
     # Unknown operations are trusted to keep rows apart if the first dim is still the rows. One that mixes rows unseen,
     # such as a cumulative sum, is documented: the user says loss_reduction="global".
     separate = _has_rows(tensor) and kind not in _SOME_ROWS and set(of_inputs) <= {Dependence.ROWS, Dependence.NONE}
     return Dependence.ROWS if separate else Dependence.OTHER
+
+
+def row_bounds(operation: tf.Operation) -> list[int]:
+    """Return the constants by which an operation slices its rows, as `x[2:64]` does; 0 where the slice begins there."""
+    if operation.type != "StridedSlice":
+        return []
+    masks = [operation.get_attr(f"{name}_mask") & 1 for name in ("begin", "end", "ellipsis", "new_axis")]
+    bounds = [tf.get_static_value(bound) for bound in operation.inputs[1:3]]
+    if any(masks[2:]):
+        return []
+    return [int(b[0]) for b, mask in zip(bounds, masks[:2], strict=True) if not mask and b is not None and b.size]
 
 
 def _has_rows(tensor: tf.Tensor) -> bool:

@@ -689,3 +689,31 @@ def unrolled():
     model = Ahead(mlp(1))
     model.compile(keras.optimizers.SGD(0.02))
     return model
+
+
+@program(regressed)
+def jacobians():
+    """Gradients of each row, clipped by themselves, and a step of Newton's for one bias."""
+
+    class Clipped(Guide):
+        def train_step(self, data):
+            x, y = data
+            kernel, bias, *last = self.net.weights
+            with tf.GradientTape() as outer:
+                with tf.GradientTape(persistent=True) as tape:
+                    losses = tf.reduce_sum((y - self(x, training=True)) ** 2, 1)
+                    loss = tf.reduce_mean(losses)
+                slope = tape.gradient(loss, bias)
+            hessian = outer.jacobian(slope, bias) + tf.eye(3, dtype=slope.dtype)
+            newton = tf.linalg.solve(hessian, slope[:, None])[:, 0]
+            of_rows = tape.jacobian(losses, [kernel, *last])
+            squares = [tf.reduce_sum(tf.reshape(each, [tf.shape(x)[0], -1]) ** 2, 1) for each in of_rows]
+            scale = 1.0 / tf.maximum(tf.sqrt(tf.add_n(squares)), 1.0)
+            clipped = [tf.reduce_mean(tf.einsum("b...,b->b...", each, scale), 0) for each in of_rows]
+            center = tape.jacobian(loss, last[1])
+            self.optimizer.apply([clipped[0], newton, *clipped[1:]], self.net.weights)
+            return {"loss": loss, "curvature": tf.linalg.trace(hessian), "center": center[0]}
+
+    model = Clipped(mlp(3, 1))
+    model.compile(keras.optimizers.SGD(0.1))
+    return model

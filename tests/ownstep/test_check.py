@@ -12,6 +12,7 @@ import kparallel
 from kparallel import errors
 from tests.choice import all_but, some
 from tests.equality.measure import use
+from tests.equality.tolerances import FLOAT64
 from tests.ownstep.measure import state
 from tests.ownstep.programs import FEATURES, Guide, mlp, regressed
 
@@ -69,6 +70,11 @@ def larger_half(model, y, y_pred):
     return tf.reduce_mean(tf.math.top_k((y - y_pred)[:, 0] ** 2, tf.shape(y)[0] // 2).values)
 
 
+def first_rows(model, y, y_pred):
+    """Five rows, as few as are compared, are all among the first six."""
+    return tf.reduce_mean((y - y_pred) ** 2) + tf.reduce_mean(y_pred[:6] ** 2)
+
+
 def rate_of_the_loss(model, y, y_pred):
     loss = tf.reduce_mean((y - y_pred) ** 2)
     model.optimizer.learning_rate.assign(0.1 / (1.0 + loss))
@@ -85,6 +91,7 @@ FOUND = {
     "the larger half": (larger_half, {}, ["gradient of", "kparallel.gather"]),
     "rows compared": (compares_rows, {}, ["gradient of", "update 1 of 1", "kparallel.gather"]),
     "rows mixed in a product": (mixes_in_a_product, {}, ["gradient of", "kparallel.gather"]),
+    "the first rows": (first_rows, {}, ["gradient of", "7 rows whole and divided"]),
     "a batch size in the step": (batch_size_in_the_step, {}, ["0.5 times the whole's", "tf.shape(x)[0]"]),
     "a sum of losses": (sum_of_losses, {}, ["0.5 times the whole's", 'loss_reduction="sum"']),
     "a mean taken for a sum": (
@@ -99,9 +106,9 @@ FOUND = {
 }
 
 
-def wrapped(loss, net=None, **options):
+def wrapped(loss, net=None, replicas=2, **options):
     use("float64")
-    model = kparallel.wrap(Step(loss, net), replicas=2, **options)
+    model = kparallel.wrap(Step(loss, net), replicas=replicas, **options)
     model.compile(keras.optimizers.Adam(0.01), "mse")
     return model
 
@@ -137,10 +144,29 @@ def test_a_prediction_that_compares_rows_is_found():
         model.predict(regressed()["x"], batch_size=7, verbose=0)
 
 
-def test_a_choice_by_a_replicas_rows_is_said():
+@pytest.mark.parametrize("built", some([False, True], False))
+def test_what_a_step_keeps_in_python_is_said(built):
+    def starts(model, y, y_pred):
+        if not getattr(model, "started", False):
+            model.started = True
+        return tf.reduce_mean((y - y_pred) ** 2)
+
+    model = wrapped(starts)
+    if built:
+        model.optimizer.build(model.trainable_weights)
+    with pytest.warns(UserWarning, match="Step.train_step sets 'started' of the model in Python"):
+        fit(model)
+
+
+def at_least(y, y_pred):
+    return tf.maximum(tf.reduce_mean((y - y_pred) ** 2), 1e-9)
+
+
+@pytest.mark.parametrize("choice", some([at_least, tf.function(at_least)], at_least))
+def test_a_choice_by_a_replicas_rows_is_said(choice):
     """A few rows choose alike."""
     with pytest.warns(UserWarning, match=r"chooses by a number of each replica's own rows at .*test_check.py:\d+"):
-        fit(wrapped(lambda model, y, y_pred: tf.maximum(tf.reduce_mean((y - y_pred) ** 2), 1e-9)))
+        fit(wrapped(lambda model, y, y_pred: choice(y, y_pred)))
 
 
 def test_a_step_that_runs_in_graphs_alone_is_not_compared():
@@ -244,7 +270,7 @@ def test_the_check_leaves_the_state_as_it_was():
         fit(model)
         found.append(state(model))
     for one, other in zip(*map(dict.values, found), strict=True):
-        np.testing.assert_array_equal(one, other)
+        np.testing.assert_allclose(one, other, rtol=0, atol=FLOAT64)
 
 
 def test_replicas_draw_apart_and_the_run_repeats_with_its_seed():

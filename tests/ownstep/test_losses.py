@@ -24,13 +24,18 @@ def of_sums(y, y_pred):
     return tf.reduce_sum((y - y_pred) ** 2) / (1.0 + kparallel.all_reduce(tf.reduce_sum(y_pred**2)))
 
 
+def by_places(y, y_pred):
+    """Of the rows by their places in the batch, and of the first six alone."""
+    return tf.reduce_mean((y_pred[1:] - y_pred[:-1]) ** 2) + tf.reduce_mean((y - y_pred)[:6] ** 2)
+
+
 MICROBATCHES = {"replicas": 2, "microbatches": 2}
 
 
 @pytest.mark.parametrize(
     ("loss", "options"),
     some(
-        [(loss, options) for loss in (against_all, of_sums) for options in ({"replicas": 3}, MICROBATCHES)],
+        [(loss, options) for loss in (against_all, of_sums, by_places) for options in ({"replicas": 3}, MICROBATCHES)],
         (against_all, {"replicas": 3}),
         (of_sums, MICROBATCHES),
     ),

@@ -9,6 +9,7 @@ import kparallel
 from kparallel.model_variables import optimizers_of, variables_of
 from tests.choice import some
 from tests.equality.measure import use
+from tests.equality.tolerances import FLOAT64
 from tests.ownstep.measure import state
 from tests.ownstep.programs import FEATURES, LATENT, PROGRAMS, Adversaries, LossState, rows
 from tests.pairs import seeded
@@ -78,7 +79,8 @@ def fit(build, replicas, epochs=1):
 def test_the_run_repeats_with_its_seed(build):
     one, other = (state(fit(build, 2)[0]) for _ in range(2))
     for name, value in one.items():
-        np.testing.assert_array_equal(value, other[name], err_msg=name)
+        # TensorFlow itself may add in another order: plain Keras differs in the last place in one of some forty runs.
+        np.testing.assert_allclose(value, other[name], rtol=0, atol=FLOAT64, err_msg=name)
 
 
 @pytest.mark.parametrize("seed", some([3, None], None))
@@ -149,8 +151,9 @@ def test_programs_with_draws_inside(name):
             variable.assign(value)
         noise = step(iter([batch]))["noise"].numpy()
         runs.append([noise, *(variable.numpy() for variable in variables)])
+    np.testing.assert_array_equal(*(run[0] for run in runs))
     for one, other in zip(*runs, strict=True):
-        np.testing.assert_array_equal(one, other)
+        np.testing.assert_allclose(one, other, rtol=0, atol=FLOAT64)
     assert all(np.all(np.isfinite(value)) for value in runs[0])
     moved = any(np.any(after != value) for after, value in zip(runs[0][1:], before, strict=True))
     assert moved or not optimizers_of(model)

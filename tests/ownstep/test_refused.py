@@ -105,7 +105,19 @@ def gradients_under_a_condition(model, data):
     return {"loss": tf.cond(model.counter < 1, update, lambda: tf.constant(0.0, tf.float64))}
 
 
+def jacobian_of_rows_and_of_a_step_ahead(model, data):
+    kernel = model.net.weights[0]
+    with tf.GradientTape() as outer:
+        gradients, loss = model.slope(data)
+        ahead = tf.reduce_mean(data[0] @ (kernel - 0.1 * gradients[0]), 0)
+    return {"loss": loss + tf.reduce_sum(outer.jacobian(ahead, kernel))}
+
+
 REFUSED = {
+    "a jacobian through what is reduced": (
+        jacobian_of_rows_and_of_a_step_ahead,
+        ["received that of both", "each entry"],
+    ),
     "gradients of other variables": (of_other_variables_than_the_models, ["'scale", "add_weight"]),
     "gradients under a condition": (gradients_under_a_condition, ["a condition", "Move it out"]),
     "an optimizer that is not the model's": (

@@ -17,6 +17,7 @@ from kparallel.cluster import read_cluster
 def main(folder, *names):
     import kparallel
     from tests.ownstep.measure import plain, wrapped  # After `init`: it starts TensorFlow.
+    from tests.ownstep.own_rows import trained_on_own_rows
     from tests.ownstep.test_loop import trained_in_a_loop
 
     cluster = read_cluster()
@@ -25,6 +26,8 @@ def main(folder, *names):
     for name in names:
         if name == "loop":
             results[name] = trained_in_a_loop(strategy)
+        elif name == "own_rows":
+            results[name] = trained_on_own_rows(cluster)
         else:
             results[name] = plain(name) if cluster is None else wrapped(name, None)
         print("done", name, flush=True)

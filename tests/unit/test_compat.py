@@ -585,6 +585,9 @@ class Doubling:
     def reduced(self, gradients, sources):
         return [2 * gradient for gradient in gradients]
 
+    def jacobian(self, compute, target, sources):
+        return [3 * jacobian for jacobian in compute()]
+
     def apply(self, optimizer, original, grads, trainable_variables=None):
         return original([10 * gradient for gradient in grads], trainable_variables)
 
@@ -607,6 +610,14 @@ def test_gradients_go_through_the_step_of_their_own_thread_alone():
             with outside_step():
                 assert slope(weight) == 3
     assert elsewhere == [3] and tf.GradientTape.gradient is original
+
+
+def test_a_jacobian_goes_through_the_step_and_so_do_the_gradients_of_which_it_is_made():
+    weight, original = tf.Variable(1.0), tf.GradientTape.jacobian
+    with through_steps(), running(Doubling()), tf.GradientTape() as tape:
+        target = tf.stack([weight, 5 * weight])
+        found = tape.jacobian(target, [weight])[0]
+    assert found.numpy().tolist() == [6, 30] and tf.GradientTape.jacobian is original
 
 
 @pytest.mark.parametrize("scaled", [False, True])

@@ -48,6 +48,9 @@ def test_an_update_is_classified(name):
         (lambda x, old: tf.reduce_mean(x) * tf.reduce_mean(x), Dependence.OTHER),
         (lambda x, old: tf.cast(tf.reduce_mean(x), tf.int32), Dependence.OTHER),
         (lambda x, old: tf.boolean_mask(x, x[:, 0] > 0), Dependence.OTHER),
+        (lambda x, old: x[0:, 1:], Dependence.ROWS),
+        (lambda x, old: x[1:], Dependence.OTHER),
+        (lambda x, old: x[:64], Dependence.OTHER),
         (lambda x, old: tf.cumsum(x), Dependence.ROWS),  # Trusted; the check before the first step finds it out.
         (lambda x, old: old, Dependence.NONE),
     ],
