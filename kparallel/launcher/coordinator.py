@@ -117,7 +117,7 @@ class Coordinator:
                 }
             )
         elif index in self._present:
-            channel.send({"busy": f"host {index} is there already; is another launcher with --index {index} running?"})
+            channel.send({"busy": f"host {index} is there already; does another launcher run as host {index}?"})
         else:
             return True
         return False

@@ -96,7 +96,7 @@ class _Member:
             await asyncio.sleep(_RETRY)
         raise WorkerError(
             f"Host {self._hosts.index} waited {self._hosts.timeout:g} s for {self._hosts.name(0)}, which coordinates"
-            f"{': ' + self._why if self._why else ''}. Is kparallel run started there, with --index 0?"
+            f"{': ' + self._why if self._why else ''}. Is kparallel run started there, as host 0?"
         )
 
     async def _take_part(self, channel: Channel) -> Ending | None:
