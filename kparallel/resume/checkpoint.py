@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kparallel.checkpoint.folder import clear_unfinished, write_folder
+from kparallel.checkpoint.folder import FolderWriter, clear_unfinished
 from kparallel.checkpoint.writer import Writer
 from kparallel.compat.training import resume_at
 from kparallel.data.shards import Shards
@@ -102,6 +102,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
             )
         self._writer.wait_for_all()
         clear_unfinished(self.directory)
+        self._folders = FolderWriter(self.directory, self._keep)
         training = restore_newest(self.model, self.directory)
         if training is not None and training["finished"] and training["process"] == _PROCESS:
             raise CheckpointError(
@@ -183,7 +184,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         epoch, steps, finished = self._epoch, self._steps, self._finished
 
         def write() -> None:
-            write_folder(self.directory, files, self._keep)
+            self._folders.write(files)
             report_checkpoint("written", epoch, steps)
             if not finished:
                 self._weight_file.prepare()
@@ -233,6 +234,8 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _warn_of_failure(self) -> None:
         error = self._writer.failure()
+        if isinstance(error, CheckpointError):  # Two trainings in one directory: neither could be resumed.
+            raise error
         if error is not None:
             warnings.warn(
                 f"A checkpoint could not be written to {self.directory} ({type(error).__name__}: {error}). Training "

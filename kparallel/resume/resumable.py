@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from kparallel.checkpoint.folder import clear_unfinished, write_folder
+from kparallel.checkpoint.folder import FolderWriter, clear_unfinished
 from kparallel.compat.callbacks import backs_up_epochs, backup_directory, keep_backups_by
 from kparallel.compat.data import are_arrays, shuffles_by_epoch, split_for_validation
 from kparallel.compat.epochs import has_global_seed
@@ -126,6 +126,7 @@ def callbacks_of(given: dict[str, Any]) -> list[Any]:
 
 def _keep(model: Any, epoch: EpochState, backup: keras.callbacks.BackupAndRestore) -> None:
     directory, weight_file = backup_directory(backup), weight_file_of(model)
+    folders = FolderWriter(directory, _BACKUPS)
 
     def save(number: int) -> None:
         # Between epochs the place in the data is known. Within one, Keras's backup goes back to the epoch's start.
@@ -135,7 +136,7 @@ def _keep(model: Any, epoch: EpochState, backup: keras.callbacks.BackupAndRestor
             place = progress.state(0, repeats=not epoch.only_epochs and not progress.goes_on)
         seed = None if epoch.order is None else epoch.order.seed
         training = {"epoch": number, "data": place, "order_seed": seed}
-        write_folder(directory, take_snapshot(weight_file, training), _BACKUPS)
+        folders.write(take_snapshot(weight_file, training))
 
     def load() -> bool:
         clear_unfinished(directory)

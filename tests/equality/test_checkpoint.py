@@ -497,6 +497,6 @@ def test_training_stands_still_for_a_small_part_of_what_a_save_takes(tmp_path):
         begun = time.perf_counter()
         files = snapshot.take_snapshot(file, {})
         blocked = time.perf_counter() - begun
-        folder.write_folder(tmp_path, files, 2)
+        folder.FolderWriter(tmp_path, 2).write(files)
         shares.append(blocked / (time.perf_counter() - begun))
     assert min(shares) < 0.15, shares
