@@ -48,7 +48,7 @@ class WeightFile:
     def __init__(
         self, model: keras.Model, left_out: Callable[[keras.Model], list[keras.Variable]] | None = None
     ) -> None:
-        self._model = model
+        self.model = model
         self._left_out = left_out
         self._planned: list[Any] = []
         self._plan: list[Entry] = []
@@ -60,19 +60,19 @@ class WeightFile:
 
         Later steps do not change either.
         """
-        variables = [*self._model.variables, *getattr(self._model.optimizer, "variables", [])]
+        variables = [*self.model.variables, *getattr(self.model.optimizer, "variables", [])]
         if list(map(id, variables)) != list(map(id, self._planned)):
             self._plan_anew(variables)
         values = iter(self._values() if self._read is None else self._read())
         plan = self._plan
         if any(entry.key and not isinstance(entry.value, keras.Variable) for entry in plan):
-            plan = _plan(self._model)  # A layer computes what it saves.
+            plan = _plan(self.model)  # A layer computes what it saves.
         fixed = [replace(entry, value=next(values)) if _is_variable(entry) else entry for entry in plan]
         return fixed, list(values)
 
     def _plan_anew(self, variables: list[Any]) -> None:
-        self._plan, self._planned = _plan(self._model), variables
-        self._rest = [] if self._left_out is None else self._left_out(self._model)
+        self._plan, self._planned = _plan(self.model), variables
+        self._rest = [] if self._left_out is None else self._left_out(self.model)
         self._read = None
 
     def prepare(self) -> None:

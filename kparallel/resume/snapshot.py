@@ -1,6 +1,7 @@
 """The state of a training: copied at once, written in the background, restored into another process's model."""
 
 import json
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from kparallel.checkpoint.folder import folders
 from kparallel.compat.optimizers import optimizers_in
 from kparallel.compat.saving import WeightFile, write_weights
 from kparallel.errors import CheckpointError
-from kparallel.model_variables import variables_of
+from kparallel.model_variables import metrics_of, variables_of
 
 __all__: list[str] = []
 
@@ -37,13 +38,14 @@ def take_snapshot(weight_file: WeightFile, training: Mapping[str, Any]) -> dict[
         training: What else belongs to it; JSON can hold it.
     """
     entries, rest = weight_file.capture()
+    whole = {**training, "compiled": _described(weight_file.model)}
 
     def write_rest(path: Path) -> None:
         with path.open("wb") as file:
             np.savez(file, *(value.numpy() for value in rest))
 
     def write_training(path: Path) -> None:
-        path.write_text(json.dumps(training))
+        path.write_text(json.dumps(whole))
 
     return {
         _WEIGHTS: lambda path: write_weights(entries, path),
@@ -72,7 +74,7 @@ def restore_newest(model: keras.Model, directory: Path) -> dict[str, Any] | None
                 training: dict[str, Any] = json.loads((folder / _TRAINING).read_text())
                 with np.load(folder / _REST) as file:
                     rest = [file[f"arr_{index}"] for index in range(len(file.files))]
-                _restore(model, folder, rest)
+                _restore(model, folder, rest, training["compiled"])
             except (OSError, zipfile.BadZipFile, json.JSONDecodeError, KeyError) as error:
                 damage = f"{type(error).__name__}: {error}"
         if damage:
@@ -91,9 +93,13 @@ def restore_newest(model: keras.Model, directory: Path) -> dict[str, Any] | None
     return None
 
 
-def _restore(model: keras.Model, folder: Path, rest: Sequence[np.ndarray[Any, Any]]) -> None:
-    if model.optimizer is not None and not model.optimizer.built:
+def _restore(
+    model: keras.Model, folder: Path, rest: Sequence[np.ndarray[Any, Any]], compiled: dict[str, list[Any]]
+) -> None:
+    had_slots = any(count is not None for _, count in compiled["optimizer"])  # Not that which a step leaves alone.
+    if had_slots and model.optimizer is not None and not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
+    _check_compiled(model, folder, compiled)
     variables = _rest(model)
     shapes, expected = [array.shape for array in rest], [tuple(variable.shape) for variable in variables]
     try:
@@ -108,6 +114,33 @@ def _restore(model: keras.Model, folder: Path, rest: Sequence[np.ndarray[Any, An
     for variable, array in zip(variables, rest, strict=True):
         kind = tf.as_dtype(variable.dtype).as_numpy_dtype
         variable.assign(array.view(kind) if array.dtype.kind == "V" else array)  # NumPy's files know no bfloat16.
+
+
+def _described(model: keras.Model) -> dict[str, list[Any]]:
+    """Return what keeps slots and metrics, of which the files have no more than the shapes.
+
+    Of the optimizer and those that it holds class and number of variables, None while it has no slots; of the metrics
+    the names, without the numbers by which Keras tells layers apart: they count all that a process has made.
+    """
+    optimizers = optimizers_in(getattr(model, "optimizer", None))
+    return {
+        "optimizer": [[type(each).__name__, len(each.variables) if each.built else None] for each in optimizers],
+        "metrics": [re.sub(r"_\d+(?=_|$)", "", metric.name) for metric in metrics_of(model)],
+    }
+
+
+def _check_compiled(model: keras.Model, folder: Path, written: dict[str, list[Any]]) -> None:
+    """Raise where other metrics or another optimizer would take up what was saved.
+
+    Keras only warns of other slots, and begins with new ones.
+    """
+    now = _described(model)
+    for name, expected in written.items():
+        if now[name] != expected:
+            raise CheckpointError(
+                f"Expected the {name} that {folder} was written with, {expected}, received {now[name]}. Compile with "
+                "the same, or begin anew with an empty directory."
+            )
 
 
 def _rest(model: keras.Model) -> list[keras.Variable]:

@@ -340,6 +340,62 @@ def test_another_model_is_refused(tmp_path):
         fit(plain, "arrays", Checkpoint(tmp_path))
 
 
+def test_what_was_compiled_and_counted_otherwise_is_refused(tmp_path):
+    """Shapes are the same in each case; Keras would begin with new slots, or count in another epoch."""
+    with pytest.raises(Interrupted):
+        fit(start(), "arrays", Checkpoint(tmp_path, every_steps=1), Interrupt(1, 3))
+    settled()
+
+    def refused(error, words, optimizer=None, metrics="mae", rows=ROWS, steps_per_execution=1, **options):
+        model = start()
+        optimizer = optimizer or keras.optimizers.SGD(0.05, momentum=0.9)
+        model.compile(optimizer, "mse", metrics=[metrics], steps_per_execution=steps_per_execution)
+        data = {"x": X[:rows], "y": Y[:rows], "batch_size": 4, "shuffle": False} | options
+        with pytest.raises(error, match=words):
+            model.fit(**data, epochs=EPOCHS, verbose=0, callbacks=[Checkpoint(tmp_path)])
+
+    refused(CheckpointError, "Expected the optimizer .*'SGD', 6.*, received .*'RMSprop', 6", keras.optimizers.RMSprop())
+    refused(CheckpointError, "Expected the optimizer .*'SGD', 6.*, received .*'SGD', 2", keras.optimizers.SGD())
+    refused(CheckpointError, "Expected the metrics .*'mae'.*, received .*'mse'", metrics="mse")
+    refused(DataError, "Expected 6 batches of data, as when .*, received 5", batch_size=5)
+    refused(DataError, "Expected 6 batches of data, as when .*, received 3", rows=12)
+    refused(DataError, "Expected None as steps_per_epoch, as when .*, received 3", steps_per_epoch=3)
+    refused(DataError, "Expected a steps_per_execution that divides ., the steps", steps_per_execution=5)
+
+
+@pytest.mark.filterwarnings("ignore:The model does not have any trainable weights")
+def test_optimizers_of_a_models_own_go_on_with_their_slots(tmp_path):
+    class Two(keras.Model):
+        """Trains by an optimizer that it holds, and leaves that of `compile` alone."""
+
+        def __init__(self):
+            super().__init__()
+            self.inner = keras.layers.Dense(1)
+            self.own = keras.optimizers.Adam(0.05)
+
+        def call(self, x):
+            return self.inner(x)
+
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((self(x) - y) ** 2)
+            weights = self.inner.trainable_variables
+            self.own.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+            return {"loss": loss}
+
+    def made():
+        start()
+        model = kparallel.wrap(Two(), replicas=2)
+        model.compile("sgd")
+        return model
+
+    with pytest.raises(Interrupted):
+        fit(made(), "arrays", Checkpoint(tmp_path, every_steps=1), Interrupt(1, 3))
+    model, want = made(), made()
+    assert_same((model, fit(model, "arrays", Checkpoint(tmp_path))), (want, fit(want, "arrays")))
+
+
 def test_a_full_disk_costs_that_checkpoint_alone(tmp_path, monkeypatch):
     write, calls = snapshot.write_weights, []
 
