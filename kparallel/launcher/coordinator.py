@@ -91,8 +91,9 @@ class Coordinator:
                 self._changed.set()
                 if self._members and self._growth.offer():
                     self._ask_to_leave()
-                while (message := await channel.read()) is not None:
-                    self._take(index, message)
+                async with channel.taking_part():
+                    while (message := await channel.read()) is not None:
+                        self._take(index, message)
         except (NoMessageError, LookupError, TypeError, ValueError) as error:
             self._say(f"dropped a connection from {channel.peer}: {error}")
         if index in self._present and self._present[index].channel is channel:

@@ -73,9 +73,11 @@ class _Member:
         since = time.monotonic()
         while ending is None:
             channel = await self._connect(since)
-            ending = await self._take_part(channel)
+            async with channel.taking_part():
+                ending = await self._take_part(channel)
             await channel.close()
-            if ending is None and not self._why:
+            if ending is None and channel.was_there:
+                self._why = ""
                 self._tell(
                     f"{self._hosts.name(0)}, which coordinates, was lost; waits {self._hosts.timeout:g} s for it"
                 )

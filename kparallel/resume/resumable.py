@@ -13,6 +13,7 @@ from kparallel.compat.data import are_arrays, shuffles_by_epoch, split_for_valid
 from kparallel.compat.epochs import has_global_seed
 from kparallel.data.shards import Shards
 from kparallel.data.shuffled import ShuffledArrays
+from kparallel.errors import CheckpointError
 from kparallel.resume.checkpoint import Checkpoint, resume_training
 from kparallel.resume.epoch import EpochState
 from kparallel.resume.progress import why_only_epochs
@@ -110,8 +111,16 @@ def keep_backups(model: Any, epoch: EpochState, given: dict[str, Any]) -> bool:
 
     Returns:
         Whether there is one.
+
+    Raises:
+        CheckpointError: There is a `Checkpoint`, too.
     """
     backups = [each for each in callbacks_of(given) if isinstance(each, keras.callbacks.BackupAndRestore)]
+    if backups and any(isinstance(each, Checkpoint) for each in callbacks_of(given)):
+        raise CheckpointError(
+            "Expected one callback that resumes training, received Checkpoint and BackupAndRestore, which would go on "
+            "from two places. Leave out BackupAndRestore: a Checkpoint resumes at the very step."
+        )
     for backup in backups:
         _keep(model, epoch, backup)
     return bool(backups)

@@ -5,6 +5,7 @@ import os
 import random
 import threading
 import time
+import zlib
 
 import h5py
 import keras
@@ -128,11 +129,19 @@ def disturbed(data, directory, *interruptions, every=2, **options):
     return model, fit(model, data, Checkpoint(directory, every_steps=every))
 
 
+def rewritten(directory, change):
+    """Change what the checkpoints of a directory say of the training, as if they had been written so."""
+    for path in directory.glob("checkpoint-*/training.json"):
+        path.write_text(json.dumps(change(json.loads(path.read_text()))))
+        manifest = path.with_name("manifest.json")
+        text = path.read_bytes()
+        sizes = {path.name: {"bytes": len(text), "crc32": zlib.crc32(text)}}
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | sizes))
+
+
 def as_of_another_process(directory):
     """Let the checkpoints of a directory be those of a process that ran before."""
-    for path in directory.glob("checkpoint-*/training.json"):
-        training = json.loads(path.read_text())
-        path.write_text(json.dumps(training | {"process": "0" * len(training["process"])}))
+    rewritten(directory, lambda training: training | {"process": "0" * len(training["process"])})
 
 
 def settled():
@@ -181,8 +190,7 @@ def test_shards_of_another_number_of_workers_are_refused_within_an_epoch(tmp_pat
         callbacks = [Checkpoint(tmp_path / "run", every_steps=1), Interrupt(0, 3)]
         start().fit(records(tmp_path), verbose=0, callbacks=callbacks)
     settled()
-    for each in (tmp_path / "run").glob("checkpoint-*/training.json"):
-        each.write_text(each.read_text().replace('"shards": 1', '"shards": 2'))
+    rewritten(tmp_path / "run", lambda training: training | {"shards": 2})
     with pytest.raises(
         CheckpointError, match="Expected 2 workers, as wrote .* within an epoch, received 1: each reads"
     ):
@@ -335,6 +343,8 @@ def test_another_model_is_refused(tmp_path):
     other.compile("sgd", "mse")
     with pytest.raises(CheckpointError, match="Expected the model and metrics that"):
         fit(other, "arrays", Checkpoint(tmp_path))
+    with pytest.raises(CheckpointError, match="Expected one callback that resumes training"):
+        fit(start(), "arrays", Checkpoint(tmp_path), C.BackupAndRestore(tmp_path / "other"))
     plain = kparallel.unwrap(start())
     with pytest.raises(CheckpointError, match=r"a model that kparallel.wrap returned"):
         fit(plain, "arrays", Checkpoint(tmp_path))
