@@ -84,7 +84,8 @@ def run(script: str, arguments: tuple[str, ...], module: bool, **options: Any) -
     kparallel run --hosts a:2222,b:2222 --index 0 train.py   on machine a; --index 1 on b
     kparallel run -n 1:2 --hosts a:2222,b:2222 --index 0 train.py   the same, and b may come and go
     srun kparallel run train.py                         one worker for each task of Slurm
-    kparallel run train.py                              in a Kubernetes TFJob or indexed Job
+    srun kparallel run -n 2:4 train.py                  the same for four tasks, of which two may be lost
+    kparallel run train.py                              in an indexed Job or JobSet of Kubernetes
 
     Every worker has joined the cluster before the script starts, so the script needs no line for it.
     """

@@ -162,7 +162,9 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self._notice.stop()
         self._writer.wait()
         self._warn_of_failure()
+        # Where fewer epochs are asked for than are done, none begins.
         self.model.history.epoch = self.model.history.epoch or list(self._history["epoch"])
+        self.model.history.history = self.model.history.history or copy.deepcopy(self._history["history"])
         resume_at(self.model, 0)
 
     def save(self) -> None:
