@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src.saving import saving_lib
 
+from kparallel.checkpoint.hdf5_file import Hdf5File
 from kparallel.compat.functions import traced
 from kparallel.compat.optimizers import optimizers_in
 
@@ -104,16 +105,24 @@ def write_weights(entries: Sequence[Entry], path: Path) -> None:
     Args:
         entries: Of a `WeightFile`.
         path: Ends in `.weights.h5`.
+
+    Raises:
+        OSError: It cannot be written, as on a full disk.
     """
-    store = saving_lib.H5IOStore(path, mode="w")
-    try:
-        for entry in entries:
-            if entry.key:
-                store[entry.key] = entry.value
-            else:
-                store.make(entry.path, metadata=entry.metadata)
-    finally:
-        store.close()
+    with Hdf5File(path) as file:
+        store = saving_lib.H5IOStore(file, mode="w")
+        try:
+            for entry in entries:
+                if file.error is not None:
+                    break
+                if entry.key:
+                    store[entry.key] = entry.value
+                else:
+                    store.make(entry.path, metadata=entry.metadata)
+        finally:
+            store.close()
+    if file.error is not None:
+        raise file.error
 
 
 def _plan(model: keras.Model) -> list[Entry]:
