@@ -38,14 +38,14 @@ def take_snapshot(weight_file: WeightFile, training: Mapping[str, Any]) -> dict[
         training: What else belongs to it; JSON can hold it.
     """
     entries, rest = weight_file.capture()
-    whole = {**training, "compiled": _described(weight_file.model)}
 
     def write_rest(path: Path) -> None:
         with path.open("wb") as file:
             np.savez(file, *(value.numpy() for value in rest))
 
     def write_training(path: Path) -> None:
-        path.write_text(json.dumps(whole))
+        # What the model consists of does not change while it trains, so that this takes none of its time.
+        path.write_text(json.dumps({**training, "compiled": _described(weight_file.model)}))
 
     return {
         _WEIGHTS: lambda path: write_weights(entries, path),
@@ -93,9 +93,7 @@ def restore_newest(model: keras.Model, directory: Path) -> dict[str, Any] | None
     return None
 
 
-def _restore(
-    model: keras.Model, folder: Path, rest: Sequence[np.ndarray[Any, Any]], compiled: dict[str, list[Any]]
-) -> None:
+def _restore(model: keras.Model, folder: Path, rest: Sequence[np.ndarray[Any, Any]], compiled: dict[str, Any]) -> None:
     had_slots = any(count is not None for _, count in compiled["optimizer"])  # Not that which a step leaves alone.
     if had_slots and model.optimizer is not None and not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
@@ -116,21 +114,22 @@ def _restore(
         variable.assign(array.view(kind) if array.dtype.kind == "V" else array)  # NumPy's files know no bfloat16.
 
 
-def _described(model: keras.Model) -> dict[str, list[Any]]:
-    """Return what keeps slots and metrics, of which the files have no more than the shapes.
+def _described(model: keras.Model) -> dict[str, Any]:
+    """Return what keeps weights, slots and metrics, of which the files have no more than the shapes.
 
     Of the optimizer and those that it holds class and number of variables, None while it has no slots; of the metrics
     the names, without the numbers by which Keras tells layers apart: they count all that a process has made.
     """
     optimizers = optimizers_in(getattr(model, "optimizer", None))
     return {
+        "weights": len(model.weights),
         "optimizer": [[type(each).__name__, len(each.variables) if each.built else None] for each in optimizers],
         "metrics": [re.sub(r"_\d+(?=_|$)", "", metric.name) for metric in metrics_of(model)],
     }
 
 
-def _check_compiled(model: keras.Model, folder: Path, written: dict[str, list[Any]]) -> None:
-    """Raise where other metrics or another optimizer would take up what was saved.
+def _check_compiled(model: keras.Model, folder: Path, written: dict[str, Any]) -> None:
+    """Raise where another model, optimizer or other metrics would take up what was saved.
 
     Keras only warns of other slots, and begins with new ones.
     """
@@ -138,8 +137,8 @@ def _check_compiled(model: keras.Model, folder: Path, written: dict[str, list[An
     for name, expected in written.items():
         if now[name] != expected:
             raise CheckpointError(
-                f"Expected the {name} that {folder} was written with, {expected}, received {now[name]}. Compile with "
-                "the same, or begin anew with an empty directory."
+                f"Expected the {name} that {folder} was written with, {expected}, received {now[name]}. Build "
+                "and compile the same, or begin anew with an empty directory."
             )
 
 
