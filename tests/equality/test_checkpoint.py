@@ -343,6 +343,9 @@ def test_another_model_is_refused(tmp_path):
     other.compile("sgd", "mse")
     with pytest.raises(CheckpointError, match="Expected the weights that .* was written with, 4, received 2"):
         fit(other, "arrays", Checkpoint(tmp_path))
+    two = [Checkpoint(tmp_path / "both", every_steps=steps) for steps in (1, 100)]
+    with pytest.raises(CheckpointError, match="a directory to which no other training writes"):
+        fit(start(), "arrays", *two)
     with pytest.raises(CheckpointError, match="Expected one callback that resumes training"):
         fit(start(), "arrays", Checkpoint(tmp_path), C.BackupAndRestore(tmp_path / "other"))
     plain = kparallel.unwrap(start())
