@@ -13,6 +13,7 @@ neither make a message nor learn the token. Whoever reads the traffic can repeat
 import hashlib
 import hmac
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +36,7 @@ class Messages:
     def __init__(self, worker: int, workers: int, token: str) -> None:
         self._worker = worker
         self._workers = workers
-        self._token = token.encode()
+        self._token = os.fsencode(token)
 
     def write(self, message: Mapping[str, Any]) -> bytes:
         """Return the line that says something to another worker."""

@@ -18,7 +18,7 @@ def main() -> None:
     import tensorflow as tf
 
     import kparallel
-    from kparallel.checkpoint.folder import write_folder
+    from kparallel.checkpoint.folder import FolderWriter
     from kparallel.resume.snapshot import take_snapshot, weight_file_of
 
     kparallel.virtual_devices(2)
@@ -39,7 +39,7 @@ def main() -> None:
 
         def save(steps: int) -> None:
             for _ in range(steps):
-                write_folder(Path(folder), take_snapshot(weight_file, {}), 2)
+                FolderWriter(Path(folder), 2).write(take_snapshot(weight_file, {}))
 
         serve(options, {"snapshot": snapshot, "save": save}, {})
 

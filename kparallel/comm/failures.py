@@ -62,7 +62,7 @@ def translate_worker_loss() -> Iterator[None]:
         names = ", ".join(f"worker {index} ({cluster.workers[index]})" for index in lost)
         raise WorkerError(
             f"Lost {names}, {_how(str(error))}. Look at the end of its output. Unless all workers catch their errors "
-            "and call fit again, start all again; with BackupAndRestore they resume, and `kparallel run --restarts` "
+            "and call fit again, start all again; with a Checkpoint they resume, and `kparallel run --restarts` "
             "starts them again by itself."
         ) from error
 

@@ -81,6 +81,17 @@ class TrainingData:
         length: int | None = self._epochs._num_batches
         return length
 
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """As `fit` was given it."""
+        steps: int | None = self._epochs.steps_per_epoch
+        return steps
+
+    @property
+    def steps_per_execution(self) -> int:
+        """How many steps one call of Keras's takes."""
+        return int(self._epochs.steps_per_execution)
+
     def resume(self, at: Position, begin: Callable[[], None]) -> None:
         """Let the next epoch begin after steps that are done.
 

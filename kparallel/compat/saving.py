@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src.saving import saving_lib
 
+from kparallel.checkpoint.hdf5_file import Hdf5File
 from kparallel.compat.functions import traced
 from kparallel.compat.optimizers import optimizers_in
 
@@ -48,7 +49,7 @@ class WeightFile:
     def __init__(
         self, model: keras.Model, left_out: Callable[[keras.Model], list[keras.Variable]] | None = None
     ) -> None:
-        self._model = model
+        self.model = model
         self._left_out = left_out
         self._planned: list[Any] = []
         self._plan: list[Entry] = []
@@ -60,7 +61,7 @@ class WeightFile:
 
         Later steps do not change either.
         """
-        variables = [*self._model.variables, *getattr(self._model.optimizer, "variables", [])]
+        variables = [*self.model.variables, *getattr(self.model.optimizer, "variables", [])]
         # Compiled anew, or with layers made since: the places of an old plan would be those of other variables.
         if list(map(id, variables)) != list(map(id, self._planned)):
             self._plan_anew(variables)
@@ -68,13 +69,13 @@ class WeightFile:
         plan = self._plan
         # Such a value is of the moment when the plan was made.
         if any(entry.key and not isinstance(entry.value, keras.Variable) for entry in plan):
-            plan = _plan(self._model)  # A layer computes what it saves.
+            plan = _plan(self.model)  # A layer computes what it saves.
         fixed = [replace(entry, value=next(values)) if _is_variable(entry) else entry for entry in plan]
         return fixed, list(values)
 
     def _plan_anew(self, variables: list[Any]) -> None:
-        self._plan, self._planned = _plan(self._model), variables
-        self._rest = [] if self._left_out is None else self._left_out(self._model)
+        self._plan, self._planned = _plan(self.model), variables
+        self._rest = [] if self._left_out is None else self._left_out(self.model)
         self._read = None
 
     def prepare(self) -> None:
@@ -106,16 +107,24 @@ def write_weights(entries: Sequence[Entry], path: Path) -> None:
     Args:
         entries: Of a `WeightFile`.
         path: Ends in `.weights.h5`.
+
+    Raises:
+        OSError: It cannot be written, as on a full disk.
     """
-    store = saving_lib.H5IOStore(path, mode="w")
-    try:
-        for entry in entries:
-            if entry.key:
-                store[entry.key] = entry.value
-            else:
-                store.make(entry.path, metadata=entry.metadata)
-    finally:
-        store.close()
+    with Hdf5File(path) as file:
+        store = saving_lib.H5IOStore(file, mode="w")
+        try:
+            for entry in entries:
+                if file.error is not None:
+                    break
+                if entry.key:
+                    store[entry.key] = entry.value
+                else:
+                    store.make(entry.path, metadata=entry.metadata)
+        finally:
+            store.close()
+    if file.error is not None:
+        raise file.error
 
 
 def _plan(model: keras.Model) -> list[Entry]:

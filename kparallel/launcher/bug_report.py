@@ -15,7 +15,20 @@ from kparallel.launcher.gpus import visible_gpus
 __all__: list[str] = []
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "h5py", "tensorflow-datasets")
-_PREFIXES = ("KPARALLEL_", "TF_", "KERAS_", "CUDA_", "NCCL_", "XLA_", "OMP_", "SLURM_", "OMPI_COMM_", "SM_", "JOB_")
+_PREFIXES = (
+    "KPARALLEL_",
+    "TF_",
+    "KERAS_",
+    "CUDA_",
+    "NCCL_",
+    "XLA_",
+    "OMP_",
+    "SLURM_",
+    "OMPI_COMM_",
+    "PMIX_",
+    "SM_",
+    "JOB_",
+)
 _SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD", "CREDENTIAL")
 
 

@@ -1,11 +1,16 @@
-"""Messages between launchers: JSON, one object in a line, with a seal where they share a token."""
+"""Messages between launchers: JSON, one object in a line, with a seal where they share a token.
+
+Both ends say now and then that they are there: a machine's system answers for a launcher that is frozen, as by a paused
+container, so that only silence tells of it.
+"""
 
 import asyncio
 import contextlib
 import hmac
 import json
+import os
 import socket
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from kparallel.handshake import NoMessageError, seal_of
@@ -14,6 +19,7 @@ __all__: list[str] = []
 
 LONGEST = 1 << 20  # Bytes of a message.
 _PROBES = 3
+_HERE = {"here": True}
 
 
 class Channel:
@@ -23,13 +29,15 @@ class Channel:
         reader: Its reader.
         writer: Its writer.
         token: What all launchers know and nobody else; empty for none.
-        silence: Seconds after which the system takes a machine for lost that does not answer any more.
+        silence: Seconds after which the other end is lost if it says nothing.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, token: str, silence: float) -> None:
         self._reader = reader
         self._writer = writer
-        self._token = token.encode()
+        self._token = os.fsencode(token)
+        self._silence = silence
+        self.was_there = False  # Whether the other end has said that it is there: it takes part.
         _probe(writer.get_extra_info("socket"), max(1, int(silence / (_PROBES + 1))))
 
     @property
@@ -43,15 +51,36 @@ class Channel:
         with contextlib.suppress(OSError):
             self._writer.write(json.dumps({**message, **seal}).encode() + b"\n")
 
+    @contextlib.asynccontextmanager
+    async def taking_part(self) -> AsyncIterator[None]:
+        """Say that this end is there, as long as the context lasts."""
+
+        async def say() -> None:
+            while True:
+                self.send(_HERE)
+                await asyncio.sleep(self._silence / (_PROBES + 1))
+
+        saying = asyncio.create_task(say())
+        try:
+            yield
+        finally:
+            saying.cancel()
+
     async def read(self) -> dict[str, Any] | None:
-        """Return the next message, or None where the other is gone.
+        """Return the next message, or None where the other is gone, or silent for too long.
 
         Raises:
             NoMessageError: What comes is no message of a launcher's that has the token.
         """
+        while (message := await self._read()) == _HERE:
+            self.was_there = True
+        return message
+
+    async def _read(self) -> dict[str, Any] | None:
         try:
-            line = await self._reader.readline()
-        except OSError:
+            async with asyncio.timeout(self._silence):  # `wait_for` may swallow a cancellation.
+                line = await self._reader.readline()
+        except (TimeoutError, OSError):
             return None
         except ValueError as error:
             raise NoMessageError("it sends a line without an end") from error

@@ -15,7 +15,7 @@ from kparallel.errors import KParallelError
 from kparallel.forecast.hardware_file import shipped
 from kparallel.launcher.bug_report import bug_report
 from kparallel.launcher.elastic import Heard, supervise
-from kparallel.launcher.environment import hosts_cluster, scheduled_cluster
+from kparallel.launcher.environment import hosts_cluster, scheduled_cluster, scheduler_variable
 from kparallel.launcher.gang import PREEMPTED, Ending, Launch, run_gang
 from kparallel.launcher.gpus import visible_gpus
 from kparallel.launcher.hosts import Hosts
@@ -84,7 +84,8 @@ def run(script: str, arguments: tuple[str, ...], module: bool, **options: Any) -
     kparallel run --hosts a:2222,b:2222 --index 0 train.py   on machine a; --index 1 on b
     kparallel run -n 1:2 --hosts a:2222,b:2222 --index 0 train.py   the same, and b may come and go
     srun kparallel run train.py                         one worker for each task of Slurm
-    kparallel run train.py                              in a Kubernetes TFJob or indexed Job
+    srun kparallel run -n 2:4 train.py                  the same for four tasks, of which two may be lost
+    kparallel run train.py                              in an indexed Job or JobSet of Kubernetes
 
     Every worker has joined the cluster before the script starts, so the script needs no line for it.
     """
@@ -127,12 +128,15 @@ def _elastic_hosts(
     **_: Any,
 ) -> Hosts | None:
     """Return what a launcher of a run over several machines is told, if their number may change."""
-    if workers is None or hosts is None or not workers.is_elastic:
+    if workers is None or not workers.is_elastic or (hosts is None and index is not None):
         return None
-    cluster = hosts_cluster(hosts, index)
+    cluster = hosts_cluster(hosts, index) if hosts is not None else scheduled_cluster(os.environ)
+    if cluster is None:  # All workers are this machine's.
+        return None
     if len(cluster.workers) != workers.most:
+        who = "--hosts names" if hosts is not None else f"{scheduler_variable(os.environ)} tells of a job of"
         raise click.UsageError(
-            f"Expected -n MIN:{len(cluster.workers)}, as --hosts names {len(cluster.workers)}, received "
+            f"Expected -n MIN:{len(cluster.workers)}, as {who} {len(cluster.workers)}, received "
             f"-n {workers.least}:{workers.most}."
         )
     token = os.environ.get("KPARALLEL_TOKEN", "")
@@ -153,15 +157,27 @@ def _workers(
         raise click.UsageError("Give --hosts for several machines or -n for this one, not both, but for -n MIN:MAX.")
     if index is not None and hosts is None:
         raise click.UsageError("--index says which of --hosts this machine is; give --hosts too.")
+    cluster = hosts_cluster(hosts, index) if hosts is not None else scheduled_cluster(environment)
     if workers is not None:
+        _check_alone(cluster, workers, scheduler_variable(environment))
         names = list(range(len(places)))
         return local_environments(environment, places, workers.most, devices_per_worker), names
-    cluster = hosts_cluster(hosts, index) if hosts is not None else scheduled_cluster(environment)
     # What the launcher's own environment says is not this worker's cluster.
     environment.pop("TF_CONFIG", None)
     if cluster is None:
         return [environment], [0]
     return [{**environment, "TF_CONFIG": cluster.to_tf_config()}], [cluster.index]
+
+
+def _check_alone(cluster: Cluster | None, workers: Sizes, variable: str) -> None:
+    """Raise where each process of a scheduler's would start a run of its own, all with the same files."""
+    if cluster is not None:
+        count = len(cluster.workers)
+        raise click.UsageError(
+            f"Expected no -n, as {variable} makes this process {cluster.index} of {count}, each of them a worker, "
+            f"received -n {workers.most}. Leave it out, or write -n MIN:{count}. For a run of its own in each process "
+            f"remove {variable} from the environment."
+        )
 
 
 def _environment(

@@ -92,8 +92,9 @@ class Coordinator:
                 # A host that comes while others train is added after their next checkpoint.
                 if self._members and self._growth.offer():
                     self._ask_to_leave()
-                while (message := await channel.read()) is not None:
-                    self._take(index, message)
+                async with channel.taking_part():
+                    while (message := await channel.read()) is not None:
+                        self._take(index, message)
         except (NoMessageError, LookupError, TypeError, ValueError) as error:
             self._say(f"dropped a connection from {channel.peer}: {error}")
         if index in self._present and self._present[index].channel is channel:
@@ -118,7 +119,7 @@ class Coordinator:
                 }
             )
         elif index in self._present:
-            channel.send({"busy": f"host {index} is there already; is another launcher with --index {index} running?"})
+            channel.send({"busy": f"host {index} is there already; does another launcher run as host {index}?"})
         else:
             return True
         return False

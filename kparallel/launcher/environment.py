@@ -1,4 +1,4 @@
-"""The cluster that a scheduler's variables name: those of Kubernetes, Vertex AI, SageMaker, Slurm and Open MPI."""
+"""The cluster that a scheduler's variables name: Kubernetes, Vertex AI, SageMaker, Slurm, Open MPI and PMIx."""
 
 import json
 import re
@@ -19,7 +19,8 @@ def scheduled_cluster(environment: Mapping[str, str]) -> Cluster | None:
     Read are, in this order: `TF_CONFIG`, as Vertex AI and Kubeflow's TFJob set it; `JOB_COMPLETION_INDEX` of an
     indexed Job of Kubernetes, also in a JobSet, with `KPARALLEL_WORKERS` and `KPARALLEL_SERVICE` from the manifest;
     `SM_HOSTS` and `SM_CURRENT_HOST` of SageMaker; `SLURM_*`, as `srun` sets them; `OMPI_COMM_WORLD_*` of Open MPI's
-    `mpirun`, with `KPARALLEL_HOSTS` where there are several hosts, which it does not tell.
+    `mpirun`, with `KPARALLEL_HOSTS` where there are several hosts, which it does not tell; `PMIX_RANK` of another
+    launcher that speaks PMIx, as `prterun`, with `KPARALLEL_WORKERS` too, as it does not tell how many there are.
 
     Args:
         environment: Environment variables.
@@ -32,18 +33,34 @@ def scheduled_cluster(environment: Mapping[str, str]) -> Cluster | None:
         ...                    "SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_JOB_ID": "40"})
         Cluster(workers=('n7:20040', 'n8:20040'), index=1)
     """
+    read = {
+        "TF_CONFIG": read_cluster,
+        "JOB_COMPLETION_INDEX": _kubernetes,
+        "SM_HOSTS": _sagemaker,
+        "SLURM_PROCID": _slurm,
+        "OMPI_COMM_WORLD_RANK": _open_mpi,
+        "PMIX_RANK": _pmix,
+    }.get(scheduler_variable(environment))
+    return None if read is None else read(environment)
+
+
+def scheduler_variable(environment: Mapping[str, str]) -> str:
+    """Return the variable by which a scheduler tells a process which one it is, or the empty text.
+
+    Example:
+        >>> scheduler_variable({"OMPI_COMM_WORLD_RANK": "1", "PMIX_RANK": "1"})
+        'OMPI_COMM_WORLD_RANK'
+    """
     if environment.get("TF_CONFIG"):
-        return read_cluster(environment)
+        return "TF_CONFIG"
     if "JOB_COMPLETION_INDEX" in environment and "KPARALLEL_WORKERS" in environment:
-        return _kubernetes(environment)
+        return "JOB_COMPLETION_INDEX"
     if "SM_HOSTS" in environment:
-        return _sagemaker(environment)
+        return "SM_HOSTS"
     # A batch script itself has SLURM_PROCID 0, but is no step: only srun starts one process for each task.
     if "SLURM_PROCID" in environment and "SLURM_STEP_NODELIST" in environment:
-        return _slurm(environment)
-    if "OMPI_COMM_WORLD_RANK" in environment:
-        return _open_mpi(environment)
-    return None
+        return "SLURM_PROCID"
+    return next((name for name in ("OMPI_COMM_WORLD_RANK", "PMIX_RANK") if name in environment), "")
 
 
 def hosts_cluster(hosts: str, index: int | None) -> Cluster:
@@ -105,19 +122,49 @@ def _sagemaker(environment: Mapping[str, str]) -> Cluster | None:
 
 
 def _open_mpi(environment: Mapping[str, str]) -> Cluster | None:
-    """Return one worker for each process, host after host, on a port that is a function of the job."""
     index = _number(environment, "OMPI_COMM_WORLD_RANK")
     workers, local = (_number(environment, f"OMPI_COMM_WORLD_{name}SIZE") for name in ("", "LOCAL_"))
-    if workers == 1:
-        return None
-    named = [host.strip() for host in environment.get("KPARALLEL_HOSTS", "").split(",") if host.strip()]
-    hosts = named or (["127.0.0.1"] if local == workers else [])
+    named = _named_hosts(environment) or (["127.0.0.1"] if local == workers else [])
+    job = environment.get("PMIX_NAMESPACE") or environment.get("OMPI_MCA_ess_base_jobid") or ""
+    return None if workers == 1 else _processes_on(named, index, workers, local, job, environment)
+
+
+def _pmix(environment: Mapping[str, str]) -> Cluster | None:
+    index = _number(environment, "PMIX_RANK")
+    if "KPARALLEL_WORKERS" not in environment:
+        if index == 0:  # Of one process perhaps. If there are others, these raise.
+            return None
+        raise ClusterError(
+            f"Expected KPARALLEL_WORKERS to say how many processes there are, as PMIX_RANK is {index} and no variable "
+            "of PMIx says it, received nothing. Set it for all of them, and KPARALLEL_HOSTS for several hosts."
+        )
+    workers, named = _number(environment, "KPARALLEL_WORKERS"), _named_hosts(environment) or ["127.0.0.1"]
+    job = environment.get("PMIX_NAMESPACE", "")
+    return None if workers == 1 else _processes_on(named, index, workers, workers // len(named), job, environment)
+
+
+def _named_hosts(environment: Mapping[str, str]) -> list[str]:
+    return [host.strip() for host in environment.get("KPARALLEL_HOSTS", "").split(",") if host.strip()]
+
+
+def _processes_on(
+    hosts: Sequence[str], index: int, workers: int, local: int, job: str, environment: Mapping[str, str]
+) -> Cluster:
+    """Return one worker for each process, host after host, on a port that is a function of the job.
+
+    Args:
+        hosts: As `KPARALLEL_HOSTS` names them, in the launcher's order.
+        index: Of this process.
+        workers: How many processes there are.
+        local: How many there are on each host.
+        job: What is the same for all of them and differs from job to job.
+        environment: Environment variables.
+    """
     if len(hosts) * local != workers:
         raise ClusterError(
             f"Expected KPARALLEL_HOSTS to name the hosts of {workers} processes, {local} on each, in mpirun's order, "
             f"received {environment.get('KPARALLEL_HOSTS', '')!r}. Write mpirun --map-by slot -x KPARALLEL_HOSTS=a,b."
         )
-    job = environment.get("PMIX_NAMESPACE") or environment.get("OMPI_MCA_ess_base_jobid") or ""
     first = _number(environment, "KPARALLEL_PORT", 20000 + zlib.crc32(job.encode()) % 10000)
     return Cluster(tuple(f"{host}:{first + place}" for host in hosts for place in range(local)), index)
 

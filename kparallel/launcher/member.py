@@ -74,10 +74,12 @@ class _Member:
         since = time.monotonic()
         while ending is None:
             channel = await self._connect(since)
-            ending = await self._take_part(channel)
+            async with channel.taking_part():
+                ending = await self._take_part(channel)
             await channel.close()
             # A launcher that is refused for a while, as by another one with its index, tries on without a word.
-            if ending is None and not self._why:
+            if ending is None and channel.was_there:
+                self._why = ""
                 self._tell(
                     f"{self._hosts.name(0)}, which coordinates, was lost; waits {self._hosts.timeout:g} s for it"
                 )
@@ -98,7 +100,7 @@ class _Member:
             await asyncio.sleep(_RETRY)
         raise WorkerError(
             f"Host {self._hosts.index} waited {self._hosts.timeout:g} s for {self._hosts.name(0)}, which coordinates"
-            f"{': ' + self._why if self._why else ''}. Is kparallel run started there, with --index 0?"
+            f"{': ' + self._why if self._why else ''}. Is kparallel run started there, as host 0?"
         )
 
     async def _take_part(self, channel: Channel) -> Ending | None:

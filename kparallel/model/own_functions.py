@@ -1,5 +1,6 @@
 """The functions that Keras's loops call where a model has a step of its own."""
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -44,6 +45,20 @@ def own_predict_function(model: Any, runtime: Runtime) -> Callable[[list[Any]], 
     return over_lists(runtime, whole_step(model, runtime, "predict_step"))
 
 
+def build_by_step(model: Any, runtime: Runtime, spec: Any) -> None:
+    """Let the model's own `train_step` make what is missing before a checkpoint is read into it, where it can.
+
+    Args:
+        model: The wrapped model.
+        runtime: Its plan and what carries it out.
+        spec: Of a batch; None where ranks are unknown.
+    """
+    # A step that insists on the number of rows makes nothing here, but at the first batch.
+    with contextlib.suppress(TypeError, ValueError):
+        if spec is not None:
+            _OwnFunction(model, runtime, "train_step").build(spec)
+
+
 class _OwnFunction:
     """A function of one batch: a step of the model's on it, whole on each replica's rows.
 
@@ -80,7 +95,7 @@ class _OwnFunction:
 
     def _graph(self, batch: Any, counts: RowCounts) -> Callable[[Any], Any]:
         if counts not in self._graphs:
-            self._build(batch)
+            self.build(batch)
         if self._moves != self._runtime.moves:
             self._step, self._moves = None, self._runtime.moves
             # As in `_Compiled`: graphs read and write variables where they lay.
@@ -103,8 +118,12 @@ class _OwnFunction:
             stacklevel=3,
         )
 
-    def _build(self, batch: Any) -> None:
-        """Let the step make what is missing, as in plain Keras's first step: traced on one device, and never run."""
+    def build(self, batch: Any) -> None:
+        """Let the step make what is missing, as in plain Keras's first step: traced on one device, and never run.
+
+        Args:
+            batch: A batch, or its spec.
+        """
         owners = [*flatten_layers(self._model), *optimizers_of(self._model)]
         # Layers and optimizers that are built have all their variables. Tracing takes a while, so it is not done
         # without need.

@@ -17,7 +17,13 @@ from kparallel.model.call_data import adapted, check_call
 from kparallel.model.first_batch import FirstBatch
 from kparallel.model.functions import first_share, predict_function, step_function, tensors
 from kparallel.model.overrides import check_overrides, check_steps, has_own
-from kparallel.model.own_functions import own_predict_function, own_test_function, own_train_function, whole_step
+from kparallel.model.own_functions import (
+    build_by_step,
+    own_predict_function,
+    own_test_function,
+    own_train_function,
+    whole_step,
+)
 from kparallel.model.runtime import Runtime
 from kparallel.model.takeover import give_back, owners_of, take_over
 from kparallel.ownstep.loop import LoopStrategy
@@ -209,20 +215,25 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         return super()._get_metrics_result_or_logs(logs) if logs else self.get_metrics_result()
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        if has_own(self, "train_step") or has_own(self, "test_step"):
+        runtime = self._kparallel
+        follows = iterator is not None and runtime.epoch.follows_data
+        if follows:  # The first that a fit builds from is what it trains on.
+            runtime.epoch.progress, runtime.epoch.follows_data = Progress(iterator, runtime.epoch.order), False
+        if has_own(self, "train_step"):
+            if follows:
+                build_by_step(self, runtime, epoch_batches(iterator).spec())
             return  # Its own step builds what it uses, as in plain Keras, when it is first traced.
+        if has_own(self, "test_step") and not follows:
+            return
         if iterator is not None:
-            runtime = self._kparallel
-            if runtime.epoch.follows_data:  # The first that a fit builds from is what it trains on.
-                runtime.epoch.progress, runtime.epoch.follows_data = Progress(iterator, runtime.epoch.order), False
             # No batch is read where shapes are known: a generator yields each of its batches once.
             batches = epoch_batches(iterator)
             data_batch = batches.spec()
             if data_batch is None:
-                data_batch = first_share(self._kparallel, next(iter(batches)))
+                data_batch = first_share(runtime, next(iter(batches)))
         else:
-            data_batch = first_share(self._kparallel, tensors(data_batch))
-        build_missing(self, self._kparallel, data_batch)
+            data_batch = first_share(runtime, tensors(data_batch))
+        build_missing(self, runtime, data_batch)
 
 
 def make_parallel(model: keras.Model, runtime: Runtime) -> ParallelModel:

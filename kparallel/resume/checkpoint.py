@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kparallel.checkpoint.folder import clear_unfinished, write_folder
+from kparallel.checkpoint.folder import FolderWriter, clear_unfinished
 from kparallel.checkpoint.writer import Writer
 from kparallel.compat.training import resume_at
 from kparallel.data.shards import Shards
@@ -105,6 +105,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         # A `fit` that failed may have left a writer at work in this directory.
         self._writer.wait_for_all()
         clear_unfinished(self.directory)
+        self._folders = FolderWriter(self.directory, self._keep)
         training = restore_newest(self.model, self.directory)
         # A checkpoint of this process can only be that of another `fit`, which this one would go on with by mistake.
         if training is not None and training["finished"] and training["process"] == _PROCESS:
@@ -170,7 +171,9 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self._notice.stop()
         self._writer.wait()
         self._warn_of_failure()
+        # Where fewer epochs are asked for than are done, none begins.
         self.model.history.epoch = self.model.history.epoch or list(self._history["epoch"])
+        self.model.history.history = self.model.history.history or copy.deepcopy(self._history["history"])
         resume_at(self.model, 0)
 
     def save(self) -> None:
@@ -194,7 +197,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         epoch, steps, finished = self._epoch, self._steps, self._finished
 
         def write() -> None:
-            write_folder(self.directory, files, self._keep)
+            self._folders.write(files)
             report_checkpoint("written", epoch, steps)
             # Here the call that reads all variables is traced, beside training. The first checkpoint is read without
             # it.
@@ -246,6 +249,8 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _warn_of_failure(self) -> None:
         error = self._writer.failure()
+        if isinstance(error, CheckpointError):  # Two trainings in one directory: neither could be resumed.
+            raise error
         if error is not None:
             warnings.warn(
                 f"A checkpoint could not be written to {self.directory} ({type(error).__name__}: {error}). Training "

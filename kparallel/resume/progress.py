@@ -73,6 +73,7 @@ class Progress:
             "goes_on": self._data.goes_on,
             "seen": self._data.seen,
             "length": self._data.length,
+            "steps_per_epoch": self._data.steps_per_epoch,
             # Epochs that are complete: the running one, if any of its steps are done, begins anew.
             "epochs": self._epochs - (steps > 0),
             "order_begun": begun,
@@ -89,13 +90,15 @@ class Progress:
             begin: Called when the epoch begins, after Keras's reset of the metrics.
 
         Raises:
-            DataError: When the epoch begins: the data are not read in the same order.
+            DataError: The epoch has another number of steps; or, when it begins, the data come in another order.
         """
         if not state["steps"]:  # Of a fit that is over no epoch begins, and what follows on it draws from these.
             _set_generators(state["generators"])
         if not state["repeats"]:
             self._data.resume(Position(state["length"]), begin)
             return
+        if state["steps"] or state["goes_on"]:
+            self._check_steps(state)
         self._epochs = state["epochs"]
         self._at_start = state["generators_at_start"]
         order = self._order
@@ -118,6 +121,24 @@ class Progress:
         self._data.resume(
             Position(state["length"], state["steps"], state["passes"], read, state["seen"]), begin_resumed
         )
+
+    def _check_steps(self, state: dict[str, Any]) -> None:
+        """Raise where the steps of the epoch that is to go on are not those that were counted."""
+        for name, now in (("length", self._data.length), ("steps_per_epoch", self._data.steps_per_epoch)):
+            unknown = name == "length" and None in (now, state["length"])
+            if now != state[name] and not unknown and not isinstance(self._order, Shards):
+                what = "batches of data" if name == "length" else "as steps_per_epoch"
+                raise DataError(
+                    f"Expected {state[name]} {what}, as when the checkpoint was written within an epoch, received "
+                    f"{now}. Train on the same rows with the same batch_size and steps_per_epoch, or begin anew with "
+                    "an empty directory."
+                )
+        if state["steps"] % self._data.steps_per_execution:
+            raise DataError(
+                f"Expected a steps_per_execution that divides {state['steps']}, the steps of the epoch that were done "
+                f"when the checkpoint was written, received {self._data.steps_per_execution}. Compile with the same, "
+                "or with 1."
+            )
 
     def _expect(self, state: dict[str, Any], batches: int) -> None:
         """Compare what is read again with what was read."""

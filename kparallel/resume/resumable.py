@@ -7,12 +7,13 @@ from typing import Any
 
 import keras
 
-from kparallel.checkpoint.folder import clear_unfinished, write_folder
+from kparallel.checkpoint.folder import FolderWriter, clear_unfinished
 from kparallel.compat.callbacks import backs_up_epochs, backup_directory, keep_backups_by
 from kparallel.compat.data import are_arrays, shuffles_by_epoch, split_for_validation
 from kparallel.compat.epochs import has_global_seed
 from kparallel.data.shards import Shards
 from kparallel.data.shuffled import ShuffledArrays
+from kparallel.errors import CheckpointError
 from kparallel.resume.checkpoint import Checkpoint, resume_training
 from kparallel.resume.epoch import EpochState
 from kparallel.resume.progress import why_only_epochs
@@ -113,8 +114,16 @@ def keep_backups(model: Any, epoch: EpochState, given: dict[str, Any]) -> bool:
 
     Returns:
         Whether there is one.
+
+    Raises:
+        CheckpointError: There is a `Checkpoint`, too.
     """
     backups = [each for each in callbacks_of(given) if isinstance(each, keras.callbacks.BackupAndRestore)]
+    if backups and any(isinstance(each, Checkpoint) for each in callbacks_of(given)):
+        raise CheckpointError(
+            "Expected one callback that resumes training, received Checkpoint and BackupAndRestore, which would go on "
+            "from two places. Leave out BackupAndRestore: a Checkpoint resumes at the very step."
+        )
     for backup in backups:
         _keep(model, epoch, backup)
     return bool(backups)
@@ -129,6 +138,7 @@ def callbacks_of(given: dict[str, Any]) -> list[Any]:
 
 def _keep(model: Any, epoch: EpochState, backup: keras.callbacks.BackupAndRestore) -> None:
     directory, weight_file = backup_directory(backup), weight_file_of(model)
+    folders = FolderWriter(directory, _BACKUPS)
 
     def save(number: int) -> None:
         # Between epochs the place in the data is known. Within one, Keras's backup goes back to the epoch's start.
@@ -139,7 +149,7 @@ def _keep(model: Any, epoch: EpochState, backup: keras.callbacks.BackupAndRestor
             place = progress.state(0, repeats=not epoch.only_epochs and not progress.goes_on)
         seed = None if epoch.order is None else epoch.order.seed
         training = {"epoch": number, "data": place, "order_seed": seed}
-        write_folder(directory, take_snapshot(weight_file, training), _BACKUPS)
+        folders.write(take_snapshot(weight_file, training))
 
     def load() -> bool:
         clear_unfinished(directory)

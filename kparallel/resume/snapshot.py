@@ -1,6 +1,7 @@
 """The state of a training: copied at once, written in the background, restored into another process's model."""
 
 import json
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from kparallel.checkpoint.folder import folders
 from kparallel.compat.optimizers import optimizers_in
 from kparallel.compat.saving import WeightFile, write_weights
 from kparallel.errors import CheckpointError
-from kparallel.model_variables import variables_of
+from kparallel.model_variables import metrics_of, variables_of
 
 __all__: list[str] = []
 
@@ -45,7 +46,8 @@ def take_snapshot(weight_file: WeightFile, training: Mapping[str, Any]) -> dict[
             np.savez(file, *(value.numpy() for value in rest))
 
     def write_training(path: Path) -> None:
-        path.write_text(json.dumps(training))
+        # What the model consists of does not change while it trains, so that this takes none of its time.
+        path.write_text(json.dumps({**training, "compiled": _described(weight_file.model)}))
 
     return {
         _WEIGHTS: lambda path: write_weights(entries, path),
@@ -74,7 +76,7 @@ def restore_newest(model: keras.Model, directory: Path) -> dict[str, Any] | None
                 training: dict[str, Any] = json.loads((folder / _TRAINING).read_text())
                 with np.load(folder / _REST) as file:
                     rest = [file[f"arr_{index}"] for index in range(len(file.files))]
-                _restore(model, folder, rest)
+                _restore(model, folder, rest, training["compiled"])
             except (OSError, zipfile.BadZipFile, json.JSONDecodeError, KeyError) as error:
                 damage = f"{type(error).__name__}: {error}"
         if damage:
@@ -95,10 +97,12 @@ def restore_newest(model: keras.Model, directory: Path) -> dict[str, Any] | None
     return None
 
 
-def _restore(model: keras.Model, folder: Path, rest: Sequence[np.ndarray[Any, Any]]) -> None:
+def _restore(model: keras.Model, folder: Path, rest: Sequence[np.ndarray[Any, Any]], compiled: dict[str, Any]) -> None:
+    had_slots = any(count is not None for _, count in compiled["optimizer"])  # Not that which a step leaves alone.
     # Its slots have to exist before the file can fill them.
-    if model.optimizer is not None and not model.optimizer.built:
+    if had_slots and model.optimizer is not None and not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
+    _check_compiled(model, folder, compiled)
     variables = _rest(model)
     # Compared first: seeds and metrics of another model are refused before anything is loaded.
     shapes, expected = [array.shape for array in rest], [tuple(variable.shape) for variable in variables]
@@ -114,6 +118,34 @@ def _restore(model: keras.Model, folder: Path, rest: Sequence[np.ndarray[Any, An
     for variable, array in zip(variables, rest, strict=True):
         kind = tf.as_dtype(variable.dtype).as_numpy_dtype
         variable.assign(array.view(kind) if array.dtype.kind == "V" else array)  # NumPy's files know no bfloat16.
+
+
+def _described(model: keras.Model) -> dict[str, Any]:
+    """Return what keeps weights, slots and metrics, of which the files have no more than the shapes.
+
+    Of the optimizer and those that it holds class and number of variables, None while it has no slots; of the metrics
+    the names, without the numbers by which Keras tells layers apart: they count all that a process has made.
+    """
+    optimizers = optimizers_in(getattr(model, "optimizer", None))
+    return {
+        "weights": len(model.weights),
+        "optimizer": [[type(each).__name__, len(each.variables) if each.built else None] for each in optimizers],
+        "metrics": [re.sub(r"_\d+(?=_|$)", "", metric.name) for metric in metrics_of(model)],
+    }
+
+
+def _check_compiled(model: keras.Model, folder: Path, written: dict[str, Any]) -> None:
+    """Raise where another model, optimizer or other metrics would take up what was saved.
+
+    Keras only warns of other slots, and begins with new ones.
+    """
+    now = _described(model)
+    for name, expected in written.items():
+        if now[name] != expected:
+            raise CheckpointError(
+                f"Expected the {name} that {folder} was written with, {expected}, received {now[name]}. Build "
+                "and compile the same, or begin anew with an empty directory."
+            )
 
 
 def _rest(model: keras.Model) -> list[keras.Variable]:

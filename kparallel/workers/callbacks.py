@@ -157,7 +157,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         failed = [(index, answer["error"]) for index, answer in enumerate(answers) if answer["error"]]
         if failed:
             raise WorkerError(
-                f"A callback failed on worker {failed[0][0]}: {failed[0][1]}. All workers stop; "
+                f"A callback failed on worker {failed[0][0]}: {failed[0][1].rstrip('.')}. All workers stop; "
                 "that worker's log has the traceback."
             )
         if any(answer["stop"] for answer in answers):

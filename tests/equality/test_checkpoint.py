@@ -5,6 +5,7 @@ import os
 import random
 import threading
 import time
+import zlib
 
 import h5py
 import keras
@@ -128,11 +129,19 @@ def disturbed(data, directory, *interruptions, every=2, **options):
     return model, fit(model, data, Checkpoint(directory, every_steps=every))
 
 
+def rewritten(directory, change):
+    """Change what the checkpoints of a directory say of the training, as if they had been written so."""
+    for path in directory.glob("checkpoint-*/training.json"):
+        path.write_text(json.dumps(change(json.loads(path.read_text()))))
+        manifest = path.with_name("manifest.json")
+        text = path.read_bytes()
+        sizes = {path.name: {"bytes": len(text), "crc32": zlib.crc32(text)}}
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | sizes))
+
+
 def as_of_another_process(directory):
     """Let the checkpoints of a directory be those of a process that ran before."""
-    for path in directory.glob("checkpoint-*/training.json"):
-        training = json.loads(path.read_text())
-        path.write_text(json.dumps(training | {"process": "0" * len(training["process"])}))
+    rewritten(directory, lambda training: training | {"process": "0" * len(training["process"])})
 
 
 def settled():
@@ -181,8 +190,7 @@ def test_shards_of_another_number_of_workers_are_refused_within_an_epoch(tmp_pat
         callbacks = [Checkpoint(tmp_path / "run", every_steps=1), Interrupt(0, 3)]
         start().fit(records(tmp_path), verbose=0, callbacks=callbacks)
     settled()
-    for each in (tmp_path / "run").glob("checkpoint-*/training.json"):
-        each.write_text(each.read_text().replace('"shards": 1', '"shards": 2'))
+    rewritten(tmp_path / "run", lambda training: training | {"shards": 2})
     with pytest.raises(
         CheckpointError, match="Expected 2 workers, as wrote .* within an epoch, received 1: each reads"
     ):
@@ -334,11 +342,72 @@ def test_another_model_is_refused(tmp_path):
         fit(start(), "arrays", Checkpoint(tmp_path, every_steps=1), Interrupt(1, 1))
     other = kparallel.wrap(keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)]), replicas=2)
     other.compile("sgd", "mse")
-    with pytest.raises(CheckpointError, match="Expected the model and metrics that"):
+    with pytest.raises(CheckpointError, match="Expected the weights that .* was written with, 4, received 2"):
         fit(other, "arrays", Checkpoint(tmp_path))
+    two = [Checkpoint(tmp_path / "both", every_steps=steps) for steps in (1, 100)]
+    with pytest.raises(CheckpointError, match="a directory to which no other training writes"):
+        fit(start(), "arrays", *two)
+    with pytest.raises(CheckpointError, match="Expected one callback that resumes training"):
+        fit(start(), "arrays", Checkpoint(tmp_path), C.BackupAndRestore(tmp_path / "other"))
     plain = kparallel.unwrap(start())
     with pytest.raises(CheckpointError, match=r"a model that kparallel.wrap returned"):
         fit(plain, "arrays", Checkpoint(tmp_path))
+
+
+def test_what_was_compiled_and_counted_otherwise_is_refused(tmp_path):
+    """Shapes are the same in each case; Keras would begin with new slots, or count in another epoch."""
+    with pytest.raises(Interrupted):
+        fit(start(), "arrays", Checkpoint(tmp_path, every_steps=1), Interrupt(1, 3))
+    settled()
+
+    def refused(error, words, optimizer=None, metrics="mae", rows=ROWS, steps_per_execution=1, **options):
+        model = start()
+        optimizer = optimizer or keras.optimizers.SGD(0.05, momentum=0.9)
+        model.compile(optimizer, "mse", metrics=[metrics], steps_per_execution=steps_per_execution)
+        data = {"x": X[:rows], "y": Y[:rows], "batch_size": 4, "shuffle": False} | options
+        with pytest.raises(error, match=words):
+            model.fit(**data, epochs=EPOCHS, verbose=0, callbacks=[Checkpoint(tmp_path)])
+
+    refused(CheckpointError, "Expected the optimizer .*'SGD', 6.*, received .*'RMSprop', 6", keras.optimizers.RMSprop())
+    refused(CheckpointError, "Expected the optimizer .*'SGD', 6.*, received .*'SGD', 2", keras.optimizers.SGD())
+    refused(CheckpointError, "Expected the metrics .*'mae'.*, received .*'mse'", metrics="mse")
+    refused(DataError, "Expected 6 batches of data, as when .*, received 5", batch_size=5)
+    refused(DataError, "Expected 6 batches of data, as when .*, received 3", rows=12)
+    refused(DataError, "Expected None as steps_per_epoch, as when .*, received 3", steps_per_epoch=3)
+    refused(DataError, "Expected a steps_per_execution that divides ., the steps", steps_per_execution=5)
+
+
+@pytest.mark.filterwarnings("ignore:The model does not have any trainable weights")
+def test_optimizers_of_a_models_own_go_on_with_their_slots(tmp_path):
+    class Two(keras.Model):
+        """Trains by an optimizer that it holds, and leaves that of `compile` alone."""
+
+        def __init__(self):
+            super().__init__()
+            self.inner = keras.layers.Dense(1)
+            self.own = keras.optimizers.Adam(0.05)
+
+        def call(self, x):
+            return self.inner(x)
+
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((self(x) - y) ** 2)
+            weights = self.inner.trainable_variables
+            self.own.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+            return {"loss": loss}
+
+    def made():
+        start()
+        model = kparallel.wrap(Two(), replicas=2)
+        model.compile("sgd")
+        return model
+
+    with pytest.raises(Interrupted):
+        fit(made(), "arrays", Checkpoint(tmp_path, every_steps=1), Interrupt(1, 3))
+    model, want = made(), made()
+    assert_same((model, fit(model, "arrays", Checkpoint(tmp_path))), (want, fit(want, "arrays")))
 
 
 def test_a_full_disk_costs_that_checkpoint_alone(tmp_path, monkeypatch):
@@ -500,6 +569,6 @@ def test_training_stands_still_for_a_small_part_of_what_a_save_takes(tmp_path):
         begun = time.perf_counter()
         files = snapshot.take_snapshot(file, {})
         blocked = time.perf_counter() - begun
-        folder.write_folder(tmp_path, files, 2)
+        folder.FolderWriter(tmp_path, 2).write(files)
         shares.append(blocked / (time.perf_counter() - begun))
     assert min(shares) < 0.15, shares

@@ -170,6 +170,15 @@ def test_modules_run_as_python_runs_them():
     assert done.returncode == 0 and "November 2026" in done.stdout
 
 
+# One of two tasks that srun has started on this machine.
+TASK = {
+    "SLURM_PROCID": "1",
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_STEP_NODELIST": "127.0.0.1",
+    "SLURM_STEP_TASKS_PER_NODE": "2",
+}
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "part"),
     [
@@ -177,6 +186,14 @@ def test_modules_run_as_python_runs_them():
         (["run", "--worker", "2", __file__], {}, "such option"),
         (["run", "-n", "2", "--hosts", "a,b", "--index", "0", __file__], {}, "not both"),
         (["run", "--index", "0", __file__], {}, "--hosts"),
+        (["run", "-n", "1:2", "--index", "0", __file__], {}, "--hosts"),
+        (
+            ["run", "-n", "1:3", "--hosts", "a,b", "--index", "0", __file__],
+            {},
+            "-n MIN:2, as --hosts names 2",
+        ),
+        (["run", "-n", "2:4", __file__], TASK, "-n MIN:2, as SLURM_PROCID tells of a job of 2, received -n 2:4"),
+        (["run", "-n", "2", __file__], TASK, "as SLURM_PROCID makes this process 1 of 2, each of them a worker"),
         (["run", "--hosts", "a,b", "--index", "2", __file__], {}, "from 0 to 1, received 2"),
         (["run", "--hosts", "a,b", __file__], {}, "Expected --index"),
         (["run", __file__], {"TF_CONFIG": "{"}, "Expected JSON in TF_CONFIG"),
@@ -187,7 +204,8 @@ def test_modules_run_as_python_runs_them():
 )
 def test_wrong_use_is_told_before_anything_starts(arguments, environment, part):
     done = kparallel(*arguments, **environment)
-    assert done.returncode in (1, 2) and part in done.stderr and "Traceback" not in done.stderr, done.stderr
+    told = " ".join(done.stderr.split())
+    assert done.returncode in (1, 2) and part in told and "Traceback" not in done.stderr, done.stderr
 
 
 def test_help_loads_no_tensorflow():

@@ -39,7 +39,7 @@ class Launcher:
     async def come(self, **hello):
         host, _, port = self.hosts.addresses[0].rpartition(":")
         reader, writer = await asyncio.wait_for(connected(host, int(port)), SECONDS)
-        self.channel = Channel(reader, writer, self.hosts.token, 4)
+        self.channel = Channel(reader, writer, self.hosts.token, self.hosts.silence)
         self.opened.append(self.channel)
         self.channel.send({"hello": self.index, "port": 7000 + self.index, "run": self.hosts.run} | hello)
         return self
@@ -51,9 +51,9 @@ class Launcher:
         self.channel.send({"ended": ended(code, **more), "port": 8000 + self.index})
 
 
-def coordinated(script, sizes=(2, 2), restarts=0, wait=20.0, timeout=20.0):
+def coordinated(script, sizes=(2, 2), restarts=0, wait=20.0, timeout=20.0, silence=60.0):
     """Run a script of launchers against a coordinator; return what the coordinator printed."""
-    hosts = Hosts(free_addresses(sizes[1]), 0, Sizes(*sizes), restarts, wait, timeout, 4, "token")
+    hosts = Hosts(free_addresses(sizes[1]), 0, Sizes(*sizes), restarts, wait, timeout, silence, "token")
     said = []
 
     async def run():
@@ -125,6 +125,24 @@ def test_without_a_lost_host_the_others_go_on():
         assert await one.hears() == {"done": 0, "reason": ""}
 
     coordinated(script, sizes=(1, 2))
+
+
+def test_a_launcher_that_freezes_is_lost_and_keeps_nobody_waiting():
+    """Its system answers for it, but it does not say any more that it is there."""
+
+    async def script(one, other):
+        await one.come()
+        async with one.channel.taking_part():
+            await other.come()
+            for each in (one, other):
+                assert "start" in await each.hears()
+            one.ends(1, consequence=True)
+            start = (await one.hears())["start"]
+            assert len(start["workers"]) == 1 and "host 1" in start["news"] and "was lost" in start["news"]
+            one.ends(0)
+            assert await one.hears() == {"done": 0, "reason": ""}
+
+    coordinated(script, sizes=(1, 2), silence=2.0)
 
 
 def test_a_host_that_comes_is_added_after_a_checkpoint():

@@ -69,6 +69,17 @@ def test_open_mpi_gives_each_process_a_port_of_its_own():
     assert scheduled_cluster({**MPI, "OMPI_COMM_WORLD_SIZE": "1"}) is None
 
 
+def test_pmix_is_told_how_many_processes_there_are():
+    process = {"PMIX_RANK": "2", "PMIX_NAMESPACE": "prterun-node-42@1", "KPARALLEL_WORKERS": "4"}
+    assert scheduled_cluster(process) == scheduled_cluster({**MPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "4"})
+    two = {**process, "KPARALLEL_HOSTS": "a,b", "KPARALLEL_PORT": "3000"}
+    assert scheduled_cluster(two) == Cluster(("a:3000", "a:3001", "b:3000", "b:3001"), 2)
+    assert scheduled_cluster({"PMIX_RANK": "0"}) is None
+    assert scheduled_cluster({"PMIX_RANK": "0", "KPARALLEL_WORKERS": "1"}) is None
+    # Slurm with PMIx sets both.
+    assert scheduled_cluster({**SLURM, "PMIX_RANK": "2"}) == scheduled_cluster(SLURM)
+
+
 def test_a_job_set_is_an_indexed_job():
     pod = {**POD, "HOSTNAME": "train-workers-0-1", "KPARALLEL_SERVICE": "train"}
     assert scheduled_cluster(pod) == Cluster(("train-workers-0-0.train:2222", "train-workers-0-1.train:2222"), 1)
@@ -119,6 +130,8 @@ def test_kubernetes():
         ({**SAGEMAKER, "SM_HOSTS": "algo-1,algo-2"}, "a JSON list of hosts"),
         ({**SAGEMAKER, "SM_CURRENT_HOST": "algo-7"}, "'algo-7'"),
         (MPI, "KPARALLEL_HOSTS to name the hosts of 4 processes, 2 on each"),
+        ({"PMIX_RANK": "1"}, "KPARALLEL_WORKERS to say how many processes"),
+        ({"PMIX_RANK": "1", "KPARALLEL_WORKERS": "3", "KPARALLEL_HOSTS": "a,b"}, "the hosts of 3 processes, 1 on each"),
         ({**SLURM, "SLURM_DISTRIBUTION": "cyclic"}, "--distribution=block"),
     ],
 )
