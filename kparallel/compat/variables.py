@@ -1,10 +1,12 @@
 """Variables with a copy on each device of a column."""
 
+import abc
 import copy
 import functools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -26,6 +28,7 @@ def _writing_all(name: str) -> Callable[..., Any]:
             return getattr(self._get_on_device_or_primary(), name)(value, *args, **kwargs)
         if self._by_replica():
             return inherited(self, value, *args, **kwargs)
+        self._before_write()
         if not isinstance(value, tf.IndexedSlices):
             value = tf.convert_to_tensor(value, self.dtype)
         return [getattr(each, name)(value, *args, **kwargs) for each in self.values][0]
@@ -54,6 +57,9 @@ class PlacedVariable(MirroredVariable):  # type: ignore[misc]
     def _by_replica(self) -> bool:
         """Tell whether the replica that is at work decides which copy is read and written."""
         return bool(tf.distribute.has_strategy())
+
+    def _before_write(self) -> None:
+        """Is called before all copies are written."""
 
     assign = _writing_all("assign")
     assign_add = _writing_all("assign_add")
@@ -114,6 +120,105 @@ class SingleCopyVariable(PlacedVariable):
         return False
 
 
+class SlotAccess(abc.ABC):
+    """What the slots of an optimizer that is sharded over workers ask before they are read or written on one worker."""
+
+    @abc.abstractmethod
+    def before_read(self, name: str, in_graph: bool) -> None:
+        """Bring all slots together, of which one is to be read that another worker holds, or raise."""
+
+    @abc.abstractmethod
+    def before_write(self, name: str) -> None:
+        """Bring all slots together, of which one is to be written, or raise."""
+
+    @abc.abstractmethod
+    def placed(self) -> None:
+        """Take note that a slot has been placed, with its value on every worker."""
+
+
+@dataclass(frozen=True)
+class SlotOwner:
+    """Who holds a slot of an optimizer that is sharded over workers.
+
+    Args:
+        replica: The index of the owner among the replicas of all workers.
+        is_here: Whether it is a replica of this process.
+        access: What the slot asks.
+    """
+
+    replica: int
+    is_here: bool
+    access: SlotAccess
+
+
+class SlotOfWorkers(SingleCopyVariable):
+    """A slot of an optimizer that is sharded over workers: between steps it has a value on its owner's worker alone.
+
+    Where all workers pass, the slots come together: then each worker has the value, and it is an ordinary variable.
+
+    Args:
+        strategy: The strategy of the variable whose slot it is.
+        copies: This worker's only copy.
+        owner: Who holds it.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, copies: Sequence[tf.Variable], owner: SlotOwner) -> None:
+        self._held: tuple[tf.Variable, ...] | None = None
+        first = copies[0]
+        self._shape_of_value, self._dtype_of_value, self._name_of_value = first.shape, first.dtype, first.name
+        self._unique_id_of_value = first._unique_id
+        self.owner = owner
+        super().__init__(strategy, copies)
+
+    @property
+    def _values(self) -> tuple[tf.Variable, ...]:
+        in_graph = not tf.executing_eagerly()  # It would keep the copy that is here now, and read it after later steps.
+        if not self.owner.is_here and (self._held is None or in_graph):
+            self.owner.access.before_read(self.name, in_graph)
+        assert self._held is not None
+        return self._held
+
+    @_values.setter
+    def _values(self, copies: tuple[tf.Variable, ...]) -> None:
+        self._held = copies
+
+    @property
+    def shape(self) -> tf.TensorShape:
+        """The shape, also where the value is elsewhere."""
+        return self._shape_of_value
+
+    @property
+    def dtype(self) -> tf.DType:
+        """The dtype, also where the value is elsewhere."""
+        return self._dtype_of_value
+
+    @property
+    def name(self) -> str:
+        """The name, also where the value is elsewhere."""
+        return self._name_of_value
+
+    def _before_write(self) -> None:
+        if tf.executing_eagerly():  # In a step the owner's worker writes.
+            self.owner.access.before_write(self.name)
+
+    def local_value(self) -> tf.Tensor | None:
+        """Return the value where the owner is a replica of this process, else None."""
+        return self._held[0].read_value() if self.owner.is_here and self._held is not None else None
+
+    def receive(self, value: tf.Tensor) -> None:
+        """Hold a value on this worker's host that the owner has sent."""
+        with tf.device("CPU:0"), tf.init_scope():
+            copy = tf.Variable(value, dtype=self.dtype, trainable=False, name=self.name.split(":")[0])
+        copy._unique_id = self._unique_id_of_value
+        _set_container(copy, self)
+        self._held = (copy,)
+
+    def release(self) -> None:
+        """Drop what another worker holds."""
+        if not self.owner.is_here:
+            self._held = None
+
+
 def own_device(device: str, name: str) -> bool:
     """Tell whether a device is the one that a name means, which may leave out the worker."""
     full = tf.DeviceSpec.from_string(device)
@@ -121,7 +226,11 @@ def own_device(device: str, name: str) -> bool:
 
 
 def place_variable(
-    variable: keras.Variable, strategy: tf.distribute.Strategy, devices: Sequence[str], single: bool = False
+    variable: keras.Variable,
+    strategy: tf.distribute.Strategy,
+    devices: Sequence[str],
+    single: bool = False,
+    owner: SlotOwner | None = None,
 ) -> Any:
     """Give a Keras variable one copy on each device of a column, with the same value.
 
@@ -132,12 +241,13 @@ def place_variable(
         strategy: In whose steps it will be used.
         devices: The column; of a variable with a single copy its device alone.
         single: Whether all replicas read and write a single copy. Default False.
+        owner: Who holds it, for a slot of an optimizer that is sharded over workers. Default None.
 
     Returns:
         What it was, for `restore_variable`; None if it lies there already.
     """
     old = variable._value
-    if is_placed(variable, strategy, devices, single):
+    if is_placed(variable, strategy, devices, single, owner):
         return None
     former = list(old.values) if isinstance(old, tf.distribute.DistributedValues) else [old]
     value = _from_chief(strategy, former[0])
@@ -151,7 +261,11 @@ def place_variable(
             same.assign(value)
         copies.append(same)
     copies[0]._unique_id = former[0]._unique_id  # By which optimizers know a weight.
-    variable._value = (SingleCopyVariable if single else PlacedVariable)(strategy, copies)
+    if owner is None:
+        variable._value = (SingleCopyVariable if single else PlacedVariable)(strategy, copies)
+    else:
+        variable._value = SlotOfWorkers(strategy, copies, owner)
+        owner.access.placed()
     return old
 
 
@@ -202,6 +316,11 @@ def placed_value(variable: keras.Variable) -> PlacedVariable | None:
     return variable._value if isinstance(variable._value, PlacedVariable) else None
 
 
+def slot_of_workers(variable: keras.Variable) -> SlotOfWorkers | None:
+    """Return the slot of an optimizer that is sharded over workers that a Keras variable holds, or None."""
+    return variable._value if isinstance(variable._value, SlotOfWorkers) else None
+
+
 def copies_of(variable: keras.Variable) -> tuple[tf.Variable, ...]:
     """Return the copies of a placed variable on this process's devices, in the order of the replicas."""
     return tuple(variable._value.values)
@@ -235,7 +354,11 @@ def one_copy_each(chosen: Sequence[tuple[keras.Variable, int]]) -> Iterator[None
 
 
 def is_placed(
-    variable: keras.Variable, strategy: tf.distribute.Strategy, devices: Sequence[str] | None, single: bool = False
+    variable: keras.Variable,
+    strategy: tf.distribute.Strategy,
+    devices: Sequence[str] | None,
+    single: bool = False,
+    owner: SlotOwner | None = None,
 ) -> bool:
     """Tell whether a variable has its copies on the devices of a column, or on any column of the strategy for None.
 
@@ -244,8 +367,11 @@ def is_placed(
         strategy: In whose steps it is used.
         devices: The devices of the column, or None.
         single: Whether all replicas are to read and write a single copy. Default False.
+        owner: Who is to hold it, of a slot of an optimizer that is sharded over workers. Default None.
     """
     placed = variable._value
+    if owner is not None:  # As all workers say, of which one may have it on another device.
+        return type(placed) is SlotOfWorkers and placed.distribute_strategy is strategy and placed.owner == owner
     if type(placed) is not (SingleCopyVariable if single else PlacedVariable):
         return False
     if placed.distribute_strategy is not strategy:

@@ -179,6 +179,29 @@ def traced(model):
     return {f"history_{k}": v for k, v in history.items()}
 
 
+def saved_at_steps(model):
+    """The chief alone writes files, between steps too; and reads back what plain Keras would have written."""
+    with tempfile.TemporaryDirectory() as folder:
+        saved = keras.callbacks.ModelCheckpoint(f"{folder}/{{batch}}.keras", save_freq=3)
+        written = kparallel.callbacks.Checkpoint(f"{folder}/steps", every_steps=2)
+        wrapped = isinstance(model, kparallel.ParallelModel)
+        callbacks = [saved, written] if wrapped else []
+        arguments = {"batch_size": 5, "epochs": 2, "shuffle": False, "verbose": 0}
+        history = model.fit(X, Y, callbacks=callbacks, **arguments).history
+        if worker_index() == 0:
+            files = sorted(os.listdir(folder))
+            assert len(files) > 2 and os.listdir(f"{folder}/steps"), files
+            loaded = keras.saving.load_model(f"{folder}/{files[0]}")
+            assert all(np.any(v.numpy()) for v in loaded.optimizer.variables)
+    return {f"history_{k}": v for k, v in history.items()}
+
+
+def each_of_two():
+    """Two optimizers, each of which clips its own weights."""
+    chosen = {"dense_[0-2]/.*": opt.SGD(0.1, momentum=0.9, global_clipnorm=0.05)}
+    return opt.MultiOptimizer(opt.OptimizerMap(opt.Adam(0.01, clipvalue=0.1), chosen))
+
+
 def messages(model):
     """Texts of any length reach every worker whole and in order; also on the border of one exchange."""
     texts = [lambda i: "", lambda i: "ä" * i, lambda i: "x" * (1020 + i), lambda i: "zß" * 3000 * i, lambda i: "end"]
@@ -231,6 +254,26 @@ PIPELINES = {
     ),
 }
 CASES |= PIPELINES
+SHARDED = {
+    "sharded": case(lambda: opt.Adam(0.01, global_clipnorm=0.05), options={"shard": "optimizer"}, job=saved_at_steps),
+    "sharded_by_hand": case(lambda: opt.Nadam(0.01, clipnorm=0.1), options={"shard": "optimizer"}, job=by_hand),
+    "sharded_accumulation": case(
+        lambda: opt.AdamW(0.01, gradient_accumulation_steps=2, global_clipnorm=0.05),
+        build=deep,
+        options={"shard": "optimizer", "stages": 2, "microbatches": 2},
+    ),
+    "sharded_average": case(
+        lambda: opt.SGD(0.1, momentum=0.9, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2),
+        build=masked,
+        options={"shard": "optimizer"},
+    ),
+    "sharded_scaled": case(
+        lambda: opt.LossScaleOptimizer(opt.Muon(0.01, global_clipnorm=0.05), initial_scale=8.0),
+        options={"shard": "optimizer"},
+    ),
+    "sharded_several": case(lambda: each_of_two(), build=deep, options={"shard": "optimizer"}),
+}
+CASES |= SHARDED
 
 
 def own_metric(y_true, y_pred):
