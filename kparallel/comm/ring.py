@@ -109,9 +109,7 @@ class Ring:
         self._neighbors.flush()  # TensorFlow may write into the result, and parts of it may still wait to be sent.
         return total
 
-    def reduce_scatter(
-        self, own: np.ndarray[Any, Any], counts: Sequence[int], add: Add = _add
-    ) -> np.ndarray[Any, Any]:
+    def reduce_scatter(self, own: np.ndarray[Any, Any], counts: Sequence[int], add: Add = _add) -> np.ndarray[Any, Any]:
         """Sum arrays of one dim, each element for one worker: the first half of `all_reduce`.
 
         Args:

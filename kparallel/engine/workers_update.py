@@ -135,9 +135,7 @@ class WorkersUpdate:
             totals = tf.split(replica.last.all_reduce([vector])[0], len(numbers))
             finite = tf.equal(tf.reduce_sum(totals.pop(0)), 0) if scaled else None
             first, number = self._placement.first_replica, len(self._placement.rows)
-            elsewhere = [
-                tf.reduce_sum(tf.concat([total[:first], total[first + number :]], 0)) for total in totals
-            ]
+            elsewhere = [tf.reduce_sum(tf.concat([total[:first], total[first + number :]], 0)) for total in totals]
             steps = [each.gradient_accumulation_steps or 1 for each in clipping]
             rests = {
                 id(each): tf.sqrt(square) / count

@@ -165,9 +165,7 @@ def owners_of(model: keras.Model, runtime: Runtime) -> dict[int, int] | None:
     return dict(zip(weights, share_out(loads), strict=True))
 
 
-def _columns(
-    model: keras.Model, runtime: Runtime
-) -> Iterator[tuple[keras.Variable, Column, bool, SlotOwner | None]]:
+def _columns(model: keras.Model, runtime: Runtime) -> Iterator[tuple[keras.Variable, Column, bool, SlotOwner | None]]:
     """Yield each variable of a model once, with the devices of its copies, whether a single one is for all, and whose.
 
     The last one is given for a slot of an optimizer that is sharded over workers.
@@ -199,8 +197,8 @@ def _check_together(variable: keras.Variable, runtime: Runtime | None) -> None:
     if apart and slot_of_workers(variable) is not None:
         raise ModelError(
             f"Expected the slot {variable.path!r} on every worker to move it, received one that is on its owner's "
-            "worker alone, since a step has failed. Call fit or train_on_batch again, or load a checkpoint into a model "
-            "that is built anew."
+            "worker alone, since a step has failed. Call fit or train_on_batch again, or load a checkpoint into a "
+            "model that is built anew."
         )
 
 

@@ -110,9 +110,9 @@ class SlotsOfWorkers(SlotAccess):
         if self._ask is None:
             raise ModelError(
                 f"Expected the slot {name!r} of an optimizer with shard='optimizer' to be {what} where all workers "
-                f"pass, received worker {self._group.worker_index} alone, while each slot is on one worker. Do it after "
-                "fit or train_on_batch, or in fit in a callback's hook at the begin or end of training, an epoch or a "
-                "training batch."
+                f"pass, received worker {self._group.worker_index} alone, while each slot is on one worker. Do it "
+                "after fit or train_on_batch, or in fit in a callback's hook at the begin or end of training, an epoch "
+                "or a training batch."
             )
         self._ask()
 
