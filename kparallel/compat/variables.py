@@ -195,7 +195,7 @@ class SlotOfWorkers(SingleCopyVariable):
     @property
     def name(self) -> str:
         """The name, also where the value is elsewhere."""
-        return self._name_of_value
+        return str(self._name_of_value)
 
     def _before_write(self) -> None:
         if tf.executing_eagerly():  # In a step the owner's worker writes.

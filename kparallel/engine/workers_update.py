@@ -60,7 +60,8 @@ class WorkersUpdate:
             if getattr(keras.optimizers, type(each).__name__, None) is not type(each):
                 raise ModelError(
                     "Expected an optimizer of Keras's with shard='optimizer' over several workers, received "
-                    f"{type(each).__name__}, which may read weights and slots that another worker holds. Say shard=None."
+                    f"{type(each).__name__}, which may read weights and slots that another worker holds. Say "
+                    "shard=None."
                 )
 
     def apply(self, gradients: list[Any], variables: list[keras.Variable], replica: Replica) -> None:
