@@ -16,6 +16,7 @@ from examples.benchmarks import (
     own_steps,
     pipeline,
     planned,
+    sharded,
     tracing,
     workers,
 )
@@ -44,6 +45,9 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Row]]] = {
     "executor-gpipe": partial(executor.rows, "gpipe"),
     "tracing": tracing.rows,
     "planner": planned.rows,
+    "sharded-mlp": partial(sharded.devices, "mlp"),
+    "sharded-embedding": partial(sharded.against_one_replica, "embedding"),
+    "sharded-workers-mlp": partial(sharded.workers, "mlp"),
     "checkpoint": checkpoint.rows,
     "overlap-mlp": partial(overlap.rows, "mlp"),
     "overlap-resnet": partial(overlap.rows, "resnet"),

@@ -198,6 +198,13 @@ def test_workers_share_out_what_one_replica_on_each_would_hold():
     assert "shared out over 5 replicas: about 16 B of slots on a device" in str(plan)
 
 
+def test_one_worker_that_is_left_of_several_holds_all_slots(monkeypatch):
+    """`kparallel run -n MIN:MAX` may go on with one."""
+    monkeypatch.setenv("KPARALLEL_ELASTIC", "1")
+    assert kparallel.plan(net(), replicas=1, shard="optimizer").shard is None
+    assert kparallel.plan(net(), **SHARDED).shard == "optimizer"
+
+
 def test_a_plan_says_what_a_device_holds():
     text = str(kparallel.plan(net(), **SHARDED))
     # Half of two slots of 8 bytes for each of 99 weights, of which 35 are one kernel's.
