@@ -249,7 +249,7 @@ def test_the_counters_of_a_loss_scale_are_no_slots_either():
 )
 def test_an_optimizer_knows_some_of_its_weights_for_a_while(make):
     """It updates them as one does that was built for them, and is then as it was."""
-    values = [np.ones((2, 3)), np.ones(4), np.full((3, 2), 2.0)]
+    values = [np.full(shape, 2.0, "float32") for shape in [(2, 3), (4,), (3, 2)]]
     optimizer, alone = make(), make()
     weights, own = ([keras.Variable(value) for value in some] for some in (values, values[1:]))
     optimizer.build(weights)
