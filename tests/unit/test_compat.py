@@ -265,6 +265,10 @@ def test_an_optimizer_knows_some_of_its_weights_for_a_while(make):
     np.testing.assert_array_equal(weights[0].numpy(), values[0])
     assert [each.path for each in optimizer.variables] == names
     assert all(vars(optimizer)[name] is value for name, value in before.items() if isinstance(value, list | dict))
+    assert (
+        optimizer._get_variable_index(weights[2])
+        == optimizer._trainable_variables_indices[optimizer._var_key(weights[2])]
+    )
 
 
 def test_an_optimizer_acts_as_if_it_were_given_all_gradients():
