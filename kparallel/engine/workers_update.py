@@ -213,7 +213,7 @@ class WorkersUpdate:
                 continue
             copies = [copies_of(weight)[local] for weight in weights]
             owners = [self._owners[id(weight)] for weight in weights]
-            with tf.name_scope(f"spread{s}"), replica.stage_devices[s].reduction():
+            with tf.name_scope(f"reduce{s}"), replica.stage_devices[s].reduction():
                 values = replica.communicators[s].broadcast([copy.read_value() for copy in copies], owners)
                 for copy, owner, value in zip(copies, owners, values, strict=True):
                     if owner != replica.index:
