@@ -28,9 +28,9 @@ from typing import Any
 import keras
 
 from kparallel.compat.optimizers import slots_by_weight, trained_by
+from kparallel.compat.placed_variables import SlotOwner
 from kparallel.compat.training import renew_functions
 from kparallel.compat.variables import (
-    SlotOwner,
     foreign_strategy,
     gather_variable,
     is_placed,

@@ -20,7 +20,8 @@ import keras
 import tensorflow as tf
 
 from kparallel.comm.group import WorkerGroup
-from kparallel.compat.variables import SlotAccess, SlotOfWorkers, slot_of_workers
+from kparallel.compat.placed_variables import SlotAccess, SlotOfWorkers
+from kparallel.compat.variables import slot_of_workers
 from kparallel.errors import ModelError
 from kparallel.model_variables import variables_of
 

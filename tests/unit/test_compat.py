@@ -50,6 +50,7 @@ from kparallel.compat.optimizers import (
     training_only,
     updating_copies,
 )
+from kparallel.compat.placed_variables import PlacedVariable
 from kparallel.compat.profiler import XSpace, read_profile
 from kparallel.compat.saving import WeightFile, write_weights
 from kparallel.compat.startup import abort_collectives, tensorflow_has_started
@@ -64,7 +65,6 @@ from kparallel.compat.steps import (
 from kparallel.compat.tensors import keras_mask, set_mask
 from kparallel.compat.training import build_layers, renew_functions, resume_at, resumed_epoch, trainer_metrics
 from kparallel.compat.variables import (
-    PlacedVariable,
     assign_directly,
     copies_beside,
     foreign_strategy,

@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from kparallel.comm.group import WorkerGroup
 from kparallel.compat.distribute import mirrored
-from kparallel.compat.variables import SlotOwner, place_variable, slot_of_workers
+from kparallel.compat.placed_variables import SlotOwner
+from kparallel.compat.variables import place_variable, slot_of_workers
 from kparallel.errors import ModelError
 from kparallel.workers.slots import SlotsOfWorkers
 
