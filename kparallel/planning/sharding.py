@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 __all__: list[str] = []
 
-# Bytes that have to be saved on each replica in a step: less than a millisecond of a memory of 20 GB/s. Sharing out costs
-# some operations for each weight, which are not counted.
+# Bytes that have to be saved on each replica in a step: less than a millisecond of a memory of 20 GB/s. Sharing out
+# costs some operations for each weight, which are not counted.
 WORTH = 2**24
 # How many bytes a processor reads and writes in memory while one byte travels between workers, on a network of
 # 10 Gbit/s beside a memory of 20 GB/s. A faster network makes sharing out pay earlier.
