@@ -16,6 +16,7 @@ from examples.benchmarks import (
     own_steps,
     pipeline,
     planned,
+    sharded,
     tracing,
     workers,
 )
@@ -46,6 +47,9 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Row]]] = {
     "executor-zb_h1": partial(executor.rows, "zb_h1"),
     "tracing": tracing.rows,
     "planner": planned.rows,
+    "sharded-mlp": partial(sharded.devices, "mlp"),
+    "sharded-embedding": partial(sharded.against_one_replica, "embedding"),
+    "sharded-workers-mlp": partial(sharded.workers, "mlp"),
     "checkpoint": checkpoint.rows,
     "overlap-mlp": partial(overlap.rows, "mlp"),
     "overlap-resnet": partial(overlap.rows, "resnet"),

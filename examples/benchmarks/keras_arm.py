@@ -12,7 +12,8 @@ def main() -> None:
     """Build the model as the options say, then serve.
 
     Options: `work`; `kind`: `"plain"`, `"mirrored"` or `"wrapped"`; `batch`, the global one; `devices`, the number
-    of virtual devices; `jit`, as `compile` takes it; `variants`: for each the arguments of `kparallel.wrap`; of
+    of virtual devices; `jit`, as `compile` takes it; `adam`, whether Adam
+    updates rather than SGD; `variants`: for each the arguments of `kparallel.wrap`; of
     `"mirrored"` also `untuned`, whether tf.data's autotuning is off where a data set's options do not reach, and
     `one_device`, whether gradients are summed on one device rather than as the strategy decides.
     """
@@ -42,17 +43,18 @@ def _model(options: dict[str, Any], wrap: dict[str, Any]) -> Any:
     import kparallel
     from examples.benchmarks.keras_models import build, compile_model
 
+    adam = options.get("adam", False)
     if options["kind"] == "mirrored":
         devices = [f"CPU:{index}" for index in range(options["devices"])]
         reduction = tf.distribute.ReductionToOneDevice() if options.get("one_device") else None
         with tf.distribute.MirroredStrategy(devices, reduction).scope():
             model = build(options["work"])
-            compile_model(model)
+            compile_model(model, adam=adam)
         return model
     model = build(options["work"])
     if options["kind"] == "wrapped":
         model = kparallel.wrap(model, **wrap)
-    compile_model(model, options.get("jit", "auto"))
+    compile_model(model, options.get("jit", "auto"), adam)
     return model
 
 

@@ -21,6 +21,9 @@ from examples.benchmarks.work import (
     MLP_WIDTH,
     MOMENTUM,
     SEQUENCE,
+    TABLE_LOOKUPS,
+    TABLE_ROWS,
+    TABLE_WIDTH,
     TINY_INPUTS,
     VOCABULARY,
 )
@@ -30,14 +33,15 @@ __all__: list[str] = []
 
 def build(work: str) -> keras.Model:
     """Return a new model by the name of its work."""
-    builders = {"mlp": _mlp, "resnet": _resnet, "transformer": _transformer, "tiny": _tiny}
+    builders = {"mlp": _mlp, "resnet": _resnet, "transformer": _transformer, "tiny": _tiny, "embedding": _embedding}
     return builders[work]()
 
 
-def compile_model(model: keras.Model, jit: bool | str = "auto") -> None:
-    """Compile as all arms do: SGD with momentum, cross entropy from logits, XLA as Keras decides."""
+def compile_model(model: keras.Model, jit: bool | str = "auto", adam: bool = False) -> None:
+    """Compile as all arms do: SGD with momentum, or Adam, cross entropy from logits, XLA as Keras decides."""
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(LEARNING_RATE, momentum=MOMENTUM), loss, jit_compile=jit)
+    sgd = keras.optimizers.SGD(LEARNING_RATE, momentum=MOMENTUM)
+    model.compile(keras.optimizers.Adam(LEARNING_RATE) if adam else sgd, loss, jit_compile=jit)
 
 
 def batches(work: str, batch: int) -> tf.data.Dataset:
@@ -47,6 +51,9 @@ def batches(work: str, batch: int) -> tf.data.Dataset:
     if work == "transformer":
         x: Any = rng.integers(0, VOCABULARY, (rows, SEQUENCE)).astype("int32")
         y = rng.integers(0, VOCABULARY, (rows, SEQUENCE)).astype("int32")
+    elif work == "embedding":
+        x = rng.integers(0, TABLE_ROWS, (rows, TABLE_LOOKUPS)).astype("int32")
+        y = rng.integers(0, CLASSES, rows).astype("int32")
     else:
         shape = {"mlp": (MLP_INPUTS,), "resnet": (IMAGE, IMAGE, 3), "tiny": (TINY_INPUTS,)}[work]
         x = rng.normal(size=(rows, *shape)).astype("float32")
@@ -64,6 +71,12 @@ def _mlp() -> keras.Model:
 
 def _tiny() -> keras.Model:
     return keras.Sequential([keras.Input((TINY_INPUTS,)), layers.Dense(CLASSES)])
+
+
+def _embedding() -> keras.Model:
+    tokens = keras.Input((TABLE_LOOKUPS,), dtype="int32")
+    x = layers.Flatten()(layers.Embedding(TABLE_ROWS, TABLE_WIDTH)(tokens))
+    return keras.Model(tokens, layers.Dense(CLASSES)(x))
 
 
 def _resnet() -> keras.Model:

@@ -30,6 +30,7 @@ WORK = {
     "resnet": Work("ResNet", 64, 16),
     "transformer": Work("Transformer", 32, 10),
     "tiny": Work("tiny model", 32, 300),
+    "embedding": Work("embedding", 256, 12),
 }
 LEARNING_RATE = 0.01
 MOMENTUM = 0.9
@@ -38,3 +39,4 @@ MLP_INPUTS, MLP_WIDTH, MLP_LAYERS, CLASSES = 256, 1024, 8, 10
 IMAGE, FILTERS, BLOCKS_PER_GROUP = 32, (16, 32, 64), 2
 VOCABULARY, SEQUENCE, DIM, HEADS, BLOCKS = 200, 64, 192, 4, 6
 TINY_INPUTS = 8
+TABLE_ROWS, TABLE_WIDTH, TABLE_LOOKUPS = 200_000, 32, 16

@@ -137,17 +137,51 @@ def summing(add: Add) -> Work:
     """Return the work that sums one array of one dim from each replica."""
 
     def work(ring: Ring, parts: list[Arrays]) -> list[Arrays]:
-        # First over this worker's replicas, so that the ring carries one array for each worker.
-        local_sum, *others = (array for (array,) in parts)
-        if others:
-            local_sum = _copy(local_sum)
-            for other in others:
-                add(other, local_sum)
-        total = ring.all_reduce(local_sum, add)
+        total = ring.all_reduce(_local_sum(parts, add), add)
         # TensorFlow may write into the memory, so each replica gets memory of its own.
-        return [[total], *([_copy(total)] for _ in others)]
+        return [[total], *([_copy(total)] for _ in parts[1:])]
 
     return work
+
+
+def reducing(add: Add, counts: Sequence[int]) -> Work:
+    """Return the work that sums one array of one dim from each replica, each element for one worker.
+
+    Args:
+        add: Adds its first argument to its second, in place.
+        counts: As `Ring.reduce_scatter` takes them.
+    """
+
+    def work(ring: Ring, parts: list[Arrays]) -> list[Arrays]:
+        own = ring.reduce_scatter(_local_sum(parts, add), counts, add)
+        return [[own], *([_copy(own)] for _ in parts[1:])]
+
+    return work
+
+
+def joining(counts: Sequence[int]) -> Work:
+    """Return the work that joins one array of one dim from each replica, in the order of the replicas.
+
+    Args:
+        counts: The number of elements of each worker's replicas together.
+    """
+
+    def work(ring: Ring, parts: list[Arrays]) -> list[Arrays]:
+        arrays = [array for (array,) in parts]
+        total = ring.all_gather_parts(np.concatenate(arrays) if len(arrays) > 1 else arrays[0], counts)
+        return [[total], *([_copy(total)] for _ in parts[1:])]
+
+    return work
+
+
+def _local_sum(parts: list[Arrays], add: Add) -> np.ndarray[Any, Any]:
+    """Sum the arrays of this worker's replicas, so that the ring carries one array for each worker."""
+    local_sum, *others = (array for (array,) in parts)
+    if others:
+        local_sum = _copy(local_sum)
+        for other in others:
+            add(other, local_sum)
+    return local_sum
 
 
 def gather(ring: Ring, parts: list[Arrays]) -> list[Arrays]:

@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,13 @@ class WorkerGroup(abc.ABC):
         """Return every worker's text, in the order of the workers."""
 
     @abc.abstractmethod
-    def broadcast(self, values: list[Any]) -> list[tf.Tensor]:
-        """Return the chief's tensors. Every worker passes values of the same shapes and dtypes."""
+    def broadcast(self, values: list[Any], owners: Sequence[int] | None = None) -> list[tf.Tensor]:
+        """Return the tensors of some workers. Every worker passes values of the same shapes and dtypes.
+
+        Args:
+            values: What this worker has; what an owner has is returned.
+            owners: For each value the worker whose it is; by default the chief for all.
+        """
 
 
 class SingleWorker(WorkerGroup):
@@ -61,7 +67,7 @@ class SingleWorker(WorkerGroup):
     def all_gather_text(self, text: str) -> list[str]:
         return [text]
 
-    def broadcast(self, values: list[Any]) -> list[tf.Tensor]:
+    def broadcast(self, values: list[Any], owners: Sequence[int] | None = None) -> list[tf.Tensor]:
         return [tf.convert_to_tensor(value) for value in values]
 
 
@@ -124,13 +130,15 @@ class TFWorkerGroup(WorkerGroup):
         with self._waiting():
             return [row.tobytes() for row in self._gather(tf.constant(words[None])).numpy()]
 
-    def broadcast(self, values: list[Any]) -> list[tf.Tensor]:
+    def broadcast(self, values: list[Any], owners: Sequence[int] | None = None) -> list[tf.Tensor]:
         if not values:
             return []
         tensors = [tf.convert_to_tensor(value) for value in values]
         # Integers of every kind, and booleans, as int64, in which a sum with zeros is exact.
         sent = [tensor if tensor.dtype.is_floating else tf.cast(tensor, tf.int64) for tensor in tensors]
-        # A broadcast by a sum: all workers but the chief add zeros.
-        terms = [value if self.is_chief else tf.zeros_like(value) for value in sent]
+        # A broadcast by a sum: all workers but the owner add zeros.
+        roots = [0] * len(sent) if owners is None else owners
+        own = [root == self.worker_index for root in roots]
+        terms = [value if mine else tf.zeros_like(value) for value, mine in zip(sent, own, strict=True)]
         with self._waiting():
             return [tf.cast(new, old.dtype) for new, old in zip(self._sum(terms), tensors, strict=True)]

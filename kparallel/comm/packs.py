@@ -76,3 +76,56 @@ def sum_by_dtype(
         sums = sum_packs([[values[index] for index in pack] for pack in grouped])
         total |= zip((index for pack in grouped for index in pack), sums, strict=True)
     return [total[index] for index in range(len(values))]
+
+
+def packs_of_owners(sizes: Sequence[int], owners: Sequence[int]) -> list[list[int]]:
+    """Group tensors of which each is for one worker alone.
+
+    ```text
+    pack      [ tensors of worker 0 | tensors of worker 1 | ... ]
+    ```
+
+    While a worker's tensors are summed, each connection of the ring carries what is for another worker. So a pack has
+    about as many bytes for each of them: a large tensor does not travel alone here.
+
+    Args:
+        sizes: The bytes of each tensor, in the order of the model.
+        owners: The worker of each tensor.
+
+    Returns:
+        The indices of the tensors of each pack, by worker, in the order in which the packs can start: the last first.
+
+    Example:
+        >>> packs_of_owners([2_000_000, 2_000_000, 3_000_000, 3_000_000], [0, 1, 0, 1])
+        [[2, 3], [0, 1]]
+    """
+    result: list[list[int]] = []
+    held = dict.fromkeys(owners, 0)
+    pack: list[int] = []
+    for index in reversed(range(len(sizes))):
+        pack.append(index)
+        held[owners[index]] += sizes[index]
+        if sum(held.values()) >= PACK and 2 * min(held.values()) >= max(held.values()):
+            result.append(pack)
+            pack, held = [], dict.fromkeys(held, 0)
+    return [sorted(each, key=lambda index: (owners[index], index)) for each in [*result, pack] if each]
+
+
+def by_dtype(
+    values: Sequence[tf.Tensor], owners: Sequence[int], carry: Callable[[list[int]], list[tf.Tensor]]
+) -> list[tf.Tensor]:
+    """Carry tensors between their owner and the others in packs of one dtype.
+
+    Args:
+        values: Tensors of any shapes and dtypes, which are the same on all replicas.
+        owners: The worker of each.
+        carry: Takes the indices of a pack, by worker; returns what each tensor becomes.
+    """
+    found: dict[int, tf.Tensor] = {}  # By the index in `values`.
+    for dtype in dict.fromkeys(value.dtype for value in values):
+        indices = [index for index, value in enumerate(values) if value.dtype == dtype]
+        sizes = [(values[index].shape.num_elements() or 0) * dtype.size for index in indices]
+        for grouped in packs_of_owners(sizes, [owners[index] for index in indices]):
+            pack = [indices[index] for index in grouped]
+            found |= zip(pack, carry(pack), strict=True)
+    return [found[index] for index in range(len(values))]

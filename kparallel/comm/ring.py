@@ -1,4 +1,4 @@
-"""A ring of workers over sockets: all-reduce of arrays and all-gather of bytes, without TensorFlow.
+"""A ring of workers over sockets: sums of arrays, apart or as one, and all-gather of bytes, without TensorFlow.
 
 ```text
     worker 0 ──► worker 1 ──► worker 2 ─┐
@@ -13,7 +13,7 @@ Yuan, "Bandwidth optimal all-reduce algorithms for clusters of workstations", 20
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,7 @@ class Ring:
             return self._sum(own, add)
 
     def _sum(self, own: np.ndarray[Any, Any], add: Add) -> np.ndarray[Any, Any]:
-        index, workers = self._position.index, self._position.workers
+        workers = self._position.workers
         self._exchange_headers(own.nbytes, own.dtype.name)
         total = aligned(own.size, own.dtype)
         # Which segment a worker receives, with three workers. `+` is added to the worker's own rows of it and sent on;
@@ -113,21 +113,102 @@ class Ring:
         # reduce-scatter 1    1*    2*    0*
         # all-gather 0        0*    1*    2*      which the previous worker has completed
         # all-gather 1        2*    0*    1*
-        self._neighbors.put(own[self._segment(index, own.size)])
-        # Reduce-scatter: after the last step this worker has the sum of one segment.
+        # Segments differ by at most one element in length, and none is empty unless there are fewer elements than
+        # workers.
+        segments = [slice(own.size * n // workers, own.size * (n + 1) // workers) for n in range(workers)]
+        self._reduce_scatter(own, total, segments, add, forward=True)
+        self._gather_segments(total, segments)
+        self._neighbors.flush()  # TensorFlow may write into the result, and parts of it may still wait to be sent.
+        return total
+
+    def reduce_scatter(self, own: np.ndarray[Any, Any], counts: Sequence[int], add: Add = _add) -> np.ndarray[Any, Any]:
+        """Sum arrays of one dim, each element for one worker: the first half of `all_reduce`.
+
+        Args:
+            own: This worker's array: first what worker 0 is to have, then what worker 1 is to have, and so on.
+            counts: For each worker how many elements it is to have; the same on all workers.
+            add: Adds its first argument to its second, in place.
+
+        Returns:
+            The sum of this worker's elements.
+
+        Raises:
+            LostError: A worker is lost.
+            ValueError: The previous worker runs another collective.
+        """
+        with self._exchanging:
+            self._exchange_headers(own.nbytes, own.dtype.name)
+            total = aligned(own.size, own.dtype)
+            segments = self._segments_of(counts)
+            self._reduce_scatter(own, total, segments, add, forward=False)
+            self._neighbors.flush()
+            return total[segments[(self._position.index + 1) % self._position.workers]]
+
+    def all_gather_parts(self, own: np.ndarray[Any, Any], counts: Sequence[int]) -> np.ndarray[Any, Any]:
+        """Return the arrays of all workers as one, in the order of the workers: the second half of `all_reduce`.
+
+        Args:
+            own: This worker's array of one dim.
+            counts: The number of elements of each worker's array; the same on all workers.
+
+        Raises:
+            LostError: A worker is lost.
+            ValueError: The previous worker runs another collective.
+        """
+        with self._exchanging:
+            total = aligned(sum(counts), own.dtype)
+            self._exchange_headers(total.nbytes, own.dtype.name)
+            segments = self._segments_of(counts)
+            part = segments[(self._position.index + 1) % self._position.workers]
+            total[part] = own
+            self._neighbors.put(total[part])
+            self._gather_segments(total, segments)
+            self._neighbors.flush()
+            return total
+
+    def _segments_of(self, counts: Sequence[int]) -> list[slice]:
+        """Return the segments of an array whose parts belong to the workers, in the order that the ring goes through.
+
+        Worker `i` ends the reduce-scatter with the sum of segment `i + 1`, so that is its own part.
+        """
+        ends = np.cumsum([0, *counts]).tolist()
+        parts = [slice(start, stop) for start, stop in zip(ends, ends[1:], strict=False)]
+        return [parts[(number - 1) % len(parts)] for number in range(len(parts))]
+
+    def _reduce_scatter(
+        self,
+        own: np.ndarray[Any, Any],
+        total: np.ndarray[Any, Any],
+        segments: Sequence[slice],
+        add: Add,
+        forward: bool,
+    ) -> None:
+        """Fill one segment of `total`, the one after this worker's index, with the sum over the workers.
+
+        Args:
+            own: This worker's array.
+            total: An array of the same size; the other segments are overwritten too.
+            segments: As many as workers.
+            add: Adds its first argument to its second, in place.
+            forward: Whether the sum is sent on to the next worker, as the all-gather begins.
+        """
+        index, workers = self._position.index, self._position.workers
+        self._neighbors.put(own[segments[index]])
         for step in range(workers - 1):
-            for piece in self._pieces(index - step - 1, own):
+            for piece in _pieces(segments[(index - step - 1) % workers], own.itemsize):
                 self._neighbors.receive(total[piece])
                 add(own[piece], total[piece])
-                self._neighbors.put(total[piece])
-        # All-gather: the other sums arrive, and are sent on except for the last, which the next worker has.
+                if forward or step < workers - 2:
+                    self._neighbors.put(total[piece])
+
+    def _gather_segments(self, total: np.ndarray[Any, Any], segments: Sequence[slice]) -> None:
+        """Receive all segments but the one that this worker has sent last, and send on those that the next lacks."""
+        index, workers = self._position.index, self._position.workers
         for step in range(workers - 1):
-            for piece in self._pieces(index - step, own):
+            for piece in _pieces(segments[(index - step) % workers], total.itemsize):
                 self._neighbors.receive(total[piece])
                 if step < workers - 2:
                     self._neighbors.put(total[piece])
-        self._neighbors.flush()  # TensorFlow may write into the result, and parts of it may still wait to be sent.
-        return total
 
     def all_gather(self, own: bytes) -> list[bytes]:
         """Return every worker's bytes, in the order of the workers; their lengths may differ.
@@ -184,20 +265,12 @@ class Ring:
                 "Start every worker with the same script, options and packages."
             )
 
-    def _segment(self, number: int, size: int) -> slice:
-        """Return the elements of a segment, by its number modulo the number of workers."""
-        workers = self._position.workers
-        # Segments differ by at most one element in length, and none is empty unless there are fewer elements than
-        # workers.
-        number %= workers
-        return slice(size * number // workers, size * (number + 1) // workers)
 
-    def _pieces(self, number: int, own: np.ndarray[Any, Any]) -> Iterator[slice]:
-        """Yield the elements of a segment, divided into pieces."""
-        segment = self._segment(number, own.size)
-        step = PIECE // own.itemsize
-        for start in range(segment.start, segment.stop, step):
-            yield slice(start, min(start + step, segment.stop))
+def _pieces(segment: slice, itemsize: int) -> Iterator[slice]:
+    """Yield the elements of a segment, divided into pieces."""
+    step = PIECE // itemsize
+    for start in range(segment.start, segment.stop, step):
+        yield slice(start, min(start + step, segment.stop))
 
 
 def aligned(size: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kparallel.comm.comm_thread import CommThread, Work, gather, summing
+from kparallel.comm.comm_thread import CommThread, Work, gather, joining, reducing, summing
 from kparallel.comm.communicator import Communicator
-from kparallel.comm.packs import sum_by_dtype
+from kparallel.comm.packs import by_dtype, sum_by_dtype
 from kparallel.comm.ring import Ring
 from kparallel.comm.tf_collectives import TFCommunicator
 from kparallel.compat.functions import run_independently
@@ -41,6 +41,7 @@ class RingCommunicator(Communicator):
     def __init__(self, column: Sequence[str], ring: Ring, plain: TFCommunicator, first_replica: int) -> None:
         self._plain = plain
         self._first_replica = first_replica
+        self._local_replicas = len(column)
         with tf.init_scope(), tf.device(column[0]):
             # For each local replica a queue, which holds one element for each transfer that is done.
             self._done = [tf.queue.FIFOQueue(-1, [tf.bool], [[]]) for _ in column]
@@ -55,16 +56,29 @@ class RingCommunicator(Communicator):
     def all_reduce(self, values: list[Any]) -> list[Any]:
         if tf.executing_eagerly():
             return self._plain.all_reduce(values)
-        # Slices differ in number from replica to replica, so they are gathered; a sum of slices is their
-        # concatenation.
-        slices = [index for index, value in enumerate(values) if isinstance(value, tf.IndexedSlices)]
-        dense = [index for index in range(len(values)) if index not in slices]
-        total = dict(zip(dense, sum_by_dtype(self._sum_packs, [values[index] for index in dense]), strict=True))
-        for index in slices:
-            parts = self.all_gather([values[index].values, values[index].indices])
-            slice_values, indices = (tf.concat(part, 0) for part in parts)
-            total[index] = tf.IndexedSlices(slice_values, indices, values[index].dense_shape)
-        return [total[index] for index in range(len(values))]
+        dense = [value for value in values if not isinstance(value, tf.IndexedSlices)]
+        return self._with_slices(values, sum_by_dtype(self._sum_packs, dense))
+
+    def reduce(self, values: list[Any], owners: Sequence[int]) -> list[Any]:
+        if tf.executing_eagerly():
+            return self._plain.reduce(values, owners)
+        dense = [(v, owner) for v, owner in zip(values, owners, strict=True) if not isinstance(v, tf.IndexedSlices)]
+        tensors, workers = [value for value, _ in dense], [owner // self._local_replicas for _, owner in dense]
+
+        def carry(pack: list[int]) -> list[tf.Tensor]:
+            return self._reduce_pack([tensors[index] for index in pack], [workers[index] for index in pack])
+
+        # Every worker gets the slices: they are few, and worth no collective of another kind.
+        return self._with_slices(values, by_dtype(tensors, workers, carry))
+
+    def broadcast(self, values: list[Any], owners: Sequence[int]) -> list[Any]:
+        if tf.executing_eagerly():
+            return self._plain.broadcast(values, owners)
+
+        def carry(pack: list[int]) -> list[tf.Tensor]:
+            return self._broadcast_pack([values[index] for index in pack], [owners[index] for index in pack])
+
+        return by_dtype(values, owners, carry)
 
     def all_gather(self, values: list[Any]) -> list[list[Any]]:
         if tf.executing_eagerly() or not values:
@@ -95,12 +109,54 @@ class RingCommunicator(Communicator):
     def _sum_pack(self, pack: list[tf.Tensor]) -> list[tf.Tensor]:
         """Sum tensors of one dtype as one, since one call of Python costs more than concatenation in TensorFlow."""
         dtype = pack[0].dtype
-        flat = [tf.reshape(tensor, [-1]) for tensor in pack]
-        packed = tf.concat(flat, 0) if len(pack) > 1 else flat[0]
+        packed = _joined(pack)
         add = _add_half if dtype == tf.float16 else _add
         (total,) = self._exchanged(summing(add), [packed], [packed.shape], [dtype])
-        parts = tf.split(total, [tf.size(part) for part in flat]) if len(pack) > 1 else [total]
-        return [tf.reshape(part, tf.shape(tensor)) for part, tensor in zip(parts, pack, strict=True)]
+        return _taken_apart(total, pack)
+
+    def _with_slices(self, values: list[Any], totals: list[tf.Tensor]) -> list[Any]:
+        """Return the sums of the dense values, and between them the slices of all replicas in the place of slices."""
+        dense = iter(totals)
+        result: list[Any] = []
+        for value in values:
+            if not isinstance(value, tf.IndexedSlices):
+                result.append(next(dense))
+                continue
+            # Slices differ in number from replica to replica, so they are gathered; a sum of slices is their
+            # concatenation.
+            parts = self.all_gather([value.values, value.indices])
+            slice_values, indices = (tf.concat(part, 0) for part in parts)
+            result.append(tf.IndexedSlices(slice_values, indices, value.dense_shape))
+        return result
+
+    def _reduce_pack(self, pack: list[tf.Tensor], workers: list[int]) -> list[tf.Tensor]:
+        """Sum tensors of one dtype, each to one worker; a tensor for another worker comes back as it is.
+
+        Args:
+            pack: The tensors, by worker.
+            workers: The worker of each.
+        """
+        own, dtype = self._first_replica // self._local_replicas, pack[0].dtype
+        counts = _counts(pack, workers, self._plain.replicas // self._local_replicas)
+        work = reducing(_add_half if dtype == tf.float16 else _add, counts)
+        (total,) = self._exchanged(work, [_joined(pack)], [tf.TensorShape([counts[own]])], [dtype])
+        mine = [index for index, worker in enumerate(workers) if worker == own]
+        parts = dict(zip(mine, _taken_apart(total, [pack[index] for index in mine]), strict=True))
+        return [parts.get(index, tensor) for index, tensor in enumerate(pack)]
+
+    def _broadcast_pack(self, pack: list[tf.Tensor], owners: list[int]) -> list[tf.Tensor]:
+        """Return the owners' tensors of one dtype.
+
+        Args:
+            pack: The tensors, by owner.
+            owners: The replica that owns each.
+        """
+        workers = [owner // self._local_replicas for owner in owners]
+        counts = _counts(pack, workers, self._plain.replicas // self._local_replicas)
+        mine = [tensor for tensor, owner in zip(pack, owners, strict=True) if owner == self.replica_index]
+        sent = _joined(mine) if mine else tf.zeros([0], pack[0].dtype)
+        (total,) = self._exchanged(joining(counts), [sent], [tf.TensorShape([sum(counts)])], [pack[0].dtype])
+        return _taken_apart(total, pack)
 
     def _exchanged(
         self, work: Work, tensors: list[tf.Tensor], shapes: list[tf.TensorShape], dtypes: list[tf.DType]
@@ -144,6 +200,26 @@ class RingCommunicator(Communicator):
 def _notifier(done: tf.queue.FIFOQueue) -> Callable[[], None]:
     handle, components = done.queue_ref, [tf.constant(True)]
     return lambda: tf.raw_ops.QueueEnqueueV2(handle=handle, components=components)
+
+
+def _joined(tensors: list[tf.Tensor]) -> tf.Tensor:
+    """Return the elements of tensors as one tensor of one dim."""
+    flat = [tf.reshape(tensor, [-1]) for tensor in tensors]
+    return tf.concat(flat, 0) if len(flat) > 1 else flat[0]
+
+
+def _taken_apart(joined: tf.Tensor, like: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Undo `_joined`, for tensors of the shapes of others."""
+    parts = tf.split(joined, [tf.size(tensor) for tensor in like]) if len(like) > 1 else [joined] * len(like)
+    return [tf.reshape(part, tf.shape(tensor)) for part, tensor in zip(parts, like, strict=True)]
+
+
+def _counts(tensors: list[tf.Tensor], workers: list[int], number: int) -> list[int]:
+    """Return how many elements are for each worker."""
+    counts = [0] * number
+    for tensor, worker in zip(tensors, workers, strict=True):
+        counts[worker] += tensor.shape.num_elements()
+    return counts
 
 
 def _add(summand: np.ndarray[Any, Any], total: np.ndarray[Any, Any]) -> None:

@@ -103,6 +103,87 @@ def slots_by_weight(optimizer: Any) -> list[tuple[keras.Variable, keras.Variable
     return list(found.values())
 
 
+@contextmanager
+def training_only(optimizers: Sequence[Any], is_chosen: Callable[[Any], bool]) -> Iterator[None]:
+    """Let optimizers know some of their weights alone, and the slots of these, as if they were built for them.
+
+    Args:
+        optimizers: Built.
+        is_chosen: Tells whether a weight stays.
+    """
+    changes = [_of_some_weights(optimizer, is_chosen) for optimizer in optimizers]
+    before = [
+        {name: vars(optimizer)[name] for name in change} for optimizer, change in zip(optimizers, changes, strict=True)
+    ]
+    for optimizer, change in zip(optimizers, changes, strict=True):
+        vars(optimizer).update(change)
+    try:
+        yield
+    finally:
+        for optimizer, attributes in zip(optimizers, before, strict=True):
+            vars(optimizer).update(attributes)
+
+
+def _of_some_weights(optimizer: Any, is_chosen: Callable[[Any], bool]) -> dict[str, Any]:
+    """Return the attributes of an optimizer that knows some of its weights alone."""
+    weights = list(optimizer._trainable_variables)
+    places = [place for place, weight in enumerate(weights) if is_chosen(weight)]
+    left_out = {id(slot) for slot, weight in slots_by_weight(optimizer) if not is_chosen(weight)}
+    # Keras finds the slots of a weight by its place in lists that are as long as the list of weights.
+    changed: dict[str, Any] = {
+        name: [value[place] for place in places]
+        for name, value in vars(optimizer).items()
+        if isinstance(value, list | tuple) and len(value) == len(weights) and name != "_variables"
+        if all(each is None or isinstance(each, keras.Variable) for each in value)
+    }
+    changed["_variables"] = [each for each in optimizer._variables if id(each) not in left_out]
+    keys = [optimizer._var_key(weights[place]) for place in places]
+    changed["_trainable_variables_indices"] = {key: place for place, key in enumerate(keys)}
+    return changed
+
+
+@contextmanager
+def as_with_all_gradients(optimizer: Any, finite: Any, rests: dict[int, Any]) -> Iterator[None]:
+    """Let an optimizer that is given a part of the gradients do what it would do if it were given all.
+
+    Two things depend on all gradients together: whether they are finite, which a loss scale asks, and their norm.
+
+    Args:
+        optimizer: It may hold others.
+        finite: A tensor that tells whether all gradients are finite; None where nothing asks.
+        rests: By the id of an optimizer, the norm of what it is not given, as Keras would clip it.
+    """
+    clipping = [each for each in optimizers_in(optimizer) if id(each) in rests]
+    for each in clipping:
+        each._clip_gradients = _with_rest(each._clip_gradients, rests[id(each)])
+    if finite is not None:
+        optimizer.check_finite = lambda gradients: finite
+    try:
+        yield
+    finally:
+        for each in clipping:
+            del each._clip_gradients
+        if finite is not None:
+            del optimizer.check_finite
+
+
+def _with_rest(clip: Callable[[list[Any]], list[Any]], rest: Any) -> Callable[[list[Any]], list[Any]]:
+    """Return a function that clips gradients as if there were others too, of which it knows the norm."""
+
+    def clipped(gradients: list[Any]) -> list[Any]:
+        # One more gradient, of one element, which is as long as all that are elsewhere.
+        return list(clip([*gradients, tf.cast(rest, gradients[0].dtype)]))[:-1]
+
+    return clipped
+
+
+def accumulated(optimizer: Any, weight: Any) -> keras.Variable | None:
+    """Return what an optimizer has added up of a weight's gradients; None if it updates at each step."""
+    if not optimizer.gradient_accumulation_steps:
+        return None
+    return optimizer._accumulated_gradients[optimizer._get_variable_index(weight)]
+
+
 def python_attributes(value: Any) -> dict[str, Any]:
     """Return the attributes of an optimizer, a schedule or a constraint that decide what a trace of it does.
 

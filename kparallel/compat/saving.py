@@ -14,6 +14,7 @@ from keras.src.saving import saving_lib
 from kparallel.checkpoint.hdf5_file import Hdf5File
 from kparallel.compat.functions import traced
 from kparallel.compat.optimizers import optimizers_in
+from kparallel.compat.variables import slot_of_workers
 
 __all__: list[str] = []
 
@@ -80,7 +81,9 @@ class WeightFile:
 
     def prepare(self) -> None:
         """Make the one call by which later captures of the same variables read them. Nothing is captured meanwhile."""
-        if self._read is None:
+        # Slots that other workers hold between steps come together where they are read, one by one.
+        everything = [*(entry.value for entry in self._plan if _is_variable(entry)), *self._rest]
+        if self._read is None and all(slot_of_workers(variable) is None for variable in everything):
             self._read = traced(self._values).get_concrete_function()
 
     def _values(self) -> list[tf.Tensor]:

@@ -1,119 +1,21 @@
-"""Variables with a copy on each device of a column."""
+"""Moves Keras variables to the devices of a column, and tells where they lie."""
 
-import copy
-import functools
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import keras
 import tensorflow as tf
-from tensorflow.python.distribute.values import MirroredVariable, OnWritePolicy
 
-from kparallel.compat.distribute import OneReplica
+from kparallel.compat.placed_variables import (
+    PlacedVariable,
+    SingleCopyVariable,
+    SlotOfWorkers,
+    SlotOwner,
+    set_container,
+)
 
 __all__: list[str] = []
-
-
-def _writing_all(name: str) -> Callable[..., Any]:
-    """Return a method of `PlacedVariable` that writes to all copies where no strategy is entered."""
-    inherited = getattr(MirroredVariable, name)
-
-    @functools.wraps(inherited)
-    def write(self: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(tf.distribute.get_strategy(), OneReplica):  # A replica that runs a step of the user's own.
-            # The step combines what the replicas write, at its end; until then each has its own.
-            return getattr(self._get_on_device_or_primary(), name)(value, *args, **kwargs)
-        if self._by_replica():
-            return inherited(self, value, *args, **kwargs)
-        # Converted once, so that all copies get one value, also from a function that draws at random.
-        if not isinstance(value, tf.IndexedSlices):
-            value = tf.convert_to_tensor(value, self.dtype)
-        return [getattr(each, name)(value, *args, **kwargs) for each in self.values][0]
-
-    return write
-
-
-class PlacedVariable(MirroredVariable):  # type: ignore[misc]
-    """A variable with one copy on each device of a column, which outside a step is an ordinary variable.
-
-    In a step each replica reads and writes its own copy, and the step keeps them equal. Everywhere else all copies
-    are written and the first is read, so that plain models, tapes and optimizers train it as they train any other.
-
-    Args:
-        strategy: The strategy in whose steps it is used.
-        copies: One variable for each replica of this process, equal.
-    """
-
-    def __init__(self, strategy: tf.distribute.Strategy, copies: Sequence[tf.Variable]) -> None:
-        aggregation = tf.VariableAggregation.NONE
-        super().__init__(strategy, tuple(copies), aggregation, var_policy=OnWritePolicy(aggregation))
-        for each in copies:
-            _set_container(each, self)
-        self.owners: weakref.WeakSet[Any] = weakref.WeakSet()  # What placed it here: the runtimes of wrapped models.
-
-    def _by_replica(self) -> bool:
-        """Tell whether the replica that is at work decides which copy is read and written."""
-        return bool(tf.distribute.has_strategy())
-
-    assign = _writing_all("assign")
-    assign_add = _writing_all("assign_add")
-    assign_sub = _writing_all("assign_sub")
-    scatter_add = _writing_all("scatter_add")
-    scatter_sub = _writing_all("scatter_sub")
-    scatter_mul = _writing_all("scatter_mul")
-    scatter_div = _writing_all("scatter_div")
-    scatter_min = _writing_all("scatter_min")
-    scatter_max = _writing_all("scatter_max")
-    scatter_update = _writing_all("scatter_update")
-
-    def _get(self) -> Any:
-        return super()._get() if self._by_replica() else self.values[0]
-
-    def _get_on_device_or_primary(self) -> Any:
-        return super()._get_on_device_or_primary() if self._by_replica() else self.values[0]
-
-    @property
-    def handle(self) -> Any:
-        """The resource that holds the value."""
-        return super().handle if self._by_replica() else self.values[0].handle
-
-    def read_value(self) -> Any:
-        """Return the value as a tensor."""
-        return super().read_value() if self._by_replica() else self.values[0].read_value()
-
-    def __array__(self, dtype: Any = None) -> Any:
-        return self.values[0].__array__(dtype)
-
-    def __int__(self) -> int:
-        return int(self.values[0])
-
-    def __float__(self) -> float:
-        return float(self.values[0])
-
-    def __bool__(self) -> bool:
-        return bool(self.values[0])
-
-    def __complex__(self) -> complex:
-        return complex(self.values[0])
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return copy.deepcopy(self.values[0], memo)
-
-
-class SingleCopyVariable(PlacedVariable):
-    """A variable with one copy, on the device of one replica, where all read and write it.
-
-    A slot of a sharded optimizer is one.
-
-    Args:
-        strategy: The strategy of the variable whose slot it is.
-        copies: The only copy.
-    """
-
-    def _by_replica(self) -> bool:
-        return False
 
 
 def own_device(device: str, name: str) -> bool:
@@ -123,7 +25,11 @@ def own_device(device: str, name: str) -> bool:
 
 
 def place_variable(
-    variable: keras.Variable, strategy: tf.distribute.Strategy, devices: Sequence[str], single: bool = False
+    variable: keras.Variable,
+    strategy: tf.distribute.Strategy,
+    devices: Sequence[str],
+    single: bool = False,
+    owner: SlotOwner | None = None,
 ) -> Any:
     """Give a Keras variable one copy on each device of a column, with the same value.
 
@@ -134,12 +40,13 @@ def place_variable(
         strategy: In whose steps it will be used.
         devices: The column; of a variable with a single copy its device alone.
         single: Whether all replicas read and write a single copy. Default False.
+        owner: Who holds it, for a slot of an optimizer that is sharded over workers. Default None.
 
     Returns:
         What it was, for `restore_variable`; None if it lies there already.
     """
     old = variable._value
-    if is_placed(variable, strategy, devices, single):
+    if is_placed(variable, strategy, devices, single, owner):
         return None
     former = list(old.values) if isinstance(old, tf.distribute.DistributedValues) else [old]
     value = _from_chief(strategy, former[0])
@@ -155,7 +62,11 @@ def place_variable(
             same.assign(value)
         copies.append(same)
     copies[0]._unique_id = former[0]._unique_id  # By which optimizers know a weight.
-    variable._value = (SingleCopyVariable if single else PlacedVariable)(strategy, copies)
+    if owner is None:
+        variable._value = (SingleCopyVariable if single else PlacedVariable)(strategy, copies)
+    else:
+        variable._value = SlotOfWorkers(strategy, copies, owner)
+        owner.access.placed()
     return old
 
 
@@ -174,7 +85,7 @@ def restore_variable(variable: keras.Variable, old: Any) -> None:
     variable._value = old
     held = isinstance(old, tf.distribute.DistributedValues)
     for each in old.values if held else [old]:
-        _set_container(each, old if held else None)
+        set_container(each, old if held else None)
 
 
 def gather_variable(variable: keras.Variable, device: str) -> None:
@@ -186,25 +97,18 @@ def gather_variable(variable: keras.Variable, device: str) -> None:
             first = placed.values[0]
             single = tf.Variable(first, dtype=first.dtype, trainable=first.trainable, name=variable.name)
     single._unique_id = placed._unique_id
-    _set_container(single, None)
+    set_container(single, None)
     variable._value = single
-
-
-def _set_container(single: tf.Variable, container: Any) -> None:
-    """Say of which variable with copies a single variable is one; of none for None.
-
-    TensorFlow notes it on the handle, or on the variable where that was made in a function, as slots are.
-    """
-    for place in (single, single.handle):
-        if place is single.handle and container is not None:
-            place._distributed_container = weakref.ref(container)
-        elif "_distributed_container" in vars(place):
-            del place._distributed_container
 
 
 def placed_value(variable: keras.Variable) -> PlacedVariable | None:
     """Return the copies of a placed variable, or None."""
     return variable._value if isinstance(variable._value, PlacedVariable) else None
+
+
+def slot_of_workers(variable: keras.Variable) -> SlotOfWorkers | None:
+    """Return the slot of an optimizer that is sharded over workers that a Keras variable holds, or None."""
+    return variable._value if isinstance(variable._value, SlotOfWorkers) else None
 
 
 def copies_of(variable: keras.Variable) -> tuple[tf.Variable, ...]:
@@ -241,7 +145,11 @@ def one_copy_each(chosen: Sequence[tuple[keras.Variable, int]]) -> Iterator[None
 
 
 def is_placed(
-    variable: keras.Variable, strategy: tf.distribute.Strategy, devices: Sequence[str] | None, single: bool = False
+    variable: keras.Variable,
+    strategy: tf.distribute.Strategy,
+    devices: Sequence[str] | None,
+    single: bool = False,
+    owner: SlotOwner | None = None,
 ) -> bool:
     """Tell whether a variable has its copies on the devices of a column, or on any column of the strategy for None.
 
@@ -250,8 +158,11 @@ def is_placed(
         strategy: In whose steps it is used.
         devices: The devices of the column, or None.
         single: Whether all replicas are to read and write a single copy. Default False.
+        owner: Who is to hold it, of a slot of an optimizer that is sharded over workers. Default None.
     """
     placed = variable._value
+    if owner is not None:  # As all workers say, of which one may have it on another device.
+        return type(placed) is SlotOfWorkers and placed.distribute_strategy is strategy and placed.owner == owner
     if type(placed) is not (SingleCopyVariable if single else PlacedVariable):
         return False
     if placed.distribute_strategy is not strategy:

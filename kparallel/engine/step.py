@@ -28,6 +28,7 @@ from kparallel.engine.sharded_update import ShardedUpdate
 from kparallel.engine.sparse_gradients import scales_and_adds
 from kparallel.engine.stage_function import StageFunctions
 from kparallel.engine.update_function import UpdateFunction
+from kparallel.engine.workers_update import WorkersUpdate
 from kparallel.loss.overridden import overrides_compute_loss
 from kparallel.planning.plan import Plan
 from kparallel.stage.pipeline import Pipeline
@@ -84,6 +85,10 @@ class Step:
         self._optimizer = OptimizerUpdate(getattr(model, "optimizer", None), jit)
         self._update_function = UpdateFunction(getattr(model, "optimizer", None), self._optimizer.apply)
         self._owners = owners
+        over_workers = owners is not None and not placement.group.is_single
+        self._workers_update = (
+            WorkersUpdate(self._optimizer, model.optimizer, owners, placement) if owners and over_workers else None
+        )
 
     def train(self, data: Any, counts: RowCounts) -> StepReport:
         """Run a training step.
@@ -196,6 +201,10 @@ class Step:
             return
         # A variable without a gradient is passed too: Keras warns about it, or raises if there is none at all.
         listed = [gradients.get(id(variable)) for variable in variables]
+        if self._workers_update is not None:
+            with tf.name_scope("sharded_update"):
+                self._workers_update.apply(listed, variables, replica)
+            return
         if self._owners is not None:
             with tf.name_scope("sharded_update"):
                 ShardedUpdate(self._optimizer, self._owners).apply(listed, variables)

@@ -1,5 +1,6 @@
 """Makes a plan from the user's options: replicas, stages, devices and cut."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil
@@ -92,13 +93,15 @@ def _plan(
         batch_size=options.batch_size,
         slots=optimizer_slots(model),
         workers=workers,
-        shard=_shard(options),
+        shard=_shard(options, workers * mesh.replicas),
     )
 
 
-def _shard(options: Options) -> str | None:
-    """Return what the replicas share out among themselves."""
-    return None if options.shard == "auto" else options.shard
+def _shard(options: Options, replicas: int | None) -> str | None:
+    """Return what the replicas share out among themselves; their number is None before a search."""
+    # A training whose number of workers may change goes on when one worker is left, which has nobody to share with.
+    alone = replicas == 1 and os.environ.get("KPARALLEL_ELASTIC")
+    return None if options.shard == "auto" or alone else options.shard
 
 
 def _search(model: keras.Model, graph: Graph, options: Options, workers: int) -> Plan:
@@ -123,7 +126,7 @@ def _search(model: keras.Model, graph: Graph, options: Options, workers: int) ->
         stages=options.stages,
         microbatches=options.microbatches,
         recompute=options.recompute,
-        shard=_shard(options),
+        shard=_shard(options, None),
     )
     # A model of one stage is not cut, so its group has no calls; a plan that was not searched has none either.
     # `choose` knows units alone, and groups of it name the calls of the graph.

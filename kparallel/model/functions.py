@@ -42,6 +42,7 @@ def step_function(
     choose: Callable[[Step], Callable[..., StepReport]],
     whole: Callable[[Any], Any],
     check: Check | None = None,
+    trains: bool = False,
 ) -> Callable[[Any], Any]:
     """Return the function that `fit` or `evaluate` calls with an iterator over batches.
 
@@ -51,8 +52,11 @@ def step_function(
         choose: Picks the step's `train` or `test`.
         whole: A function of one batch that runs Keras's own step, for a `compute_loss` that needs the model.
         check: What is found out of the first batch.
+        trains: Whether the step updates the weights. Default False.
     """
-    passes = _Compiled(model, runtime, choose, lambda rows, report: _log(model, runtime, report, rows), check=check)
+    passes = _Compiled(
+        model, runtime, choose, lambda rows, report: _log(model, runtime, report, rows), check=check, trains=trains
+    )
     # Only tracing shows whether `compute_loss` reads more than the outputs, so both ways stand ready.
     needed = may_need_the_model(model, runtime.plan)
     return over_batches(model, runtime, LossOfModel(passes, whole) if needed else passes)
@@ -139,7 +143,7 @@ class _Compiled:
         choose: Picks the method of the step that each replica runs.
         finish: Takes the rows that plain Keras would know the batch to have, and what the replicas returned.
         predicts: Whether the batch has inputs alone, so that neither loss nor optimizer can be built from it.
-        check: As `step_function` takes it.
+        check, trains: As `step_function` takes them.
     """
 
     def __init__(
@@ -150,6 +154,7 @@ class _Compiled:
         finish: Callable[[int | None, Any], Any],
         predicts: bool = False,
         check: Check | None = None,
+        trains: bool = False,
     ) -> None:
         self._model = model
         self._runtime = runtime
@@ -157,6 +162,7 @@ class _Compiled:
         self._finish = finish
         self._predicts = predicts
         self._check = check
+        self._trains = trains
         self._step: Step | None = None
         self._moves = runtime.moves
         # A graph for each number of rows, because the sizes of shares and microbatches are constants in it. `moves`
@@ -173,6 +179,8 @@ class _Compiled:
             if not self._model.run_eagerly:
                 graph.get_concrete_function(batch)  # What a trace refuses comes first: it names the reason.
             warning = self._check.compare(batch)
+        if self._trains and runtime.slots is not None:
+            runtime.slots.release()
         with translate_worker_loss():
             try:
                 found = graph(batch)

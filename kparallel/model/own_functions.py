@@ -13,6 +13,7 @@ from kparallel.compat.functions import traced
 from kparallel.compat.layers import flatten_layers
 from kparallel.compat.steps import default_generator
 from kparallel.data.share import RowCounts, row_count
+from kparallel.errors import ModelError
 from kparallel.model.build import place_new
 from kparallel.model.functions import counts_of, first_share, over_batches, over_lists, tensors
 from kparallel.model.runtime import Runtime
@@ -145,6 +146,12 @@ class _OwnFunction:
         runtime = self._runtime
         if self._step is None:
             placement = runtime.placement
+            if runtime.slots is not None and self._name == "train_step":
+                raise ModelError(
+                    "Expected Keras's own training step with shard='optimizer' over several workers, received one that "
+                    f"runs {self._model.__class__.__name__}'s own code, which may read slots that another worker "
+                    "holds. Say shard=None."
+                )
             draws = runtime.draws() if placement.replicas > 1 else default_generator()
             self._step = OwnStep(
                 self._model,

@@ -96,6 +96,13 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         with notices_end(), runtime.whole_batches():
             return super().fit(**adapted(runtime, arguments))
 
+    @wraps(keras.Model.train_on_batch)
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        logs = super().train_on_batch(*args, **kwargs)
+        if self._kparallel.slots is not None:
+            self._kparallel.slots.gather()  # All workers pass here; a save may follow on one alone.
+        return logs
+
     @wraps(keras.Model.evaluate)
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         arguments = named(self.__class__.evaluate, args, kwargs)
@@ -176,6 +183,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
                     lambda step: step.train,
                     whole_step(self, self._kparallel, "train_step"),
                     FirstBatch(self, self._kparallel, "train_step"),
+                    trains=True,
                 )
             )
         return self.train_function
@@ -251,6 +259,8 @@ def make_parallel(model: keras.Model, runtime: Runtime) -> ParallelModel:
         _check_rest(model)
     # A class may refuse to have subclasses, so it is made before anything moves.
     kind = type(f"Parallel{type(model).__name__}", (ParallelModel, type(model)), {}) if former is None else type(model)
+    if runtime.slots is not None:
+        runtime.slots.belong_to(model)
     take_over(model, runtime)
     if former is None:
         _set_class(model, kind)

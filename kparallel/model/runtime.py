@@ -18,6 +18,7 @@ from kparallel.planning.plan import Plan
 from kparallel.resume.epoch import EpochState
 from kparallel.stage.graph import open_graph
 from kparallel.stage.pipeline import Pipeline, cut_into_stages, one_stage
+from kparallel.workers.slots import SlotsOfWorkers
 
 __all__: list[str] = []
 
@@ -47,6 +48,8 @@ class Runtime:
         self.loss_reduction = loss_reduction
         self.check = check
         self.feeding = False
+        over_workers = plan.shard is not None and not placement.group.is_single
+        self.slots = SlotsOfWorkers(placement.group, len(placement.rows)) if over_workers else None
         self.epoch = EpochState()
         self.jit: bool | None = None
         self.loop: LoopStrategy | None = None
@@ -74,6 +77,22 @@ class Runtime:
     def column(self, stage_index: int) -> tuple[str, ...]:
         """Return the devices of this process on which a stage's variables have their copies, in replica order."""
         return tuple(row[stage_index] for row in self.placement.rows)
+
+    def replicas_of(self, stage_index: int) -> tuple[str, ...]:
+        """Return a name for each device that has a copy of a stage's variables, in the order of all replicas.
+
+        Workers may name their own devices differently. So over several workers a device has the name that all of them
+        can give it: the replica, and its lane.
+        """
+        if self.placement.group.is_single:
+            return self.column(stage_index)
+        lane = self.plan.lanes[stage_index]
+        return tuple(f"replica {replica}, lane {lane}" for replica in range(self.placement.replicas))
+
+    @property
+    def host(self) -> str:
+        """The CPU of this process."""
+        return self.placement.rows[0][0].rpartition("/device:")[0] + "/device:CPU:0"
 
     @contextmanager
     def whole_batches(self) -> Iterator[None]:

@@ -15,6 +15,8 @@ Of a sharded optimizer, the slots are on one device of the column, that of the r
         replica 1     kernel  bias  slots of bias
 ```
 
+Over several workers the owner is one of all replicas. The other workers hold the slots too until the first step.
+
 The Keras variables stay the same objects; only the TensorFlow variables inside them are exchanged. So every reference
 that a user has stays valid: another model that shares layers, the optimizer, a metric.
 """
@@ -26,6 +28,7 @@ from typing import Any
 import keras
 
 from kparallel.compat.optimizers import slots_by_weight, trained_by
+from kparallel.compat.placed_variables import SlotOwner
 from kparallel.compat.training import renew_functions
 from kparallel.compat.variables import (
     foreign_strategy,
@@ -34,6 +37,7 @@ from kparallel.compat.variables import (
     place_variable,
     placed_value,
     restore_variable,
+    slot_of_workers,
 )
 from kparallel.engine.owners import Load, share_out
 from kparallel.errors import ModelError
@@ -56,7 +60,7 @@ def check_variables(model: keras.Model, runtime: Runtime, former: Runtime | None
     Raises:
         ModelError: A variable belongs to a strategy of the user's, or to another wrapped model on other devices.
     """
-    for variable, column, single in _columns(model, runtime):
+    for variable, column, single, owner in _columns(model, runtime):
         strategy = foreign_strategy(variable)
         if strategy is not None and strategy is not runtime.strategy:
             raise ModelError(
@@ -64,7 +68,10 @@ def check_variables(model: keras.Model, runtime: Runtime, former: Runtime | None
                 f"made under {type(strategy).__name__}. Build the model outside `strategy.scope()`: kparallel makes a "
                 "strategy of its own."
             )
-        if is_placed(variable, runtime.strategy, column, single) or not _others(variable, former):
+        if is_placed(variable, runtime.strategy, column, single, owner):
+            continue
+        _check_together(variable, former)
+        if not _others(variable, former):
             continue
         # `owners` is a set of weak references; a cycle keeps an entry alive until it is collected.
         gc.collect()  # Models are in reference cycles: a model that is no longer reachable may still own the variable.
@@ -99,8 +106,8 @@ def take_over(model: keras.Model, runtime: Runtime) -> bool:
     check_variables(model, runtime, former)
     moved: list[tuple[keras.Variable, Any]] = []
     try:
-        for variable, column, single in _columns(model, runtime):
-            old = place_variable(variable, runtime.strategy, column, single)
+        for variable, column, single, owner in _columns(model, runtime):
+            old = place_variable(variable, runtime.strategy, column, single, owner)
             if old is not None:
                 moved.append((variable, old))
     except BaseException:  # KeyboardInterrupt too: a half-moved model would be of no use.
@@ -121,6 +128,8 @@ def take_over(model: keras.Model, runtime: Runtime) -> bool:
 def give_back(model: keras.Model, runtime: Runtime) -> None:
     """Move every variable of a model back to one device, except those that another wrapped model uses too."""
     device = runtime.placement.rows[0][0]
+    for variable in _variables(model):  # Before the first one moves.
+        _check_together(variable, runtime)
     moved = []
     for variable in _variables(model):
         placed = placed_value(variable)
@@ -137,6 +146,8 @@ def give_back(model: keras.Model, runtime: Runtime) -> None:
 def owners_of(model: keras.Model, runtime: Runtime) -> dict[int, int] | None:
     """Return, by the id of a weight, the replica that holds its slots and updates it; None without a sharded optimizer.
 
+    Replicas are counted over all workers, and each worker finds the same.
+
     Args:
         model: The model, its optimizer built.
         runtime: The runtime with the plan.
@@ -151,7 +162,7 @@ def owners_of(model: keras.Model, runtime: Runtime) -> dict[int, int] | None:
         weights |= {id(weight): weight for weight in trained_by(optimizer)}
         for slot, weight in slots_by_weight(optimizer):
             slots[id(weight)] = slots.get(id(weight), 0) + bytes_of(slot)
-    columns = [runtime.column(stages.get(key, last)) for key in weights]
+    columns = [runtime.replicas_of(stages.get(key, last)) for key in weights]
     loads = [
         Load(slots.get(key, 0), bytes_of(weight), column)
         for (key, weight), column in zip(weights.items(), columns, strict=True)
@@ -159,8 +170,11 @@ def owners_of(model: keras.Model, runtime: Runtime) -> dict[int, int] | None:
     return dict(zip(weights, share_out(loads), strict=True))
 
 
-def _columns(model: keras.Model, runtime: Runtime) -> Iterator[tuple[keras.Variable, Column, bool]]:
-    """Yield each variable of a model once, with the devices of its copies, and whether a single one is for all."""
+def _columns(model: keras.Model, runtime: Runtime) -> Iterator[tuple[keras.Variable, Column, bool, SlotOwner | None]]:
+    """Yield each variable of a model once, with the devices of its copies, whether a single one is for all, and whose.
+
+    The last one is given for a slot of an optimizer that is sharded over workers.
+    """
     last, stages, owners = len(runtime.plan.groups) - 1, _stages(model, runtime), owners_of(model, runtime)
     slots: dict[int, keras.Variable] = {}
     for optimizer in optimizers_of(model):
@@ -172,8 +186,28 @@ def _columns(model: keras.Model, runtime: Runtime) -> Iterator[tuple[keras.Varia
         # metric, counter       last                no stage's
         weight = slots.get(id(variable), variable)
         column = runtime.column(stages.get(id(variable), stages.get(id(weight), last)))
-        single = owners is not None and weight is not variable
-        yield variable, (column[owners[id(weight)]],) if single and owners is not None else column, single
+        if owners is None or weight is variable:
+            yield variable, column, False, None
+            continue
+        local = owners[id(weight)] - runtime.placement.first_replica
+        is_here = 0 <= local < len(column)
+        owner = None if runtime.slots is None else SlotOwner(owners[id(weight)], is_here, runtime.slots)
+        yield variable, (column[local] if is_here else runtime.host,), True, owner
+
+
+def _check_together(variable: keras.Variable, runtime: Runtime | None) -> None:
+    """Check that a variable can be moved: on every worker, or on none, since a move takes a collective.
+
+    Raises:
+        ModelError: It is a slot that has its value on one worker alone.
+    """
+    apart = runtime is not None and runtime.slots is not None and runtime.slots.is_apart
+    if apart and slot_of_workers(variable) is not None:
+        raise ModelError(
+            f"Expected the slot {variable.path!r} on every worker to move it, received one that is on its owner's "
+            "worker alone, since a step has failed. Call fit or train_on_batch again, or load a checkpoint into a "
+            "model that is built anew."
+        )
 
 
 def _stages(model: keras.Model, runtime: Runtime) -> dict[int, int]:
@@ -194,7 +228,8 @@ def _holds(runtime: Runtime, variable: keras.Variable) -> bool:
 def _owners_are_right(model: keras.Model, runtime: Runtime) -> bool:
     """Tell whether slots lie with the owners of their weights, which may be others with another optimizer."""
     return runtime.plan.shard is None or all(
-        is_placed(variable, runtime.strategy, column, single) for variable, column, single in _columns(model, runtime)
+        is_placed(variable, runtime.strategy, column, single, owner)
+        for variable, column, single, owner in _columns(model, runtime)
     )
 
 

@@ -20,6 +20,7 @@ from kparallel.compat.functions import outermost, traced
 from kparallel.compat.steps import converted, default_generator, noting_updates, running
 from kparallel.compat.variables import place_variable, placed_value
 from kparallel.engine.placement import Placement
+from kparallel.errors import ModelError
 from kparallel.ownstep.decisions import Decisions
 from kparallel.ownstep.replica import ReplicaRun
 from kparallel.ownstep.step import OwnStep
@@ -76,6 +77,11 @@ class LoopStrategy:
             What the function returned on each replica.
         """
         kwargs = kwargs or {}
+        if not self._placement.group.is_single and self._owners() is not None:
+            raise ModelError(
+                "Expected fit or train_on_batch with shard='optimizer' over several workers, received a loop of one's "
+                "own, which may read slots that another worker holds. Say shard=None."
+            )
         # A function that is defined inside a loop is a new object each time, with the same code.
         key = getattr(fn, "__code__", fn)
         if key not in self._found or not tf.executing_eagerly():

@@ -79,7 +79,7 @@ class Plan:
 
     Raises:
         PlanError: `microbatches` is below 1 or above a replica's rows; `recompute` or the schedule is unknown; there is
-            one replica, or there are several workers, and `shard` is given.
+            one replica and `shard` is given.
         ScheduleError: The schedule breaks a law of schedules.
 
     Example:
@@ -122,12 +122,7 @@ class Plan:
 
     def _check_shard(self) -> None:
         check_shard(self.shard)
-        if self.shard is not None and self.workers > 1:
-            raise PlanError(
-                f"Expected shard='optimizer' in one process, received it on {self.workers} workers, between which the "
-                "optimizer's slots are not shared out. Say shard=None."
-            )
-        if self.shard is not None and self.mesh.replicas == 1:
+        if self.shard is not None and self.replicas == 1:
             raise PlanError(
                 "Expected several replicas for shard='optimizer', received 1: nothing is shared out, since it has "
                 "nobody to share the optimizer's slots with. Say shard=None, or replicas=2 or more."
@@ -179,7 +174,7 @@ class Plan:
             self.recompute,
             self.slots,
             group.frozen_bytes,
-            self.mesh.replicas if self.shard else 1,
+            self.replicas if self.shard else 1,
             group.largest_bytes,
             deferred(programs)[stage_index],
         )

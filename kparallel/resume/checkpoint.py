@@ -88,6 +88,11 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self._written = time.monotonic()
         self._only_epochs = self._finished = False
 
+    @property
+    def only_at_epochs(self) -> bool:
+        """Whether checkpoints are written at the ends of epochs alone, but for one that a notice asks for."""
+        return self._every_steps is None and self._every_seconds is None
+
     def on_train_begin(self, logs: Any = None) -> None:
         """Go on from the last checkpoint, if there is one."""
         runtime = getattr(self.model, "_kparallel", None)
@@ -159,7 +164,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self._epoch, self._steps = epoch + 1, 0
         last = epoch + 1 == self.params.get("epochs") or self.model.stop_training
         self._finished = bool(last)
-        each = self._only_epochs or (self._every_steps is None and self._every_seconds is None)
+        each = self._only_epochs or self.only_at_epochs
         if each or last or self._is_due():
             self.save()
         if self._only_epochs and not last and self._notice.reason == RESIZE:

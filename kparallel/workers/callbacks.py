@@ -6,6 +6,7 @@ would leave the loop while the others wait for it in the next step's all-reduce.
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import keras
@@ -21,6 +22,7 @@ from kparallel.resume.epoch import EpochState
 from kparallel.resume.notice import RESIZE, Preempted
 from kparallel.workers.agreed_notice import AgreedNotice
 from kparallel.workers.drift import check_drift
+from kparallel.workers.slots import SlotsOfWorkers
 
 __all__: list[str] = []
 
@@ -48,6 +50,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         order: The data whose order depends on the epoch, or None.
         model: The wrapped model.
         epoch: What is known of the data, and of a checkpoint that was read.
+        slots: The slots of an optimizer that is sharded over the workers; default None.
         **params: The arguments of `keras.callbacks.CallbackList`.
     """
 
@@ -58,6 +61,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         order: ShuffledArrays | Shards | None,
         model: Any,
         epoch: EpochState,
+        slots: SlotsOfWorkers | None = None,
         **params: Any,
     ) -> None:
         all_callbacks = list(keras.tree.flatten(callbacks)) if callbacks else []
@@ -67,9 +71,10 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         self._group = group
         self._order = order
         self._epoch_state = epoch
+        self._slots = slots
         self._checkpoint = next((each for each in all_callbacks if isinstance(each, Checkpoint)), None)
         restores = any(isinstance(each, Checkpoint | keras.callbacks.BackupAndRestore) for each in all_callbacks)
-        status = [_hooks_of(all_callbacks), restores, self._checkpoint is not None]
+        status = [_hooks_of(all_callbacks, slots is not None), restores, self._checkpoint is not None]
         # Whether a hook is synchronized has to be the same on every worker, and callbacks may differ between workers.
         answers = [json.loads(answer) for answer in group.all_gather_text(json.dumps(status))]
         # If one worker has a callback that may stop at the end of a step, all of them exchange their status there.
@@ -82,6 +87,8 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Begin, and start every worker where the chief's checkpoint was written."""
+        if self.follows and self._slots is not None:
+            self._slots.gather_if_apart()  # What is read is assigned on every worker.
         self._together(lambda: super(SynchronizedCallbacks, self).on_train_begin(logs))
         # Every worker reads the checkpoint's place and values from the chief: only the chief has read the file.
         if self.follows:
@@ -100,10 +107,12 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         """End an epoch; checkpoints are written, if the workers are still in step."""
         check_drift(self._group, self.model, self._epoch_state.digest)
         self._together(lambda: super(SynchronizedCallbacks, self).on_epoch_end(epoch, logs))
+        ends = epoch + 1 == self.params["epochs"] or self.model.stop_training
+        if ends and self._slots is not None:
+            self._slots.gather()  # Keras may put averages into the weights now; and a save may follow on one worker.
         if self._notice is None or not self._epoch_state.only_epochs:
             return
         # After the last epoch the training is done; leaving would make a launcher start it again.
-        ends = epoch + 1 == self.params["epochs"] or self.model.stop_training
         if self._notice.reason_at_epoch() == RESIZE and not ends:
             self._leave(RESIZE)
 
@@ -145,12 +154,18 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         """Run a hook on all workers. All stop if one stops, and all raise if one raises."""
         error: Exception | None = None
         try:
-            hook()
+            with nullcontext() if self._slots is None else self._slots.asking(self._gather_slots):
+                hook()
         except Exception as caught:
             # Kept until all workers have exchanged their status: raised at once, it would leave the others waiting.
             error = caught
         status = {"error": f"{type(error).__name__}: {error}" if error else "", "stop": bool(self.model.stop_training)}
-        answers = [json.loads(answer) for answer in self._group.all_gather_text(json.dumps(status))]
+        answers = self._exchange(status)
+        while any(answer.get("gather") for answer in answers):
+            # A worker asks within its hook for the slots of an optimizer that is sharded over the workers.
+            if self._slots is not None:
+                self._slots.gather()
+            answers = self._exchange(status)
         # The worker that failed raises its own error, with its own traceback; the others name that worker.
         if error is not None:
             raise error
@@ -162,6 +177,15 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
             )
         if any(answer["stop"] for answer in answers):
             self.model.stop_training = True
+
+    def _gather_slots(self) -> None:
+        """Let all workers bring the slots together, which are in the same hook, or at its end."""
+        self._exchange({"gather": True})
+        if self._slots is not None:
+            self._slots.gather()
+
+    def _exchange(self, status: dict[str, Any]) -> list[dict[str, Any]]:
+        return [json.loads(answer) for answer in self._group.all_gather_text(json.dumps(status))]
 
     def _follow_chief(self) -> None:
         """Take what the chief has read of a checkpoint: epoch, place in the data, and the values of all variables."""
@@ -184,9 +208,14 @@ def is_chief_only(callback: keras.callbacks.Callback) -> bool:
     return bool(getattr(callback, "chief_only", isinstance(callback, WRITERS)))
 
 
-def _hooks_of(callbacks: list[keras.callbacks.Callback]) -> list[str]:
-    """Return the ends of a step (`"begin"`, `"end"`) at which a callback may stop training or fail."""
-    active = [callback for callback in callbacks if not _is_quiet(callback)]
+def _hooks_of(callbacks: list[keras.callbacks.Callback], reads_together: bool) -> list[str]:
+    """Return the ends of a step (`"begin"`, `"end"`) at which a callback may stop training or fail.
+
+    Args:
+        callbacks: Of this worker.
+        reads_together: Whether what saves the optimizer's slots needs the other workers.
+    """
+    active = [each for each in callbacks if not _is_quiet(each) or (reads_together and _saves_within_epochs(each))]
     return [
         when for when, names in _STEP_HOOKS.items() if any(_has_own(each, name) for each in active for name in names)
     ]
@@ -195,6 +224,12 @@ def _hooks_of(callbacks: list[keras.callbacks.Callback]) -> list[str]:
 def _is_quiet(callback: keras.callbacks.Callback) -> bool:
     each_epoch = isinstance(callback, _CHECKPOINTS) and callback.save_freq == "epoch"
     return each_epoch or isinstance(callback, _QUIET)
+
+
+def _saves_within_epochs(callback: keras.callbacks.Callback) -> bool:
+    if isinstance(callback, Checkpoint):
+        return not callback.only_at_epochs
+    return isinstance(callback, keras.callbacks.BackupAndRestore) and callback.save_freq != "epoch"
 
 
 def _has_own(callback: keras.callbacks.Callback, hook: str) -> bool:

@@ -78,6 +78,7 @@ def wrap_fingerprint(model: keras.Model, plan: Plan, loss_reduction: str, compre
         "schedule": plan.schedule if isinstance(plan.schedule, str) else str(plan.programs()),
         "recompute": plan.recompute,
         "shard": str(plan.shard),
+        **({} if plan.shard is None else {"stages on one device": str(plan.lanes)}),
         "loss_reduction": loss_reduction,
         "gradient_compression": str(compression),
     }

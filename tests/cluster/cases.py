@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import keras
@@ -179,6 +180,42 @@ def traced(model):
     return {f"history_{k}": v for k, v in history.items()}
 
 
+class Failing(keras.callbacks.Callback):
+    """Fails in the second epoch, on every worker."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations) == 8:
+            raise ValueError("It fails.")
+
+
+def resumed(model):
+    """The chief alone writes files, between steps too; a training that failed goes on from them."""
+    arguments = {"batch_size": 5, "epochs": 2, "shuffle": False, "verbose": 0}
+    if worker_index() is None:
+        return {f"history_{k}": v for k, v in model.fit(X, Y, **arguments).history.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = kparallel.callbacks.Checkpoint(f"{folder}/steps", every_steps=2)
+        try:
+            model.fit(X, Y, callbacks=[checkpoint, Failing()], **arguments)
+        except (ValueError, kparallel.errors.WorkerError) as error:
+            assert "It fails." in str(error)
+        file = f"{folder}/model.keras"
+        callbacks = [keras.callbacks.ModelCheckpoint(file), kparallel.callbacks.Checkpoint(f"{folder}/steps")]
+        history = model.fit(X, Y, callbacks=callbacks, **arguments).history
+        if worker_index() == 0:
+            loaded = keras.saving.load_model(file)
+            for kind in ("variables", "optimizer.variables"):
+                written, now = (keras.tree.map_structure(np.array, attrgetter(kind)(each)) for each in (loaded, model))
+                np.testing.assert_equal(written, now)
+    return {f"history_{k}": v for k, v in history.items()}
+
+
+def each_of_two():
+    """Two optimizers, each of which clips its own weights."""
+    chosen = {"dense_[0-2]/.*": opt.SGD(0.1, momentum=0.9, global_clipnorm=0.05)}
+    return opt.MultiOptimizer(opt.OptimizerMap(opt.Adam(0.01, clipvalue=0.1), chosen))
+
+
 def messages(model):
     """Texts of any length reach every worker whole and in order; also on the border of one exchange."""
     texts = [lambda i: "", lambda i: "ä" * i, lambda i: "x" * (1020 + i), lambda i: "zß" * 3000 * i, lambda i: "end"]
@@ -231,6 +268,27 @@ PIPELINES = {
     ),
 }
 CASES |= PIPELINES
+SHARDED = {
+    "sharded": case(lambda: opt.Adam(0.01, global_clipnorm=0.05), options={"shard": "optimizer"}, job=resumed),
+    "sharded_by_hand": case(lambda: opt.Nadam(0.01, clipnorm=0.1), options={"shard": "optimizer"}, job=by_hand),
+    "sharded_accumulation": case(
+        lambda: opt.AdamW(0.01, gradient_accumulation_steps=2, global_clipnorm=0.05),
+        build=deep,
+        options={"shard": "optimizer", "stages": 2, "microbatches": 2},
+    ),
+    "sharded_average": case(
+        lambda: opt.SGD(0.1, momentum=0.9, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2),
+        build=masked,
+        fit={"callbacks": [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]},
+        options={"shard": "optimizer"},
+    ),
+    "sharded_scaled": case(
+        lambda: opt.LossScaleOptimizer(opt.Muon(0.01, global_clipnorm=0.05), initial_scale=8.0),
+        options={"shard": "optimizer"},
+    ),
+    "sharded_several": case(lambda: each_of_two(), build=deep, options={"shard": "optimizer"}),
+}
+CASES |= SHARDED
 
 
 def own_metric(y_true, y_pred):

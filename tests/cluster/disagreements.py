@@ -3,6 +3,8 @@
 The workers run them in this order, in one process each. What a case leaves behind must not disturb the next one.
 """
 
+import contextlib
+import json
 import re
 import time
 
@@ -11,6 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 import kparallel
+from kparallel.compat.optimizers import slots_by_weight
+from kparallel.compat.variables import slot_of_workers
 from tests.cluster.outcomes import agrees, fails_on, raises, raises_each, returns
 
 L, C = keras.layers, keras.callbacks
@@ -455,6 +459,108 @@ def checkpoint_nowhere(worker):
 @fails_on(0, "OSError", "No space left on device")
 def full_disk(worker):
     fit(net(), callbacks=[C.CSVLogger("/dev/full")])
+
+
+# An optimizer that is shared out.
+
+
+def slots_of(model):
+    return [slot for slot, _ in slots_by_weight(model.optimizer)]
+
+
+def numbers_of(model):
+    return [float(np.sum(slot.numpy())) for slot in slots_of(model)]
+
+
+@returns(lambda one, other: one == other and len(set(map(str, one[:-1]))) == 3 and one[-2] == one[-1])
+def slots_read_by_one(worker):
+    """One worker reads all of them between steps, the other none; after fit they are on both."""
+    read, model = [], net(optimizer="adam", shard="optimizer")
+    reading = on_one(worker, on_train_batch_end=lambda m: read.append(numbers_of(m)))
+    fit(model, epochs=1, batch_size=8, callbacks=[reading])
+    model.train_on_batch(X, Y)
+    told = [json.loads(text) for text in model._kparallel.placement.group.all_gather_text(json.dumps(read))][1]
+    return [*told, numbers_of(model), numbers_of(model.unwrap())]
+
+
+def at_rest(one, other):
+    (held, sizes), (others, _) = one, other
+    return held + others == sum(sizes) and 0 < max(held, others) <= sum(sizes) / 2 + 2 * max(sizes)
+
+
+@returns(at_rest)
+def slots_at_rest(worker):
+    """Between steps a worker has at most its part of the slots, and the largest weight's."""
+    held, model = [], net(optimizer="adam", shard="optimizer")
+
+    def note(model):
+        local = [slot_of_workers(slot).local_value() for slot in slots_of(model)]
+        held.append(sum(int(tf.size(value)) for value in local if value is not None))
+
+    fit(model, callbacks=[C.LambdaCallback(on_train_batch_end=lambda *_, **__: note(model))])
+    return [held[0], [int(np.prod(slot.shape)) for slot in slots_of(model)]]
+
+
+class Reading(C.Callback):
+    def on_test_begin(self, logs=None):
+        numbers_of(self.model)
+
+
+@raises("ModelError", "to be read where all workers pass, received worker ")
+def slots_read_where_the_other_does_not_pass(worker):
+    fit(net(optimizer="adam", shard="optimizer"), validation_data=(X[:4], Y[:4]), callbacks=[Reading()])
+
+
+@raises("ValueError", "to be read outside of every tf.function")
+def slots_read_in_a_function(worker):
+    model = net(optimizer="adam", shard="optimizer")
+    fit(model)
+    tf.function(lambda: [tf.identity(slot.value) for slot in slots_of(model)])()
+
+
+@raises("ModelError", "on every worker to move it")
+def slots_moved_after_a_failed_step(worker):
+    model = net(optimizer="adam", shard="optimizer")
+    with contextlib.suppress(ArithmeticError):
+        fit(model, callbacks=[C.LambdaCallback(on_train_batch_end=lambda *_, **__: fault(model))])
+    model.unwrap()
+
+
+class OwnAdam(keras.optimizers.Adam):
+    pass
+
+
+@raises("ModelError", "an optimizer of Keras's with shard='optimizer' over several workers, received OwnAdam")
+def own_optimizer_shared_out(worker):
+    fit(net(optimizer=OwnAdam(), shard="optimizer"))
+
+
+class OwnStep(keras.Model):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+@raises("ModelError", "Keras's own training step with shard='optimizer' over several workers")
+def own_step_shared_out(worker):
+    inputs = keras.Input((4,))
+    model = kparallel.wrap(OwnStep(inputs, L.Dense(1)(inputs)), shard="optimizer")
+    model.compile("adam", "mse")
+    fit(model)
+
+
+@raises("ModelError", "received a loop of one's own")
+def own_loop_shared_out(worker):
+    net(shard="optimizer").distribute_strategy.run(lambda: None)
+
+
+@raises(
+    "PlanError", "a weight to update for each of 2 workers with shard='optimizer', received 1 weights with a gradient"
+)
+def one_weight_shared_out(worker):
+    inputs = keras.Input((4,))
+    model = kparallel.wrap(keras.Model(inputs, L.Dense(1, use_bias=False)(inputs)), shard="optimizer")
+    model.compile("adam", "mse")
+    fit(model)
 
 
 # After all these errors.

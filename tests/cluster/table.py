@@ -2,6 +2,8 @@
 
     kparallel run -n 2 table.py DIRECTORY NAME ...     python table.py DIRECTORY NAME ...
 
+With SHARD=optimizer in the environment the workers share the optimizer out.
+
 Each named case's weights, slots, history and outputs are pickled into the directory, in a file for each worker.
 """
 
@@ -31,7 +33,7 @@ SCCE = "sparse_categorical_crossentropy"
 
 
 def wrap(model):
-    return model if CLUSTER is None else kparallel.wrap(model)
+    return model if CLUSTER is None else kparallel.wrap(model, shard=os.environ.get("SHARD"))
 
 
 def compiled(make, **arguments):
@@ -151,13 +153,15 @@ RUNS: dict[str, tuple[Any, ...]] = {
     **{name: (of_the_table, name) for name in CASES if name not in LOCAL},
     **{run.__name__: (run,) for run in EXTRA},
 }
+# Where the optimizer is sharded, they need the other worker too.
+SHARDED = [name for name in CASES if name != "positions_eagerly"]
 
 
 def main(directory, *names):
     keras.config.set_floatx("float64")
     results = {}
     for name in names:
-        function, *arguments = RUNS[name]
+        function, *arguments = RUNS.get(name, (of_the_table, name))
         use("float64")
         keras.utils.set_random_seed(7)
         random.seed(7)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kparallel.compat.data import shuffles_by_epoch
-from tests.cluster.table import RUNS, every_row_once
+from tests.cluster.table import RUNS, SHARDED, every_row_once
 from tests.equality.cases import CASES
 from tests.equality.tolerances import FLOAT64, tolerance
 from tests.processes import ENVIRONMENT
@@ -36,12 +36,19 @@ def rest(tmp_path_factory):
     return outcomes(tmp_path_factory.mktemp("rest"), [name for name in RUNS if name not in CHOSEN], timeout=1200)
 
 
-def outcomes(folder, names, timeout):
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    """What they made of the single-machine table with the optimizer shared out."""
+    return outcomes(tmp_path_factory.mktemp("sharded"), SHARDED, timeout=1800, shard="optimizer")
+
+
+def outcomes(folder, names, timeout, **options):
     # A short heartbeat: should one worker alone raise, the other is not to wait for it long.
     gang = [sys.executable, "-m", "kparallel", "run", "-n", "2", "--timeout", "60", "--heartbeat", "20"]
     runs = [[sys.executable, TABLE, folder, *names], [*gang, TABLE, folder, *names]]
+    environment = ENVIRONMENT | {name.upper(): value for name, value in options.items()}
     processes = [
-        subprocess.Popen(run, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for run in runs
+        subprocess.Popen(run, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for run in runs
     ]
     try:
         for process in processes:
@@ -64,6 +71,13 @@ def test_each_worker_equals_plain_keras(results, name, worker):
 @pytest.mark.parametrize("name", [name for name in RUNS if name not in CHOSEN])
 def test_each_worker_equals_plain_keras_in_the_other_cases(rest, name, worker):
     check(rest, name, worker)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("worker", ["0", "1"])
+@pytest.mark.parametrize("name", SHARDED)
+def test_each_worker_equals_plain_keras_with_the_optimizer_shared_out(sharded, name, worker):
+    check(sharded, name, worker)
 
 
 def check(results, name, worker):

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from kparallel.comm.comm_thread import CommThread, gather, summing
+from kparallel.comm.comm_thread import CommThread, gather, joining, reducing, summing
 from kparallel.comm.neighbors import LostError
 from tests.unit.rings import SECONDS, add
 
@@ -42,6 +42,27 @@ def test_comm_threads_sum_the_replicas_of_every_worker_in_memory_of_their_own(co
     assert [array.tolist() for array in taken] == [[22.0] * 5] * 4
     taken[0][:] = 0
     assert (taken[1] == 22.0).all()
+
+
+def test_comm_threads_sum_to_one_worker_and_join_what_the_replicas_have(comm_threads):
+    made, woken = comm_threads(2, replicas=2)
+
+    def results(work, given):
+        for w, comm_thread in enumerate(made):
+            numbers = [comm_thread.submit(r, work, [np.asarray(given[w][r])]) for r in range(2)]
+            given[w] = numbers
+        taken = []
+        for w, comm_thread in enumerate(made):
+            for r in range(2):
+                assert woken[w][r].acquire(timeout=SECONDS)
+                taken += comm_thread.result(r, given[w][r])
+        return taken
+
+    summed = results(reducing(add, [1, 2]), [[[1.0, 2, 3], [10.0, 20, 30]], [[0.5, 0.5, 0.5], [0.0, 0, 0]]])
+    assert [array.tolist() for array in summed] == [[11.5], [11.5], [22.5, 33.5], [22.5, 33.5]]
+    assert not np.shares_memory(summed[2], summed[3])
+    joined = results(joining([3, 1]), [[[1.0, 2], [3.0]], [np.zeros(0), [4.0]]])
+    assert [array.tolist() for array in joined] == [[1, 2, 3, 4]] * 4
 
 
 def test_comm_threads_gather_rows_of_different_numbers(comm_threads):

@@ -40,13 +40,17 @@ from kparallel.compat.layers import float8_variables
 from kparallel.compat.losses import metrics_inside
 from kparallel.compat.memory import gpu_memory
 from kparallel.compat.optimizers import (
+    accumulated,
+    as_with_all_gradients,
     optimizers_in,
     python_attributes,
     slots_by_weight,
     step_count,
     trained_by,
+    training_only,
     updating_copies,
 )
+from kparallel.compat.placed_variables import PlacedVariable
 from kparallel.compat.profiler import XSpace, read_profile
 from kparallel.compat.saving import WeightFile, write_weights
 from kparallel.compat.startup import abort_collectives, tensorflow_has_started
@@ -61,7 +65,6 @@ from kparallel.compat.steps import (
 from kparallel.compat.tensors import keras_mask, set_mask
 from kparallel.compat.training import build_layers, renew_functions, resume_at, resumed_epoch, trainer_metrics
 from kparallel.compat.variables import (
-    PlacedVariable,
     assign_directly,
     copies_beside,
     foreign_strategy,
@@ -234,6 +237,63 @@ def test_the_counters_of_a_loss_scale_are_no_slots_either():
     optimizer.build([keras.Variable(np.ones(size)) for size in range(1, 5)])
     assert len(optimizer.variables) - len(optimizer.inner_optimizer.variables) == 4
     assert not slots_by_weight(optimizer) and len(slots_by_weight(optimizer.inner_optimizer)) == 8
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: keras.optimizers.Adam(0.5, use_ema=True, gradient_accumulation_steps=2),
+        lambda: keras.optimizers.Adafactor(0.5),
+        lambda: keras.optimizers.Muon(0.5),
+    ],
+)
+def test_an_optimizer_knows_some_of_its_weights_for_a_while(make):
+    """It updates them as one does that was built for them, and is then as it was."""
+    values = [np.full(shape, 2.0, "float32") for shape in [(2, 3), (4,), (3, 2)]]
+    optimizer, alone = make(), make()
+    weights, own = ([keras.Variable(value) for value in some] for some in (values, values[1:]))
+    optimizer.build(weights)
+    alone.build(own)
+    before, names = dict(vars(optimizer)), [each.path for each in optimizer.variables]
+    for _ in range(2):
+        with training_only([optimizer], lambda weight: weight is not weights[0]):
+            assert len(optimizer.variables) == len(alone.variables) and trained_by(optimizer) == weights[1:]
+            optimizer.apply([tf.ones(weight.shape) for weight in weights[1:]], weights[1:])
+        alone.apply([tf.ones(weight.shape) for weight in own], own)
+    for one, other in zip(weights[1:], own, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+    np.testing.assert_array_equal(weights[0].numpy(), values[0])
+    assert [each.path for each in optimizer.variables] == names
+    assert all(vars(optimizer)[name] is value for name, value in before.items() if isinstance(value, list | dict))
+    assert (
+        optimizer._get_variable_index(weights[2])
+        == optimizer._trainable_variables_indices[optimizer._var_key(weights[2])]
+    )
+
+
+def test_an_optimizer_acts_as_if_it_were_given_all_gradients():
+    inner = keras.optimizers.SGD(1.0, global_clipnorm=5.0)
+    optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0)
+    weight = keras.Variable(np.zeros(1))
+    optimizer.build([weight])
+    # The rest is as long as 8, this gradient 2 * 3 / 2: together 10 / sqrt(73) of 5.
+    with as_with_all_gradients(optimizer, tf.constant(True), {id(inner): tf.constant(8.0)}):
+        optimizer.apply([tf.constant([6.0])], [weight])
+    assert weight.numpy() == pytest.approx(-3 * 5 / 73**0.5)
+    with as_with_all_gradients(optimizer, tf.constant(False), {}):
+        optimizer.apply([tf.constant([6.0])], [weight])
+    assert weight.numpy() == pytest.approx(-3 * 5 / 73**0.5) and float(optimizer.dynamic_scale) == 1
+    assert not {"check_finite", "_clip_gradients"} & {*vars(optimizer), *vars(inner)}
+
+
+def test_what_is_accumulated_of_a_weight():
+    weights = [keras.Variable(np.ones(2)), keras.Variable(np.ones(3))]
+    optimizer = keras.optimizers.SGD(gradient_accumulation_steps=2)
+    optimizer.build(weights)
+    assert accumulated(optimizer, weights[1]) is optimizer._accumulated_gradients[1]
+    plain = keras.optimizers.SGD()
+    plain.build(weights)
+    assert accumulated(plain, weights[1]) is None
 
 
 @pytest.mark.parametrize("name", ["_get", "_get_on_device_or_primary", "handle", "read_value", "values"])

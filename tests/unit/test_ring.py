@@ -26,6 +26,21 @@ def test_sums_are_right_and_equal_to_the_bit(connected, workers, dtype):
     assert all(first.tobytes() == other.tobytes() for other in others)
 
 
+@pytest.mark.parametrize("counts", [(3, 4), (0, 5), (2, 0, PIECE // 8 + 1), (1, 2, 3, 4)])
+def test_each_worker_gets_the_sum_of_its_elements_and_the_parts_join_in_the_order_of_the_workers(connected, counts):
+    rng, workers = np.random.default_rng(0), len(counts)
+    rings, ends = connected(workers), np.cumsum([0, *counts])
+    given = [rng.integers(-8, 8, sum(counts)).astype("float64") for _ in range(workers)]
+    calls = [lambda r=ring, own=own: r.reduce_scatter(own, counts) for ring, own in zip(rings, given, strict=True)]
+    parts = at_once(calls)
+    for index, part in enumerate(parts):
+        np.testing.assert_array_equal(part, np.sum(given, 0)[ends[index] : ends[index + 1]])
+    calls = [lambda r=ring, own=own: r.all_gather_parts(own, counts) for ring, own in zip(rings, parts, strict=True)]
+    for total in at_once(calls):
+        np.testing.assert_array_equal(total, np.sum(given, 0))
+        assert total.ctypes.data % 64 == 0
+
+
 def test_more_than_sockets_hold_travels_both_ways(connected):
     given = [np.full(2**24, index + 1.0, "float32") for index in range(2)]
     for total in at_once(

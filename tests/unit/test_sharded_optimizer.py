@@ -192,10 +192,17 @@ def test_what_cannot_be_shared_out_is_refused(options, words):
         kparallel.plan(net(), **options)
 
 
-def test_several_workers_are_refused():
-    line = LayerGroup(("a",), 10, 40)
-    with pytest.raises(PlanError, match="Expected shard='optimizer' in one process, received it on 3 workers"):
-        Plan("line", Mesh((("CPU:0",), ("CPU:1",))), (line,), workers=3, shard="optimizer")
+def test_workers_share_out_what_one_replica_on_each_would_hold():
+    line = LayerGroup(("a",), 10, 40, largest_bytes=4)
+    plan = Plan("line", Mesh((("CPU:0",),)), (line,), workers=5, shard="optimizer")
+    assert "shared out over 5 replicas: about 16 B of slots on a device" in str(plan)
+
+
+def test_one_worker_that_is_left_of_several_holds_all_slots(monkeypatch):
+    """`kparallel run -n MIN:MAX` may go on with one."""
+    monkeypatch.setenv("KPARALLEL_ELASTIC", "1")
+    assert kparallel.plan(net(), replicas=1, shard="optimizer").shard is None
+    assert kparallel.plan(net(), **SHARDED).shard == "optimizer"
 
 
 def test_a_plan_says_what_a_device_holds():

@@ -1,0 +1,77 @@
+"""An optimizer that the replicas share out, against one that each of them has whole: the arms alternate in one run."""
+
+from examples.benchmarks.arms import running
+from examples.benchmarks.processes import keras_arm, keras_workers
+from examples.benchmarks.ratio import alternate, report, speed_ratio
+from examples.benchmarks.row import Row, Settings
+from examples.benchmarks.work import WORK
+
+__all__: list[str] = []
+
+_SHARDS = {"each has all": None, "shared out": "optimizer"}
+
+
+def devices(work: str, settings: Settings) -> list[Row]:
+    """Measure two replicas on two cores against one stock device on one, with stock's own two devices in the same run.
+
+    Args:
+        work: Its name in `WORK`.
+        settings: How to run.
+    """
+    arms = {
+        "plain": keras_arm(work, "plain", [0]),
+        "stock": keras_arm(work, "mirrored", [0, 1], devices=2, untuned=True),
+    }
+    for name, shard in _SHARDS.items():
+        wrap = {"replicas": 2, "shard": shard}
+        arms[name] = keras_arm(work, "wrapped", [0, 1], devices=2, variants={"": wrap})
+    with running(arms, settings.log) as started:
+        samples = alternate(started, settings.rounds, WORK[work].long)
+    print(report(samples))
+    title = WORK[work].title
+    goals = {"stock": None, "each has all": None, "shared out": 1.85}
+    setting = f"global batch {WORK[work].batch}, two virtual devices on two cores"
+    names = {"stock": "stock `MirroredStrategy`", **{name: f"optimizer {name}" for name in _SHARDS}}
+    return [
+        speed_ratio(
+            f"{title}: two replicas, {names[name]} ÷ one stock device pinned to one core",
+            samples[name],
+            samples["plain"],
+            at_least=goal,
+            conditions=setting,
+        )
+        for name, goal in goals.items()
+    ]
+
+
+def against_one_replica(work: str, settings: Settings) -> list[Row]:
+    """Measure a model whose update is most of its step: two replicas against one, both on the same two cores."""
+    arms = {"one replica": keras_arm(work, "wrapped", [0, 1], adam=True, variants={"": {"replicas": 1}})}
+    for name, shard in _SHARDS.items():
+        wrap = {"replicas": 2, "shard": shard}
+        arms[name] = keras_arm(work, "wrapped", [0, 1], devices=2, adam=True, variants={"": wrap})
+    with running(arms, settings.log) as started:
+        samples = alternate(started, settings.rounds, WORK[work].long)
+    print(report(samples))
+    setting = f"Adam, global batch {WORK[work].batch}, two virtual devices on two cores"
+    return [
+        speed_ratio(
+            f"{WORK[work].title}: two replicas, optimizer {name} ÷ one replica",
+            samples[name],
+            samples["one replica"],
+            at_least=goal,
+            conditions=setting,
+        )
+        for name, goal in {"each has all": None, "shared out": 1 / 1.1}.items()
+    ]
+
+
+def workers(work: str, settings: Settings) -> list[Row]:
+    """Measure two pinned workers whose optimizer is shared out against two that have all of it."""
+    arms = {name: keras_workers(work, variants={"": {"shard": shard}}) for name, shard in _SHARDS.items()}
+    with running(arms, settings.log) as started:
+        samples = alternate(started, settings.rounds, WORK[work].long)
+    print(report(samples))
+    what = f"{WORK[work].title}: two pinned workers, optimizer shared out ÷ each has all"
+    setting = f"batch {WORK[work].batch} a worker, one core a worker, loopback"
+    return [speed_ratio(what, samples["shared out"], samples["each has all"], at_least=1.03, conditions=setting)]

@@ -1,0 +1,128 @@
+"""The slots of an optimizer that is sharded over workers: where they come together, and what reads of them wait for.
+
+```text
+             step               where all workers pass               step
+worker 0     a's slots    ──►   slots of a, slots of b    ──►   a's slots       holds a
+worker 1     b's slots    ──►   slots of a, slots of b    ──►   b's slots       holds b
+```
+
+Between steps a slot has a value on one worker alone. A worker that reads another one's slot could wait forever, since
+the others may be in the next step. So slots come together only where all workers pass: after `fit` and
+`train_on_batch`, and in those hooks of callbacks after which the workers exchange messages, if one of them reads there.
+"""
+
+import json
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import keras
+import tensorflow as tf
+
+from kparallel.comm.group import WorkerGroup
+from kparallel.compat.placed_variables import SlotAccess, SlotOfWorkers
+from kparallel.compat.variables import slot_of_workers
+from kparallel.errors import ModelError
+from kparallel.model_variables import variables_of
+
+__all__: list[str] = []
+
+_AT_ONCE = 2**26  # Bytes that travel in one collective; each worker needs as many again for what it adds.
+
+
+class SlotsOfWorkers(SlotAccess):
+    """Brings the slots of a model together, and drops them again before a step.
+
+    Args:
+        group: The workers.
+        replicas: The number of replicas on each.
+    """
+
+    def __init__(self, group: WorkerGroup, replicas: int) -> None:
+        self._group = group
+        self._replicas = replicas
+        self._model: Callable[[], keras.Model | None] = lambda: None
+        self._ask: Callable[[], None] | None = None
+        self.is_apart = False  # The same on all workers.
+
+    def belong_to(self, model: keras.Model) -> None:
+        """Say which model has the slots."""
+        self._model = weakref.ref(model)
+
+    def placed(self) -> None:
+        self.is_apart = False  # A slot is on every worker when it is placed; the next step drops it.
+
+    def release(self) -> None:
+        """Drop, before a step, what other workers hold."""
+        if self.is_apart:
+            return
+        for slot in self._slots():
+            slot.release()
+        self.is_apart = True
+
+    def gather(self) -> None:
+        """Give every worker the values of all slots. All workers make the same call."""
+        slots = self._slots()
+        while slots:
+            part = [slots.pop(0)]
+            while slots and sum(map(_bytes, part)) + _bytes(slots[0]) <= _AT_ONCE:
+                part.append(slots.pop(0))
+            values = [slot.local_value() for slot in part]
+            sent = [tf.zeros(s.shape, s.dtype) if v is None else v for s, v in zip(part, values, strict=True)]
+            owners = [slot.owner.replica // self._replicas for slot in part]
+            for slot, own, value in zip(part, values, self._group.broadcast(sent, owners), strict=True):
+                if own is None:
+                    slot.receive(value)
+        self.is_apart = False
+
+    def gather_if_apart(self) -> None:
+        """Give every worker the values of all slots, if one lacks some. All workers make the same call."""
+        if any(json.loads(text) for text in self._group.all_gather_text(json.dumps(self.is_apart))):
+            self.gather()
+
+    @contextmanager
+    def asking(self, ask: Callable[[], None]) -> Iterator[None]:
+        """Let a read or a write bring the slots together.
+
+        Args:
+            ask: Asks the other workers, all of which answer, to make the same call of `gather`, and makes it.
+        """
+        before, self._ask = self._ask, ask
+        try:
+            yield
+        finally:
+            self._ask = before
+
+    def before_read(self, name: str, in_graph: bool) -> None:
+        if in_graph:
+            raise ModelError(
+                f"Expected the slot {name!r} of an optimizer with shard='optimizer' to be read outside of every "
+                "tf.function, received a read inside one: another worker holds it while steps run. Read it with "
+                "numpy() where all workers pass."
+            )
+        self._bring_together(name, "read")
+
+    def before_write(self, name: str) -> None:
+        # A worker that first wrote its own slots and then asked for others would send what it has written already.
+        if self.is_apart:
+            self._bring_together(name, "written")
+
+    def _bring_together(self, name: str, what: str) -> None:
+        if self._ask is None:
+            raise ModelError(
+                f"Expected the slot {name!r} of an optimizer with shard='optimizer' to be {what} where all workers "
+                f"pass, received worker {self._group.worker_index} alone, while each slot is on one worker. Do it "
+                "after fit or train_on_batch, or in fit in a callback's hook at the begin or end of training, an epoch "
+                "or a training batch."
+            )
+        self._ask()
+
+    def _slots(self) -> list[SlotOfWorkers]:
+        """Return all slots, in an order that is the same on all workers."""
+        model = self._model()
+        found = [] if model is None else [slot_of_workers(variable) for variable in variables_of(model)]
+        return [slot for slot in found if slot is not None]
+
+
+def _bytes(slot: SlotOfWorkers) -> int:
+    return int(slot.shape.num_elements() * slot.dtype.size)

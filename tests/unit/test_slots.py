@@ -1,0 +1,105 @@
+"""Slots that another worker holds between steps: where they come together, and what is refused."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kparallel.comm.group import WorkerGroup
+from kparallel.compat.distribute import mirrored
+from kparallel.compat.placed_variables import SlotOwner
+from kparallel.compat.variables import place_variable, slot_of_workers
+from kparallel.errors import ModelError
+from kparallel.workers.slots import SlotsOfWorkers
+
+DEVICE = ("CPU:0",)
+
+
+class Group(WorkerGroup):
+    """Worker 0 of two, as if worker 1 sent sevens; notes who owns what is sent."""
+
+    def __init__(self):
+        super().__init__(2, 0)
+        self.owners = []
+
+    def all_gather_text(self, text):
+        return [text, text]
+
+    def broadcast(self, values, owners=None):
+        self.owners.append(list(owners))
+        return [
+            value if owner == 0 else tf.fill(value.shape, tf.cast(7, value.dtype))
+            for value, owner in zip(values, owners, strict=True)
+        ]
+
+
+@pytest.fixture
+def made():
+    """The slots of a model of two weights: worker 0 holds the kernel's, worker 1 the bias's."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9))
+    model.optimizer.build(model.trainable_variables)
+    slots = SlotsOfWorkers(Group(), 1)
+    slots.belong_to(model)
+    momenta = model.optimizer.variables[2:]
+    for owner, momentum in enumerate(momenta):
+        place_variable(momentum, mirrored(DEVICE), DEVICE, True, SlotOwner(owner, owner == 0, slots))
+    return slots, momenta, model
+
+
+def test_what_another_worker_holds_is_dropped_before_a_step_and_comes_where_all_gather(made):
+    slots, (kernel, bias), _ = made
+    assert bias.numpy().tolist() == [0, 0] and not slots.is_apart
+    slots.release()
+    assert slots.is_apart and slot_of_workers(bias)._held is None and slot_of_workers(kernel)._held is not None
+    assert kernel.numpy().tolist() == [[0, 0]] * 3  # Its owner may read it at any time.
+    slots.gather()
+    assert slots._group.owners == [[0, 1]] and bias.numpy().tolist() == [7, 7]
+    bias.assign([1, 2])
+    assert bias.numpy().tolist() == [1, 2] and bias.value.dtype == tf.as_dtype(bias.dtype)
+
+
+@pytest.mark.parametrize(
+    "use", [np.array, tf.convert_to_tensor, lambda slot: slot.assign([1, 2]), lambda slot: slot + 1]
+)
+def test_a_use_on_one_worker_alone_is_refused_and_asks_where_all_answer(made, use):
+    slots, (_, bias), _ = made
+    slots.release()
+    with pytest.raises(ModelError, match="bias.* where all workers pass, received worker 0 alone"):
+        use(bias)
+    with slots.asking(slots.gather):
+        use(bias)
+    assert not slots.is_apart and bias.numpy().tolist() in ([7, 7], [1, 2])
+
+
+def test_an_owner_writes_once_the_slots_are_together(made):
+    """Else it would send what it has written as the value before."""
+    slots, (kernel, _), _ = made
+    slots.release()
+    with pytest.raises(ModelError, match="kernel.* to be written where all workers pass"):
+        kernel.assign(np.ones((3, 2)))
+    with slots.asking(slots.gather):
+        kernel.assign(np.ones((3, 2)))
+    assert slots._group.owners == [[0, 1]] and kernel.numpy().sum() == 6
+
+
+def test_a_function_may_not_keep_a_copy(made):
+    slots, (_, bias), _ = made
+    with pytest.raises(ValueError, match="outside of every tf.function"):  # TensorFlow says it in an error of its own.
+        tf.function(lambda: tf.identity(bias.value), autograph=False).get_concrete_function()
+
+
+def test_a_slot_has_a_shape_where_it_has_no_value(made):
+    slots, (_, bias), _ = made
+    slots.release()
+    assert bias.shape == (2,) and bias.value.shape == (2,) and bias.value.dtype == tf.as_dtype(bias.dtype)
+    assert "bias" in bias.value.name
+
+
+def test_what_is_placed_since_is_on_every_worker(made):
+    slots, (_, bias), _ = made
+    slots.release()
+    slots.placed()
+    assert not slots.is_apart
+    slots.gather_if_apart()
+    assert not slots._group.owners
