@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from kparallel.cluster import read_cluster
 from kparallel.compat.profiler import read_profile
-from kparallel.mesh import Mesh
+from kparallel.mesh import Mesh, device_kind
 from kparallel.planning.plan import LayerGroup, Plan
 from kparallel.trace.attribution import Owner, owner, plain_attribution
 from kparallel.trace.events import MARK, Event, Operation, RecordedStep, calls
@@ -183,7 +183,7 @@ class Recorder:
 
 def _machine(plan: Plan) -> Machine:
     cluster = read_cluster()
-    cores = None if plan.mesh.rows[0][0].startswith("GPU") else len(os.sched_getaffinity(0))
+    cores = None if device_kind(plan.mesh.rows[0][0]) == "GPU" else len(os.sched_getaffinity(0))
     threads = tf.config.threading.get_intra_op_parallelism_threads() or cores or 1
     return Machine(cores, threads, cluster.index if cluster else 0)
 

@@ -21,6 +21,7 @@ from kparallel.launcher.gpus import visible_gpus
 from kparallel.launcher.hosts import Hosts
 from kparallel.launcher.local import local_environments
 from kparallel.launcher.member import run_over_hosts
+from kparallel.launcher.one_program import check_one_program, one_program_environments
 from kparallel.launcher.sizes import Sizes, parse_sizes
 from kparallel.rendezvous import to_stderr
 from kparallel.schedule import SCHEDULES
@@ -29,13 +30,17 @@ __all__: list[str] = []
 
 _POSITIVE = click.IntRange(min=1)
 _SECONDS = click.FloatRange(min=0, min_open=True)
+_HEARTBEAT = 60.0
+_HEARTBEAT_ONE_PROGRAM = 20.0  # So that the program has ended within 30 s of a loss.
 
 
 def _workers_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say where workers run, of all commands that start some."""
     for option in (
         click.option(
-            "--heartbeat", type=_SECONDS, default=60.0, show_default=True, help="Seconds until a frozen one is lost."
+            "--heartbeat",
+            type=_SECONDS,
+            help="Seconds until a frozen one is lost.  [default: 60; with --one-program 20]",
         ),
         click.option(
             "--timeout", type=_SECONDS, default=300.0, show_default=True, help="Seconds to wait for all workers."
@@ -69,6 +74,7 @@ def main() -> None:
 @main.command(context_settings={"allow_interspersed_args": False})
 @click.option("-n", "--workers", type=_Workers(), help="How many workers; 2:4 for two to four.")
 @_workers_options
+@click.option("--one-program", is_flag=True, help="Worker 0 runs SCRIPT, with the devices of all workers.")
 @click.option("--wait", type=_SECONDS, default=30.0, show_default=True, help="Seconds to wait for MAX of -n MIN:MAX.")
 @click.option("--restarts", type=click.IntRange(min=0), default=0, show_default=True, help="Restart a failed gang.")
 @click.option("--grace", type=_SECONDS, default=25.0, show_default=True, help="Seconds from SIGTERM to SIGKILL.")
@@ -85,6 +91,7 @@ def run(script: str, arguments: tuple[str, ...], module: bool, **options: Any) -
     kparallel run -n 1:2 --hosts a:2222,b:2222 --index 0 train.py   the same, and b may come and go
     srun kparallel run train.py                         one worker for each task of Slurm
     kparallel run train.py                              in a Kubernetes TFJob or indexed Job
+    kparallel run -n 2 --one-program train.py           worker 0 runs it, for stages on several machines
 
     Every worker has joined the cluster before the script starts, so the script needs no line for it.
     """
@@ -104,6 +111,8 @@ def run(script: str, arguments: tuple[str, ...], module: bool, **options: Any) -
         return Launch(command, (environment,), (index,), options["grace"], heard)
 
     try:
+        if options["one_program"]:
+            check_one_program(os.environ, options["workers"])
         hosts = _elastic_hosts(**options)
         if hosts is not None:
             ending = run_over_hosts(hosts, make, to_stderr)
@@ -123,7 +132,7 @@ def _elastic_hosts(
     restarts: int,
     wait: float,
     timeout: float,
-    heartbeat: float,
+    heartbeat: float | None,
     **_: Any,
 ) -> Hosts | None:
     """Return what a launcher of a run over several machines is told, if their number may change."""
@@ -136,7 +145,7 @@ def _elastic_hosts(
             f"-n {workers.least}:{workers.most}."
         )
     token = os.environ.get("KPARALLEL_TOKEN", "")
-    return Hosts(cluster.workers, cluster.index, workers, restarts, wait, timeout, heartbeat, token)
+    return Hosts(cluster.workers, cluster.index, workers, restarts, wait, timeout, heartbeat or _HEARTBEAT, token)
 
 
 def _workers(
@@ -145,28 +154,37 @@ def _workers(
     devices_per_worker: int | None,
     hosts: str | None,
     index: int | None,
+    one_program: bool = False,
     **options: Any,
 ) -> tuple[list[dict[str, str]], list[int]]:
     """Return the environment and the index of each worker that this launcher starts."""
-    environment = _environment(workers=workers, devices_per_worker=devices_per_worker, **options)
+    environment = _environment(
+        workers=workers, devices_per_worker=devices_per_worker, one_program=one_program, **options
+    )
     if hosts is not None and workers is not None:
         raise click.UsageError("Give --hosts for several machines or -n for this one, not both, but for -n MIN:MAX.")
     if index is not None and hosts is None:
         raise click.UsageError("--index says which of --hosts this machine is; give --hosts too.")
     if workers is not None:
-        names = list(range(len(places)))
-        return local_environments(environment, places, workers.most, devices_per_worker), names
+        own = local_environments(environment, places, workers.most, devices_per_worker)
+        return one_program_environments(own) if one_program else own, list(range(len(places)))
     cluster = hosts_cluster(hosts, index) if hosts is not None else scheduled_cluster(environment)
     environment.pop("TF_CONFIG", None)
-    if cluster is None:
-        return [environment], [0]
-    return [{**environment, "TF_CONFIG": cluster.to_tf_config()}], [cluster.index]
+    own = [environment if cluster is None else {**environment, "TF_CONFIG": cluster.to_tf_config()}]
+    return one_program_environments(own) if one_program else own, [0 if cluster is None else cluster.index]
 
 
 def _environment(
-    gangs: int, workers: Sizes | None, devices_per_worker: int | None, timeout: float, heartbeat: float, **_: Any
+    gangs: int,
+    workers: Sizes | None,
+    devices_per_worker: int | None,
+    timeout: float,
+    heartbeat: float | None,
+    one_program: bool = False,
+    **_: Any,
 ) -> dict[str, str]:
     """Return what the environments of all workers have in common."""
+    heartbeat = heartbeat or (_HEARTBEAT_ONE_PROGRAM if one_program else _HEARTBEAT)
     environment = {
         **os.environ,
         "KPARALLEL_TIMEOUT": str(timeout),

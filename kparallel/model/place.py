@@ -12,7 +12,7 @@ from kparallel.comm.tf_collectives import TFCommunicator
 from kparallel.compat.distribute import mirrored
 from kparallel.engine.placement import Placement
 from kparallel.errors import PlanError
-from kparallel.mesh import Mesh
+from kparallel.mesh import Mesh, full_device_name
 
 __all__: list[str] = []
 
@@ -32,12 +32,14 @@ def place(
         PlanError: The mesh has another number of replicas than the cluster's strategy.
     """
     if cluster is None:
-        strategy = mirrored(tuple(row[0] for row in mesh.rows))
-        columns = [mesh.column(index) for index in range(mesh.stages)]
+        # The strategy's own devices are those of stage 0. It takes local ones only, by names without a worker.
+        strategy = mirrored(tuple(row[0].rpartition("/")[2] for row in mesh.rows))
+        rows = tuple(tuple(map(full_device_name, row)) for row in mesh.rows)
+        columns = [tuple(row[stage] for row in rows) for stage in range(mesh.stages)]
         communicators: list[Communicator] = [
             SingleReplica() if mesh.replicas == 1 else LocalCommunicator(column) for column in columns
         ]
-        return strategy, Placement(mesh.rows, 0, mesh.replicas, tuple(communicators), SingleWorker(), compression)
+        return strategy, Placement(rows, 0, mesh.replicas, tuple(communicators), SingleWorker(), compression)
     worker = cluster.extended.worker_devices[0].rsplit("/device:", 1)[0]
     rows = tuple(tuple(f"{worker}/device:{name}" for name in row) for row in mesh.rows)
     replicas = cluster.num_replicas_in_sync

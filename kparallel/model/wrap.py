@@ -1,6 +1,7 @@
 """`wrap` and `plan`: what a user calls."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -11,10 +12,10 @@ from kparallel.cluster import worker_count
 from kparallel.comm.compression import check_compression
 from kparallel.comm.failures import translate_worker_loss
 from kparallel.comm.join import cluster_strategy
-from kparallel.devices import check_devices
 from kparallel.errors import ModelError, PlanError
 from kparallel.forecast.forecast import Forecast
 from kparallel.forecast.hardware import Hardware
+from kparallel.model.choose_mesh import check_mesh
 from kparallel.model.decide import check_microbatches, check_plan, decide
 from kparallel.model.forecasting import forecast_model
 from kparallel.model.options import Options
@@ -261,7 +262,7 @@ def wrap(
     if plan is None:
         plan = decide(model, options, worker_count())
     else:
-        check_devices([name for row in plan.mesh.rows for name in row])
+        plan = replace(plan, mesh=check_mesh(plan.mesh))
         check_plan(plan, model)
     check_microbatches(model, plan)
     check_steps(model, plan)

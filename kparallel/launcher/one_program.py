@@ -1,0 +1,54 @@
+"""The environments of one program over several machines: worker 0 runs the script, the others serve."""
+
+from collections.abc import Mapping, Sequence
+
+from kparallel.cluster import ONE_PROGRAM
+from kparallel.errors import ClusterError
+from kparallel.launcher.sizes import Sizes
+
+__all__: list[str] = []
+
+
+def check_one_program(environment: Mapping[str, str], workers: Sizes | None) -> None:
+    """Check what `--one-program` goes together with.
+
+    Args:
+        environment: The launcher's environment variables.
+        workers: What `-n` says, or None.
+
+    Raises:
+        ClusterError: Another program has set `TF_CONFIG`, or the number of workers may change.
+    """
+    if environment.get("TF_CONFIG"):
+        raise ClusterError(
+            "Expected no TF_CONFIG in the environment with --one-program, received one, by which each worker would run "
+            "the script. Unset it, and name the machines in --hosts; or leave --one-program out."
+        )
+    if workers is not None and workers.is_elastic:
+        raise ClusterError(
+            f"Expected a fixed number of workers with --one-program, whose stages need all machines, received "
+            f"-n {workers.least}:{workers.most}. Write -n {workers.most}, and --restarts to start again after a loss."
+        )
+
+
+def one_program_environments(environments: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Return the environments of workers that run one program, made from those of a cluster's workers.
+
+    To TensorFlow and Keras the script is no worker of a cluster, so the machines have a variable of their own.
+
+    Args:
+        environments: Those of the workers that this launcher starts, with `TF_CONFIG`.
+
+    Raises:
+        ClusterError: There is one worker.
+
+    Example:
+        >>> one_program_environments([{"TF_CONFIG": "the machines"}])
+        [{'KPARALLEL_ONE_PROGRAM': 'the machines'}]
+    """
+    if not all("TF_CONFIG" in each for each in environments):
+        raise ClusterError("Expected several workers with --one-program, received one. Say -n 2 or more, or --hosts.")
+    return [
+        {name: value for name, value in each.items() if name != "TF_CONFIG"} | {ONE_PROGRAM: each["TF_CONFIG"]}
+        for each in environments
+    ]
