@@ -128,10 +128,14 @@ def virtual_devices(count: int) -> tuple[str, ...]:
     try:
         tf.config.set_logical_device_configuration(cpu, configuration)
     except RuntimeError as error:
-        present = len(tf.config.list_logical_devices("CPU"))
+        several = has_several_machines()
+        present = len([name for name in _listed("CPU") if not several or device_worker(name) == 0])
+        way_out = "Call kparallel.virtual_devices first thing in the program."
+        if several:
+            way_out = "kparallel run --devices-per-worker n gives each machine n virtual CPU devices."
         if present != count:
             raise DeviceError(
                 f"Expected to be called before TensorFlow starts; it runs with {present} CPU device(s) already. "
-                "Call kparallel.virtual_devices first thing in the program."
+                f"{way_out}"
             ) from error
     return tuple(f"CPU:{index}" for index in range(count))

@@ -69,7 +69,7 @@ def _run_over_machines(cluster: Cluster, arguments: list[str]) -> None:
     )
     code = 1
     try:
-        with translate_worker_loss():
+        with program.naming_the_lost(), translate_worker_loss():
             _run(arguments)
         code = 0
     except SystemExit as stop:

@@ -1,10 +1,12 @@
 """The program's side of one program over several machines: it connects to the servers, and watches them."""
 
+import contextlib
 import functools
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -20,6 +22,7 @@ from kparallel.rendezvous import to_stderr, wait_for_peers
 __all__: list[str] = []
 
 _INTERVAL = 2.0  # Seconds between probes of a server.
+_NEWS = 0.5  # Seconds after an error in which word of a lost server comes.
 _GRACE = 5.0  # Seconds in which the script may end by itself, on TensorFlow's own error.
 
 
@@ -41,6 +44,8 @@ class Program:
         self._cluster = cluster
         self._lines = lines
         self._heartbeat = heartbeat
+        self._lost = ""
+        self._loss = threading.Event()
         for index in lines:
             name = f"kparallel-server-{index}"
             threading.Thread(target=functools.partial(self._watch, index), name=name, daemon=True).start()
@@ -55,6 +60,22 @@ class Program:
         for line in self._lines.values():
             line.send(ended=code)
 
+    @contextlib.contextmanager
+    def naming_the_lost(self) -> Iterator[None]:
+        """Let an error that follows on the loss of a server name the server.
+
+        TensorFlow and Keras raise what they raise, some of it without a word of any machine.
+
+        Raises:
+            WorkerError: A server was killed or failed, and the script with it.
+        """
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, WorkerError) or not self._loss.wait(_NEWS):
+                raise
+            raise WorkerError(self._lost) from error
+
     def _watch(self, index: int) -> None:
         line = self._lines[index]
         while (message := line.read(_INTERVAL)) is not None:
@@ -62,8 +83,10 @@ class Program:
                 os.kill(os.getpid(), signal.SIGTERM)
             elif is_silent(self._cluster.workers[index], self._heartbeat):
                 end_process(lost_sentence(self._cluster, index, SILENT))
+        self._lost = self._lost or lost_sentence(self._cluster, index, HUNG_UP)
+        self._loss.set()
         time.sleep(_GRACE)
-        end_process(lost_sentence(self._cluster, index, HUNG_UP))
+        end_process(self._lost)
 
 
 def join_servers(cluster: Cluster, devices: int | None, timeout: float, heartbeat: float, token: str) -> Program:

@@ -9,12 +9,13 @@ import tensorflow as tf
 from kparallel.cluster import Cluster
 from kparallel.comm.join import handshake
 from kparallel.comm.liveness import is_silent
-from kparallel.machines.control import Line, connect_to_program
+from kparallel.machines.control import Line, connect_to_program, name_workers
 from kparallel.machines.ending import HUNG_UP, SILENT, end_process, lost_sentence
 from kparallel.rendezvous import wait_for_peers
 
 __all__: list[str] = []
 
+PREEMPTED = 75  # The exit code of a script that left after a checkpoint, as a notice asked it to.
 _INTERVAL = 2.0  # Seconds between probes of the program.
 
 
@@ -60,4 +61,6 @@ def _follow(cluster: Cluster, line: Line, heartbeat: float) -> NoReturn:
             end_process(lost_sentence(cluster, 0, SILENT))
     if ended is None:
         end_process(lost_sentence(cluster, 0, HUNG_UP))
+    if ended not in (0, PREEMPTED):
+        end_process(f"The script on {name_workers(cluster, [0])} has failed with exit code {ended}.", ended)
     os._exit(ended)

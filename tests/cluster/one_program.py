@@ -1,6 +1,6 @@
-"""The script of one program over two machines with two devices each: it equals plain Keras, and refuses what it cannot do.
+"""The script of one program over two machines with two devices each, held against plain Keras.
 
-It prints a line for each case, freezes the other machine at its end, and goes on training.
+It prints a line for each case and for what is refused, freezes the other machine, and goes on training.
 """
 
 import os
