@@ -65,7 +65,7 @@ class Line:
         while b"\n" not in self._unread:
             try:
                 block = self._end.recv(_LINE)
-            except TimeoutError:
+            except (TimeoutError, BlockingIOError):
                 return {}
             except OSError:
                 block = b""

@@ -81,7 +81,7 @@ class Program:
         while (message := line.read(_INTERVAL)) is not None:
             if "notice" in message:
                 os.kill(os.getpid(), signal.SIGTERM)
-            elif is_silent(self._cluster.workers[index], self._heartbeat):
+            elif is_silent(self._cluster.workers[index], self._heartbeat) and line.read(0.0) is not None:
                 end_process(lost_sentence(self._cluster, index, SILENT))
         self._lost = self._lost or lost_sentence(self._cluster, index, HUNG_UP)
         self._loss.set()

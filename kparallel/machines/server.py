@@ -57,7 +57,7 @@ def _follow(cluster: Cluster, line: Line, heartbeat: float) -> NoReturn:
         connected = connected or "connected" in message
         ended = message.get("ended", ended)
         # A program that has ended may take its time to exit.
-        if ended is None and connected and is_silent(cluster.workers[0], heartbeat):
+        if ended is None and connected and is_silent(cluster.workers[0], heartbeat) and line.read(0.0) is not None:
             end_process(lost_sentence(cluster, 0, SILENT))
     if ended is None:
         end_process(lost_sentence(cluster, 0, HUNG_UP))

@@ -10,6 +10,7 @@ from kparallel.comm.join import cluster_departures, peer_connections
 from kparallel.comm.ring_communicator import RingCommunicator
 from kparallel.comm.tf_collectives import TFCommunicator
 from kparallel.compat.distribute import mirrored
+from kparallel.devices import has_several_machines
 from kparallel.engine.placement import Placement
 from kparallel.errors import PlanError
 from kparallel.mesh import Mesh, full_device_name
@@ -33,7 +34,8 @@ def place(
     """
     if cluster is None:
         # The strategy's own devices are those of stage 0. It takes local ones only, by names without a worker.
-        strategy = mirrored(tuple(row[0].rpartition("/")[2] for row in mesh.rows))
+        own = tuple(row[0].rpartition("/")[2] for row in mesh.rows)
+        strategy = mirrored(own, collectives=not has_several_machines())
         rows = tuple(tuple(map(full_device_name, row)) for row in mesh.rows)
         columns = [tuple(row[stage] for row in rows) for stage in range(mesh.stages)]
         communicators: list[Communicator] = [
