@@ -167,11 +167,11 @@ def _workers(
         raise click.UsageError("--index says which of --hosts this machine is; give --hosts too.")
     if workers is not None:
         own = local_environments(environment, places, workers.most, devices_per_worker)
-        return one_program_environments(own) if one_program else own, list(range(len(places)))
+        return one_program_environments(own, os.environ) if one_program else own, list(range(len(places)))
     cluster = hosts_cluster(hosts, index) if hosts is not None else scheduled_cluster(environment)
     environment.pop("TF_CONFIG", None)
     own = [environment if cluster is None else {**environment, "TF_CONFIG": cluster.to_tf_config()}]
-    return one_program_environments(own) if one_program else own, [0 if cluster is None else cluster.index]
+    return one_program_environments(own, os.environ) if one_program else own, [0 if cluster is None else cluster.index]
 
 
 def _environment(

@@ -21,11 +21,11 @@ ROWS = np.random.default_rng(0).normal(size=(22, 6))
 CLASSES = np.random.default_rng(1).integers(0, 3, 22)
 
 
-def build():
-    """Four layers: a normalization with state, and a value that skips a stage."""
+def build(normalization=L.LayerNormalization):
+    """Four layers, with a value that skips one."""
     inputs = keras.Input((6,))
     first = L.Dense(8, activation="tanh", name="first")(inputs)
-    middle = L.LayerNormalization(name="middle")(L.Dense(8, name="second")(first))
+    middle = normalization(name="middle")(L.Dense(8, name="second")(first))
     return keras.Model(inputs, L.Dense(3, name="last")(L.Add(name="skip")([first, middle])), name="model")
 
 
@@ -63,9 +63,13 @@ def check_devices(model, columns):
             assert devices(variable) == columns[stage], (variable.path, devices(variable))
 
 
-def equals_plain(folder, columns, optimizer, **options):
+def synchronized(name):
+    return L.BatchNormalization(synchronized=True, name=name)
+
+
+def equals_plain(folder, columns, optimizer, normalization=L.LayerNormalization, **options):
     keras.utils.set_random_seed(3)
-    plain = build()
+    plain = build(normalization)
     other = keras.models.clone_model(plain)
     other.set_weights(plain.get_weights())
     want = trained(plain, folder, optimizer())
@@ -103,8 +107,10 @@ REFUSED = {
 }
 
 
-def refuse():
-    for name, (call, error, words) in REFUSED.items():
+def refuse(model):
+    recorded = {"verbose": 0, "callbacks": [kparallel.callbacks.Throughput(8, explain=True)]}
+    record = {"profiler": (lambda: model.fit(ROWS, CLASSES, **recorded), errors.PlanError, "sees worker 0's alone")}
+    for name, (call, error, words) in (REFUSED | record).items():
         try:
             call()
         except error as raised:
@@ -137,7 +143,7 @@ class Freeze(keras.callbacks.Callback):
 def main(folder):
     keras.config.set_floatx("float64")
     every = [[WORKER.format(task, index) for index in range(2)] for task in range(2)]
-    model = equals_plain(folder, every, keras.optimizers.Adam, stages=2, microbatches=2)
+    model = equals_plain(folder, every, keras.optimizers.Adam, synchronized, stages=2, microbatches=1)
     print("two replicas of two stages", model.plan.mesh.rows, flush=True)
     by_name = {"CPU:1": ["first", "second"], WORKER.format(1, 1): ["middle", "skip", "last"]}
     ends = [[WORKER.format(task, 1)] for task in range(2)]
@@ -145,7 +151,7 @@ def main(folder):
         folder, ends, lambda: keras.optimizers.SGD(0.1, momentum=0.9, clipnorm=0.5), stages=by_name, microbatches=3
     )
     print("one replica, by name", model.plan.mesh.rows, flush=True)
-    refuse()
+    refuse(model)
     print("refused", flush=True)
     model.fit(ROWS, CLASSES, batch_size=8, verbose=0, callbacks=[Freeze()])
     print("trained with a frozen machine")

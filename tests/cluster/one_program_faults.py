@@ -20,6 +20,8 @@ X = np.random.default_rng(0).normal(size=(40, 4))
 
 def strike(moment):
     """Do what is to happen, if this is the moment, and it is the first start of this script."""
+    if moment == "step" and MOMENT == "ever":
+        (FOLDER / "trains").touch()
     if moment != MOMENT or os.environ["KPARALLEL_RESTARTS"] != "0":
         return
     (FOLDER / "server").write_text(str(other_process()))
@@ -70,7 +72,13 @@ def main():
     model.compile("adam", "mse")
     checkpoint = kparallel.callbacks.Checkpoint(FOLDER / "checkpoints", every_steps=2)
     history = model.fit(
-        X, X[:, :1], batch_size=8, epochs=3, verbose=0, validation_data=(X, X[:, :1]), callbacks=[checkpoint, Moments()]
+        X,
+        X[:, :1],
+        batch_size=8,
+        epochs=10_000 if MOMENT == "ever" else 3,
+        verbose=0,
+        validation_data=(X, X[:, :1]),
+        callbacks=[checkpoint, Moments()],
     ).history
     state = [*model.get_weights(), *(variable.numpy() for variable in model.optimizer.variables), history["val_loss"]]
     np.savez(FOLDER / "end.npz", *state)

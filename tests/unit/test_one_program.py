@@ -13,8 +13,8 @@ MACHINES = Cluster(("a:1", "b:1"), 1)
 
 
 def test_the_machines_have_a_variable_of_their_own():
-    made = one_program_environments([{"TF_CONFIG": MACHINES.to_tf_config(), "HOME": "/root"}])
-    assert made == [{"HOME": "/root", ONE_PROGRAM: MACHINES.to_tf_config()}]
+    made = one_program_environments([{"TF_CONFIG": MACHINES.to_tf_config(), "HOME": "/root"}], {})
+    assert made == [{"HOME": "/root", "TF_CPP_MIN_LOG_LEVEL": "2", ONE_PROGRAM: MACHINES.to_tf_config()}]
     assert read_one_program(made[0]) == MACHINES and read_cluster(made[0]) is None
 
 
@@ -27,7 +27,7 @@ def test_other_processes_are_no_program_over_machines():
     [
         (lambda: check_one_program({"TF_CONFIG": "{}"}, None), "Expected no TF_CONFIG .* Unset it"),
         (lambda: check_one_program({}, Sizes(2, 4)), "-n 2:4. Write -n 4"),
-        (lambda: one_program_environments([{}]), "received one. Say -n 2"),
+        (lambda: one_program_environments([{}], {}), "received one. Say -n 2"),
     ],
 )
 def test_what_one_program_does_not_go_together_with(call, words):
