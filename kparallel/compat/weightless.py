@@ -1,5 +1,6 @@
 """Builds a model whose weights have shapes and dtypes, and no memory until they are initialized, one after another."""
 
+import collections
 import contextlib
 import copy
 import random
@@ -95,7 +96,7 @@ def build_pending(build: Callable[[], Any]) -> tuple[Any, Pending]:
     Args:
         build: Builds a Keras model.
     """
-    names = copy.copy(global_state.get_global_attribute(_NAMES, {}))
+    names = copy.copy(global_state.get_global_attribute(_NAMES, collections.defaultdict(int)))
     draws = random.getstate(), np.random.get_state()
     scope = _Scope()
     with _not_initialized() as variables:

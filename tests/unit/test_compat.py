@@ -845,7 +845,7 @@ def test_a_failed_build_is_made_again_with_the_same_names_and_draws():
     def build():
         layer = keras.layers.Dense(2)
         layer.build((None, 3))
-        layer.table = keras.Variable(np.ones(2))  # Refused in a stateless scope.
+        keras.Variable(np.ones(2))  # Refused in a stateless scope.
         return layer
 
     made, pending = build_pending(build)
