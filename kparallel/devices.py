@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import tensorflow as tf
 
-from kparallel.cluster import read_cluster
+from kparallel.cluster import read_cluster, read_one_program
 from kparallel.errors import DeviceError
 from kparallel.mesh import device_kind, device_name, device_worker
 
@@ -52,9 +52,11 @@ def devices_of_one_kind(listed: Sequence[str]) -> tuple[str, ...]:
 
 
 def has_several_machines() -> bool:
-    """Return whether this is one program over several machines: TensorFlow lists devices that another worker serves."""
+    """Return whether this is one program over several machines, and not a process that it has started."""
+    if read_one_program() is None or read_cluster() is not None:
+        return False  # Before TensorFlow starts, as the list of devices would make it.
     workers = {device_worker(device.name) for device in tf.config.list_logical_devices("CPU")}
-    return read_cluster() is None and len(workers) > 1
+    return len(workers) > 1
 
 
 def _listed(kind: str) -> tuple[str, ...]:

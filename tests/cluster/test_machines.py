@@ -178,3 +178,16 @@ def test_every_case_equals_one_device_over_two_machines(plan):
     command = [*RUN, "--devices-per-worker", "2", "-m", "tests.cluster.one_program_table", plan]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stdout + done.stderr[-6000:]
+
+
+@pytest.mark.full
+def test_each_process_holds_its_stage_alone():
+    """By the peak of its memory: a model built at once on the first machine would be all there."""
+    done = subprocess.run(
+        [*RUN, "-m", "tests.cluster.one_program_memory"], env=ENVIRONMENT, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
+    sizes = {name: int(size) for name, size in (line.split()[1:] for line in done.stdout.splitlines())}
+    print(sizes)
+    for name in ("program", "server"):
+        assert 0.3 * sizes["whole"] < sizes[name] < 0.75 * sizes["whole"], sizes
