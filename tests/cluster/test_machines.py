@@ -21,7 +21,7 @@ def is_gone(process):
 
 
 def test_one_program_over_two_machines_equals_one_device_and_ends_where_one_freezes(tmp_path):
-    command = [*RUN, "--devices-per-worker", "2", "--heartbeat", "3", HERE / "one_program.py", tmp_path]
+    command = [*RUN, "--devices-per-worker", "2", "--heartbeat", "8", HERE / "one_program.py", tmp_path]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
     lines = done.stdout.splitlines()
     assert lines == [
@@ -36,7 +36,7 @@ def test_one_program_over_two_machines_equals_one_device_and_ends_where_one_free
 def disturbed(folder, fate, moment, *options):
     """Run the script that fails, and return how the launcher ended; whatever it does, that takes less than 30 s."""
     folder.mkdir(exist_ok=True)
-    command = [*RUN, "--heartbeat", "3", *options, "-m", "tests.cluster.one_program_faults", folder, fate, moment]
+    command = [*RUN, "--heartbeat", "8", *options, "-m", "tests.cluster.one_program_faults", folder, fate, moment]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
     server = folder / "server"
     if server.exists() and "restarts" not in " ".join(options):
@@ -86,7 +86,7 @@ def test_a_run_that_lost_a_machine_goes_on_from_its_checkpoint_to_the_same_end(t
 def over_hosts(hosts, script, *options, prefixes=((), ())):
     """Start a launcher for each of two hosts."""
     own = [name for name in RUN if name not in ("-n", "2")]
-    command = [*own, "--heartbeat", "3", "--hosts", ",".join(hosts), *options]
+    command = [*own, "--heartbeat", "8", "--hosts", ",".join(hosts), *options]
     return [
         subprocess.Popen(
             [*prefix, *command, "--index", str(index), *script],
