@@ -5,7 +5,9 @@ from click.testing import CliRunner
 
 from kparallel.cluster import ONE_PROGRAM, Cluster, read_cluster, read_one_program
 from kparallel.errors import ClusterError
+from kparallel.launcher import cli
 from kparallel.launcher.cli import main
+from kparallel.launcher.gang import Ending
 from kparallel.launcher.one_program import check_one_program, one_program_environments
 from kparallel.launcher.sizes import Sizes
 
@@ -50,3 +52,36 @@ def test_the_command_says_what_it_refuses(options, variable, words, monkeypatch,
     script.touch()
     result = CliRunner().invoke(main, ["run", "--one-program", *options, str(script)])
     assert result.exit_code == 1 and words in result.output, result.output
+
+
+SLURM = {
+    "SLURM_PROCID": "1",
+    "SLURM_NTASKS": "2",
+    "SLURM_STEP_NODELIST": "n[7-8]",
+    "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
+    "SLURM_JOB_ID": "40",
+}
+JOB = {"JOB_COMPLETION_INDEX": "1", "KPARALLEL_WORKERS": "2", "KPARALLEL_SERVICE": "train", "HOSTNAME": "train-1"}
+
+
+@pytest.mark.parametrize(
+    ("options", "variables", "workers"),
+    [
+        ((), SLURM, ("n7:20040", "n8:20040")),
+        (("--hosts", "a,b:3000", "--index", "1"), {}, ("a:2222", "b:3000")),
+        ((), JOB, ("train-0.train:2222", "train-1.train:2222")),
+    ],
+)
+def test_the_machines_are_those_of_the_scheduler(options, variables, workers, monkeypatch, tmp_path):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    started = []
+    monkeypatch.setattr(cli, "run_gang", lambda launch: started.append(launch) or Ending(0))
+    script = tmp_path / "script.py"
+    script.touch()
+    result = CliRunner().invoke(main, ["run", "--one-program", *options, str(script)])
+    assert result.exit_code == 0, result.output
+    ((environment,),) = [launch.environments for launch in started]
+    assert read_one_program(environment) == Cluster(workers, 1) and "TF_CONFIG" not in environment
+    assert environment["KPARALLEL_HEARTBEAT"] == "20.0"
