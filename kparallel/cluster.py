@@ -1,4 +1,10 @@
-"""The cluster of workers that train together: reads and checks `TF_CONFIG`, without TensorFlow."""
+"""The cluster of workers that train together: reads and checks `TF_CONFIG`, without TensorFlow.
+
+```text
+TF_CONFIG               each worker runs the script             kparallel run -n 2 train.py
+KPARALLEL_ONE_PROGRAM   worker 0 runs it, the others serve      kparallel run -n 2 --one-program train.py
+```
+"""
 
 import json
 import os
@@ -11,6 +17,7 @@ from kparallel.errors import ClusterError
 
 __all__: list[str] = []
 
+ONE_PROGRAM = "KPARALLEL_ONE_PROGRAM"
 _EXAMPLE = (
     '{"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}, "task": {"type": "worker", "index": 0}}, '
     "with this worker's own index"
@@ -116,6 +123,23 @@ def read_cluster(environment: Mapping[str, str] = os.environ) -> Cluster | None:
         raise ClusterError(f"TF_CONFIG's cluster: {error}") from error
     # A cluster of one is training alone, which needs no rendezvous and no collectives.
     return cluster if len(cluster.workers) > 1 else None
+
+
+def read_one_program(environment: Mapping[str, str] = os.environ) -> Cluster | None:
+    """Return the machines of a single program, as `kparallel run --one-program` sets them, or None.
+
+    Worker 0 runs the script, and the devices of all other workers are devices of its. The variable is not `TF_CONFIG`,
+    since to TensorFlow and Keras the script is a program on one machine.
+
+    Args:
+        environment: The environment variables. Default: those of this process.
+
+    Example:
+        >>> read_one_program({ONE_PROGRAM: Cluster(("a:1", "b:1"), 0).to_tf_config()})
+        Cluster(workers=('a:1', 'b:1'), index=0)
+    """
+    text = environment.get(ONE_PROGRAM)
+    return read_cluster({"TF_CONFIG": text}) if text else None
 
 
 def worker_count() -> int:

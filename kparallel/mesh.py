@@ -8,16 +8,17 @@ from kparallel.errors import DeviceError
 
 __all__: list[str] = []
 
-# TensorFlow writes /job:worker/replica:0/task:1/device:GPU:0 where a user writes GPU:0. Job and task are dropped: a
-# mesh names the devices of one process.
-_DEVICE = re.compile(r"^(?:/job:\w+/replica:\d+/task:\d+)?/?(?:device:)?(CPU|GPU|TPU):(\d+)$", re.IGNORECASE)
+# TensorFlow writes /job:worker/replica:0/task:1/device:GPU:0 where a user writes GPU:0, or worker1/GPU:0.
+_DEVICE = re.compile(
+    r"^(?:/job:(\w+)/replica:\d+/task:(\d+)|worker(\d+)(?=/))?/?(?:device:)?(CPU|GPU|TPU):(\d+)$", re.IGNORECASE
+)
 
 
 def device_name(name: str) -> str:
-    """Shorten a TensorFlow device name to its kind and index.
+    """Shorten a TensorFlow device name to its kind and index, after the worker that has it where the name tells one.
 
     Args:
-        name: Any spelling that TensorFlow accepts, such as `"gpu:0"` or `"/device:GPU:0"`.
+        name: Any spelling that TensorFlow accepts, such as `"gpu:0"` or `"/device:GPU:0"`, or a short name.
 
     Returns:
         The short name.
@@ -28,11 +29,52 @@ def device_name(name: str) -> str:
     Example:
         >>> device_name("/job:localhost/replica:0/task:0/device:CPU:1")
         'CPU:1'
+        >>> device_name("/job:worker/replica:0/task:2/device:GPU:0")
+        'worker2/GPU:0'
     """
     match = _DEVICE.match(name) if isinstance(name, str) else None
     if match is None:
-        raise DeviceError(f"Expected a device name such as 'GPU:0' or 'CPU:1', received {name!r}.")
-    return f"{match[1].upper()}:{int(match[2])}"
+        raise DeviceError(
+            "Expected a device name such as 'GPU:0' or 'CPU:1', or 'worker1/GPU:0' of a worker's in one program, "
+            f"received {name!r}."
+        )
+    job, task, worker, kind, index = match.groups()
+    short = f"{kind.upper()}:{int(index)}"
+    if worker is None and job not in (None, "localhost"):
+        worker = task
+    return short if worker is None else f"worker{int(worker)}/{short}"
+
+
+def device_worker(name: str) -> int | None:
+    """Return the index of the worker that has a device; None where the name does not tell one.
+
+    Example:
+        >>> device_worker("worker1/CPU:0"), device_worker("CPU:0")
+        (1, None)
+    """
+    worker, slash, _ = device_name(name).rpartition("/")
+    return int(worker.removeprefix("worker")) if slash else None
+
+
+def device_kind(name: str) -> str:
+    """Return whether a device is a `"CPU"` or a `"GPU"`.
+
+    Example:
+        >>> device_kind("worker1/GPU:0")
+        'GPU'
+    """
+    return device_name(name).rpartition("/")[2].partition(":")[0]
+
+
+def full_device_name(name: str) -> str:
+    """Return what TensorFlow calls a device of a worker; a name without a worker is short for this process's.
+
+    Example:
+        >>> full_device_name("worker1/GPU:0"), full_device_name("GPU:0")
+        ('/job:worker/replica:0/task:1/device:GPU:0', 'GPU:0')
+    """
+    worker, short = device_worker(name), device_name(name).rpartition("/")[2]
+    return short if worker is None else f"/job:worker/replica:0/task:{worker}/device:{short}"
 
 
 @dataclass(frozen=True)
@@ -43,7 +85,8 @@ class Mesh:
     of the stage are reduced over it. A device may occur several times in its row: it then runs several stages.
 
     Args:
-        rows: Short device names, `rows[replica_index][stage_index]`.
+        rows: Short device names, `rows[replica_index][stage_index]`; of a machine in one program over several
+            `"worker1/GPU:0"`, or TensorFlow's full name.
 
     Raises:
         DeviceError: There is no device, the rows differ in length, a device is in two rows, the rows put different
@@ -79,7 +122,7 @@ class Mesh:
             raise DeviceError(
                 f"Expected every row to put the same stages on one device, received {[list(row) for row in rows]}."
             )
-        kinds = sorted({name.split(":")[0] for name in names})
+        kinds = sorted({device_kind(name) for name in names})
         if len(kinds) > 1:
             raise DeviceError(f"Expected devices of one kind, received {kinds}. Use CPUs only or GPUs only.")
 
@@ -98,8 +141,11 @@ class Mesh:
         return tuple(row[stage_index] for row in self.rows)
 
     def __str__(self) -> str:
-        head = " " * 12 + "   ".join(f"stage {index}" for index in range(self.stages))
-        body = [f"{f'replica {i}':<12}" + "   ".join(f"{name:<7}" for name in row) for i, row in enumerate(self.rows)]
+        width = max(len("stage 0"), *(len(name) for row in self.rows for name in row))
+        head = " " * 12 + "   ".join(f"{f'stage {index}':<{width}}" for index in range(self.stages))
+        body = [
+            f"{f'replica {i}':<12}" + "   ".join(f"{name:<{width}}" for name in row) for i, row in enumerate(self.rows)
+        ]
         return "\n".join(line.rstrip() for line in [head, *body])
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kparallel.cluster import ONE_PROGRAM
+
 __all__: list[str] = []
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +30,7 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "2",
 }
-_OF_THE_ARM = ("TF_CONFIG", *ALLOCATOR)  # not to be inherited
+_OF_THE_ARM = ("TF_CONFIG", ONE_PROGRAM, *ALLOCATOR)  # not to be inherited
 _START = 170.0  # seconds until an arm has to be ready
 _ANSWER = 120.0  # seconds until it has to have run
 

@@ -24,8 +24,14 @@ def main() -> None:
     if options.get("untuned"):
         tf.data.experimental.enable_debug_mode()
     import kparallel
+    from kparallel.cluster import read_one_program
+    from kparallel.machines.program import join_servers
 
-    kparallel.init()
+    machines = read_one_program()
+    if machines is None:
+        kparallel.init()
+    else:
+        join_servers(machines, devices=None, timeout=120.0, heartbeat=60.0, token="")
     if options.get("devices", 1) > 1:
         kparallel.virtual_devices(options["devices"])
     from examples.benchmarks.keras_models import batches

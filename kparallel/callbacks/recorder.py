@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from kparallel.cluster import read_cluster
 from kparallel.compat.profiler import read_profile
-from kparallel.mesh import Mesh
+from kparallel.errors import PlanError
+from kparallel.mesh import Mesh, device_kind, device_worker
 from kparallel.planning.plan import LayerGroup, Plan
 from kparallel.trace.attribution import Owner, owner, plain_attribution
 from kparallel.trace.events import MARK, Event, Operation, RecordedStep, calls
@@ -84,10 +85,12 @@ class Recorder:
 
         Raises:
             ValueError: The model runs eagerly, so that there is no graph whose operations could be told apart.
+            PlanError: Its stages are on several machines in one program.
         """
         self.stop()
         if model.run_eagerly:
             raise ValueError("Expected a compiled step to record, received run_eagerly=True. Compile without it.")
+        _check_machines(getattr(model, "plan", None))
         cluster = read_cluster()
         self._model, self._calls, self._done = model, 0, cluster is not None and cluster.index > 0
 
@@ -186,10 +189,26 @@ class Recorder:
         return Recording(summarize(plan, found, laid, machine), found, laid)
 
 
+def _check_machines(plan: Any) -> None:
+    """Refuse a plan whose lanes are not all of this process: TensorFlow's profiler would show none of the others' work.
+
+    Raises:
+        PlanError: It has devices of several workers.
+    """
+    names = [name for row in plan.mesh.rows for name in row] if isinstance(plan, Plan) else []
+    workers = sorted({device_worker(name) or 0 for name in names})
+    if len(workers) > 1:
+        raise PlanError(
+            f"Expected a plan for the devices of one process to record, received one for those of workers {workers}, "
+            "of which TensorFlow's profiler sees worker 0's alone. Leave out Trace and Throughput(explain=True), or "
+            "record the same plan on one machine."
+        )
+
+
 def _machine(plan: Plan) -> Machine:
     cluster = read_cluster()
     # GPUs compute by themselves. CPU devices share the cores on which this process may run.
-    cores = None if plan.mesh.rows[0][0].startswith("GPU") else len(os.sched_getaffinity(0))
+    cores = None if device_kind(plan.mesh.rows[0][0]) == "GPU" else len(os.sched_getaffinity(0))
     threads = tf.config.threading.get_intra_op_parallelism_threads() or cores or 1
     return Machine(cores, threads, cluster.index if cluster else 0)
 
@@ -203,4 +222,4 @@ def _plain_plan(model: keras.Model) -> Plan:
         devices = ["GPU:0" if tf.config.list_logical_devices("GPU") else "CPU:0"]
     workers = strategy.num_replicas_in_sync // len(devices)
     group = LayerGroup(tuple(layer.name for layer in model.layers), model.count_params(), weight_bytes=0)
-    return Plan(model.name, Mesh(tuple((device,) for device in devices)), (group,), workers=workers)
+    return Plan(model.name, Mesh(tuple((device.rpartition("/")[2],) for device in devices)), (group,), workers=workers)

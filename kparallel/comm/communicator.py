@@ -7,6 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from kparallel.mesh import device_kind
+
 __all__: list[str] = []
 
 
@@ -86,7 +88,7 @@ class LocalCommunicator(Communicator):
 
     def __init__(self, column: tuple[str, ...]) -> None:
         self._column = column
-        self._nccl = tf.distribute.NcclAllReduce() if column[0].startswith("GPU") else None
+        self._nccl = tf.distribute.NcclAllReduce() if device_kind(column[0]) == "GPU" else None
 
     @property
     def replica_index(self) -> int:

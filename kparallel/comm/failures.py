@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from kparallel.cluster import Cluster, read_cluster
+from kparallel.cluster import Cluster, read_cluster, read_one_program
 from kparallel.comm.departures import ENDED
 from kparallel.errors import WorkerError
 
@@ -54,16 +54,16 @@ def translate_worker_loss() -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        cluster = read_cluster()
+        cluster = read_cluster() or read_one_program()
         lost = () if cluster is None else lost_workers(str(error), cluster)
         # An error of TensorFlow's that has nothing to do with another worker, such as a shape that does not fit.
         if cluster is None or not lost:
             raise
         names = ", ".join(f"worker {index} ({cluster.workers[index]})" for index in lost)
+        start = "Start" if read_one_program() else "Unless all workers catch their errors and call fit again, start"
         raise WorkerError(
-            f"Lost {names}, {_how(str(error))}. Look at the end of its output. Unless all workers catch their errors "
-            "and call fit again, start all again; with a Checkpoint they resume, and `kparallel run --restarts` "
-            "starts them again by itself."
+            f"Lost {names}, {_how(str(error))}. Look at the end of its output. {start} all again; with a Checkpoint "
+            "they resume, and `kparallel run --restarts` starts them again by itself."
         ) from error
 
 

@@ -11,7 +11,7 @@ from importlib.metadata import version
 import tensorflow as tf
 
 import kparallel
-from kparallel.cluster import Cluster, read_cluster
+from kparallel.cluster import Cluster, read_cluster, read_one_program
 from kparallel.comm.connections import PeerConnections
 from kparallel.comm.departures import Departures
 from kparallel.compat.startup import (
@@ -42,13 +42,19 @@ def init(timeout: float = 300.0, heartbeat: float = 60.0) -> None:
         heartbeat: Seconds after which a worker that has frozen counts as lost; all others then raise.
 
     Raises:
-        ClusterError: `TF_CONFIG` or `KPARALLEL_COLLECTIVES` is malformed, this worker's port is taken, or TensorFlow
-            has started already.
+        ClusterError: `TF_CONFIG` or `KPARALLEL_COLLECTIVES` is malformed, this worker's port is taken, TensorFlow has
+            started already, or `kparallel run --one-program` runs the script.
         WorkerError: A worker does not come, or the workers' versions differ; the message names them.
 
     Example:
         >>> init()  # No TF_CONFIG here: nothing to join.
     """
+    if read_one_program() is not None:
+        raise ClusterError(
+            "Expected no kparallel.init() in one program over several machines, received a call: worker 0 runs the "
+            "script alone, and has joined the other machines already. Remove the line, or start the script without "
+            "--one-program."
+        )
     take_back_legacy_keras()
     cluster = read_cluster()
     devices = os.environ.get("KPARALLEL_DEVICES_PER_WORKER")
@@ -65,8 +71,9 @@ def init(timeout: float = 300.0, heartbeat: float = 60.0) -> None:
             "cluster any more. Move the lines `import kparallel` and `kparallel.init()` above the first model, dataset "
             "or tensor, or start the script with `kparallel run`, which does it."
         )
+    agreed = {"number of devices per worker": devices or "default", _CHOICE: _choice(), **handshake(one_program=False)}
     # The workers meet before TensorFlow starts: from then on it could not be interrupted while it waits for one.
-    wait_for_peers(cluster, _handshake(devices), timeout, token=os.environ.get("KPARALLEL_TOKEN", ""))
+    wait_for_peers(cluster, agreed, timeout, token=os.environ.get("KPARALLEL_TOKEN", ""))
     if devices:
         virtual_devices(int(devices))
     expect_cluster(len(cluster.workers), timeout, heartbeat)
@@ -94,6 +101,11 @@ def cluster_strategy() -> tf.distribute.Strategy | None:
     cluster = read_cluster()
     if cluster is None:
         return None
+    if read_one_program() is not None:
+        raise ClusterError(
+            f"Expected no TF_CONFIG in one program over several machines, received one with {len(cluster.workers)} "
+            "workers. Let the script leave TF_CONFIG alone, or start it without --one-program."
+        )
     made = _joined(cluster)
     if not made:
         raise ClusterError(
@@ -156,10 +168,11 @@ def _joined(cluster: Cluster) -> list[_Joined]:
     return []
 
 
-def _handshake(devices: str | None) -> dict[str, str]:
+def handshake(one_program: bool) -> dict[str, str]:
+    """Return what must be equal on all workers, however they are started."""
     versions = {"kparallel version": kparallel.__version__}
     versions |= {f"{name} version": version(name) for name in ("tensorflow", "keras")}
-    return {**versions, "number of devices per worker": devices or "default", _CHOICE: _choice()}
+    return {**versions, "use of --one-program": "yes" if one_program else "no"}
 
 
 def _choice() -> str:

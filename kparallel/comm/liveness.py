@@ -43,12 +43,21 @@ class LivenessProbe:
             self._asked.wait()
             # One probe for each question at most. While nobody waits for the worker, nothing is sent.
             self._asked.clear()
-            until = time.monotonic() + self._heartbeat
-            # Probe again until the heartbeat has passed: a busy machine may miss single probes.
-            while not (lives := responds(self._address, until - time.monotonic())) and time.monotonic() < until:
-                time.sleep(min(_INTERVAL, self._heartbeat / 4))
-            self._silent = not lives
+            self._silent = is_silent(self._address, self._heartbeat)
             time.sleep(_INTERVAL)
+
+
+def is_silent(address: str, heartbeat: float) -> bool:
+    """Return whether the gRPC server at an address does not respond for some time.
+
+    Args:
+        address: Host and port.
+        heartbeat: Seconds in which it is probed again and again: a busy machine may miss single probes.
+    """
+    until = time.monotonic() + heartbeat
+    while not (lives := responds(address, until - time.monotonic())) and time.monotonic() < until:
+        time.sleep(min(_INTERVAL, heartbeat / 4))
+    return not lives
 
 
 def responds(address: str, timeout: float) -> bool:

@@ -12,7 +12,7 @@ __all__: list[str] = []
 
 
 @functools.cache
-def mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
+def mirrored(devices: tuple[str, ...], collectives: bool = True) -> tf.distribute.Strategy:
     """Return the `MirroredStrategy` of some devices, one in a process, so that models on the same devices share layers.
 
     TensorFlow numbers the groups of each strategy from the same key and the collectives of a group from another, and
@@ -21,13 +21,16 @@ def mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
 
     Args:
         devices: One for each replica.
+        collectives: Whether what layers sum over the replicas, as a synchronized BatchNorm does, is summed by
+            TensorFlow's collectives. In one program over several machines these do not find the devices, and wait for
+            ever; there the sums are made on the first device. Default True.
     """
 
     class Keyed(tf.distribute.MirroredStrategy):  # type: ignore[misc]
         # The number of strategies made before, times the groups that one may need.
         _collective_key_base = 16 * (1 + mirrored.cache_info().currsize)
 
-    return Keyed(list(devices))
+    return Keyed(list(devices), None if collectives else tf.distribute.ReductionToOneDevice())
 
 
 @contextmanager

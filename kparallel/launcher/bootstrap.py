@@ -9,6 +9,7 @@ import time
 import traceback
 from pathlib import Path
 
+from kparallel.cluster import Cluster, read_one_program
 from kparallel.errors import WorkerError
 from kparallel.launcher_pipes import send_to_launcher
 
@@ -33,6 +34,9 @@ def main(arguments: list[str]) -> None:
         # A process that the script starts would otherwise hold the pipes open after the worker's end.
         os.set_inheritable(int(os.environ[name]), False)
     try:
+        if one_program := read_one_program():
+            _run_over_machines(one_program, arguments)
+            return
         if os.environ.get("TF_CONFIG") or os.environ.get("KPARALLEL_DEVICES_PER_WORKER"):
             from kparallel.comm.join import init
 
@@ -50,6 +54,30 @@ def main(arguments: list[str]) -> None:
         sys.stderr.flush()
         # TensorFlow would wait at exit for workers that wait for this one.
         os._exit(1)
+
+
+def _run_over_machines(cluster: Cluster, arguments: list[str]) -> None:
+    """Run the script on worker 0, with the devices of all machines; on any other worker serve this machine's."""
+    from kparallel.comm.failures import translate_worker_loss
+    from kparallel.machines.program import join_servers
+    from kparallel.machines.server import serve
+
+    devices = os.environ.get("KPARALLEL_DEVICES_PER_WORKER")
+    timeout, heartbeat = (float(os.environ[f"KPARALLEL_{name}"]) for name in ("TIMEOUT", "HEARTBEAT"))
+    start = join_servers if cluster.index == 0 else serve
+    program = start(
+        cluster, int(devices) if devices else None, timeout, heartbeat, os.environ.get("KPARALLEL_TOKEN", "")
+    )
+    code = 1
+    try:
+        with program.naming_the_lost(), translate_worker_loss():
+            _run(arguments)
+        code = 0
+    except SystemExit as stop:
+        code = 0 if stop.code is None else stop.code if isinstance(stop.code, int) else 1
+        raise
+    finally:
+        program.ends(code)
 
 
 def _run(arguments: list[str]) -> None:

@@ -21,6 +21,7 @@ from kparallel.launcher.gpus import visible_gpus
 from kparallel.launcher.hosts import Hosts
 from kparallel.launcher.local import local_environments
 from kparallel.launcher.member import run_over_hosts
+from kparallel.launcher.one_program import check_one_program, one_program_environments
 from kparallel.launcher.sizes import Sizes, parse_sizes
 from kparallel.rendezvous import to_stderr
 from kparallel.schedule import SCHEDULES
@@ -29,13 +30,17 @@ __all__: list[str] = []
 
 _POSITIVE = click.IntRange(min=1)
 _SECONDS = click.FloatRange(min=0, min_open=True)
+_HEARTBEAT = 60.0
+_HEARTBEAT_ONE_PROGRAM = 20.0  # So that the program has ended within 30 s of a loss.
 
 
 def _workers_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say where workers run, of all commands that start some."""
     for option in (
         click.option(
-            "--heartbeat", type=_SECONDS, default=60.0, show_default=True, help="Seconds until a frozen one is lost."
+            "--heartbeat",
+            type=_SECONDS,
+            help="Seconds until a frozen one is lost.  [default: 60; with --one-program 20]",
         ),
         click.option(
             "--timeout", type=_SECONDS, default=300.0, show_default=True, help="Seconds to wait for all workers."
@@ -69,6 +74,7 @@ def main() -> None:
 @main.command(context_settings={"allow_interspersed_args": False})
 @click.option("-n", "--workers", type=_Workers(), help="How many workers; 2:4 for two to four.")
 @_workers_options
+@click.option("--one-program", is_flag=True, help="Worker 0 runs SCRIPT, with the devices of all workers.")
 @click.option("--wait", type=_SECONDS, default=30.0, show_default=True, help="Seconds to wait for MAX of -n MIN:MAX.")
 @click.option("--restarts", type=click.IntRange(min=0), default=0, show_default=True, help="Restart a failed gang.")
 @click.option("--grace", type=_SECONDS, default=25.0, show_default=True, help="Seconds from SIGTERM to SIGKILL.")
@@ -86,6 +92,7 @@ def run(script: str, arguments: tuple[str, ...], module: bool, **options: Any) -
     srun kparallel run train.py                         one worker for each task of Slurm
     srun kparallel run -n 2:4 train.py                  the same for four tasks, of which two may be lost
     kparallel run train.py                              in an indexed Job or JobSet of Kubernetes
+    kparallel run -n 2 --one-program train.py           worker 0 runs it, for stages on several machines
 
     Every worker has joined the cluster before the script starts, so the script needs no line for it.
     """
@@ -105,6 +112,8 @@ def run(script: str, arguments: tuple[str, ...], module: bool, **options: Any) -
         return Launch(command, (environment,), (index,), options["grace"], heard)
 
     try:
+        if options["one_program"]:
+            check_one_program(os.environ, options["workers"])
         hosts = _elastic_hosts(**options)
         if hosts is not None:
             ending = run_over_hosts(hosts, make, to_stderr)
@@ -124,7 +133,7 @@ def _elastic_hosts(
     restarts: int,
     wait: float,
     timeout: float,
-    heartbeat: float,
+    heartbeat: float | None,
     **_: Any,
 ) -> Hosts | None:
     """Return what a launcher of a run over several machines is told, if their number may change."""
@@ -140,7 +149,7 @@ def _elastic_hosts(
             f"-n {workers.least}:{workers.most}."
         )
     token = os.environ.get("KPARALLEL_TOKEN", "")
-    return Hosts(cluster.workers, cluster.index, workers, restarts, wait, timeout, heartbeat, token)
+    return Hosts(cluster.workers, cluster.index, workers, restarts, wait, timeout, heartbeat or _HEARTBEAT, token)
 
 
 def _workers(
@@ -149,10 +158,13 @@ def _workers(
     devices_per_worker: int | None,
     hosts: str | None,
     index: int | None,
+    one_program: bool = False,
     **options: Any,
 ) -> tuple[list[dict[str, str]], list[int]]:
     """Return the environment and the index of each worker that this launcher starts."""
-    environment = _environment(workers=workers, devices_per_worker=devices_per_worker, **options)
+    environment = _environment(
+        workers=workers, devices_per_worker=devices_per_worker, one_program=one_program, **options
+    )
     if hosts is not None and workers is not None:
         raise click.UsageError("Give --hosts for several machines or -n for this one, not both, but for -n MIN:MAX.")
     if index is not None and hosts is None:
@@ -160,13 +172,12 @@ def _workers(
     cluster = hosts_cluster(hosts, index) if hosts is not None else scheduled_cluster(environment)
     if workers is not None:
         _check_alone(cluster, workers, scheduler_variable(environment))
-        names = list(range(len(places)))
-        return local_environments(environment, places, workers.most, devices_per_worker), names
+        own = local_environments(environment, places, workers.most, devices_per_worker)
+        return one_program_environments(own, os.environ) if one_program else own, list(range(len(places)))
     # What the launcher's own environment says is not this worker's cluster.
     environment.pop("TF_CONFIG", None)
-    if cluster is None:
-        return [environment], [0]
-    return [{**environment, "TF_CONFIG": cluster.to_tf_config()}], [cluster.index]
+    own = [environment if cluster is None else {**environment, "TF_CONFIG": cluster.to_tf_config()}]
+    return one_program_environments(own, os.environ) if one_program else own, [0 if cluster is None else cluster.index]
 
 
 def _check_alone(cluster: Cluster | None, workers: Sizes, variable: str) -> None:
@@ -181,9 +192,16 @@ def _check_alone(cluster: Cluster | None, workers: Sizes, variable: str) -> None
 
 
 def _environment(
-    gangs: int, workers: Sizes | None, devices_per_worker: int | None, timeout: float, heartbeat: float, **_: Any
+    gangs: int,
+    workers: Sizes | None,
+    devices_per_worker: int | None,
+    timeout: float,
+    heartbeat: float | None,
+    one_program: bool = False,
+    **_: Any,
 ) -> dict[str, str]:
     """Return what the environments of all workers have in common."""
+    heartbeat = heartbeat or (_HEARTBEAT_ONE_PROGRAM if one_program else _HEARTBEAT)
     environment = {
         **os.environ,
         "KPARALLEL_TIMEOUT": str(timeout),

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from kparallel.devices import check_devices, local_devices
+from kparallel.devices import check_devices, has_several_machines, local_devices
 from kparallel.errors import PlanError
-from kparallel.mesh import Mesh, device_name
+from kparallel.mesh import Mesh
+from kparallel.model.machine_columns import check_first_column, machine_columns
 from kparallel.model.options import Options
 from kparallel.schedule import registered
 
@@ -26,20 +27,24 @@ def choose_mesh(options: Options, stages: int, workers: int) -> Mesh:
     if isinstance(options.stages, Mapping):
         if options.devices is not None:
             raise PlanError("Expected devices to be named once: as the keys of stages, or in devices, not in both.")
-        named = [device_name(name) for name in options.stages]
-        check_devices(named)
+        named = check_devices(list(options.stages))
         Mesh(tuple((name,) for name in named))  # Refuses a device that is named twice.
         if (options.replicas or workers) != workers:
             raise PlanError(
                 f"Expected one replica where stages name their devices, received replicas={options.replicas}. Give "
                 "stages as a list of lists of layer names to repeat them over several rows of devices."
             )
-        return Mesh((tuple(named),))
+        return check_first_column(Mesh((named,)))
     names = local_devices() if options.devices is None else check_devices(options.devices)
     Mesh(tuple((name,) for name in names))  # Refuses a device that is named twice.
-    replicas = _local_replicas(options, stages, workers, names)
-    # Fewer devices than stages: then some lanes run several.
-    lanes = min(stages, len(names) // replicas)
+    if has_several_machines():
+        columns = machine_columns(names, options, stages)
+    else:
+        replicas = _local_replicas(options, stages, workers, names)
+        # Fewer devices than stages: then some lanes run several.
+        lanes = min(stages, len(names) // replicas)
+        columns = tuple(tuple(names[row * lanes + lane] for row in range(replicas)) for lane in range(lanes))
+    lanes = len(columns)
     schedule = registered(options.schedule)
     if schedule.dealt and stages % lanes:
         raise PlanError(
@@ -47,7 +52,17 @@ def choose_mesh(options: Options, stages: int, workers: int) -> Mesh:
             f"received {stages}."
         )
     lane_of = [schedule.lane_of(stage, stages, lanes) for stage in range(stages)]
-    return Mesh(tuple(tuple(names[row * lanes + lane] for lane in lane_of) for row in range(replicas)))
+    return Mesh(tuple(zip(*(columns[lane] for lane in lane_of), strict=True)))
+
+
+def check_mesh(mesh: Mesh) -> Mesh:
+    """Return the mesh of a plan with its devices as TensorFlow lists them, after a check that they can be used.
+
+    Raises:
+        DeviceError: A device is unknown.
+        PlanError: In one program over several machines, stage 0 is not on worker 0, or a column is on several machines.
+    """
+    return check_first_column(Mesh(tuple(map(check_devices, mesh.rows))))
 
 
 def _local_replicas(options: Options, stages: int, workers: int, names: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from kparallel.compat.layers import flatten_layers
 from kparallel.compat.optimizers import own_optimizer
-from kparallel.devices import check_devices, local_devices
+from kparallel.devices import check_devices, has_several_machines, local_devices
 from kparallel.errors import PlanError
 from kparallel.mesh import Mesh
 from kparallel.model.choose_mesh import choose_mesh
@@ -112,6 +112,11 @@ def _search(model: keras.Model, graph: Graph, options: Options, workers: int) ->
         raise PlanError("Expected memory_per_device to choose the cut, received a cut by hand as well. Leave one out.")
     if workers > 1:
         raise PlanError("Expected memory_per_device on one machine, received it in a cluster. Say replicas and stages.")
+    if has_several_machines():
+        raise PlanError(
+            "Expected memory_per_device on one machine, received it in one program over several. Say replicas and "
+            "stages."
+        )
     units = profile(graph)
     plan = choose(
         units,

@@ -13,6 +13,7 @@ from kparallel.forecast.configuration import Fixed
 from kparallel.forecast.forecast import Forecast, forecast
 from kparallel.forecast.hardware import Hardware
 from kparallel.forecast.hardware_file import read_hardware
+from kparallel.mesh import full_device_name
 from kparallel.model.decide import optimizer_slots, required_graph, sample_inputs
 from kparallel.model.options import Options, check_options
 from kparallel.planning.predict import BACKWARD_COST
@@ -124,7 +125,8 @@ def _measured(graph: Graph, options: Options, hardware: Hardware) -> list[float]
         dtype = getattr(call.operation, "compute_dtype", None) or "float32"
         if dtype not in rates:
             hardware.flop_rate(dtype)  # Refuses a dtype without a figure before anything is measured.
-            rates[dtype] = matmul_rate(dtype, local_devices()[:1]) / hardware.flops[dtype]
+            first = [full_device_name(name) for name in local_devices()[:1]]
+            rates[dtype] = matmul_rate(dtype, first) / hardware.flops[dtype]
         # A measured time covers forward and backward, where a unit's is forward alone. It is scaled by how much faster
         # the cluster multiplies matrices.
         seconds.append(time / rows / (1 + BACKWARD_COST) * rates[dtype])

@@ -10,9 +10,10 @@ from kparallel.comm.join import cluster_departures, peer_connections
 from kparallel.comm.ring_communicator import RingCommunicator
 from kparallel.comm.tf_collectives import TFCommunicator
 from kparallel.compat.distribute import mirrored
+from kparallel.devices import has_several_machines
 from kparallel.engine.placement import Placement
 from kparallel.errors import PlanError
-from kparallel.mesh import Mesh
+from kparallel.mesh import Mesh, full_device_name
 
 __all__: list[str] = []
 
@@ -33,13 +34,15 @@ def place(
     """
     if cluster is None:
         # TensorFlow's strategy knows one device for each replica, that of stage 0. The variables of the other stages
-        # are placed by `take_over`.
-        strategy = mirrored(tuple(row[0] for row in mesh.rows))
-        columns = [mesh.column(index) for index in range(mesh.stages)]
+        # are placed by `take_over`. It takes local devices only, by names without a worker.
+        own = tuple(row[0].rpartition("/")[2] for row in mesh.rows)
+        strategy = mirrored(own, collectives=not has_several_machines())
+        rows = tuple(tuple(map(full_device_name, row)) for row in mesh.rows)
+        columns = [tuple(row[stage] for row in rows) for stage in range(mesh.stages)]
         communicators: list[Communicator] = [
             SingleReplica() if mesh.replicas == 1 else LocalCommunicator(column) for column in columns
         ]
-        return strategy, Placement(mesh.rows, 0, mesh.replicas, tuple(communicators), SingleWorker(), compression)
+        return strategy, Placement(rows, 0, mesh.replicas, tuple(communicators), SingleWorker(), compression)
     # /job:worker/replica:0/task:1  +  CPU:0  ─►  /job:worker/replica:0/task:1/device:CPU:0
     worker = cluster.extended.worker_devices[0].rsplit("/device:", 1)[0]
     rows = tuple(tuple(f"{worker}/device:{name}" for name in row) for row in mesh.rows)

@@ -1,22 +1,21 @@
 """`wrap` and `plan`: what a user calls."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
-
-import keras
-import tensorflow as tf
 
 from kparallel.cluster import worker_count
 from kparallel.comm.compression import check_compression
 from kparallel.comm.failures import translate_worker_loss
 from kparallel.comm.join import cluster_strategy
-from kparallel.devices import check_devices
-from kparallel.errors import ModelError, PlanError
+from kparallel.errors import PlanError
 from kparallel.forecast.forecast import Forecast
 from kparallel.forecast.hardware import Hardware
+from kparallel.model.choose_mesh import check_mesh
 from kparallel.model.decide import check_microbatches, check_plan, decide
 from kparallel.model.forecasting import forecast_model
+from kparallel.model.layer_by_layer import build_model, place_pending
 from kparallel.model.options import Options
 from kparallel.model.overrides import check_steps
 from kparallel.model.parallel_model import ParallelModel, make_parallel
@@ -159,7 +158,8 @@ def plan(
         raise PlanError(f"Expected the names of devices, received {devices}; a number goes with cluster.")
     if cluster is not None:
         return forecast_model(model, cluster, devices, options, schedule)  # type: ignore[arg-type]
-    model = _built(model)
+    model, pending = build_model(model)
+    pending.finish()
     check_model(model)
     return decide(model, options, worker_count())
 
@@ -257,40 +257,27 @@ def wrap(
         raise PlanError(
             f"Expected either a plan or the options that make one, received a plan and {', '.join(options.given())}."
         )
-    model = _built(model)
-    check_model(model)
-    if plan is None:
-        plan = decide(model, options, worker_count())
-    else:
-        check_devices([name for row in plan.mesh.rows for name in row])
-        check_plan(plan, model)
-    check_microbatches(model, plan)
-    check_steps(model, plan)
-    # Compared between the workers before the first collective that depends on them, see `place`.
-    facts = wrap_fingerprint(model, plan, loss_reduction, gradient_compression) | {"check": check}
-    with translate_worker_loss():
+    model, pending = build_model(model)
+    with translate_worker_loss(), pending:
+        check_model(model)
+        if balance == "time":
+            pending.finish()  # It runs the layers.
+        if plan is None:
+            plan = decide(model, options, worker_count())
+        else:
+            plan = replace(plan, mesh=check_mesh(plan.mesh))
+            check_plan(plan, model)
+        check_microbatches(model, plan)
+        check_steps(model, plan)
+        # Compared between the workers before the first collective that depends on them, see `place`.
+        facts = wrap_fingerprint(model, plan, loss_reduction, gradient_compression) | {"check": check}
         strategy, placement = place(plan.mesh, cluster, gradient_compression, lambda group: require_same(group, facts))
-        return make_parallel(model, Runtime(plan, strategy, placement, loss_reduction, check))
+        runtime = Runtime(plan, strategy, placement, loss_reduction, check)
+        place_pending(model, runtime, pending)
+        return make_parallel(model, runtime)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, str, str]) -> None:
     if value not in choices:
         first, second, third = map(repr, choices)
         raise PlanError(f"Expected {name} {first}, {second} or {third}, received {value!r}.")
-
-
-def _built(model: Any) -> Any:
-    """Return a model, or what a user's builder makes in host memory: no accelerator holds more than its own stage.
-
-    Raises:
-        ModelError: A builder returned no Keras model.
-    """
-    # A Keras model is callable too, so a builder is told from it by its type.
-    if isinstance(model, keras.layers.Layer) or not callable(model):
-        return model
-    # The plan's devices are not known before the model is.
-    with tf.device("CPU:0"):
-        made = model()
-    if not isinstance(made, keras.Model):
-        raise ModelError(f"Expected a builder that returns a keras.Model, received {type(made).__name__}.")
-    return made

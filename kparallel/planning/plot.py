@@ -52,15 +52,21 @@ def draw(plan: "Plan", path: str | Path | None = None) -> "Figure":
     width = _width(plan)
     upper, lower = 2.35 + _ROW * plan.mesh.replicas, 0.45 * lanes
     height = 0.65 + upper + 0.65 + lower + 0.7
+    left = _left(plan)
     figure = new_figure("Plan.plot", width, height)
     figure.text(0.2 / width, 1 - 0.4 / height, _title(plan), fontsize=14, fontweight="bold", color=TEXT_COLOR)
-    inner = 1 - (_LEFT + 0.25) / width
+    inner = 1 - (left + 0.25) / width
     if plan.mesh.stages > 1 and not plan.placed:
         note = "arrows: what one microbatch brings from earlier stages"
         figure.text(1 - 0.25 / width, 1 - 0.4 / height, note, ha="right", fontsize=9, color=TEXT_COLOR)
-    _draw_mesh(figure.add_axes((_LEFT / width, 1 - (0.65 + upper) / height, inner, upper / height)), plan, upper)
-    _draw_schedule(figure.add_axes((_LEFT / width, 0.7 / height, inner, lower / height)), plan, width)
+    _draw_mesh(figure.add_axes((left / width, 1 - (0.65 + upper) / height, inner, upper / height)), plan, upper)
+    _draw_schedule(figure.add_axes((left / width, 0.7 / height, inner, lower / height)), plan, width)
     return save(figure, path)
+
+
+def _left(plan: "Plan") -> float:
+    """Return the margin in inches: names that tell a worker take more room."""
+    return _LEFT + 0.07 * max(0, max(map(len, plan.mesh.rows[0])) - len("GPU:00"))
 
 
 def _width(plan: "Plan") -> float:
@@ -126,7 +132,7 @@ def _draw_schedule(axes: "Axes", plan: "Plan", width: float) -> None:
     shares = [group.share for group in plan.groups]
     times = clock(programs, *passes(shares, plan.microbatches, plan.recompute, splits_backward(programs)))
     # The simulated time that takes an inch of the picture: whether a label fits into a box is a matter of inches.
-    inch = times.makespan / (width - _LEFT - 0.25)
+    inch = times.makespan / (width - _left(plan) - 0.25)
     for lane, program in enumerate(programs):
         axes.add_patch(rectangle(0, lane - 0.42, times.makespan, 0.84, IDLE, 1.0))
         for action in program:

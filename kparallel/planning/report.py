@@ -1,8 +1,10 @@
 """A plan as text."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from kparallel.mesh import device_worker
 from kparallel.schedule import chart, in_flight, splits_backward
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ def report(plan: "Plan") -> str:
         lines += [_one_line(plan, index, group) for index, group in enumerate(plan.groups)]
         lines += [*_layers(plan), "no pipeline: the layers run one after another, each on its device"]
     else:
-        lines += ["", _table(plan), "", *_layers(plan), "", *_schedule(plan), *_prediction(plan)]
+        lines += ["", _table(plan), "", *_layers(plan), "", *_schedule(plan), *_prediction(plan), *_between(plan)]
     if plan.shard is not None:
         lines.append(_shared_out(plan))
     if plan.reason:
@@ -134,3 +136,19 @@ def _prediction(plan: "Plan") -> list[str]:
         f"predicted: devices wait {prediction.bubble:.0%} of the time (bubble); "
         f"a step takes {prediction.step_time:.2f} of one device's time"
     ]
+
+
+def _between(plan: "Plan") -> list[str]:
+    """Return what passes between the machines of one program in a step, a line for each cut between two of them."""
+    rows = 1 if plan.batch_size is None else plan.batch_size
+    unit = "for each row of a batch" if plan.batch_size is None else f"for a batch of {count(rows, 'row')}"
+    machines = [device_worker(name) for name in plan.mesh.rows[0]]
+    lines = []
+    for stage, (before, after) in enumerate(pairwise(machines), start=1):
+        if before != after:
+            size = format_bytes(rows * plan.groups[stage].arriving_bytes_per_row)
+            lines.append(
+                f"worker {before} to worker {after}, before stage {stage}: {size} of activations {unit}, and their "
+                "gradients back"
+            )
+    return lines

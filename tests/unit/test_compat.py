@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.backend.common import global_state
 from keras.src.backend.tensorflow.trainer import TFEpochIterator
 from keras.src.trainers.epoch_iterator import EpochIterator
 from tensorflow.python.client import device_lib
@@ -78,7 +79,7 @@ from kparallel.compat.variables import (
     resource_name,
     restore_variable,
 )
-from kparallel.compat.weightless import build_weightless
+from kparallel.compat.weightless import build_pending, build_weightless
 
 PAIR = ("CPU:0", "CPU:1")
 PRIVATE_NAMES = (
@@ -906,6 +907,40 @@ def test_keras_initializes_nothing_of_a_weightless_model_later():
         waiting = keras.Variable(lambda shape, dtype: keras.ops.ones(shape, dtype), shape=(2,))
     assert waiting.numpy().tolist() == [1, 1]
     assert all(weight.shape and weight._value is None for weight in model.weights)
+
+
+def test_keras_initializes_a_variable_later_on_request():
+    """By `_deferred_initialize`, with `_initializer`; layers are numbered in "object_name_uids"."""
+    keras.utils.set_random_seed(1)
+    want = keras.layers.Dense(2)
+    want.build((None, 3))
+    names = dict(global_state.get_global_attribute("object_name_uids"))
+    keras.utils.set_random_seed(1)
+    made, pending = build_pending(lambda: keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]))
+    kernel, bias = pending.variables
+    assert kernel._value is None and callable(kernel._initializer) and callable(kernel._deferred_initialize)
+    pending.initialize(kernel)
+    assert bias._value is None and np.array_equal(kernel.numpy(), want.kernel.numpy())
+    pending.finish()
+    assert bias.numpy().tolist() == [0, 0] and made.weights == [kernel, bias]
+    assert global_state.get_global_attribute("object_name_uids")["dense"] == names["dense"] + 1
+
+
+def test_a_failed_build_is_made_again_with_the_same_names_and_draws():
+    keras.utils.set_random_seed(1)
+    want = keras.layers.Dense(2)
+    want.build((None, 3))
+    keras.utils.set_random_seed(1)
+
+    def build():
+        layer = keras.layers.Dense(2)
+        layer.build((None, 3))
+        keras.Variable(np.ones(2))  # Refused in a stateless scope.
+        return layer
+
+    made, pending = build_pending(build)
+    assert not pending.variables and np.array_equal(made.kernel.numpy(), want.kernel.numpy())
+    assert int(made.name.rpartition("_")[2] or 0) == int(want.name.rpartition("_")[2] or 0) + 1
 
 
 def test_the_memory_of_gpus():

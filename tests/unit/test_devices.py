@@ -2,7 +2,13 @@
 
 import pytest
 
-from kparallel.devices import check_devices, local_devices, virtual_devices
+from kparallel.devices import (
+    check_devices,
+    devices_of_one_kind,
+    has_several_machines,
+    local_devices,
+    virtual_devices,
+)
 from kparallel.errors import DeviceError
 
 FOUR = ("CPU:0", "CPU:1", "CPU:2", "CPU:3")
@@ -40,3 +46,18 @@ def test_a_number_of_virtual_devices_is_whole_and_above_0(count):
 def test_devices_cannot_be_made_once_tensorflow_runs():
     with pytest.raises(DeviceError, match="it runs with 4 CPU"):
         virtual_devices(2)
+
+
+def test_each_machine_gives_its_gpus_or_its_cpus():
+    both = ["worker0/GPU:0", "worker1/GPU:0", "worker0/CPU:0", "worker1/CPU:0"]
+    assert devices_of_one_kind(both) == ("worker0/GPU:0", "worker1/GPU:0")
+    assert devices_of_one_kind(both[2:]) == ("worker0/CPU:0", "worker1/CPU:0")
+
+
+def test_machines_with_gpus_and_without_are_refused():
+    with pytest.raises(DeviceError, match="GPUs on worker 0, CPUs on worker 1"):
+        devices_of_one_kind(["worker0/GPU:0", "worker0/CPU:0", "worker1/CPU:0"])
+
+
+def test_one_process_is_one_machine():
+    assert not has_several_machines()

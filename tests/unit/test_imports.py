@@ -27,6 +27,7 @@ LAYERS = [
     "model_variables",
     "devices",
     "comm",
+    "machines",
     "data",
     "metric",
     "loss",
