@@ -15,13 +15,12 @@ from kparallel.errors import KParallelError
 from kparallel.forecast.hardware_file import shipped
 from kparallel.launcher.bug_report import bug_report
 from kparallel.launcher.elastic import Heard, supervise
-from kparallel.launcher.environment import hosts_cluster, scheduled_cluster, scheduler_variable
+from kparallel.launcher.environment import scheduled_cluster
 from kparallel.launcher.gang import PREEMPTED, Ending, Launch, run_gang
 from kparallel.launcher.gpus import visible_gpus
-from kparallel.launcher.hosts import Hosts
-from kparallel.launcher.local import local_environments
 from kparallel.launcher.member import run_over_hosts
-from kparallel.launcher.one_program import check_one_program, one_program_environments
+from kparallel.launcher.one_program import check_one_program
+from kparallel.launcher.run_options import common_environment, elastic_hosts, workers_of
 from kparallel.launcher.sizes import Sizes, parse_sizes
 from kparallel.rendezvous import to_stderr
 from kparallel.schedule import SCHEDULES
@@ -30,8 +29,6 @@ __all__: list[str] = []
 
 _POSITIVE = click.IntRange(min=1)
 _SECONDS = click.FloatRange(min=0, min_open=True)
-_HEARTBEAT = 60.0
-_HEARTBEAT_ONE_PROGRAM = 20.0  # So that the program has ended within 30 s of a loss.
 
 
 def _workers_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -101,11 +98,11 @@ def run(script: str, arguments: tuple[str, ...], module: bool, **options: Any) -
     command = ("-m", script, *arguments) if module else (script, *arguments)
 
     def start(places: Sequence[int], gangs: int, heard: Heard) -> Ending:
-        environments, names = _workers(places=places, gangs=gangs, **options)
+        environments, names = workers_of(places=places, gangs=gangs, **options)
         return run_gang(Launch(command, tuple(environments), tuple(names), options["grace"], heard))
 
     def make(told: Mapping[str, Any], heard: Heard) -> Launch:
-        environment, index = _environment(gangs=told["gangs"], **options), told["index"]
+        environment, index = common_environment(gangs=told["gangs"], **options), told["index"]
         environment.pop("TF_CONFIG", None)
         if len(told["workers"]) > 1:
             environment["TF_CONFIG"] = Cluster(tuple(told["workers"]), index).to_tf_config()
@@ -114,7 +111,7 @@ def run(script: str, arguments: tuple[str, ...], module: bool, **options: Any) -
     try:
         if options["one_program"]:
             check_one_program(os.environ, options["workers"])
-        hosts = _elastic_hosts(**options)
+        hosts = elastic_hosts(**options)
         if hosts is not None:
             ending = run_over_hosts(hosts, make, to_stderr)
         else:
@@ -124,95 +121,6 @@ def run(script: str, arguments: tuple[str, ...], module: bool, **options: Any) -
     if ending.code not in (0, PREEMPTED) and not ending.signalled:
         _say(ending, "")
     sys.exit(ending.code)
-
-
-def _elastic_hosts(
-    workers: Sizes | None,
-    hosts: str | None,
-    index: int | None,
-    restarts: int,
-    wait: float,
-    timeout: float,
-    heartbeat: float | None,
-    **_: Any,
-) -> Hosts | None:
-    """Return what a launcher of a run over several machines is told, if their number may change."""
-    if workers is None or not workers.is_elastic or (hosts is None and index is not None):
-        return None
-    cluster = hosts_cluster(hosts, index) if hosts is not None else scheduled_cluster(os.environ)
-    if cluster is None:  # All workers are this machine's.
-        return None
-    if len(cluster.workers) != workers.most:
-        who = "--hosts names" if hosts is not None else f"{scheduler_variable(os.environ)} tells of a job of"
-        raise click.UsageError(
-            f"Expected -n MIN:{len(cluster.workers)}, as {who} {len(cluster.workers)}, received "
-            f"-n {workers.least}:{workers.most}."
-        )
-    token = os.environ.get("KPARALLEL_TOKEN", "")
-    return Hosts(cluster.workers, cluster.index, workers, restarts, wait, timeout, heartbeat or _HEARTBEAT, token)
-
-
-def _workers(
-    places: Sequence[int],
-    workers: Sizes | None,
-    devices_per_worker: int | None,
-    hosts: str | None,
-    index: int | None,
-    one_program: bool = False,
-    **options: Any,
-) -> tuple[list[dict[str, str]], list[int]]:
-    """Return the environment and the index of each worker that this launcher starts."""
-    environment = _environment(
-        workers=workers, devices_per_worker=devices_per_worker, one_program=one_program, **options
-    )
-    if hosts is not None and workers is not None:
-        raise click.UsageError("Give --hosts for several machines or -n for this one, not both, but for -n MIN:MAX.")
-    if index is not None and hosts is None:
-        raise click.UsageError("--index says which of --hosts this machine is; give --hosts too.")
-    cluster = hosts_cluster(hosts, index) if hosts is not None else scheduled_cluster(environment)
-    if workers is not None:
-        _check_alone(cluster, workers, scheduler_variable(environment))
-        own = local_environments(environment, places, workers.most, devices_per_worker)
-        return one_program_environments(own, os.environ) if one_program else own, list(range(len(places)))
-    # What the launcher's own environment says is not this worker's cluster.
-    environment.pop("TF_CONFIG", None)
-    own = [environment if cluster is None else {**environment, "TF_CONFIG": cluster.to_tf_config()}]
-    return one_program_environments(own, os.environ) if one_program else own, [0 if cluster is None else cluster.index]
-
-
-def _check_alone(cluster: Cluster | None, workers: Sizes, variable: str) -> None:
-    """Raise where each process of a scheduler's would start a run of its own, all with the same files."""
-    if cluster is not None:
-        count = len(cluster.workers)
-        raise click.UsageError(
-            f"Expected no -n, as {variable} makes this process {cluster.index} of {count}, each of them a worker, "
-            f"received -n {workers.most}. Leave it out, or write -n MIN:{count}. For a run of its own in each process "
-            f"remove {variable} from the environment."
-        )
-
-
-def _environment(
-    gangs: int,
-    workers: Sizes | None,
-    devices_per_worker: int | None,
-    timeout: float,
-    heartbeat: float | None,
-    one_program: bool = False,
-    **_: Any,
-) -> dict[str, str]:
-    """Return what the environments of all workers have in common."""
-    heartbeat = heartbeat or (_HEARTBEAT_ONE_PROGRAM if one_program else _HEARTBEAT)
-    environment = {
-        **os.environ,
-        "KPARALLEL_TIMEOUT": str(timeout),
-        "KPARALLEL_HEARTBEAT": str(heartbeat),
-        "KPARALLEL_RESTARTS": str(gangs),
-    }
-    if workers is not None and workers.is_elastic:
-        environment["KPARALLEL_ELASTIC"] = f"{workers.least}:{workers.most}"
-    if devices_per_worker:
-        environment |= {"KPARALLEL_DEVICES_PER_WORKER": str(devices_per_worker), "CUDA_VISIBLE_DEVICES": "-1"}
-    return environment
 
 
 def _say(ending: Ending, outlook: str) -> None:
@@ -247,7 +155,7 @@ def test(write: str | None, **options: Any) -> None:
             options["devices_per_worker"] = options["devices_per_worker"] or 2
         workers = options["workers"]
         sizes = None if workers is None else Sizes(workers, workers)
-        environments, names = _workers(places=range(workers or 1), gangs=0, **options | {"workers": sizes})
+        environments, names = workers_of(places=range(workers or 1), gangs=0, **options | {"workers": sizes})
     except KParallelError as error:
         raise click.ClickException(str(error)) from error
     level = {"TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3")}

@@ -169,22 +169,20 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         check_steps(self, self._kparallel.plan)
         place_new(self, self._kparallel)
 
+    def _function_of(self, name: str, own: Any, choose: Any, trains: bool = False) -> Any:
+        """Return what Keras's loop calls for each step: a step of the model's own, or Keras's over the plan."""
+        runtime = self._kparallel
+        if has_own(self, name):
+            return own(self, runtime)
+        whole, check = whole_step(self, runtime, name), FirstBatch(self, runtime, name)
+        return step_function(self, runtime, choose, whole, check, trains=trains)
+
     def make_train_function(self, force: bool = False) -> Any:
         """Build the function that `fit` calls for every step."""
         self._prepare()
         if self.train_function is None or force:
-            own = has_own(self, "train_step")
-            self.train_function = (
-                own_train_function(self, self._kparallel)
-                if own
-                else step_function(
-                    self,
-                    self._kparallel,
-                    lambda step: step.train,
-                    whole_step(self, self._kparallel, "train_step"),
-                    FirstBatch(self, self._kparallel, "train_step"),
-                    trains=True,
-                )
+            self.train_function = self._function_of(
+                "train_step", own_train_function, lambda step: step.train, trains=True
             )
         return self.train_function
 
@@ -192,18 +190,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         """Build the function that `evaluate` calls for every step."""
         self._prepare()
         if self.test_function is None or force:
-            own = has_own(self, "test_step")
-            self.test_function = (
-                own_test_function(self, self._kparallel)
-                if own
-                else step_function(
-                    self,
-                    self._kparallel,
-                    lambda step: step.test,
-                    whole_step(self, self._kparallel, "test_step"),
-                    FirstBatch(self, self._kparallel, "test_step"),
-                )
-            )
+            self.test_function = self._function_of("test_step", own_test_function, lambda step: step.test)
         return self.test_function
 
     def make_predict_function(self, force: bool = False) -> Any:
