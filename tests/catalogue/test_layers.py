@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.catalogue.deviations import CHOSEN_IN_TRACING, LAYERS, RANDOM
+from tests.catalogue.deviations import CHOSEN_IN_TRACING, LAYERS, OF_KNOWN_ROWS, RANDOM
 from tests.catalogue.layers import RECIPES, Recipe
 from tests.catalogue.measure import PLANS, ROWS, beyond, check, in_turn, trained
 from tests.catalogue.public import public
@@ -68,7 +68,7 @@ def arm(name, plan):
     return trained(lambda: model_of(recipe), *data_of(recipe), plan, policy=recipe.policy)
 
 
-ALONE = [name for name in RANDOM if name not in CHOSEN_IN_TRACING]
+ALONE = [name for name in RANDOM if name not in CHOSEN_IN_TRACING and name not in OF_KNOWN_ROWS]
 
 
 @pytest.mark.parametrize("name", some(ALONE, *(name for name in ALONE if name in CHOSEN)))

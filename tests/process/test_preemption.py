@@ -101,7 +101,7 @@ def test_a_run_that_is_killed_ten_times_ends_as_an_undisturbed_one(tmp_path, und
     assert_same(tmp_path, undisturbed)
 
 
-@pytest.mark.parametrize("step", [7, *(pytest.param(step, marks=pytest.mark.full) for step in range(0, 12, 2))])
+@pytest.mark.parametrize("step", [7, *(pytest.param(step, marks=pytest.mark.full) for step in range(0, 18, 2))])
 def test_sigterm_ends_a_run_behind_a_checkpoint_and_no_step_is_lost(tmp_path, undisturbed, step):
     waits = [1, 0, step]
     process = subprocess.Popen(
