@@ -58,8 +58,8 @@ RANDOM = [
 # It chooses by Python's random numbers when a function is traced: each trace is another layer.
 CHOSEN_IN_TRACING = ["AugMix"]
 
-# Keras distorts the first row alone, and takes it for all, where a step does not know its number of rows: in plain Keras
-# from the second size of batches on, under a plan never.
+# Keras distorts the first row alone, and takes it for all, where a step does not know its number of rows: in plain
+# Keras from the second size of batches on, under a plan never.
 OF_KNOWN_ROWS = ["RandomElasticTransform"]
 
 FOREIGN = Deviation("refused", "Its variables are TensorFlow's, which no stage can take as tensors.")
