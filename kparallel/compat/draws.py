@@ -85,22 +85,17 @@ def _by_rows(draw: Callable[..., tf.Tensor], rows: Callable[[], Rows | None]) ->
 def _dropout(draw: Callable[..., tf.Tensor], rows: Callable[[], Rows | None]) -> Callable[..., tf.Tensor]:
     @wraps(draw)
     def drawn(inputs: tf.Tensor, rate: float, noise_shape: Any = None, seed: Any = None) -> tf.Tensor:
-        def of(given: tf.Tensor) -> tf.Tensor:
-            return draw(given, rate, noise_shape=_noise_shape(noise_shape, inputs, given), seed=seed)
-
-        return _by_rows(of, rows)(inputs)
+        part = rows()
+        if part is None or not inputs.shape.rank:
+            return draw(inputs, rate, noise_shape=noise_shape, seed=seed)
+        dims = [None] * inputs.shape.rank if noise_shape is None else _dims(noise_shape)
+        # A mask of one row is shared by all; None stands for the tensor's own dim.
+        asked = _dims(tf.shape(inputs))[0] if dims[0] is None else dims[0]
+        if part.number(asked) is None:
+            return draw(inputs, rate, noise_shape=noise_shape, seed=seed)
+        return part.own(draw(part.among(inputs), rate, noise_shape=[None, *dims[1:]], seed=seed))
 
     return drawn
-
-
-def _noise_shape(shape: Any, asked: tf.Tensor, given: tf.Tensor) -> list[Any] | None:
-    """Return the shape of a mask for a tensor, given that for another number of rows."""
-    if shape is None:
-        return None
-    first, *rest = _dims(shape)
-    # A mask of one row that all rows share stays one; None stands for the tensor's own dim.
-    for_each_row = tf.is_tensor(first) or first == _dims(tf.shape(asked))[0]
-    return [_dims(tf.shape(given))[0] if for_each_row else first, *rest]
 
 
 def _dims(shape: Any) -> list[Any]:

@@ -42,7 +42,7 @@ ALIKE |= {"dice_by_name", "circle_by_name", "tversky", "own_call_of_a_mask", "di
 ALIKE |= {"gru", "validation_split", "xla_of_a_mask", "positions_xla", "positions_clipped", "positions_accumulated"}
 ALIKE |= {"positions_mixed_float16", "one_table_clipped", "sparse_inputs_clipped", "mixed_float16_clipping"}
 ALIKE |= {"mixed_float16_accumulation", "accumulation_and_ema", "synchronized_adam", "spectral_lookup"}
-ALIKE |= {"tiled_positions", "positions_eagerly", "logits", "dict_of_weights", "validation_data", "rmsprop", "ema"}
+ALIKE |= {"tiled_positions", "positions_eagerly", "dict_of_weights", "rmsprop", "ema"}
 ALIKE |= {"regularizers_and_weights", "mixed_float16", "mixed_float16_regularizers", "mask", "weights", "dice"}
 ALIKE |= {"scalar_loss", "label_smoothing"}
 # Of what features meet beyond one plan of each case, every run takes one pair of each plan that it lacks.

@@ -4,6 +4,7 @@ import inspect
 import operator
 import threading
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -615,6 +616,14 @@ def test_what_cannot_be_repeated_is_read_off_a_dataset(change, reason):
     assert has_global_seed()
 
 
+def contents(path):
+    """Return the groups and datasets of an HDF5 file with their attributes and types."""
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: (dict(item.attrs), str(getattr(item, "dtype", "")))}))
+    return found
+
+
 def test_a_weight_file_is_written_as_keras_writes_it(trained, tmp_path):
     """From what `saving_lib._save_state` hands to a store."""
     write_weights(WeightFile(trained).capture()[0], tmp_path / "ours.weights.h5")
@@ -625,8 +634,7 @@ def test_a_weight_file_is_written_as_keras_writes_it(trained, tmp_path):
         values.append([np.array(variable) for variable in [*trained.weights, *trained.optimizer.variables]])
     for ours, theirs in zip(*values, strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    sizes = [(tmp_path / f"{name}.weights.h5").stat().st_size for name in ("ours", "keras")]
-    assert sizes[0] == sizes[1]
+    assert contents(tmp_path / "ours.weights.h5") == contents(tmp_path / "keras.weights.h5")
 
 
 def test_a_backup_is_kept_by_other_functions(tmp_path):
@@ -753,7 +761,7 @@ def test_keras_draws_for_other_rows(name):
 def test_a_mask_of_a_shape_of_its_own_is_drawn_for_other_rows(shape, shared):
     class Second:
         def number(self, rows):
-            return 4
+            return None if rows == 1 else 4
 
         def own(self, drawn):
             return drawn[1:3]

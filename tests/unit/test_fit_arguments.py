@@ -1,5 +1,7 @@
 """The arguments of `fit` are made the same on every worker."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ class Other(Answers):
 def model():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
+    object.__setattr__(model, "_kparallel", SimpleNamespace(slots=None))
     return model
 
 

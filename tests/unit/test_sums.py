@@ -25,8 +25,8 @@ def sums(share, replicas=2):
     return StepSums(placement, share, lambda tensor: None, lambda slices: False)
 
 
-SHARE = Portion(rows=2, part=0.25, filled=0.5, factor=0.25)
-EMPTY = Portion(rows=0, part=0.0, filled=0.0, factor=0.0)
+SHARE = Portion(rows=2, part=0.25, filled=0.5, sums=False)
+EMPTY = Portion(rows=0, part=0.0, filled=0.0, sums=False)
 
 
 def test_a_factor_keeps_all_digits_of_the_values_dtype():
