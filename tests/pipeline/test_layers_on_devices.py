@@ -53,13 +53,13 @@ def test_layers_slots_forward_and_backward_lie_on_their_devices_and_equal_one_de
     plain, wrapped = pair(built, stages=STAGES)
     for model in (plain, wrapped):
         model.compile(keras.optimizers.Adam(0.01), "mse")
-    plain.fit(X, Y, batch_size=4, epochs=2, shuffle=False, verbose=0)
     context.enable_run_metadata()
     try:
         wrapped.fit(X, Y, batch_size=4, epochs=2, shuffle=False, verbose=0)
         metadata = context.export_run_metadata()
     finally:
         context.disable_run_metadata()
+    plain.fit(X, Y, batch_size=4, epochs=2, shuffle=False, verbose=0)  # Last, so that no graph of it is recorded.
     for one, other in zip(wrapped.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-9)
     for variable in [*wrapped.variables, *wrapped.optimizer.variables]:
