@@ -14,7 +14,7 @@ reference = functools.cache(plain)
 
 
 # The default run trains these on two workers, and here in `full` alone.
-ON_WORKERS = ("adversaries", "rows_against_all", "reconstruction", "inherited", "sharpness_aware")
+ON_WORKERS = ("adversaries", "rows_against_all", "inherited", "sharpness_aware")
 
 
 # Every program with 2 and with 3 replicas; the default run takes most with one of them.
