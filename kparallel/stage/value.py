@@ -59,6 +59,35 @@ def differentiable_leaves(values: Sequence[Value]) -> list[Any]:
     return leaves
 
 
+def unused_leaves(values: Sequence[Value], cotangents: Sequence[Any]) -> tuple[int, ...]:
+    """Return the places in `differentiable_leaves` of floating tensors on which no loss depends.
+
+    The output of a softmax or sigmoid is none of them where a loss reads its logits in its place: with a cotangent of
+    zero it adds zero to their gradient, as its derivative is always finite.
+
+    Args:
+        values: Outputs of a stage.
+        cotangents: One for each leaf, None where there is none.
+    """
+    leaves = differentiable_leaves(values)
+    with_logits = [logits is not None for value in values for logits in _logits_by_leaf(value)]
+    with_logits += [False] * (len(leaves) - len(with_logits))
+    found = zip(leaves, cotangents, with_logits, strict=True)
+    unused = [sent is None and is_differentiable(leaf) and not logits for leaf, sent, logits in found]
+    return tuple(place for place, is_unused in enumerate(unused) if is_unused)
+
+
+def without_gradient(values: Sequence[Value], places: Sequence[int]) -> list[Value]:
+    """Return values through some of whose `differentiable_leaves` no gradient passes."""
+    structure = [[value.tensor for value in values], [value.logits for value in values]]
+    leaves = [
+        tf.stop_gradient(leaf) if place in places else leaf for place, leaf in enumerate(keras.tree.flatten(structure))
+    ]
+    tensors, logits = keras.tree.pack_sequence_as(structure, leaves)
+    masks = [value.mask for value in values]
+    return [Value(*each) for each in zip(tensors, masks, logits, strict=True)]
+
+
 def is_differentiable(leaf: Any) -> bool:
     """Return whether a leaf is a floating tensor."""
     return leaf is not None and hasattr(leaf, "dtype") and tf.as_dtype(leaf.dtype).is_floating
@@ -73,6 +102,12 @@ def copied(structure: Any) -> Any:
     """Return copies of tensors on the current device. They belong to the current action only."""
     # `tf.identity` is a new operation, so the control edges and the device of the current action apply to it.
     return keras.tree.map_structure(lambda v: tf.identity(v) if isinstance(v, tf.Tensor) else v, structure)
+
+
+def _logits_by_leaf(value: Value) -> list[Any]:
+    """Return the logits of each tensor of a value, None where it has none."""
+    tensors, logits = keras.tree.flatten(value.tensor), keras.tree.flatten(value.logits)
+    return logits if len(logits) == len(tensors) else [None] * len(tensors)
 
 
 def _copied_with_mask(leaf: Any) -> Any:
