@@ -48,9 +48,9 @@ def test_the_error_names_the_worker(monkeypatch, message, words):
 
 def test_a_lost_server_of_one_program_has_no_script_that_could_have_ended(monkeypatch):
     monkeypatch.setenv(ONE_PROGRAM, Cluster(THREE, 0).to_tf_config())
-    with pytest.raises(WorkerError, match=r"worker 1 \(b:1\), which hung up: it failed or was killed; or the network"):
-        with translate_worker_loss():
-            raise tf.errors.UnavailableError(None, None, KILLED)
+    words = r"worker 1 \(b:1\), which hung up: it failed or was killed; or the network"
+    with pytest.raises(WorkerError, match=words), translate_worker_loss():
+        raise tf.errors.UnavailableError(None, None, KILLED)
 
 
 def test_other_errors_pass(monkeypatch):
