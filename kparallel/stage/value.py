@@ -70,10 +70,18 @@ def unused_leaves(values: Sequence[Value], cotangents: Sequence[Any]) -> tuple[i
         cotangents: One for each leaf, None where there is none.
     """
     leaves = differentiable_leaves(values)
-    with_logits = [logits is not None for value in values for logits in _logits_by_leaf(value)]
-    with_logits += [False] * (len(leaves) - len(with_logits))
-    found = zip(leaves, cotangents, with_logits, strict=True)
-    unused = [sent is None and is_differentiable(leaf) and not logits for leaf, sent, logits in found]
+    reads_logits = [False] * len(leaves)
+    place, place_of_logits = 0, sum(len(keras.tree.flatten(value.tensor)) for value in values)
+    for value in values:
+        tensors, logits = len(keras.tree.flatten(value.tensor)), len(keras.tree.flatten(value.logits))
+        if tensors == logits:
+            sent = cotangents[place_of_logits : place_of_logits + logits]
+            reads_logits[place : place + tensors] = [each is not None for each in sent]
+        place, place_of_logits = place + tensors, place_of_logits + logits
+    unused = [
+        sent is None and is_differentiable(leaf) and not reads
+        for leaf, sent, reads in zip(leaves, cotangents, reads_logits, strict=True)
+    ]
     return tuple(place for place, is_unused in enumerate(unused) if is_unused)
 
 
@@ -102,12 +110,6 @@ def copied(structure: Any) -> Any:
     """Return copies of tensors on the current device. They belong to the current action only."""
     # `tf.identity` is a new operation, so the control edges and the device of the current action apply to it.
     return keras.tree.map_structure(lambda v: tf.identity(v) if isinstance(v, tf.Tensor) else v, structure)
-
-
-def _logits_by_leaf(value: Value) -> list[Any]:
-    """Return the logits of each tensor of a value, None where it has none."""
-    tensors, logits = keras.tree.flatten(value.tensor), keras.tree.flatten(value.logits)
-    return logits if len(logits) == len(tensors) else [None] * len(tensors)
 
 
 def _copied_with_mask(leaf: Any) -> Any:
