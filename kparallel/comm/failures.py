@@ -72,4 +72,6 @@ def _how(message: str) -> str:
         return "whose script has ended without an error, as by sys.exit(0), while this worker's still trains with it"
     if "heartbeat" in message.lower():
         return "which sends no sign of life: it has frozen, or its script has ended; or the network between failed"
-    return "which hung up: it failed, was killed, or its script has ended; or the network between failed"
+    # The other machines of one program run no script.
+    ends = "it failed or was killed" if read_one_program() else "it failed, was killed, or its script has ended"
+    return f"which hung up: {ends}; or the network between failed"

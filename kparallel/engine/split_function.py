@@ -24,11 +24,20 @@ from kparallel.compat.functions import traced
 from kparallel.engine.graph_part import TracedGraph, ancestors
 from kparallel.engine.stage_call import StageCall
 from kparallel.engine.stage_function import compiles, refuse_foreign
-from kparallel.loss.term import added_term
+from kparallel.loss.term import Term, added_term
 from kparallel.stage.stage import Forward, Stage
-from kparallel.stage.value import Value, differentiable, differentiable_leaves, is_differentiable
+from kparallel.stage.value import (
+    Value,
+    differentiable,
+    differentiable_leaves,
+    is_differentiable,
+    unused_leaves,
+    without_gradient,
+)
 
 __all__: list[str] = []
+
+_Arguments = tuple[list[Any], list[Any], list[Value]]  # Weights, state and inputs.
 
 
 class SplitFunction:
@@ -44,6 +53,7 @@ class SplitFunction:
         self._stage = stage
         self._received = tuple(received)
         self._jit = jit and compiles(stage)
+        self.unused: tuple[int, ...] = ()  # As of `TracedStage`.
         self._trace = traced(self._joint, jit_compile=self._jit or None)
         # By the traced graph: its tensors while it is traced, its parts from then on.
         self._joints: dict[Any, _Joint] = {}
@@ -56,19 +66,28 @@ class SplitFunction:
             weights, state, inputs: As of `Stage.forward`.
             rows: The number of rows of the microbatch.
         """
-        function = self._trace.get_concrete_function(weights, state, inputs)
+        return SplitCall(self, (weights, state, inputs), rows)
+
+    def forward(self, arguments: "_Arguments") -> "tuple[_Parts, dict[str, tf.Tensor], Forward]":
+        """Run the stage forward.
+
+        Returns:
+            The parts of the stage; the values of tensors of the traced graph, by name; the result.
+        """
+        function = self._trace.get_concrete_function(*arguments, self.unused)
         graph = function.graph
         if graph not in self._parts:
             refuse_foreign(graph.variables, self._stage)
             self._parts[graph] = _Parts(function, self._joints.pop(graph), self._jit)
         parts = self._parts[graph]
-        arguments = _tensors((weights, state, inputs))
-        values = {inside.name: value for inside, value in zip(parts.joint.arguments, arguments, strict=True)}
+        given = zip(parts.joint.arguments, _tensors(arguments), strict=True)
+        values = {inside.name: value for inside, value in given}
         values |= {inside.name: value for value, inside in parts.captures}
         values |= parts.forward(values)
-        return SplitCall(parts, values, self._stage.state_rules(True), rows)
+        outputs, added, assigned, state = _valued(_returned(parts.joint.forward), values)
+        return parts, values, Forward(outputs, added, assigned, state, self._stage.state_rules(True))
 
-    def _joint(self, weights: list[Any], state: list[Any], inputs: list[Value]) -> None:
+    def _joint(self, weights: list[Any], state: list[Any], inputs: list[Value], unused: tuple[int, ...]) -> None:
         """Trace both passes. The parts are cut out of this graph, which itself is never run."""
         graph = tf.compat.v1.get_default_graph()
         received = differentiable(
@@ -77,13 +96,18 @@ class SplitFunction:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([received, weights])
             forward = _symbolic(self._stage.forward(weights, state, inputs, True))
+            forward = replace(forward, outputs=without_gradient(forward.outputs, unused))
         stateful = [operation for operation in graph.get_operations() if operation.op_def.is_stateful]
         leaves = [*differentiable_leaves(forward.outputs), *forward.added]
-        upstream = [_placeholder(leaf) if is_differentiable(leaf) else None for leaf in leaves]
+        upstream = [
+            _placeholder(leaf) if is_differentiable(leaf) and place not in unused else None
+            for place, leaf in enumerate(leaves)
+        ]
         pairs = [(leaf, each) for leaf, each in zip(leaves, upstream, strict=True) if each is not None]
-        of_inputs, of_weights = tape.gradient(
-            [leaf for leaf, _ in pairs], [received, weights], output_gradients=[each for _, each in pairs]
-        )
+        targets, cotangents = [leaf for leaf, _ in pairs], [each for _, each in pairs]
+        of_inputs, of_weights = [None] * len(received), [None] * len(weights)
+        if pairs:
+            of_inputs, of_weights = tape.gradient(targets, [received, weights], output_gradients=cotangents)
         of_inputs = [None if gradient is None else tf.convert_to_tensor(gradient) for gradient in of_inputs]
         arguments = _tensors((weights, state, inputs))
         self._joints[graph] = _Joint(arguments, forward, stateful, upstream, of_inputs, of_weights)
@@ -163,27 +187,34 @@ class SplitCall(StageCall):
     """A forward pass whose backward pass has two parts.
 
     Args:
-        parts: The parts of the stage.
-        values: The values of tensors of the traced graph, by name: all that the forward pass has left.
-        rules: How changes of state are combined.
+        function: The stage's function.
+        arguments: Its arguments.
         rows: The number of rows of the microbatch.
     """
 
-    def __init__(self, parts: _Parts, values: dict[str, tf.Tensor], rules: Any, rows: int) -> None:
-        self.parts = parts
-        self._values = values
+    def __init__(self, function: SplitFunction, arguments: _Arguments, rows: int) -> None:
+        self._function = function
+        self._arguments = arguments
+        self._rows = rows
         self._handed: list[str] = []  # The names of what `weight_gradients` reads and `input_gradients` has left.
         self._leaves: set[str] = set()
-        joint = parts.joint
-        outputs, added_values, assigned, state = self._valued(_returned(joint.forward))
-        forward = Forward(outputs, added_values, assigned, state, rules)
+        super().__init__(*self._run())
+
+    def _run(self) -> tuple[Forward, list[Term]]:
+        self._unused = self._function.unused
+        # The values of tensors of the traced graph, by name: all that the forward pass has left.
+        self.parts, self._values, forward = self._function.forward(self._arguments)
         # The tape is the terms' own, from the values that the stage returned on.
         with tf.GradientTape(watch_accessed_variables=False) as self._tape:
             self._tape.watch(forward.added)
-            added = [added_term(value, rows) for value in forward.added]
-        super().__init__(forward, added)
+            return forward, [added_term(value, self._rows) for value in forward.added]
 
     def input_gradients(self, cotangents: Sequence[Any], factors: Sequence[tf.Tensor]) -> list[Any]:
+        unused = unused_leaves(self.forward.outputs, cotangents)
+        if self._unused != unused:
+            self._function.unused = unused  # Calls of later microbatches are made as this one should have been.
+            if not self.parts.joint.stateful:  # As `TracedStage.repeats`.
+                self.forward, self.added = self._run()
         joint, of_added = self.parts.joint, []
         if self.added:
             numerators = [term.numerator for term in self.added]
@@ -222,15 +253,16 @@ class SplitCall(StageCall):
         every = {inside.name for inside in self.parts.joint.upstream if inside is not None}
         if gradient is None or (self._leaves != every and not self.parts.depends_on(gradient, self._leaves)):
             return None
-        return self._valued(gradient)
+        return _valued(gradient, self._values)
 
-    def _valued(self, structure: Any) -> Any:
-        """Return a structure of the traced graph with the tensors' values."""
-        flat = [
-            self._values[leaf.name] if isinstance(leaf, tf.Tensor) else leaf
-            for leaf in tf.nest.flatten(structure, expand_composites=True)
-        ]
-        return tf.nest.pack_sequence_as(structure, flat, expand_composites=True)
+
+def _valued(structure: Any, values: dict[str, tf.Tensor]) -> Any:
+    """Return a structure of the traced graph with the tensors' values, by name."""
+    flat = [
+        values[leaf.name] if isinstance(leaf, tf.Tensor) else leaf
+        for leaf in tf.nest.flatten(structure, expand_composites=True)
+    ]
+    return tf.nest.pack_sequence_as(structure, flat, expand_composites=True)
 
 
 def _returned(forward: Forward) -> tuple[Any, ...]:

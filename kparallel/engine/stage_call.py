@@ -7,10 +7,10 @@ from typing import Any
 import tensorflow as tf
 
 from kparallel.engine.stage_device import StageDevice
-from kparallel.engine.stage_function import StageFunction
+from kparallel.engine.stage_function import StageFunction, TracedStage
 from kparallel.loss.term import Term, added_term
 from kparallel.stage.stage import Forward
-from kparallel.stage.value import Value, differentiable_leaves
+from kparallel.stage.value import Value, differentiable_leaves, unused_leaves
 
 __all__: list[str] = []
 
@@ -66,16 +66,27 @@ class TapedCall(StageCall):
         received: list[Any],
         rows: int,
     ) -> None:
+        self._function = function
+        self._arguments = weights, state, inputs
+        self._rows = rows
         self._sources = [received, weights]
         self._device = device
-        with tf.GradientTape(watch_accessed_variables=False) as self._tape:
-            self._tape.watch(self._sources)
-            forward = function(weights, state, inputs)
-            added = [added_term(value, rows) for value in forward.added]
-        super().__init__(forward, added)
+        super().__init__(*self._run())
         self._of_weights: list[Any] = [None] * len(weights)
 
+    def _run(self) -> tuple[Forward, list[Term]]:
+        self._unused = getattr(self._function, "unused", ())
+        with tf.GradientTape(watch_accessed_variables=False) as self._tape:
+            self._tape.watch(self._sources)
+            forward = self._function(*self._arguments)
+            return forward, [added_term(value, self._rows) for value in forward.added]
+
     def input_gradients(self, cotangents: Sequence[Any], factors: Sequence[tf.Tensor]) -> list[Any]:
+        unused = unused_leaves(self.forward.outputs, cotangents)
+        if isinstance(self._function, TracedStage) and self._unused != unused:
+            self._function.unused = unused  # Calls of later microbatches are made as this one should have been.
+            if self._function.repeats:
+                self.forward, self.added = self._run()
         leaves = differentiable_leaves(self.forward.outputs)
         pairs = [(leaf, each) for leaf, each in zip(leaves, cotangents, strict=True) if each is not None]
         pairs += [(term.numerator, factor) for term, factor in zip(self.added, factors, strict=True)]

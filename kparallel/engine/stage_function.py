@@ -9,7 +9,7 @@ import tensorflow as tf
 from kparallel.compat.functions import traced
 from kparallel.errors import PlanError
 from kparallel.stage.stage import Forward, Stage
-from kparallel.stage.value import Value
+from kparallel.stage.value import Value, without_gradient
 
 __all__: list[str] = []
 
@@ -39,24 +39,50 @@ def stage_function(stage: Stage, training: bool, *, jit: bool, inline: bool) -> 
     if not is_function(stage):
         return run
     xla = jit and compiles(stage)
-    if inline and not xla:
-        return run
+    return run if inline and not xla else TracedStage(stage, training, xla)
 
-    # A `tf.function` returns tensors only. The stage finds its `StateRules` while it is traced, and keeps them.
-    def flat(weights: list[Any], state: list[Any], inputs: list[Value]) -> tuple[Any, ...]:
-        forward = run(weights, state, inputs)
-        return forward.outputs, forward.added, forward.assigned, forward.state
 
-    function = traced(flat, jit_compile=xla or None)
+class TracedStage:
+    """Runs a stage forward as a `tf.function`, or as an XLA program.
 
-    def call(weights: list[Any], state: list[Any], inputs: list[Value]) -> Forward:
+    Args:
+        stage: The stage.
+        training: Keras's `training` argument.
+        xla: Whether to compile with XLA.
+
+    `unused` has the places in `differentiable_leaves` of the outputs on which no loss depends. It follows from the
+    model and its losses; the first backward pass finds it. TensorFlow hands a function zeros for the cotangents that it
+    lacks, and zero times an infinite derivative is no number. So no gradient may pass through such an output.
+
+    Raises:
+        PlanError: When it is called: the stage reads a variable that belongs to none of its layers.
+    """
+
+    def __init__(self, stage: Stage, training: bool, xla: bool) -> None:
+        self._stage = stage
+        self._training = training
+        self._function = traced(self._flat, jit_compile=xla or None)
+        self.unused: tuple[int, ...] = ()
+        self.repeats = True  # Whether a second call gives the same; known once it has been called.
+
+    def __call__(self, weights: list[Any], state: list[Any], inputs: list[Value]) -> Forward:
+        """Run the stage forward, as `Stage.forward` does."""
+        arguments = weights, state, inputs, self.unused
+        graph = self._function.get_concrete_function(*arguments).graph
+        # `tf.random` draws other numbers at each call.
+        self.repeats = not any(operation.op_def.is_stateful for operation in graph.get_operations())
         if not tf.executing_eagerly():
             # Weights and state are arguments, so the traced function should have captured no variable at all.
-            refuse_foreign(function.get_concrete_function(weights, state, inputs).graph.variables, stage)
-        outputs, added, assigned, end = function(weights, state, inputs)
-        return Forward(outputs, added, assigned, end, stage.state_rules(training))
+            refuse_foreign(graph.variables, self._stage)
+        outputs, added, assigned, end = self._function(*arguments)
+        return Forward(outputs, added, assigned, end, self._stage.state_rules(self._training))
 
-    return call
+    def _flat(
+        self, weights: list[Any], state: list[Any], inputs: list[Value], unused: tuple[int, ...]
+    ) -> tuple[Any, ...]:
+        # A `tf.function` returns tensors only. The stage finds its `StateRules` while it is traced, and keeps them.
+        forward = self._stage.forward(weights, state, inputs, self._training)
+        return without_gradient(forward.outputs, unused), forward.added, forward.assigned, forward.state
 
 
 def is_function(stage: Stage) -> bool:

@@ -92,15 +92,19 @@ def _copy(streams: Mapping[int, TextIO], interrupt: Callable[[], None]) -> None:
         streams: By the descriptor of a pipe.
         interrupt: Called at a KeyboardInterrupt, which is raised at the end.
     """
+    # Workers inherit the encoding of this process's streams. A notebook's stream may have none, and is Unicode.
+    encodings = {read: getattr(stream, "encoding", None) or "utf-8" for read, stream in streams.items()}
     # A block may end within a character of several bytes; the decoder keeps its beginning.
-    decoders = {read: codecs.getincrementaldecoder("utf-8")("replace") for read in streams}
+    decoders = {read: codecs.getincrementaldecoder(encoding)("replace") for read, encoding in encodings.items()}
     interrupted: KeyboardInterrupt | None = None
     while decoders:
         try:
             ready, _, _ = select.select(list(decoders), [], [])
             for read in ready:
                 block = os.read(read, _BLOCK)
-                streams[read].write(decoders[read].decode(block, final=not block))
+                text = decoders[read].decode(block, final=not block)
+                # Bytes of no character stand as U+FFFD, which few encodings have; a print must end no training.
+                streams[read].write(text.encode(encodings[read], "replace").decode(encodings[read]))
                 streams[read].flush()
                 if not block:
                     del decoders[read]

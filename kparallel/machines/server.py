@@ -62,5 +62,5 @@ def _follow(cluster: Cluster, line: Line, heartbeat: float) -> NoReturn:
     if ended is None:
         end_process(lost_sentence(cluster, 0, HUNG_UP))
     if ended not in (0, PREEMPTED):
-        end_process(f"The script on {name_workers(cluster, [0])} has failed with exit code {ended}.", ended)
+        end_process(f"The script on {name_workers(cluster, [0])} has ended with exit code {ended}.", ended)
     os._exit(ended)

@@ -59,6 +59,43 @@ def differentiable_leaves(values: Sequence[Value]) -> list[Any]:
     return leaves
 
 
+def unused_leaves(values: Sequence[Value], cotangents: Sequence[Any]) -> tuple[int, ...]:
+    """Return the places in `differentiable_leaves` of floating tensors on which no loss depends.
+
+    The output of a softmax or sigmoid is none of them where a loss reads its logits in its place: with a cotangent of
+    zero it adds zero to their gradient, as its derivative is always finite.
+
+    Args:
+        values: Outputs of a stage.
+        cotangents: One for each leaf, None where there is none.
+    """
+    leaves = differentiable_leaves(values)
+    reads_logits = [False] * len(leaves)
+    place, place_of_logits = 0, sum(len(keras.tree.flatten(value.tensor)) for value in values)
+    for value in values:
+        tensors, logits = len(keras.tree.flatten(value.tensor)), len(keras.tree.flatten(value.logits))
+        if tensors == logits:
+            sent = cotangents[place_of_logits : place_of_logits + logits]
+            reads_logits[place : place + tensors] = [each is not None for each in sent]
+        place, place_of_logits = place + tensors, place_of_logits + logits
+    unused = [
+        sent is None and is_differentiable(leaf) and not reads
+        for leaf, sent, reads in zip(leaves, cotangents, reads_logits, strict=True)
+    ]
+    return tuple(place for place, is_unused in enumerate(unused) if is_unused)
+
+
+def without_gradient(values: Sequence[Value], places: Sequence[int]) -> list[Value]:
+    """Return values through some of whose `differentiable_leaves` no gradient passes."""
+    structure = [[value.tensor for value in values], [value.logits for value in values]]
+    leaves = [
+        tf.stop_gradient(leaf) if place in places else leaf for place, leaf in enumerate(keras.tree.flatten(structure))
+    ]
+    tensors, logits = keras.tree.pack_sequence_as(structure, leaves)
+    masks = [value.mask for value in values]
+    return [Value(*each) for each in zip(tensors, masks, logits, strict=True)]
+
+
 def is_differentiable(leaf: Any) -> bool:
     """Return whether a leaf is a floating tensor."""
     return leaf is not None and hasattr(leaf, "dtype") and tf.as_dtype(leaf.dtype).is_floating

@@ -124,7 +124,7 @@ def test_a_launcher_on_each_host_ends_with_the_code_of_the_script(tmp_path):
     assert codes == [0, 0], printed
     (tmp_path / "ends").mkdir()
     codes, printed = ended(over_hosts(two_hosts(), [*FAULTS, tmp_path / "ends", "itself ends", "step"]))
-    assert codes == [7, 7] and "has failed with exit code 7" in printed[1], printed
+    assert codes == [7, 7] and "has ended with exit code 7" in printed[1], printed
 
 
 @pytest.mark.full

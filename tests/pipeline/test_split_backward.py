@@ -45,6 +45,27 @@ def test_an_own_schedule_may_split_backward_passes(kinds):
     assert kinds == {"F", "B", "W"}
 
 
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+@pytest.mark.parametrize("schedule", ["1f1b", "zb_h1"])
+def test_a_head_that_no_loss_reads_any_more_is_left_by_its_momentum(schedule):
+    """A function gets zeros for the cotangents that it lacks, and a gradient of zero is not the same as none."""
+    doubles()
+
+    def heads():
+        x = keras.layers.Dense(3)(inputs := keras.Input((4,)))
+        a, b = keras.layers.Dense(1, name="a")(x), keras.layers.Dense(1, activation="sigmoid", name="b")(x)
+        return keras.Model(inputs, {"a": a, "b": b})
+
+    models = pair(heads, replicas=1, stages=2, microbatches=2, schedule=schedule)
+    for model in models:
+        optimizer = keras.optimizers.Adam(0.1)
+        for losses in ({"a": "mse", "b": "binary_crossentropy"}, {"a": "mse"}):
+            model.compile(optimizer, losses)
+            model.fit(X[:6], dict.fromkeys(losses, Y[:6]), batch_size=6, verbose=0)
+    for plain, wrapped in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_allclose(wrapped, plain, rtol=0, atol=1e-12)
+
+
 @pytest.mark.full
 def test_a_stage_with_synchronized_batch_norm_computes_all_gradients_in_its_first_part(kinds):
     doubles()

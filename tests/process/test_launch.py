@@ -1,5 +1,6 @@
 """`kparallel.launch`: a function on several workers, from a notebook and from a script."""
 
+import io
 import os
 import signal
 import subprocess
@@ -93,6 +94,13 @@ def test_a_worker_that_ends_otherwise_is_named(capsys):
         kparallel.launch(unreadable, workers=1)
     with pytest.raises(TypeError, match="cannot pickle"):  # The result.
         kparallel.launch(lambda: threading.Lock(), workers=1)
+
+
+def test_what_the_streams_encoding_cannot_show_ends_no_training(monkeypatch):
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii"))
+    assert kparallel.launch(lambda: os.write(1, b"caf\xe9\n"), workers=1) == 5
+    assert shown.getvalue() == b"caf?\n"
 
 
 def test_what_cannot_start_is_refused(monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from kparallel.cluster import Cluster
+from kparallel.cluster import ONE_PROGRAM, Cluster
 from kparallel.comm.failures import lost_workers, translate_worker_loss
 from kparallel.errors import WorkerError
 
@@ -44,6 +44,13 @@ def test_the_error_names_the_worker(monkeypatch, message, words):
     with pytest.raises(WorkerError, match=words) as caught, translate_worker_loss():
         raise tf.errors.UnavailableError(None, None, message)
     assert "worker 1 (b:1)" in str(caught.value) and caught.value.__cause__ is not None
+
+
+def test_a_lost_server_of_one_program_has_no_script_that_could_have_ended(monkeypatch):
+    monkeypatch.setenv(ONE_PROGRAM, Cluster(THREE, 0).to_tf_config())
+    words = r"worker 1 \(b:1\), which hung up: it failed or was killed; or the network"
+    with pytest.raises(WorkerError, match=words), translate_worker_loss():
+        raise tf.errors.UnavailableError(None, None, KILLED)
 
 
 def test_other_errors_pass(monkeypatch):

@@ -1,5 +1,6 @@
 """A split backward pass gives the gradients of the unsplit one, and computes nothing twice."""
 
+import copy
 import itertools
 
 import keras
@@ -120,6 +121,35 @@ def test_what_no_cotangent_reaches_has_no_gradient():
     )
     _, split = both(pipeline, 1, inputs)
     assert gradients(split, [None] * len(cotangents)) == [None] * len(found)
+
+
+class Root(layers.Layer):
+    """Has an infinite derivative, which times a cotangent of zero is no number."""
+
+    def call(self, x):
+        return tf.pow(0 * x, tf.constant(0.5, x.dtype))
+
+
+def test_an_infinite_derivative_of_an_output_without_a_cotangent_changes_nothing():
+    def rooted():
+        x = layers.Dense(3, name="a")(inputs := keras.Input((3,)))
+        return keras.Model(inputs, [layers.Dense(2, name="b")(x), Root()(x)])
+
+    pipeline, inputs = stages_of(rooted()), [Value(tf.ones((ROWS, 3), tf.float64))]
+    (stage,) = pipeline.stages
+    weights = [tf.identity(v.value) for v in stage.weights]
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        leaves = differentiable_leaves(stage.forward(weights, [], inputs, True).outputs)
+        is_used = [leaf is not None and leaf.shape[1] == 2 for leaf in leaves]
+        (used,) = itertools.compress(leaves, is_used)
+    expected = tape.gradient(used, weights)
+    assert all(np.isfinite(each).all() for each in expected)
+    for first in both(pipeline, 0, inputs):
+        second = copy.copy(first)  # As that of another microbatch, which ran forward before the first ran backward.
+        cotangents = [tf.ones_like(used) if each else None for each in is_used]
+        for call in (first, second):
+            assert_equal(gradients(call, cotangents), expected)
 
 
 def products(part):

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from kparallel.compat.tensors import keras_logits, keras_mask, set_mask
-from kparallel.stage.value import Value, differentiable, differentiable_leaves
+from kparallel.stage.value import Value, differentiable, differentiable_leaves, unused_leaves, without_gradient
 
 
 def softmax():
@@ -34,3 +34,19 @@ def test_leaves_that_have_cotangents_are_the_tensors_then_the_logits():
     leaves = differentiable_leaves(values)
     assert leaves[0] is values[0].tensor and leaves[2] is values[0].logits and leaves[3] is None
     assert len(differentiable(leaves)) == 2  # Integers and what is missing have none.
+
+
+def test_a_tensor_whose_logits_a_loss_reads_counts_as_used():
+    one = tf.ones((2,))
+    values = [Value(one), Value(one, logits=one), Value([one, tf.constant([1, 2])])]  # Leaves: 4 tensors, 3 of logits.
+    assert unused_leaves(values, [one, None, None, None, None, one, None]) == (2,)
+    assert unused_leaves(values, [None] * 7) == (0, 1, 2, 5), "neither whole numbers nor missing logits"
+
+
+def test_no_gradient_passes_through_the_places_that_are_named():
+    with tf.GradientTape(persistent=True) as tape:
+        x = tf.constant(3.0)
+        tape.watch(x)
+        first, second = without_gradient([Value(2 * x), Value(x, logits=4 * x)], [0, 1])
+    found = [tape.gradient(each, x) for each in (first.tensor, second.tensor, second.logits)]
+    assert found[:2] == [None, None] and float(found[2]) == 4 and first.logits is None
