@@ -76,7 +76,7 @@ def _calls_given_code(layer: keras.layers.Layer) -> bool:
 
 
 def _works_along_rows(layer: keras.layers.Layer) -> bool:
-    """Tell whether a layer of Keras's may reduce or join over the rows: its axis is 0, or counted back from the last."""
+    """Tell whether a layer of Keras's may work along the rows: its axis is 0, or counted back from the last."""
     axes = [getattr(layer, name, None) for name in ("axis", "axes")]
     return any(isinstance(axis, int) and (axis == 0 or axis < -1) for axis in keras.tree.flatten(axes))
 
