@@ -1,6 +1,6 @@
-"""Finds a compiled loss of the user's own that reads weights, whose gradients do not pass through the outputs."""
+"""Finds which weights a loss or a penalty of the user's own reads, whose gradients pass through no output."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import keras
@@ -40,14 +40,24 @@ def refuse_weights(model: keras.Model) -> Iterator[None]:
     # A tape knows which variables are read, also by a function that the loss calls.
     with tf.GradientTape() as tape:
         yield
-    seen = set(map(id, tape.watched_variables()))
-    read = [variable.path for variable in model.trainable_variables if seen & _ids(variable)]
+    read = [variable.path for variable in weights_read(tape, model.trainable_variables)]
     if read:
         raise NotOfOutputsError(
             f"Expected the losses of {model.name!r} to depend on the outputs alone under stages or microbatches, but "
             f"they read the weights {read[:4]}. Say replicas= alone; or pass a penalty of weights as a "
             "kernel_regularizer; or return what the loss needs as one more output."
         )
+
+
+def weights_read(tape: tf.GradientTape, weights: Iterable[keras.Variable]) -> list[keras.Variable]:
+    """Return those of some weights that were read under a tape which watches variables.
+
+    Args:
+        tape: It has recorded.
+        weights: Placed Keras variables.
+    """
+    seen = set(map(id, tape.watched_variables()))
+    return [variable for variable in weights if seen and seen & _ids(variable)]
 
 
 def _ids(variable: keras.Variable) -> set[int]:
