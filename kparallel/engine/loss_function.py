@@ -1,5 +1,6 @@
 """The loss function of the last stage: from outputs to loss terms, as numerators and statistics."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ from kparallel.engine.coupling import Coupling
 from kparallel.engine.loss_stage import LossFunction
 from kparallel.engine.loss_state import LossState
 from kparallel.loss.overridden import overrides_compute_loss, own_loss, own_state
+from kparallel.loss.read_weights import refuse_weights
 from kparallel.loss.term import LossWeight, Term, loss_term, row_mean, summed
 
 __all__: list[str] = []
@@ -59,6 +61,11 @@ def loss_function(
     def terms(outputs: Any, share: Share) -> list[tuple[LossWeight, Term]]:
         if overrides_compute_loss(model):
             return [(None, own_term(outputs, share))]
+        # Evaluation takes no gradients, so that a loss may read what it likes.
+        with refuse_weights(model) if training else nullcontext():
+            return compiled_terms(outputs, share)
+
+    def compiled_terms(outputs: Any, share: Share) -> list[tuple[LossWeight, Term]]:
         result: list[tuple[LossWeight, Term]] = []
         losses = compiled_loss(model)
         if losses is None:

@@ -15,7 +15,7 @@ __all__: list[str] = []
 
 
 class NotOfOutputsError(ModelError):
-    """A `compute_loss` cannot be computed from the model's outputs alone. Nothing was changed."""
+    """A loss cannot be computed from the model's outputs alone. Nothing was changed."""
 
 
 def overrides_compute_loss(model: keras.Model) -> bool:

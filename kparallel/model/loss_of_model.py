@@ -1,9 +1,10 @@
-"""A `compute_loss` that needs more than the model's outputs: Keras's own step, run whole on each replica."""
+"""A loss that needs more than the model's outputs: Keras's own step, run whole on each replica."""
 
 from collections.abc import Callable
 from typing import Any
 
 from kparallel.loss.overridden import NotOfOutputsError, overrides_compute_loss
+from kparallel.loss.read_weights import may_read_weights
 from kparallel.planning.plan import Plan
 
 __all__: list[str] = []
@@ -21,7 +22,8 @@ def may_need_the_model(model: Any, plan: Plan) -> bool:
         model: The wrapped model.
         plan: Its plan.
     """
-    return overrides_compute_loss(model) and len(plan.groups) == 1 and plan.microbatches == 1 and not plan.placed
+    can = len(plan.groups) == 1 and plan.microbatches == 1 and not plan.placed
+    return can and (overrides_compute_loss(model) or may_read_weights(model))
 
 
 class LossOfModel:

@@ -1,6 +1,5 @@
 """Finds the code of the user's own that a model runs on rows: layers, operations, functions and losses."""
 
-from types import FunctionType
 from typing import Any
 
 import keras
@@ -13,7 +12,14 @@ from kparallel.stage.graph import open_graph
 
 __all__: list[str] = []
 
-
+# These attributes of a layer are called with weights or shapes, or are layers, which are asked themselves.
+_CALLED_WITHOUT_ROWS = (
+    keras.initializers.Initializer,
+    keras.constraints.Constraint,
+    keras.Variable,
+    keras.layers.Layer,
+    type,
+)
 _MASKING = ("NotEqual",)  # What Embedding and Masking make of their inputs, for the layers after them.
 
 
@@ -29,13 +35,12 @@ def own_code(model: keras.Model, with_losses: bool = True) -> list[str]:
     """
     found: list[str] = []
     for layer in flatten_layers(model):
-        # A model's own attributes are its loss and the like, and no activations.
-        attributes = [] if isinstance(layer, keras.Model) else vars(layer).values()
-        # Such as an activation that was passed to a layer of Keras's.
-        functions = [value for value in attributes if isinstance(value, FunctionType)]
-        if not _is_kerass(layer.__class__.call):
+        # A subclass of a layer may replace what the inherited `call` calls. A model's class has no such parts.
+        is_model = isinstance(layer, keras.Model)
+        if not _is_kerass(layer.__class__.call if is_model else layer.__class__):
             found.append(layer.__class__.__name__)
-        elif not all(map(_is_kerass, functions)):
+        # A model's own attributes are its loss and the like, and no activations.
+        elif not is_model and (_calls_given_code(layer) or _works_along_rows(layer)):
             found.append(layer.name)
     graph = open_graph(model)
     calls = [] if graph is None else graph.calls
@@ -56,8 +61,24 @@ def listed(code: list[str]) -> str:
     return ", ".join(code[:4]) + (", ..." if len(code) > 4 else "")
 
 
-def _is_kerass(function: Any) -> bool:
-    return str(getattr(function, "__module__", "")).startswith(("keras.", "kparallel."))
+def _is_kerass(code: Any) -> bool:
+    return str(getattr(code, "__module__", "")).startswith(("keras.", "kparallel."))
+
+
+def _calls_given_code(layer: keras.layers.Layer) -> bool:
+    """Tell whether a layer of Keras's calls code of the user's on rows: an activation, an activity regularizer."""
+    for name, value in vars(layer).items():
+        of_weights = isinstance(value, keras.Regularizer) and name != "activity_regularizer"
+        # Functions, bound methods, partials and objects of a class of the user's have a module that is not Keras's.
+        if callable(value) and not (of_weights or isinstance(value, _CALLED_WITHOUT_ROWS) or _is_kerass(value)):
+            return True
+    return False
+
+
+def _works_along_rows(layer: keras.layers.Layer) -> bool:
+    """Tell whether a layer of Keras's may work along the rows: its axis is 0, or counted back from the last."""
+    axes = [getattr(layer, name, None) for name in ("axis", "axes")]
+    return any(isinstance(axis, int) and (axis == 0 or axis < -1) for axis in keras.tree.flatten(axes))
 
 
 def _name(loss: Any) -> str:

@@ -1,5 +1,6 @@
 """Layers and losses of the user's own, in Keras's own step: whether parts of a batch do the same as the whole."""
 
+import functools
 import random
 
 import keras
@@ -69,6 +70,27 @@ class Centered(keras.Model):
         return outputs
 
 
+class SparseRegularizer(keras.Regularizer):
+    """Compares the mean activation of the batch with 0.1, as sparse autoencoders do."""
+
+    def __call__(self, activations):
+        return tf.reduce_sum((tf.reduce_mean(activations, 0) - 0.1) ** 2)
+
+
+class Activation:
+    """An activation that is an object, or one of its methods."""
+
+    def __call__(self, x):
+        return x
+
+    def method(self, x):
+        return x
+
+
+class Replaced(L.Dense):
+    """Keeps Keras's `call`, which may call what a subclass replaces."""
+
+
 class Scored(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         return tf.reduce_sum((y - y_pred) ** 2) / 7.0
@@ -93,6 +115,13 @@ def scored():
     return model
 
 
+def sparse():
+    hidden = L.Dense(4, activity_regularizer=SparseRegularizer(), name="sparse")
+    model = keras.Sequential([keras.Input((FEATURES,)), hidden, L.Dense(1)])
+    model.compile("adam", "mse")
+    return model
+
+
 def an_operation():
     inputs = keras.Input((FEATURES,))
     hidden = L.Dense(4)(inputs)
@@ -107,6 +136,7 @@ FOUND = {
     "statistics of the batch": (lambda: of(like_batch_norm), {}, "Own"),
     "a loss that compares rows": (lambda: of(tf.identity, Contrast()), {}, "Contrast"),
     "a penalty of the batch": (penalized, {}, "Centered"),
+    "an activity regularizer of the batch": (sparse, {}, "sparse"),
     "a mean taken for a sum": (lambda: of(tf.identity, lambda y, p: tf.reduce_mean(p)), {"loss_reduction": "sum"}, ""),
     "an operation of Keras's": (an_operation, {}, "mean"),
     "in a pipeline": (lambda: of(like_batch_norm), {"replicas": 1, "stages": 2, "microbatches": 2}, "Own"),
@@ -222,3 +252,27 @@ def test_layers_of_kerass_alone_are_not_compared():
     use("float64")
     assert own_code(models.convolution()) == own_code(models.lstm()) == []
     assert own_code(mlp(3, 1)) == []
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        L.Dense(2, functools.partial(tf.nn.softmax, axis=0), name="own"),
+        L.Dense(2, Activation(), name="own"),
+        L.Activation(Activation().method, name="own"),
+        L.Lambda(functools.partial(tf.reverse, axis=[0]), name="own"),
+        L.Dense(2, activity_regularizer=SparseRegularizer(), name="own"),
+        Replaced(2, name="own"),
+        L.Softmax(axis=0, name="own"),
+        L.UnitNormalization(axis=-2, name="own"),
+    ],
+)
+def test_code_of_ones_own_is_found_wherever_a_layer_calls_it(layer):
+    model = keras.Sequential([keras.Input((FEATURES,)), layer])
+    assert own_code(model) == ["Replaced" if isinstance(layer, Replaced) else "own"]
+
+
+def test_what_no_rows_reach_is_not_compared():
+    options = {"kernel_initializer": keras.initializers.Constant(0.5), "kernel_regularizer": SparseRegularizer()}
+    layers = [L.Dense(2, "relu", kernel_constraint=keras.constraints.NonNeg(), **options), L.Softmax()]
+    assert own_code(keras.Sequential([keras.Input((FEATURES,)), *layers])) == []
