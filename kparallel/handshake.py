@@ -41,7 +41,7 @@ class Messages:
     def write(self, message: Mapping[str, Any]) -> bytes:
         """Return the line that says something to another worker."""
         whole = {"worker": self._worker, **message}
-        return json.dumps(whole | ({"seal": seal_of(whole, self._token)} if self._token else {})).encode() + b"\n"
+        return sealed_line(whole, self._token)
 
     def read(self, line: bytes) -> dict[str, Any]:
         """Return what another worker says.
@@ -51,20 +51,15 @@ class Messages:
         """
         if not line:
             raise NoMessageError("it hung up, as a worker with another KPARALLEL_TOKEN does")
-        try:
-            message = json.loads(line)
-        # A stranger may send anything, also JSON that is nested more deeply than Python's stack.
-        except (ValueError, RecursionError):
-            message = None
-        if not isinstance(message, dict) or not self._is_of_a_form(message):
+        message = object_in(line)
+        if message is None or not self._is_of_a_form(message):
             raise NoMessageError(f"it says {line[:40]!r}, which is no message of kparallel's")
         seal = message.pop("seal", "")
         # A missing token is told apart from another one, as the two mistakes have different remedies.
         if bool(seal) != bool(self._token):
             who = "this worker" if seal else "it"
             raise NoMessageError(f"{who} has no token: set KPARALLEL_TOKEN to the same text on all workers, or on none")
-        # In constant time, so that a stranger cannot find the seal byte by byte from how long a refusal takes.
-        if self._token and not hmac.compare_digest(seal, seal_of(message, self._token)):
+        if not is_sealed(message, seal, self._token):
             raise NoMessageError("it has another token: set KPARALLEL_TOKEN to the same text on all workers")
         return message
 
@@ -79,6 +74,30 @@ class Messages:
         if kind == "handshake":
             return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
         return value is True if kind == "ready" else kind == "gave_up" and isinstance(value, str)
+
+
+def sealed_line(message: Mapping[str, Any], token: bytes) -> bytes:
+    """Return the line that says something, with a seal if there is a token."""
+    return json.dumps({**message, **({"seal": seal_of(message, token)} if token else {})}).encode() + b"\n"
+
+
+def object_in(line: bytes) -> dict[str, Any] | None:
+    """Return the JSON object in a line, None if there is none."""
+    try:
+        message = json.loads(line)
+    # A stranger may send anything, also JSON that is nested more deeply than Python's stack.
+    except (ValueError, RecursionError):
+        return None
+    return message if isinstance(message, dict) else None
+
+
+def is_sealed(message: Mapping[str, Any], seal: Any, token: bytes) -> bool:
+    """Tell whether a seal is that of a message, which without a token is the empty text.
+
+    In constant time, so that a stranger cannot find the seal byte by byte from how long a refusal takes.
+    """
+    expected = seal_of(message, token) if token else ""
+    return isinstance(seal, str) and seal.isascii() and hmac.compare_digest(seal, expected)
 
 
 def seal_of(message: Mapping[str, Any], token: bytes) -> str:

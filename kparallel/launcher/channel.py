@@ -6,14 +6,12 @@ container, so that only silence tells of it.
 
 import asyncio
 import contextlib
-import hmac
-import json
 import os
 import socket
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from kparallel.handshake import NoMessageError, seal_of
+from kparallel.handshake import NoMessageError, is_sealed, object_in, sealed_line
 
 __all__: list[str] = []
 
@@ -47,9 +45,8 @@ class Channel:
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Send a message; one that cannot arrive is lost, as the other's answer will show."""
-        seal = {"seal": seal_of(message, self._token)} if self._token else {}
         with contextlib.suppress(OSError):
-            self._writer.write(json.dumps({**message, **seal}).encode() + b"\n")
+            self._writer.write(sealed_line(message, self._token))
 
     @contextlib.asynccontextmanager
     async def taking_part(self) -> AsyncIterator[None]:
@@ -87,15 +84,11 @@ class Channel:
         # The connection ended within a line.
         if not line.endswith(b"\n"):
             return None
-        try:
-            message = json.loads(line)
-        except (ValueError, RecursionError):
-            message = None
-        if not isinstance(message, dict):
+        message = object_in(line)
+        if message is None:
             raise NoMessageError(f"it says {line[:40]!r}, which is no message of kparallel's")
         seal = message.pop("seal", "")
-        expected = seal_of(message, self._token) if self._token else ""
-        if not isinstance(seal, str) or not seal.isascii() or not hmac.compare_digest(seal, expected):
+        if not is_sealed(message, seal, self._token):
             raise NoMessageError("it has another KPARALLEL_TOKEN: set the same on all hosts, or none")
         return message
 

@@ -13,8 +13,7 @@ a seal where the workers share a token.
 """
 
 import contextlib
-import hmac
-import json
+import os
 import selectors
 import socket
 import time
@@ -23,7 +22,7 @@ from typing import Any
 
 from kparallel.cluster import Cluster, host_and_port
 from kparallel.errors import ClusterError, WorkerError
-from kparallel.handshake import seal_of
+from kparallel.handshake import is_sealed, object_in, sealed_line
 
 __all__: list[str] = []
 
@@ -43,14 +42,13 @@ class Line:
 
     def __init__(self, end: socket.socket, token: str) -> None:
         self._end = end
-        self._token = token.encode()
+        self._token = os.fsencode(token)
         self._unread = b""
 
     def send(self, **message: int) -> None:
         """Say something; do nothing where nobody listens any more."""
-        sealed = message | ({"seal": seal_of(message, self._token)} if self._token else {})
         with contextlib.suppress(OSError):
-            self._end.sendall(json.dumps(sealed).encode() + b"\n")
+            self._end.sendall(sealed_line(message, self._token))
 
     def read(self, seconds: float | None) -> dict[str, Any] | None:
         """Return the next message.
@@ -80,17 +78,11 @@ class Line:
         self._end.close()
 
     def _opened(self, line: bytes) -> dict[str, Any] | None:
-        try:
-            message = json.loads(line)
-        except ValueError:
-            return None
-        if not isinstance(message, dict):
+        message = object_in(line)
+        if message is None:
             return None
         seal = message.pop("seal", "")
-        right = not self._token or (isinstance(seal, str) and seal.isascii())
-        return (
-            message if right and (not self._token or hmac.compare_digest(seal, seal_of(message, self._token))) else None
-        )
+        return message if is_sealed(message, seal, self._token) else None
 
 
 def accept_servers(cluster: Cluster, token: str, timeout: float, tell: Callable[[str], None]) -> dict[int, Line]:

@@ -1,5 +1,6 @@
 """The connections between a program and its servers: who may connect, who is waited for, and how they end."""
 
+import os
 import socket
 import threading
 import time
@@ -83,7 +84,7 @@ def test_strangers_are_dropped(machines):
         line.close()
 
 
-@pytest.mark.parametrize("text", [b"GET / HTTP/1.1\n", b"[]\n", b"\xff\n", b"x" * 5000])
+@pytest.mark.parametrize("text", [b"GET / HTTP/1.1\n", b"[]\n", b"[" * 1000 + b"\n", b"\xff\n", b"x" * 5000])
 def test_what_is_no_message_ends_the_connection(text):
     one, other = socket.socketpair()
     with one, other:
@@ -106,3 +107,11 @@ def test_a_taken_port_is_named(machines):
     taken = socket.create_server(("", host_and_port(machines[0].address)[1]))
     with taken, pytest.raises(ClusterError, match=machines[0].address):
         accept_servers(machines[0], TOKEN, 1, nothing)
+
+
+def test_a_token_may_be_any_bytes():
+    here, there = socket.socketpair()
+    token = os.fsdecode(b"\xff\xfe")
+    with here, there:
+        Line(there, token).send(server=1)
+        assert Line(here, token).read(1.0) == {"server": 1}
