@@ -55,8 +55,8 @@ class Nap(keras.layers.Layer):  # type: ignore[misc]
 def _later(value: tf.Tensor, seconds: float, naps: int) -> tf.Tensor:
     """Return a tensor that is there some naps after its input; who sleeps keeps a thread, but neither core nor GIL.
 
-    Each nap is a call of its own, as each action of a pipeline makes one: a call from TensorFlow into Python costs up to
-    a millisecond, which is no time of the executor's.
+    Each nap is a call of its own, as each action of a pipeline makes one: a call from TensorFlow into Python costs up
+    to a millisecond, which is no time of the executor's.
     """
 
     def sleep(array: Any) -> Any:
