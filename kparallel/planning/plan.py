@@ -26,8 +26,8 @@ def check_shard(shard: str | None) -> None:
     Raises:
         PlanError: The value is unknown.
     """
-    if shard not in (None, "optimizer"):
-        raise PlanError(f"Expected shard to be 'auto', None or 'optimizer', received {shard!r}.")
+    if shard not in (None, "optimizer", "weights"):
+        raise PlanError(f"Expected shard to be 'auto', None, 'optimizer' or 'weights', received {shard!r}.")
 
 
 @dataclass(frozen=True)
