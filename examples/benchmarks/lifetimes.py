@@ -82,7 +82,7 @@ def _record(operations: Sequence[Any], record: Lifetimes) -> None:
     for operation in operations:
         if match := _SCOPE.search(operation.name):
             home[operation] = Action.parse(match[1])
-    origin = _Origin(operations[0].graph)
+    origin = Origin(operations[0].graph)
     seen = set()
     for operation, action in home.items():
         for tensor in map(origin, operation.inputs) if action.kind == "B" else ():
@@ -91,12 +91,12 @@ def _record(operations: Sequence[Any], record: Lifetimes) -> None:
                 continue
             seen.add((action, tensor.ref()))
             if maker == Action(action.stage, "F", action.microbatch):
-                record.kept[maker] = record.kept.get(maker, 0) + _bytes(tensor)
+                record.kept[maker] = record.kept.get(maker, 0) + tensor_bytes(tensor)
             elif maker == action and _is_call(tensor.op) and _is_call(operation):
-                record.again[action] = record.again.get(action, 0) + _bytes(tensor)
+                record.again[action] = record.again.get(action, 0) + tensor_bytes(tensor)
 
 
-class _Origin:
+class Origin:
     """Tells which tensor another one shares its memory with: operations and functions may hand on what they are given.
 
     Args:
@@ -136,5 +136,6 @@ def _is_call(operation: Any) -> bool:
     return "PartitionedCall" in str(operation.type)
 
 
-def _bytes(tensor: Any) -> int:
+def tensor_bytes(tensor: Any) -> int:
+    """Return the bytes of a tensor or variable of known shape."""
     return int(tensor.shape.num_elements()) * int(tensor.dtype.size)

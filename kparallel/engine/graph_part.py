@@ -35,8 +35,8 @@ class TracedGraph:
     def part(self, operations: set[tf.Operation], gives: Iterable[tf.Tensor], jit: bool) -> "GraphPart":
         """Return a part.
 
-        Repeated operations belong to every part that reads them. A constant that is handed over, such as a shape, would be
-        none for XLA any more; and what is handed over takes memory until the other part has run.
+        Repeated operations belong to every part that reads them. A constant that is handed over, such as a shape, would
+        be none for XLA any more; and what is handed over takes memory until the other part has run.
 
         Args:
             operations: The operations of the part.
@@ -120,9 +120,9 @@ def _following(graph: Any, known: Set[tf.Operation]) -> set[tf.Operation]:
     """Return the operations, in a graph's order, that do nothing but compute from known ones and from each other."""
     found: set[tf.Operation] = set()
     for operation in graph.get_operations():
-        if operation.inputs and not operation.op_def.is_stateful:
-            if all(tensor.op in known or tensor.op in found for tensor in operation.inputs):
-                found.add(operation)
+        pure = operation.inputs and not operation.op_def.is_stateful
+        if pure and all(tensor.op in known or tensor.op in found for tensor in operation.inputs):
+            found.add(operation)
     return found
 
 

@@ -1,9 +1,8 @@
 """The order of the actions of each lane, and the weights that each action has.
 
 ```text
-action     0F0        1F0        2F0            `─`  the action runs after the one before it
-runs       ─────────► ─────────► ─────────►     `┄`  the weights of its stage travel, from the end of the one before that
-weights         ┄┄1┄┄►     ┄┄2┄┄►
+runs       ──0F0────► ──1F0────► ──2F0────►
+travels    ┄┄1┄┄►     ┄┄2┄┄►                    the weights of the next action's stage, while this one runs
 ```
 """
 

@@ -12,8 +12,8 @@ class Load:
     """What the owner of one weight has to hold and to update.
 
     Args:
-        held_bytes: The bytes that the owner alone holds: those of the weight's slots, with `shard="weights"` of the weight
-            as well.
+        held_bytes: The bytes that the owner alone holds: those of the weight's slots, with `shard="weights"` of the
+            weight as well.
         weight_bytes: The bytes of the weight itself; they decide where the owners hold nothing.
         column: The device of each replica that may own it.
     """

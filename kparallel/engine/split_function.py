@@ -47,8 +47,8 @@ class SplitFunction:
         stage: The stage.
         received: For each value that the stage reads, whether an earlier stage computed it.
         jit: Whether to compile with XLA if every layer of the stage allows it.
-        renews: Whether calls take the weights anew before their backward pass. Then the forward pass leaves nothing that
-            follows from weights alone, such as a copy in another dtype: it would keep their bytes. Default False.
+        renews: Whether calls take the weights anew before their backward pass. Then the forward pass leaves nothing
+            that follows from weights alone, such as a copy in another dtype: it would keep their bytes. Default False.
     """
 
     def __init__(self, stage: Stage, received: Sequence[bool], jit: bool, renews: bool = False) -> None:

@@ -28,9 +28,10 @@ class StageCall(abc.ABC):
         self.added = added
 
     def renew_weights(self, weights: list[Any]) -> None:
-        """Take the weights anew, so that those of the forward pass need not be kept. Call it before either method below.
+        """Take the weights anew, so that those of the forward pass need not be kept.
 
-        A call that cannot let go of the first ones keeps them, with the same result.
+        Call it before either method below. A call that cannot let go of the first ones keeps them, with the same
+        result.
         """
         return None
 

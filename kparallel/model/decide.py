@@ -16,6 +16,8 @@ from kparallel.errors import PlanError
 from kparallel.mesh import Mesh
 from kparallel.model.choose_mesh import choose_mesh
 from kparallel.model.options import Options, check_options
+from kparallel.model.required_graph import required_graph
+from kparallel.model.shared_weights import check_shared_weights
 from kparallel.model_variables import bytes_of
 from kparallel.planning.by_name import count_stages, stages_by_name
 from kparallel.planning.cut import partition
@@ -45,6 +47,8 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
     check_options(options)
     # Only a built model has shapes, and so costs.
     graph = open_graph(model) if model.built else None
+    if options.shard == "weights":
+        check_shared_weights(model, graph)
     if options.memory_per_device is not None:
         return _search(model, required_graph(graph, model, "to choose a plan"), options, workers)
     # `number` counts the stages; `stages` may be the cut itself.
@@ -138,21 +142,6 @@ def _search(model: keras.Model, graph: Graph, options: Options, workers: int) ->
     return replace(plan, groups=(_whole(model),)) if plan.mesh.stages == 1 else plan
 
 
-def required_graph(graph: Graph | None, model: keras.Model, purpose: str) -> Graph:
-    """Return the graph of a model.
-
-    Raises:
-        PlanError: It has none.
-    """
-    if graph is None:
-        raise PlanError(
-            f"Expected a built Functional or Sequential model {purpose}, received {model.name!r} "
-            f"({type(model).__name__}), whose call is Python of its own. Express it as keras.Model(inputs, outputs) "
-            "of its layers, or use replicas only."
-        )
-    return graph
-
-
 def _by_layer(model: keras.Model, options: Options, mesh: Mesh, stages: Any, workers: int) -> Plan:
     """Return the plan for a model that cannot be cut: its layers are placed by name and run one after another."""
     unbuilt = [layer.name for layer in model.layers if not layer.built]
@@ -204,6 +193,8 @@ def check_plan(plan: Plan, model: keras.Model) -> None:
         PlanError: The plan was made for a model with other layers or weights.
     """
     whole_model = _whole(model)
+    if plan.shard == "weights":
+        check_shared_weights(model, open_graph(model) if model.built else None)
     graph = open_graph(model) if len(plan.groups) > 1 and model.built else None
     units = len(graph.calls) if graph is not None else 0
     planned = sum(len(group.units) for group in plan.groups)

@@ -7,8 +7,8 @@
 ```
 
 A weight is on the column of the stage that owns it, with its slots. All other variables are on the last stage's column.
-Of a sharded optimizer, the slots are on one device of the column, that of the replica which owns the weight; so is the weight
-itself with `shard="weights"`.
+Of a sharded optimizer, the slots are on one device of the column, that of the replica which owns the weight; so is the
+weight itself with `shard="weights"`.
 
 ```text
                       column of stage 0
