@@ -76,7 +76,8 @@ def own_loss(
             f"Expected {model.__class__.__name__}.compute_loss to depend on the outputs alone under stages, "
             f"microbatches or shard='weights', but it reads the weights {read[:4]}, by calling a layer or through a "
             "regularizer in super().compute_loss. Say replicas= alone; or pass the loss to compile and leave "
-            "compute_loss alone: regularizers and add_loss are then counted; or return what it needs as one more output."
+            "compute_loss alone: regularizers and add_loss are then counted; or return what it needs as one more "
+            "output."
         )
     _refuse_foreign(model, [variable for variable, _ in state], scope)
     # An unchanged variable still has the very tensor with which the scope began.
