@@ -34,11 +34,13 @@ class LiveBytes:
         rest: Of weights and slots between steps, by device.
         in_step: At the peak of a step, with those at rest, by device.
         activations: Of what a device's forward actions leave for backward actions, at the peak, by device.
+        brought: Of weights that are brought from other devices, at the peak, by device.
     """
 
     rest: dict[str, int]
     in_step: dict[str, int]
     activations: dict[str, int]
+    brought: dict[str, int]
 
 
 @dataclass
@@ -57,12 +59,13 @@ def live_bytes(model: Any, first_step: Callable[[], Any]) -> LiveBytes:
         for copy in variable.value.values:
             rest[copy.device] = rest.get(copy.device, 0) + tensor_bytes(copy)
     intervals = _intervals(trace)
-    peaks, activations = {}, {}
+    peaks, activations, brought = {}, {}, {}
     for device, held in rest.items():
         here = [each for each in intervals if each.device == device]
         peaks[device] = held + _peak(here)
         activations[device] = _peak([each for each in here if each.is_activation])
-    return LiveBytes(rest, peaks, activations)
+        brought[device] = _peak([each for each in here if each.is_weight])
+    return LiveBytes(rest, peaks, activations, brought)
 
 
 @contextmanager
@@ -89,6 +92,7 @@ class _Interval:
     begin: float
     end: float
     is_activation: bool
+    is_weight: bool
 
 
 def _peak(intervals: Sequence[_Interval]) -> int:
@@ -99,9 +103,9 @@ def _peak(intervals: Sequence[_Interval]) -> int:
 def _intervals(trace: _Trace) -> list[_Interval]:
     """Return where and when the tensors of a step live that an action hands on, or that are brought to a device."""
     clock, origin = _Clock(trace.order), Origin(trace.graph)
-    # By (tensor, device): when it is there first, when it is read last, and whether a backward action reads what a
-    # forward action made.
-    lives: dict[tuple[Any, str], tuple[float, float, bool]] = {}
+    # By (tensor, device): when it is there first, when it is read last, whether a backward action reads what a forward
+    # action made, and whether it is a weight.
+    lives: dict[tuple[Any, str], tuple[float, float, bool, bool]] = {}
     tensors = {}
     for reader in trace.graph.get_operations():
         now = clock.time(reader)
@@ -112,7 +116,8 @@ def _intervals(trace: _Trace) -> list[_Interval]:
             made, device = clock.time(tensor.op), reader.device
             if given.dtype == tf.resource or made is None or not device or not given.shape.is_fully_defined():
                 continue
-            if tensor.op.type == "ReadVariableOp":
+            is_weight = tensor.op.type == "ReadVariableOp"
+            if is_weight:
                 if tensor.op.device == device:
                     continue  # The memory of the variable itself.
                 # Read for a device when the actions before the read have run.
@@ -123,9 +128,9 @@ def _intervals(trace: _Trace) -> list[_Interval]:
             if made == now and tensor.op.device == device:
                 continue
             key = (tensor.ref(), device)
-            begin, end, kept = lives.get(key, (made, now, False))
-            kept = kept or (clock.is_forward(tensor.op) and clock.is_backward(reader))
-            lives[key] = min(begin, made), max(end, now), kept
+            begin, end, kept, _ = lives.get(key, (made, now, False, is_weight))
+            kept = kept or (not is_weight and clock.is_forward(tensor.op) and clock.is_backward(reader))
+            lives[key] = min(begin, made), max(end, now), kept, is_weight
             tensors[key] = tensor
     return [_Interval(key[1], tensor_bytes(tensors[key]), *life) for key, life in lives.items()]
 

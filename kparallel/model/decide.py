@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -25,6 +26,7 @@ from kparallel.planning.groups import layer_groups
 from kparallel.planning.memory import slots_of
 from kparallel.planning.plan import LayerGroup, Plan
 from kparallel.planning.search import choose
+from kparallel.planning.shared_search import choose_shared
 from kparallel.planning.units import Unit
 from kparallel.stage.costs import measured, profile
 from kparallel.stage.graph import Graph, open_graph
@@ -122,7 +124,8 @@ def _search(model: keras.Model, graph: Graph, options: Options, workers: int) ->
             "stages."
         )
     units = profile(graph)
-    plan = choose(
+    search = partial(choose, shard=_shard(options, None)) if options.shard != "weights" else choose_shared
+    plan = search(
         units,
         local_devices() if options.devices is None else check_devices(options.devices),
         options.batch_size,
@@ -135,7 +138,6 @@ def _search(model: keras.Model, graph: Graph, options: Options, workers: int) ->
         stages=options.stages,
         microbatches=options.microbatches,
         recompute=options.recompute,
-        shard=_shard(options, None),
     )
     # A model of one stage is not cut, so its group has no calls; a plan that was not searched has none either.
     # `choose` knows units alone, and groups of it name the calls of the graph.

@@ -28,7 +28,7 @@ from typing import Any
 
 import keras
 
-from kparallel.compat.optimizers import slots_by_weight, trained_by
+from kparallel.compat.optimizers import own_optimizer, slots_by_weight, trained_by
 from kparallel.compat.placed_variables import SlotOwner
 from kparallel.compat.training import renew_functions
 from kparallel.compat.variables import (
@@ -178,8 +178,7 @@ def _columns(model: keras.Model, runtime: Runtime) -> Iterator[tuple[keras.Varia
     The last one is given for a slot of an optimizer that is sharded over workers.
     """
     last, stages, owners = len(runtime.plan.groups) - 1, _stages(model, runtime), owners_of(model, runtime)
-    # Of frozen weights each replica has a copy: nobody updates them.
-    alone = {id(weight) for weight in model.trainable_variables} if runtime.plan.shard == "weights" else set()
+    alone = set(map(id, _updated(model))) if runtime.plan.shard == "weights" else set()
     slots: dict[int, keras.Variable] = {}
     for optimizer in optimizers_of(model):
         for slot, weight in slots_by_weight(optimizer):
@@ -197,6 +196,16 @@ def _columns(model: keras.Model, runtime: Runtime) -> Iterator[tuple[keras.Varia
         is_here = 0 <= local < len(column)
         owner = None if runtime.slots is None else SlotOwner(owners[id(weight)], is_here, runtime.slots)
         yield variable, (column[local] if is_here else runtime.host,), True, owner
+
+
+def _updated(model: keras.Model) -> list[keras.Variable]:
+    """Return the weights that are updated, of which their owners alone may hold the value.
+
+    As in plain Keras, a layer that is frozen after `compile` counts once the model is compiled again.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    trained = trained_by(own_optimizer(optimizer)) if optimizer is not None and optimizer.built else []
+    return [weight for weight in trained or model.trainable_variables if isinstance(weight, keras.Variable)]
 
 
 def _check_together(variable: keras.Variable, runtime: Runtime | None) -> None:

@@ -106,7 +106,8 @@ def plan(
         devices: Names of this worker's devices; default every local GPU, else every local CPU device. With `cluster`
             the number of its devices; default as many as the file says.
         memory_per_device: Such as `"8GB"`, or bytes. With it, what is not said of replicas, stages, microbatches and
-            recompute is chosen: the fastest predicted step that fits, plain data parallelism wherever it fits.
+            recompute is chosen: the fastest predicted step that fits, plain data parallelism wherever it fits. With
+            `shard="weights"` the fewest stages on each device that fit.
         batch_size: Rows of the global batch, for estimates of memory and for the choice.
         shard: What the replicas share out among themselves. `"optimizer"`: each weight has an owner among the
             replicas, in a cluster those of all workers, which alone holds the optimizer's slots of the weight (Adam

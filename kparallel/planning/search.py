@@ -54,8 +54,8 @@ def choose(
         stages: Fixes the number of stages.
         microbatches: Fixes the number of microbatches.
         recompute: Fixes the recompute policy.
-        shard: `"optimizer"` for plans of several replicas that share the optimizer's slots out, `"weights"` for those
-            that share the weights out too; default None.
+        shard: `"optimizer"` for plans of several replicas that share the optimizer's slots out; default None. For
+            `"weights"` there is `choose_shared`.
 
     Returns:
         The plan, with its reason.
@@ -81,7 +81,7 @@ def choose(
             f"{len(devices)} devices."
         )
     Mesh(tuple((name,) for name in devices))  # Refuses a device that is named twice.
-    search = _Search(units, costs, schedule, batch_size, limit, slots, shard)
+    search = _Search(units, costs, schedule, batch_size, limit, slots, shard is not None)
     fixed = (replicas, stages, microbatches, recompute)
     possible = list(candidates(len(devices), batch_size, search.most_stages, fixed))
     if shard is not None:  # One replica has nobody to share with.
@@ -123,7 +123,7 @@ class _Search:
         batch_size: int,
         limit: float,
         slots: float,
-        shard: str | None,
+        sharded: bool,
     ) -> None:
         self._units = units
         self._costs = [unit.flops_per_row for unit in units] if costs is None else list(costs)
@@ -131,7 +131,7 @@ class _Search:
         self._batch_size = batch_size
         self._limit = limit
         self._slots = slots
-        self._shard = shard
+        self._sharded = sharded
         self._weights = _runs([unit.weight_bytes for unit in units])
         self._frozen = _runs([unit.frozen_bytes for unit in units])
         self._largest = _largest([unit.largest_bytes for unit in units])
@@ -200,10 +200,9 @@ class _Search:
                 candidate.recompute,
                 self._slots,
                 self._frozen,
-                candidate.replicas if self._shard else 1,
+                candidate.replicas if self._sharded else 1,
                 self._largest,
                 microbatches_deferred,
-                self._shard == "weights",
             ).total
             for microbatches_in_flight, microbatches_deferred in self._flying[shape]
         ]

@@ -201,6 +201,13 @@ def test_a_loss_that_reads_weights_is_refused():
         fit(model)
 
 
+def test_the_memory_of_a_device_chooses_the_number_of_stages():
+    options = {"shard": "weights", "batch_size": 4, "devices": ["CPU:0", "CPU:1"]}
+    plans = [kparallel.plan(net(), memory_per_device=memory, **options) for memory in ("1MB", "2.6kB")]
+    assert [plan.mesh.stages for plan in plans] == [1, 4], [plan.reason for plan in plans]
+    assert {plan.replicas for plan in plans} == {2} and {plan.shard for plan in plans} == {"weights"}
+
+
 def test_a_plan_says_what_a_device_holds():
     text = str(kparallel.plan(net(), **SHARED))
     # Half of 99 weights of 8 bytes, and of two slots for each; while the only stage runs, all of its weights.
