@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import tensorflow as tf
@@ -101,15 +102,17 @@ class Origin:
 
     Args:
         graph: A traced graph.
+        device: Tells the device of an operation; default the one that it was given.
     """
 
-    def __init__(self, graph: Any) -> None:
+    def __init__(self, graph: Any, device: Callable[[Any], str] = attrgetter("device")) -> None:
+        self._device = device
         self._functions = {function.signature.name: function for function in graph.as_graph_def().library.function}
 
     def __call__(self, tensor: Any) -> Any:
         while True:
             operation = tensor.op
-            if operation.type == "Identity" and operation.device == operation.inputs[0].device:
+            if operation.type == "Identity" and self._device(operation) == self._device(operation.inputs[0].op):
                 tensor = operation.inputs[0]
             elif operation.type == "IdentityN":
                 tensor = operation.inputs[tensor.value_index]

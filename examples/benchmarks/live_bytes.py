@@ -14,6 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from examples.benchmarks.lifetimes import Origin, tensor_bytes
+from kparallel.compat.functions import captured
 from kparallel.engine import forward_backward
 from kparallel.engine.executor import Executor
 from kparallel.engine.replica_result import ReplicaResult
@@ -57,7 +58,8 @@ def live_bytes(model: Any, first_step: Callable[[], Any]) -> LiveBytes:
     rest: dict[str, int] = {}
     for variable in [*model.variables, *model.optimizer.variables]:
         for copy in variable.value.values:
-            rest[copy.device] = rest.get(copy.device, 0) + tensor_bytes(copy)
+            device = _short(copy.device)
+            rest[device] = rest.get(device, 0) + tensor_bytes(copy)
     intervals = _intervals(trace)
     peaks, activations, brought = {}, {}, {}
     for device, held in rest.items():
@@ -102,7 +104,7 @@ def _peak(intervals: Sequence[_Interval]) -> int:
 
 def _intervals(trace: _Trace) -> list[_Interval]:
     """Return where and when the tensors of a step live that an action hands on, or that are brought to a device."""
-    clock, origin = _Clock(trace.order), Origin(trace.graph)
+    clock, origin = _Clock(trace.order), Origin(trace.graph, _device)
     # By (tensor, device): when it is there first, when it is read last, whether a backward action reads what a forward
     # action made, and whether it is a weight.
     lives: dict[tuple[Any, str], tuple[float, float, bool, bool]] = {}
@@ -113,19 +115,19 @@ def _intervals(trace: _Trace) -> list[_Interval]:
             continue
         for given in reader.inputs:
             tensor = origin(given)
-            made, device = clock.time(tensor.op), reader.device
+            made, device = clock.time(tensor.op), _device(reader)
             if given.dtype == tf.resource or made is None or not device or not given.shape.is_fully_defined():
                 continue
             is_weight = tensor.op.type == "ReadVariableOp"
             if is_weight:
-                if tensor.op.device == device:
+                if _device(tensor.op) == device:
                     continue  # The memory of the variable itself.
                 # Read for a device when the actions before the read have run.
                 made = max(
                     (after + 1 for each in tensor.op.control_inputs if (after := clock.time(each)) is not None),
                     default=0,
                 )
-            if made == now and tensor.op.device == device:
+            if made == now and _device(tensor.op) == device:
                 continue
             key = (tensor.ref(), device)
             begin, end, kept, _ = lives.get(key, (made, now, False, is_weight))
@@ -133,6 +135,18 @@ def _intervals(trace: _Trace) -> list[_Interval]:
             lives[key] = min(begin, made), max(end, now), kept, is_weight
             tensors[key] = tensor
     return [_Interval(key[1], tensor_bytes(tensors[key]), *life) for key, life in lives.items()]
+
+
+def _device(operation: Any) -> str:
+    """Return the device of an operation; a read of a variable runs where the variable lies."""
+    is_read = operation.type == "ReadVariableOp"
+    handle = captured(operation.inputs[0]) if is_read else None
+    return _short(operation.device if handle is None else handle.device)
+
+
+def _short(device: str) -> str:
+    """Return a device's name without the machine's; the empty name for none."""
+    return device.rpartition("device:")[2]
 
 
 class _Clock:

@@ -28,7 +28,7 @@ def test_no_more_than_two_stages_weights_are_on_a_device_and_none_from_forward_t
     shared, whole = found["weights"], found[None]
     for device in shared.rest:
         assert 0 < shared.brought[device] <= 2 * stage and whole.brought[device] == 0
-        assert shared.activations[device] == whole.activations[device] > 0
+        assert 0 < shared.activations[device] <= whole.activations[device]
     # Of weights and two slots a half, and at most the largest weight with its slots.
     largest = 3 * 4 * UNITS**2
     assert max(shared.rest.values()) <= 3 * STAGES * stage / 2 + largest + 100  # And the optimizer's scalars.

@@ -43,8 +43,8 @@ def test_constants_belong_to_each_part_that_reads_them_whatever_they_wait_for():
 
     graph, (a,), (inner, last) = traced(work, tf.TensorSpec([6], tf.float64))
     whole = TracedGraph(graph)
-    first = whole.part(ancestors([inner], {a.op} | whole.constants), [inner], jit=True)
-    second = whole.part(ancestors([last], {a.op, inner.op} | whole.constants), [last], jit=True)
+    first = whole.part(ancestors([inner], {a.op} | whole.repeated), [inner], jit=True)
+    second = whole.part(ancestors([last], {a.op, inner.op} | whole.repeated), [last], jit=True)
     assert [t.name for t in first.takes] == [a.name] and [t.name for t in second.takes] == [inner.name]
     values = first({a.name: tf.range(6.0, dtype=tf.float64)})
     assert second(values)[last.name].numpy().tolist() == [[0, 2, 4], [6, 8, 10]]
