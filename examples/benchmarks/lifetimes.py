@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import tensorflow as tf
@@ -82,7 +83,7 @@ def _record(operations: Sequence[Any], record: Lifetimes) -> None:
     for operation in operations:
         if match := _SCOPE.search(operation.name):
             home[operation] = Action.parse(match[1])
-    origin = _Origin(operations[0].graph)
+    origin = Origin(operations[0].graph)
     seen = set()
     for operation, action in home.items():
         for tensor in map(origin, operation.inputs) if action.kind == "B" else ():
@@ -91,25 +92,27 @@ def _record(operations: Sequence[Any], record: Lifetimes) -> None:
                 continue
             seen.add((action, tensor.ref()))
             if maker == Action(action.stage, "F", action.microbatch):
-                record.kept[maker] = record.kept.get(maker, 0) + _bytes(tensor)
+                record.kept[maker] = record.kept.get(maker, 0) + tensor_bytes(tensor)
             elif maker == action and _is_call(tensor.op) and _is_call(operation):
-                record.again[action] = record.again.get(action, 0) + _bytes(tensor)
+                record.again[action] = record.again.get(action, 0) + tensor_bytes(tensor)
 
 
-class _Origin:
+class Origin:
     """Tells which tensor another one shares its memory with: operations and functions may hand on what they are given.
 
     Args:
         graph: A traced graph.
+        device: Tells the device of an operation; default the one that it was given.
     """
 
-    def __init__(self, graph: Any) -> None:
+    def __init__(self, graph: Any, device: Callable[[Any], str] = attrgetter("device")) -> None:
+        self._device = device
         self._functions = {function.signature.name: function for function in graph.as_graph_def().library.function}
 
     def __call__(self, tensor: Any) -> Any:
         while True:
             operation = tensor.op
-            if operation.type == "Identity" and operation.device == operation.inputs[0].device:
+            if operation.type == "Identity" and self._device(operation) == self._device(operation.inputs[0].op):
                 tensor = operation.inputs[0]
             elif operation.type == "IdentityN":
                 tensor = operation.inputs[tensor.value_index]
@@ -136,5 +139,6 @@ def _is_call(operation: Any) -> bool:
     return "PartitionedCall" in str(operation.type)
 
 
-def _bytes(tensor: Any) -> int:
+def tensor_bytes(tensor: Any) -> int:
+    """Return the bytes of a tensor or variable of known shape."""
     return int(tensor.shape.num_elements()) * int(tensor.dtype.size)

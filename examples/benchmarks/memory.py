@@ -49,6 +49,34 @@ def recomputation(work: str, settings: Settings) -> list[Row]:
     return rows + _live(f"{WORK[work].title}: live activation bytes, recompute always ÷ never, GPipe", always, never)
 
 
+def shared_weights(settings: Settings) -> list[Row]:
+    """Compare what a device holds where the replicas share the weights out, and where each of them has all."""
+    shared, whole = (_live_bytes(settings, shard) for shard in ("weights", None))
+    setting = "Transformer of 12 blocks, 4 replicas, 12 stages on each of 4 virtual devices, Adam"
+    most, least = max(shared["in_step"].values()), min(whole["in_step"].values())
+    part = max(whole["activations"].values()) / whole["state"]
+    return [
+        Row(
+            "live bytes at the peak of a step, weights shared out ÷ each replica has all",
+            most / least,
+            at_most=0.45,
+            conditions=f"{setting}; {most / _MB:.0f} against {least / _MB:.0f} MB on a device; activations "
+            f"{part:.2f} of weights, gradients and slots",
+        ),
+        Row(
+            "bytes on a device between steps, weights shared out ÷ each replica has all",
+            max(shared["rest"].values()) / min(whole["rest"].values()),
+            conditions=setting,
+        ),
+    ]
+
+
+def _live_bytes(settings: Settings, shard: str | None) -> Any:
+    process = Process("examples.benchmarks.live_bytes_arm", {"shard": shard}, [0, 1])
+    with running({"live bytes": [process]}, settings.log) as started:
+        return started["live bytes"].facts
+
+
 def _live(what: str, ours: Any, base: Any, at_most: float | None = None) -> list[Row]:
     """Return the ratio of what the stage that keeps most keeps."""
     most, of = max(ours["peaks"]), max(base["peaks"])

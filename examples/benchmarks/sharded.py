@@ -1,14 +1,17 @@
-"""An optimizer that the replicas share out, against one that each of them has whole: the arms alternate in one run."""
+"""What replicas share out, optimizer or weights too, against what each has whole: the arms alternate in one run."""
+
+from dataclasses import replace
 
 from examples.benchmarks.arms import running
 from examples.benchmarks.processes import keras_arm, keras_workers
-from examples.benchmarks.ratio import alternate, report, speed_ratio
+from examples.benchmarks.ratio import alternate, milliseconds, report, row_of, speed_ratio
 from examples.benchmarks.row import Row, Settings
 from examples.benchmarks.work import WORK
 
 __all__: list[str] = []
 
 _SHARDS = {"each has all": None, "shared out": "optimizer"}
+_STAGES = {"mlp": 8, "transformer": 6}  # A layer or a block each.
 
 
 def devices(work: str, settings: Settings) -> list[Row]:
@@ -75,3 +78,24 @@ def workers(work: str, settings: Settings) -> list[Row]:
     what = f"{WORK[work].title}: two pinned workers, optimizer shared out ÷ each has all"
     setting = f"batch {WORK[work].batch} a worker, one core a worker, loopback"
     return [speed_ratio(what, samples["shared out"], samples["each has all"], at_least=1.03, conditions=setting)]
+
+
+def weights(work: str, settings: Settings) -> list[Row]:
+    """Measure a step for which weights are brought from their owners, in stages, against one that has all of them."""
+    shared = {"replicas": 2, "stages": _STAGES[work], "microbatches": 1, "devices": ["CPU:0", "CPU:1"]}
+    arms = {
+        "each has all": keras_arm(work, "wrapped", [0, 1], devices=2, adam=True, variants={"": {"replicas": 2}}),
+        "shared out": keras_arm(
+            work, "wrapped", [0, 1], devices=2, adam=True, variants={"": {**shared, "shard": "weights"}}
+        ),
+    }
+    with running(arms, settings.log) as started:
+        samples = alternate(started, settings.rounds, WORK[work].long)
+    print(report(samples))
+    ratios = [a.seconds / n.seconds for a, n in zip(samples["shared out"], samples["each has all"], strict=True)]
+    setting = (
+        f"Adam, {_STAGES[work]} stages on each of two virtual devices, global batch {WORK[work].batch}, two cores; "
+        f"{milliseconds(*samples.values())}"
+    )
+    row = row_of(f"{WORK[work].title}: time of a step, weights shared out ÷ each replica has all", ratios)
+    return [replace(row, at_most=1.3, conditions=setting)]

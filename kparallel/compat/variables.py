@@ -126,6 +126,11 @@ def has_single_copy(variable: keras.Variable) -> bool:
     return isinstance(variable._value, SingleCopyVariable)
 
 
+def has_copy_on(variable: keras.Variable, device: str) -> bool:
+    """Tell whether a placed variable has a copy on a device."""
+    return any(own_device(each.device, device) for each in copies_of(variable))
+
+
 @contextmanager
 def one_copy_each(chosen: Sequence[tuple[keras.Variable, int]]) -> Iterator[None]:
     """Let placed Keras variables be one of their copies each: an ordinary variable on that copy's device.

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from kparallel.compat.variables import has_copy_on
 from kparallel.data.share import Share
 from kparallel.engine.all_reduce import Sums
 from kparallel.engine.loss_state import LossState
@@ -41,7 +42,8 @@ def commit(
     for s, stage in enumerate(replica.pipeline.stages):
         with tf.device(replica.devices[s]):
             for variable, value in zip(stage.weights, result.assigned[s], strict=True):
-                if value is not None:
+                # A weight that one replica alone holds is written by that replica.
+                if value is not None and has_copy_on(variable, replica.devices[s]):
                     variable.assign(value)
             rules = result.rules[s].rules
             stage.state.commit(result.start[s], result.ends[s], rules, sums.states[s], totals, replica.index)

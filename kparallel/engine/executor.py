@@ -23,6 +23,7 @@ import keras
 import tensorflow as tf
 
 from kparallel.comm.communicator import add
+from kparallel.engine.lane_order import LaneOrder
 from kparallel.engine.loss_stage import Cotangent, OutputStage
 from kparallel.engine.replica import Replica
 from kparallel.engine.replica_result import ReplicaResult
@@ -58,8 +59,8 @@ class Executor:
         row_ranges: The rows of the batch that each microbatch has.
         outputs: Receives the last stage's outputs and returns their cotangents.
         keeps_tape: A predicate: does (stage, microbatch) keep its tape? If not, the backward pass recomputes it.
-        splits: For schedules that split backward passes, one for each stage, None where a stage cannot be split: then
-            `B` computes all gradients.
+        splits: For schedules that split backward passes, and for weights that are brought for each action: one for each
+            stage, None where a stage cannot be split: then `B` computes all gradients.
     """
 
     def __init__(
@@ -75,12 +76,13 @@ class Executor:
         self._pipeline = replica.pipeline
         self._devices = replica.stage_devices
         self._functions = functions
-        self._lanes = lanes
         self._row_ranges = tuple(row_ranges)
         self._outputs = outputs
         self._keeps_tape = keeps_tape
         self._splits = splits
+        self._has_weight_actions = False
         self._result = ReplicaResult.before(replica, [rows.count for rows in row_ranges])
+        self._lanes = LaneOrder(lanes, self._devices, self._result.weights)
         # `[s][v]`: the state with which the stage's next microbatch starts.
         self._state = [list(state) for state in self._result.start]
         # `[m][number]`: what travels between stages. A value stays here until the step ends, since a later stage may
@@ -90,8 +92,6 @@ class Executor:
         # `[s, m]`: from the forward action to the backward action, and from `B` to `W` where that is split.
         self._saved: dict[tuple[int, int], _SavedForward] = {}
         self._half_differentiated: dict[tuple[int, int], StageCall] = {}
-        # `[lane]`: a tensor that exists once the lane's previous action is done.
-        self._previous: dict[int, list[tf.Tensor]] = {}
 
     def run(self, order: Sequence[Action], inputs: Sequence[Any]) -> ReplicaResult:
         """Run the actions and return what they leave.
@@ -104,6 +104,7 @@ class Executor:
         # The inputs are values too: each stage that reads one copies it to its own device.
         for m, x in enumerate(inputs):
             self._values[m].update(self._pipeline.feed(x))
+        self._has_weight_actions = any(action.kind == WEIGHT for action in order)
         run_action = {FORWARD: self._forward, BACKWARD: self._backward, WEIGHT: self._weight}
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         with refuse_shared_writes(replicas * len(self._result.counts)):
@@ -115,17 +116,17 @@ class Executor:
         return self._result
 
     def _forward(self, s: int, m: int) -> None:
-        stage = self._pipeline.stages[s]
-        with tf.device(self._devices[s].name), self._after_previous(s):
+        stage, weights = self._pipeline.stages[s], self._lanes.weights(s)
+        with tf.device(self._devices[s].name), self._lanes.after_previous(s):
             # The copies belong to this action: they arrive on its device, and the control edge holds them back. Without
             # them an operation whose inputs are ready would run before the lane's previous action.
             inputs = [self._values[m][number].copied() for number in stage.reads]
             saved = _SavedForward(inputs, stage.state.of_rows(self._state[s], self._row_ranges[m]))
             if self._outputs.training and self._keeps_tape(s, m):
-                saved.call = self._call(s, m, saved)
+                saved.call = self._call(s, m, saved, weights)
                 forward, added = saved.call.forward, saved.call.added
             else:
-                forward = self._functions[s](self._result.weights[s], saved.state, saved.inputs)
+                forward = self._functions[s](weights, saved.state, saved.inputs)
                 added = [added_term(value, self._result.counts[m]) for value in forward.added]
         self._outputs.terms.set_added(s, m, added)
         if self._outputs.training:
@@ -138,15 +139,15 @@ class Executor:
         self._result.ends[s].append(forward.state)
         self._state[s] = stage.state.chain(self._state[s], forward.state, forward.state_rules.rules)
         self._values[m].update(zip(stage.writes, forward.outputs, strict=True))
-        self._finish(s, [value.tensor for value in forward.outputs])
+        self._lanes.finish(s, [value.tensor for value in forward.outputs])
         if s == len(self._devices) - 1:
             with tf.device(self._devices[s].name):
                 outputs = self._pipeline.fetch(self._values[m])
             self._outputs.take(m, outputs)
 
-    def _call(self, s: int, m: int, saved: _SavedForward) -> StageCall:
+    def _call(self, s: int, m: int, saved: _SavedForward, weights: list[Any]) -> StageCall:
         """Call a stage on one microbatch such that the call can be differentiated."""
-        weights, rows = self._result.weights[s], self._result.counts[m]
+        rows = self._result.counts[m]
         split = self._splits[s] if self._splits else None
         if split is not None:
             return split.call(weights, saved.state, saved.inputs, rows)
@@ -166,28 +167,31 @@ class Executor:
         if s == len(self._devices) - 1:
             # The losses have no action of their own: the last stage's backward action differentiates them first.
             self._add_cotangents(m, self._outputs.cotangents(m))
-        saved = self._saved.pop((s, m))
-        with tf.device(self._devices[s].name), self._after_previous(s):
+        saved, weights = self._saved.pop((s, m)), self._lanes.weights(s)
+        with tf.device(self._devices[s].name), self._lanes.after_previous(s):
             if saved.call is None:
                 # Recompute from copies, which the control edge delays until after the lane's previous action. From the
                 # same tensors TensorFlow's common-subexpression elimination would merge the recomputation with the
                 # first forward pass, and keep all of its activations.
                 saved.inputs = [value.copied() for value in saved.inputs]
                 saved.state = copied(saved.state)
-                saved.call = self._call(s, m, saved)
+                saved.call = self._call(s, m, saved, weights)
                 self._outputs.terms.set_added(s, m, saved.call.added)
+            saved.call.renew_weights(weights)
             of_inputs = saved.call.input_gradients(*self._upstream(s, m, saved.call))
-            if self._splits:
+            if self._has_weight_actions:
                 self._half_differentiated[s, m] = saved.call
-                self._finish(s, [*of_inputs, *saved.call.intermediate()])
+                self._lanes.finish(s, [*of_inputs, *saved.call.intermediate()])
             else:
-                self._finish(s, [*of_inputs, *self._add_gradients(s, m, saved.call)])
+                self._lanes.finish(s, [*of_inputs, *self._add_gradients(s, m, saved.call)])
         self._add_cotangents(m, self._cotangents_of_inputs(s, saved, of_inputs))
 
     def _weight(self, s: int, m: int) -> None:
         """Compute the gradients of one stage's weights, the second part of a split backward pass."""
-        with tf.device(self._devices[s].name), self._after_previous(s):
-            self._finish(s, self._add_gradients(s, m, self._half_differentiated.pop((s, m))))
+        call, weights = self._half_differentiated.pop((s, m)), self._lanes.weights(s)
+        with tf.device(self._devices[s].name), self._lanes.after_previous(s):
+            call.renew_weights(weights)
+            self._lanes.finish(s, self._add_gradients(s, m, call))
 
     def _add_gradients(self, s: int, m: int, call: StageCall) -> list[Any]:
         """Add the gradients of a stage's weights in one microbatch to those of earlier ones, and return them."""
@@ -244,23 +248,6 @@ class Executor:
             if value is not None:
                 largest[w] = tf.maximum(largest[w], value) if w in largest else value
         return [None if w in largest else gradient for w, gradient in enumerate(gradients)]
-
-    def _after_previous(self, s: int) -> Any:
-        return tf.control_dependencies(self._previous.get(self._lanes[s], []))
-
-    def _finish(self, s: int, results: Any) -> None:
-        """Let the lane's next action wait for these results.
-
-        ```text
-        results ─► identity_n ┄┄ control edge ┄┄► copies of the next action's inputs ─► its stage function
-        ```
-
-        A control edge from the call of a stage's function would not order anything: TensorFlow inlines the function,
-        and the edge then waits for its side effects only, of which a stage has none. A data edge survives inlining.
-        """
-        tensors = [leaf for leaf in tf.nest.flatten(results, expand_composites=True) if isinstance(leaf, tf.Tensor)]
-        if tensors:
-            self._previous[self._lanes[s]] = self._devices[s].barrier(tensors)
 
 
 def _part(gradient: Any, rows: int) -> Any:

@@ -62,12 +62,14 @@ class ForwardBackward:
         self.train_functions, self._test_functions = (
             [make(stage, training) for stage in pipeline.stages] for training in (True, False)
         )
-        # Traced only by an order that splits backward passes. Functions from elsewhere are not cut.
+        # Weights that are brought for each action are given anew to the backward pass, which a tape cannot take.
+        self._renews = plan.shard == "weights"
+        # Else traced only by an order that splits backward passes. Functions from elsewhere are not cut.
         self._splits = [self._split(stage, jit) if functions is None else None for stage in pipeline.stages]
 
     def _split(self, stage: Stage, jit: bool) -> SplitFunction | None:
         received = [number not in self._pipeline.inputs for number in stage.reads]
-        return SplitFunction(stage, received, jit) if is_function(stage) else None
+        return SplitFunction(stage, received, jit, self._renews) if is_function(stage) else None
 
     def run(self, replica: Replica, share: Share, training: bool) -> tuple[ReplicaResult, LossStage]:
         """Compute the losses of a replica's share, and their gradients if training.
@@ -159,7 +161,7 @@ class ForwardBackward:
     ) -> ReplicaResult:
         ranges = [RowRange(part.first, part.count, part.whole) for part in parts]
         keeps_tape = _keeps_tape(self._plan.recompute, len(parts))
-        splits = self._splits if any(action.kind == WEIGHT for action in order) else ()
+        splits = self._splits if self._renews or any(action.kind == WEIGHT for action in order) else ()
         executor = Executor(replica, functions, self._lanes, ranges, outputs, keeps_tape, splits)
         return executor.run(order, [part.x for part in parts])
 

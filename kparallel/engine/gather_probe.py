@@ -59,9 +59,8 @@ class Probe:
                         by_weight[s, index] = sources(gradient.indices, varying)
 
         # Weights and state are arguments, as in the step: the walk ends at placeholders whose names are known.
-        of_weights, of_state = (
-            tf.nest.map_structure(_like, each) for each in (self._result.weights, self._result.start)
-        )
+        of_weights = [[tf.TensorSpec(w.shape, w.dtype) for w in stage.weights] for stage in self._pipeline.stages]
+        of_state = tf.nest.map_structure(_like, self._result.start)
         with one_replica_view():
             specs = keras.tree.map_structure(lambda leaf: _with_rows(leaf, rows), x)
             tf.function(trace, autograph=False).get_concrete_function(of_weights, of_state, specs)

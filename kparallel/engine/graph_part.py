@@ -5,7 +5,7 @@ graph     a ─► [ op ─► t ─► op ] ─► b        the part in bracket
 ```
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import tensorflow as tf
@@ -20,26 +20,33 @@ class TracedGraph:
 
     Args:
         graph: The graph of a function.
+        anew: Operations of the graph that stand for arguments which every part is given anew. Default none.
+
+    `repeated` has the operations that each part which reads them has for itself: constants, and what follows from
+    constants and such arguments alone.
     """
 
-    def __init__(self, graph: Any) -> None:
-        self.constants = _constants(graph)
+    def __init__(self, graph: Any, anew: Set[tf.Operation] = frozenset()) -> None:
+        self.repeated = _constants(graph)
+        if anew:
+            self.repeated |= _following(graph, self.repeated | anew)
         self._definition = graph.as_graph_def()
 
     def part(self, operations: set[tf.Operation], gives: Iterable[tf.Tensor], jit: bool) -> "GraphPart":
         """Return a part.
 
-        Constants belong to every part that reads them: handed over, a shape would be no constant for XLA any more.
+        Repeated operations belong to every part that reads them. A constant that is handed over, such as a shape, would
+        be none for XLA any more; and what is handed over takes memory until the other part has run.
 
         Args:
             operations: The operations of the part.
-            gives: The tensors that the part returns, computed by it or constant.
+            gives: The tensors that the part returns, computed by it or repeated.
             jit: Whether to compile the part with XLA.
         """
         results = list(gives)
         read = [tensor for operation in operations for tensor in operation.inputs] + results
-        # A control edge of a constant says nothing about its value.
-        needed = ancestors([tensor for tensor in read if tensor.op in self.constants], set()) & self.constants
+        # A control edge of a repeated operation says nothing about its value.
+        needed = ancestors([tensor for tensor in read if tensor.op in self.repeated], set()) & self.repeated
         own = operations | needed
         return GraphPart(_nodes(self._definition, own), own, results, jit)
 
@@ -105,6 +112,16 @@ def _constants(graph: Any) -> set[tf.Operation]:
     for operation in graph.get_operations():
         pure = operation.inputs and not operation.op_def.is_stateful and not called_graphs(operation)
         if operation.type == "Const" or (pure and all(tensor.op in found for tensor in operation.inputs)):
+            found.add(operation)
+    return found
+
+
+def _following(graph: Any, known: Set[tf.Operation]) -> set[tf.Operation]:
+    """Return the operations, in a graph's order, that do nothing but compute from known ones and from each other."""
+    found: set[tf.Operation] = set()
+    for operation in graph.get_operations():
+        pure = operation.inputs and not operation.op_def.is_stateful
+        if pure and all(tensor.op in known or tensor.op in found for tensor in operation.inputs):
             found.add(operation)
     return found
 

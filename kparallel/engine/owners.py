@@ -12,12 +12,13 @@ class Load:
     """What the owner of one weight has to hold and to update.
 
     Args:
-        slot_bytes: The bytes of the weight's slots.
-        weight_bytes: The bytes of the weight itself; they decide between optimizers without slots.
+        held_bytes: The bytes that the owner alone holds: those of the weight's slots, with `shard="weights"` of the
+            weight as well.
+        weight_bytes: The bytes of the weight itself; they decide where the owners hold nothing.
         column: The device of each replica that may own it.
     """
 
-    slot_bytes: int
+    held_bytes: int
     weight_bytes: int
     column: tuple[str, ...]
 
@@ -40,10 +41,10 @@ def share_out(loads: Sequence[Load]) -> list[int]:
     """
     held: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
     owners = [0] * len(loads)
-    for index in sorted(range(len(loads)), key=lambda i: (-loads[i].slot_bytes, -loads[i].weight_bytes, i)):
+    for index in sorted(range(len(loads)), key=lambda i: (-loads[i].held_bytes, -loads[i].weight_bytes, i)):
         load = loads[index]
         owner = min(range(len(load.column)), key=lambda replica: (held[load.column[replica]], replica))
-        slots, weights = held[load.column[owner]]
-        held[load.column[owner]] = slots + load.slot_bytes, weights + load.weight_bytes
+        alone, weights = held[load.column[owner]]
+        held[load.column[owner]] = alone + load.held_bytes, weights + load.weight_bytes
         owners[index] = owner
     return owners

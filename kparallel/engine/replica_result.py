@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from kparallel.engine.replica import Replica
+from kparallel.engine.stage_weights import StageWeights
 from kparallel.stage.stage import StateRules
 from kparallel.stage.state import End
 
@@ -21,7 +22,7 @@ class ReplicaResult:
 
     Args:
         counts: `[m]`: the number of rows of each microbatch.
-        weights: `[s][w]`: the weights before the batch.
+        weights: The weights before the batch.
         start: `[s][v]`: the state before the batch.
         ends: `[s][m][v]`: the state after each microbatch, None where the call does not change it.
         assigned: `[s][w]`: the value that the forward pass assigned to a weight, None for most weights.
@@ -32,7 +33,7 @@ class ReplicaResult:
     """
 
     counts: tuple[int, ...]
-    weights: list[list[tf.Tensor]]
+    weights: StageWeights
     start: list[list[tf.Tensor]]
     ends: list[list[End]]
     assigned: list[End]
@@ -45,21 +46,19 @@ class ReplicaResult:
     def before(cls, replica: Replica, counts: Sequence[int]) -> "ReplicaResult":
         """Return the result before the first action: the executor fills in what the actions leave.
 
-        Weights and state are read once, so that all microbatches see the same weights whatever is assigned meanwhile.
+        State is read once, so that all microbatches see the same whatever is assigned meanwhile.
 
         Args:
             replica: Has the stages and their devices.
             counts: The number of rows of each microbatch.
         """
-        stages = replica.pipeline.stages
-        weights, start = [], []
+        stages, start = replica.pipeline.stages, []
         for stage, device in zip(stages, replica.stage_devices, strict=True):
             with tf.device(device.name):
-                weights.append(device.read(stage))
                 start.append(stage.state.read(replica.index))
         return cls(
             tuple(counts),
-            weights,
+            StageWeights(stages, replica.stage_devices),
             start,
             ends=[[] for _ in stages],
             assigned=[[None] * len(stage.weights) for stage in stages],
@@ -72,7 +71,7 @@ class ReplicaResult:
     def weight(self, s: int, w: int) -> tf.Tensor:
         """Return a weight's value after the forward passes, in which layers may have assigned it."""
         assigned = self.assigned[s][w]
-        return self.weights[s][w] if assigned is None else assigned
+        return self.weights.one(s, w) if assigned is None else assigned
 
     def with_gradients(self, gradients: list[list[Any]]) -> "ReplicaResult":
         """Return this result with other gradients."""

@@ -5,6 +5,8 @@
 replica 0    g0 ──┐                         weight a, its slots ──┐    a ── b
 replica 1    g1 ──┴─► sum on the owner ──►  weight b, its slots ──┴──► a ── b
 ```
+
+A weight that its owner alone holds (`shard="weights"`) stays there: the next step brings it to the others.
 """
 
 from collections.abc import Mapping
@@ -15,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from kparallel.compat.distribute import one_replica_view
-from kparallel.compat.variables import copies_of, one_copy_each
+from kparallel.compat.variables import copies_of, has_single_copy, one_copy_each
 from kparallel.engine.colocate import colocate_with_inputs
 from kparallel.engine.optimizer_update import OptimizerUpdate
 
@@ -64,17 +66,23 @@ class ShardedUpdate:
             # `of_replicas[i]` holds the gradient of all replicas; the owner's is the one that was summed.
             gradients[index] = strategy.experimental_local_results(gradient)[owners[index]]
         # A step of the user's own may name a weight by its `tf.Variable`. Outside a step all its copies are written.
-        owned = [pair for pair in zip(variables, owners, strict=True) if isinstance(pair[0], keras.Variable)]
+        owned = [
+            (variable, 0 if has_single_copy(variable) else owner)
+            for variable, owner in zip(variables, owners, strict=True)
+            if isinstance(variable, keras.Variable)
+        ]
         with one_replica_view(), colocate_with_inputs():
             with one_copy_each(owned):
                 self._update.apply(gradients, variables)
             # All weights, not those with a gradient alone: an average that overwrites the weights has all of them.
-            for variable, owner in owned:
-                _copy_to_others(copies_of(variable), owner)
+            for variable, index in owned:
+                _copy_to_others(copies_of(variable), index)
 
 
 def _copy_to_others(copies: tuple[tf.Variable, ...], owner: int) -> None:
     """Assign the owner's value of a weight to the other replicas' copies."""
+    if len(copies) == 1:
+        return
     with tf.device(copies[owner].device):
         value = copies[owner].read_value()
     for index, copy in enumerate(copies):

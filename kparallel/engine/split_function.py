@@ -47,12 +47,15 @@ class SplitFunction:
         stage: The stage.
         received: For each value that the stage reads, whether an earlier stage computed it.
         jit: Whether to compile with XLA if every layer of the stage allows it.
+        renews: Whether calls take the weights anew before their backward pass. Then the forward pass leaves nothing
+            that follows from weights alone, such as a copy in another dtype: it would keep their bytes. Default False.
     """
 
-    def __init__(self, stage: Stage, received: Sequence[bool], jit: bool) -> None:
+    def __init__(self, stage: Stage, received: Sequence[bool], jit: bool, renews: bool = False) -> None:
         self._stage = stage
         self._received = tuple(received)
         self._jit = jit and compiles(stage)
+        self._renews = renews
         self.unused: tuple[int, ...] = ()  # As of `TracedStage`.
         self._trace = traced(self._joint, jit_compile=self._jit or None)
         # By the traced graph: its tensors while it is traced, its parts from then on.
@@ -78,7 +81,7 @@ class SplitFunction:
         graph = function.graph
         if graph not in self._parts:
             refuse_foreign(graph.variables, self._stage)
-            self._parts[graph] = _Parts(function, self._joints.pop(graph), self._jit)
+            self._parts[graph] = _Parts(function, self._joints.pop(graph), self._jit, self._renews)
         parts = self._parts[graph]
         given = zip(parts.joint.arguments, _tensors(arguments), strict=True)
         values = {inside.name: value for inside, value in given}
@@ -110,7 +113,7 @@ class SplitFunction:
             of_inputs, of_weights = tape.gradient(targets, [received, weights], output_gradients=cotangents)
         of_inputs = [None if gradient is None else tf.convert_to_tensor(gradient) for gradient in of_inputs]
         arguments = _tensors((weights, state, inputs))
-        self._joints[graph] = _Joint(arguments, forward, stateful, upstream, of_inputs, of_weights)
+        self._joints[graph] = _Joint(arguments, len(weights), forward, stateful, upstream, of_inputs, of_weights)
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ class _Joint:
 
     Args:
         arguments: The tensors among weights, state and inputs.
+        weights: The number of weights, which come first.
         forward: The result of the forward pass.
         stateful: The operations of the forward pass that do something beside their results, such as assertions.
         upstream: Placeholders for the cotangents of the leaves of the outputs, then of the added losses.
@@ -126,6 +130,7 @@ class _Joint:
     """
 
     arguments: list[tf.Tensor]
+    weights: int
     forward: Forward
     stateful: list[tf.Operation]
     upstream: list[tf.Tensor | None]
@@ -140,9 +145,10 @@ class _Parts:
         function: The traced function; it keeps alive the functions that its graph calls.
         joint: Its tensors.
         jit: Whether to compile the parts with XLA.
+        renews: As `SplitFunction` takes it.
     """
 
-    def __init__(self, function: Any, joint: _Joint, jit: bool) -> None:
+    def __init__(self, function: Any, joint: _Joint, jit: bool, renews: bool) -> None:
         self._function = function
         self.joint = joint
         graph, captured = function.graph, function.captured_inputs
@@ -151,25 +157,26 @@ class _Parts:
         given = {tensor.op for tensor in [*function.inputs, *upstream]}
         of_inputs, of_weights = _tensors(joint.of_inputs), _tensors(joint.of_weights)
         results = _tensors(_returned(joint.forward))
-        traced_graph = TracedGraph(graph)
-        self.constant = traced_graph.constants
+        anew = {tensor.op for tensor in joint.arguments[: joint.weights]} if renews else set()
+        traced_graph = TracedGraph(graph, anew)
+        self.repeated = traced_graph.repeated
         self.forward_pass = given | ancestors(results, given)
         for operation in joint.stateful:
             self.forward_pass |= {operation} | ancestors(operation.inputs, given)
-        # A constant is in every part that reads it, and handed over by none.
-        first = self.forward_pass | self.constant
+        # A repeated operation is in every part that reads it, and its result is handed over by none.
+        first = self.forward_pass | self.repeated
         of_input = ancestors(of_inputs, first)
         of_weight = ancestors(of_weights, first | of_input)
         # What a later part reads of an earlier one, or returns for it.
         read = [*of_inputs, *of_weights, *(t for each in of_input | of_weight for t in each.inputs)]
-        saved = [tensor for tensor in read if tensor.op in self.forward_pass - given - self.constant]
+        saved = [tensor for tensor in read if tensor.op in self.forward_pass - given - self.repeated]
         handed = [*of_weights, *(tensor for each in of_weight for tensor in each.inputs)]
         inner = [tensor for tensor in handed if tensor.op in of_input]
-        own = [tensor for tensor in of_inputs if tensor.op in of_input | self.constant]
+        own = [tensor for tensor in of_inputs if tensor.op in of_input | self.repeated]
         gives = [tensor for tensor in [*results, *saved] if tensor.op not in given]
         self.forward = traced_graph.part(self.forward_pass - given, gives, jit)
         self.of_inputs = traced_graph.part(of_input, [*own, *inner], jit)
-        last = [tensor for tensor in of_weights if tensor.op in of_weight | self.constant]
+        last = [tensor for tensor in of_weights if tensor.op in of_weight | self.repeated]
         self.of_weights = traced_graph.part(of_weight, last, jit)
 
     def depends_on(self, gradient: Any, leaves: set[str]) -> bool:
@@ -179,7 +186,7 @@ class _Parts:
             gradient: A gradient of the graph.
             leaves: The names of the placeholders of the cotangents that there are.
         """
-        before = ancestors(_tensors(gradient), self.constant)
+        before = ancestors(_tensors(gradient), self.repeated)
         return any(operation.outputs and operation.outputs[0].name in leaves for operation in before)
 
 
@@ -198,6 +205,7 @@ class SplitCall(StageCall):
         self._rows = rows
         self._handed: list[str] = []  # The names of what `weight_gradients` reads and `input_gradients` has left.
         self._leaves: set[str] = set()
+        self._renewed: list[Any] = arguments[0]
         super().__init__(*self._run())
 
     def _run(self) -> tuple[Forward, list[Term]]:
@@ -209,6 +217,9 @@ class SplitCall(StageCall):
             self._tape.watch(forward.added)
             return forward, [added_term(value, self._rows) for value in forward.added]
 
+    def renew_weights(self, weights: list[Any]) -> None:
+        self._renewed = weights
+
     def input_gradients(self, cotangents: Sequence[Any], factors: Sequence[tf.Tensor]) -> list[Any]:
         unused = unused_leaves(self.forward.outputs, cotangents)
         if self._unused != unused:
@@ -216,6 +227,7 @@ class SplitCall(StageCall):
             if not self.parts.joint.stateful:  # As `TracedStage.repeats`.
                 self.forward, self.added = self._run()
         joint, of_added = self.parts.joint, []
+        self._values |= self._weight_values()
         if self.added:
             numerators = [term.numerator for term in self.added]
             of_added = self._tape.gradient(numerators, self.forward.added, output_gradients=list(factors))
@@ -240,6 +252,7 @@ class SplitCall(StageCall):
     def weight_gradients(self) -> list[Any]:
         if not self._leaves:
             return [None] * len(self.parts.joint.of_weights)
+        self._values |= self._weight_values()
         # Copies belong to this action: the control edge before them holds the whole part back.
         self._values |= {name: tf.identity(self._values[name]) for name in self._handed}
         self._values |= self.parts.of_weights(self._values)
@@ -247,6 +260,11 @@ class SplitCall(StageCall):
 
     def intermediate(self) -> list[Any]:
         return [self._values[name] for name in self._handed]
+
+    def _weight_values(self) -> dict[str, Any]:
+        joint = self.parts.joint
+        inside = joint.arguments[: joint.weights]
+        return {tensor.name: value for tensor, value in zip(inside, self._renewed, strict=True)}
 
     def _gradient(self, gradient: Any) -> Any:
         """Return the value of a gradient, None if it depends on no cotangent that there is."""

@@ -27,6 +27,14 @@ class StageCall(abc.ABC):
         self.forward = forward
         self.added = added
 
+    def renew_weights(self, weights: list[Any]) -> None:
+        """Take the weights anew, so that those of the forward pass need not be kept.
+
+        Call it before either method below. A call that cannot let go of the first ones keeps them, with the same
+        result.
+        """
+        return None
+
     @abc.abstractmethod
     def input_gradients(self, cotangents: Sequence[Any], factors: Sequence[tf.Tensor]) -> list[Any]:
         """Return the gradients of what the stage received from earlier stages, None where nothing depends on it.

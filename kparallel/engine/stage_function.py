@@ -111,5 +111,6 @@ def refuse_foreign(variables: Any, stage: Stage) -> None:
         raise PlanError(
             f"Expected a stage to read its own layers' variables only, but one of {layers} reads {names}, which is "
             "global. Make it a weight of its layer with add_weight, give random functions a seed generator of the "
-            "layer's own (keras.random.SeedGenerator), or use one stage without microbatches."
+            "layer's own (keras.random.SeedGenerator), or use one stage without microbatches and without "
+            "shard='weights'."
         )

@@ -192,7 +192,7 @@ def env() -> None:
 @click.option("--memory-per-device", help="Such as 8GB: choose the fastest plan that fits; needs --batch-size.")
 @click.option(
     "--shard",
-    type=click.Choice(["auto", "none", "optimizer"]),
+    type=click.Choice(["auto", "none", "optimizer", "weights"]),
     default="auto",
     show_default=True,
     help="What the replicas share out.",

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -16,6 +17,8 @@ from kparallel.errors import PlanError
 from kparallel.mesh import Mesh
 from kparallel.model.choose_mesh import choose_mesh
 from kparallel.model.options import Options, check_options
+from kparallel.model.required_graph import required_graph
+from kparallel.model.shared_weights import check_shared_weights
 from kparallel.model_variables import bytes_of
 from kparallel.planning.by_name import count_stages, stages_by_name
 from kparallel.planning.cut import partition
@@ -23,6 +26,7 @@ from kparallel.planning.groups import layer_groups
 from kparallel.planning.memory import slots_of
 from kparallel.planning.plan import LayerGroup, Plan
 from kparallel.planning.search import choose
+from kparallel.planning.shared_search import choose_shared
 from kparallel.planning.units import Unit
 from kparallel.stage.costs import measured, profile
 from kparallel.stage.graph import Graph, open_graph
@@ -45,6 +49,8 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
     check_options(options)
     # Only a built model has shapes, and so costs.
     graph = open_graph(model) if model.built else None
+    if options.shard == "weights":
+        check_shared_weights(model, graph)
     if options.memory_per_device is not None:
         return _search(model, required_graph(graph, model, "to choose a plan"), options, workers)
     # `number` counts the stages; `stages` may be the cut itself.
@@ -118,7 +124,8 @@ def _search(model: keras.Model, graph: Graph, options: Options, workers: int) ->
             "stages."
         )
     units = profile(graph)
-    plan = choose(
+    search = partial(choose, shard=_shard(options, None)) if options.shard != "weights" else choose_shared
+    plan = search(
         units,
         local_devices() if options.devices is None else check_devices(options.devices),
         options.batch_size,
@@ -131,26 +138,10 @@ def _search(model: keras.Model, graph: Graph, options: Options, workers: int) ->
         stages=options.stages,
         microbatches=options.microbatches,
         recompute=options.recompute,
-        shard=_shard(options, None),
     )
     # A model of one stage is not cut, so its group has no calls; a plan that was not searched has none either.
     # `choose` knows units alone, and groups of it name the calls of the graph.
     return replace(plan, groups=(_whole(model),)) if plan.mesh.stages == 1 else plan
-
-
-def required_graph(graph: Graph | None, model: keras.Model, purpose: str) -> Graph:
-    """Return the graph of a model.
-
-    Raises:
-        PlanError: It has none.
-    """
-    if graph is None:
-        raise PlanError(
-            f"Expected a built Functional or Sequential model {purpose}, received {model.name!r} "
-            f"({type(model).__name__}), whose call is Python of its own. Express it as keras.Model(inputs, outputs) "
-            "of its layers, or use replicas only."
-        )
-    return graph
 
 
 def _by_layer(model: keras.Model, options: Options, mesh: Mesh, stages: Any, workers: int) -> Plan:
@@ -204,6 +195,8 @@ def check_plan(plan: Plan, model: keras.Model) -> None:
         PlanError: The plan was made for a model with other layers or weights.
     """
     whole_model = _whole(model)
+    if plan.shard == "weights":
+        check_shared_weights(model, open_graph(model) if model.built else None)
     graph = open_graph(model) if len(plan.groups) > 1 and model.built else None
     units = len(graph.calls) if graph is not None else 0
     planned = sum(len(group.units) for group in plan.groups)

@@ -14,8 +14,9 @@ from kparallel.forecast.forecast import Forecast, forecast
 from kparallel.forecast.hardware import Hardware
 from kparallel.forecast.hardware_file import read_hardware
 from kparallel.mesh import full_device_name
-from kparallel.model.decide import optimizer_slots, required_graph, sample_inputs
+from kparallel.model.decide import optimizer_slots, sample_inputs
 from kparallel.model.options import Options, check_options
+from kparallel.model.required_graph import required_graph
 from kparallel.planning.predict import BACKWARD_COST
 from kparallel.planning.units import Unit
 from kparallel.stage.costs import measured, profile
@@ -83,6 +84,8 @@ def _check(options: Options, devices: Any) -> None:
             f"Expected the name of a schedule along with cluster, received {options.schedule!r}. Register it, or leave "
             "it out."
         )
+    if options.shard == "weights":
+        raise PlanError("Expected shard 'auto', None or 'optimizer' along with cluster, received 'weights'.")
     if options.balance == "parameters":
         raise PlanError("Expected balance 'flops' or 'time' along with cluster, received 'parameters'.")
     if devices is not None and (isinstance(devices, bool) or not isinstance(devices, int)):

@@ -7,7 +7,8 @@
 ```
 
 A weight is on the column of the stage that owns it, with its slots. All other variables are on the last stage's column.
-Of a sharded optimizer, the slots are on one device of the column, that of the replica which owns the weight.
+Of a sharded optimizer, the slots are on one device of the column, that of the replica which owns the weight; so is the
+weight itself with `shard="weights"`.
 
 ```text
                       column of stage 0
@@ -27,7 +28,7 @@ from typing import Any
 
 import keras
 
-from kparallel.compat.optimizers import slots_by_weight, trained_by
+from kparallel.compat.optimizers import own_optimizer, slots_by_weight, trained_by
 from kparallel.compat.placed_variables import SlotOwner
 from kparallel.compat.training import renew_functions
 from kparallel.compat.variables import (
@@ -162,9 +163,10 @@ def owners_of(model: keras.Model, runtime: Runtime) -> dict[int, int] | None:
         weights |= {id(weight): weight for weight in trained_by(optimizer)}
         for slot, weight in slots_by_weight(optimizer):
             slots[id(weight)] = slots.get(id(weight), 0) + bytes_of(slot)
+    weights_too = runtime.plan.shard == "weights"
     columns = [runtime.replicas_of(stages.get(key, last)) for key in weights]
     loads = [
-        Load(slots.get(key, 0), bytes_of(weight), column)
+        Load(slots.get(key, 0) + weights_too * bytes_of(weight), bytes_of(weight), column)
         for (key, weight), column in zip(weights.items(), columns, strict=True)
     ]
     return dict(zip(weights, share_out(loads), strict=True))
@@ -176,23 +178,34 @@ def _columns(model: keras.Model, runtime: Runtime) -> Iterator[tuple[keras.Varia
     The last one is given for a slot of an optimizer that is sharded over workers.
     """
     last, stages, owners = len(runtime.plan.groups) - 1, _stages(model, runtime), owners_of(model, runtime)
+    alone = set(map(id, _updated(model))) if runtime.plan.shard == "weights" else set()
     slots: dict[int, keras.Variable] = {}
     for optimizer in optimizers_of(model):
         for slot, weight in slots_by_weight(optimizer):
             slots.setdefault(id(slot), weight)
     for variable in _variables(model):
-        # kernel                stages[kernel]      its own stage
+        # kernel                stages[kernel]      its own stage, with shard="weights" on its owner's device alone
         # slot of kernel        stages[kernel]      that of its weight
         # metric, counter       last                no stage's
         weight = slots.get(id(variable), variable)
         column = runtime.column(stages.get(id(variable), stages.get(id(weight), last)))
-        if owners is None or weight is variable:
+        if owners is None or (weight is variable and id(variable) not in alone):
             yield variable, column, False, None
             continue
         local = owners[id(weight)] - runtime.placement.first_replica
         is_here = 0 <= local < len(column)
         owner = None if runtime.slots is None else SlotOwner(owners[id(weight)], is_here, runtime.slots)
         yield variable, (column[local] if is_here else runtime.host,), True, owner
+
+
+def _updated(model: keras.Model) -> list[keras.Variable]:
+    """Return the weights that are updated, of which their owners alone may hold the value.
+
+    As in plain Keras, a layer that is frozen after `compile` counts once the model is compiled again.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    trained = trained_by(own_optimizer(optimizer)) if optimizer is not None and optimizer.built else []
+    return [weight for weight in trained or model.trainable_variables if isinstance(weight, keras.Variable)]
 
 
 def _check_together(variable: keras.Variable, runtime: Runtime | None) -> None:

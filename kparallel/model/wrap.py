@@ -106,13 +106,17 @@ def plan(
         devices: Names of this worker's devices; default every local GPU, else every local CPU device. With `cluster`
             the number of its devices; default as many as the file says.
         memory_per_device: Such as `"8GB"`, or bytes. With it, what is not said of replicas, stages, microbatches and
-            recompute is chosen: the fastest predicted step that fits, plain data parallelism wherever it fits.
+            recompute is chosen: the fastest predicted step that fits, plain data parallelism wherever it fits. With
+            `shard="weights"` the fewest stages on each device that fit.
         batch_size: Rows of the global batch, for estimates of memory and for the choice.
         shard: What the replicas share out among themselves. `"optimizer"`: each weight has an owner among the
             replicas, in a cluster those of all workers, which alone holds the optimizer's slots of the weight (Adam
             has two), updates it, and gives it to the others: the slots take a replica's part of the memory, and the
-            update its part of the time. The result is the same for every optimizer. None: each replica holds all
-            slots and updates everything. `"auto"` (default): None; with `cluster`, what is faster.
+            update its part of the time. The result is the same for every optimizer. `"weights"`: the owner alone
+            holds the weight too, and a stage's weights are brought to a replica's device for each of its actions; for
+            models that fill a device, in many stages on each device (`stages=8`, and as many `devices` as replicas).
+            None: each replica holds all weights and slots and updates everything. `"auto"` (default): None; with
+            `cluster`, what is faster.
         cluster: A cluster file, or the name of one that comes with kparallel: `"8xA100"`, `"8xH100"`, `"cpu-hosts"`.
             With it, and `batch_size`, what is not said of replicas, stages, microbatches, schedule, recompute and shard
             is searched. Default None: plan for the devices of this machine.

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from kparallel.compat.functions import outermost, traced
 from kparallel.compat.steps import converted, default_generator, noting_updates, running
-from kparallel.compat.variables import place_variable, placed_value
+from kparallel.compat.variables import has_single_copy, place_variable, placed_value
 from kparallel.engine.placement import Placement
 from kparallel.errors import ModelError
 from kparallel.ownstep.decisions import Decisions
@@ -81,6 +81,11 @@ class LoopStrategy:
             raise ModelError(
                 "Expected fit or train_on_batch with shard='optimizer' over several workers, received a loop of one's "
                 "own, which may read slots that another worker holds. Say shard=None."
+            )
+        if any(has_single_copy(weight) for weight in self._model.trainable_variables):
+            raise ModelError(
+                "Expected fit or train_on_batch with shard='weights', received a loop of one's own, which reads "
+                "weights when it likes, while each of them is on one replica. Say shard='optimizer'."
             )
         # A function that is defined inside a loop is a new object each time, with the same code.
         key = getattr(fn, "__code__", fn)

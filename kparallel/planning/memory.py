@@ -23,7 +23,7 @@ class Memory:
     """The memory of one stage on one device, in bytes.
 
     Args:
-        weights: The weights.
+        weights: The weights; of those that the replicas share out, what this device holds, and the copy of the stage's.
         gradients: The gradients, summed over microbatches.
         slots: The optimizer's variables that this device holds.
         activations: The tensors that forward passes keep for backward passes, at the peak.
@@ -51,6 +51,7 @@ def stage_memory(
     owners: int = 1,
     largest_bytes: Bytes = 0,
     deferred: int = 0,
+    brought: bool = False,
 ) -> Memory:
     """Estimate a stage's memory.
 
@@ -69,6 +70,8 @@ def stage_memory(
         owners: The number of replicas that share the slots out among themselves. Default 1, each has them all.
         largest_bytes: The bytes of the largest weight that is trained. Its slots are not divided. Default 0.
         deferred: The largest number of microbatches that wait for the gradients of their weights alone. Default 0.
+        brought: Whether the owners alone hold the weights, of which a copy is brought while the stage runs. Default
+            False.
 
     Example:
         >>> stage_memory(100, activation_bytes=50, incoming_bytes=10, in_flight=4)
@@ -88,7 +91,8 @@ def stage_memory(
     held = trained / owners if owners > 1 else trained
     if owners > 1:  # At least; where weights differ much in size, the fullest device holds a little more.
         held = _larger(held, largest_bytes)
-    return Memory(weight_bytes, trained, slots * held, activations)
+    weights = frozen_bytes + held + trained if brought else weight_bytes
+    return Memory(weights, trained, slots * held, activations)
 
 
 def _larger(one: Bytes, other: Bytes) -> Bytes:

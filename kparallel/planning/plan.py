@@ -26,8 +26,8 @@ def check_shard(shard: str | None) -> None:
     Raises:
         PlanError: The value is unknown.
     """
-    if shard not in (None, "optimizer"):
-        raise PlanError(f"Expected shard to be 'auto', None or 'optimizer', received {shard!r}.")
+    if shard not in (None, "optimizer", "weights"):
+        raise PlanError(f"Expected shard to be 'auto', None, 'optimizer' or 'weights', received {shard!r}.")
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ class Plan:
         reason: Why a search chose the plan; default empty.
         workers: The number of workers that share a batch, each with such a mesh, for estimates; default 1.
         shard: What the replicas share out among themselves: `"optimizer"`, its slots and the update of the weights;
-            None (default), nothing.
+            `"weights"`, the weights as well; None (default), nothing.
 
     Raises:
         PlanError: `microbatches` is below 1 or above a replica's rows; `recompute` or the schedule is unknown; there is
-            one replica and `shard` is given.
+            one replica and `shard` is given, or several workers and `shard` is `"weights"`.
         ScheduleError: The schedule breaks a law of schedules.
 
     Example:
@@ -123,9 +123,15 @@ class Plan:
     def _check_shard(self) -> None:
         check_shard(self.shard)
         if self.shard is not None and self.replicas == 1:
+            what = "the optimizer's slots" if self.shard == "optimizer" else "the weights"
             raise PlanError(
-                "Expected several replicas for shard='optimizer', received 1: nothing is shared out, since it has "
-                "nobody to share the optimizer's slots with. Say shard=None, or replicas=2 or more."
+                f"Expected several replicas for shard={self.shard!r}, received 1: nothing is shared out, since it has "
+                f"nobody to share {what} with. Say shard=None, or replicas=2 or more."
+            )
+        if self.shard == "weights" and self.workers > 1:
+            raise PlanError(
+                f"Expected one machine for shard='weights', received {self.workers} workers, between which weights do "
+                "not travel for each action. Say shard='optimizer'."
             )
 
     @property
@@ -177,6 +183,7 @@ class Plan:
             self.replicas if self.shard else 1,
             group.largest_bytes,
             deferred(programs)[stage_index],
+            brought=self.shard == "weights",
         )
 
     def predict(self) -> Prediction:

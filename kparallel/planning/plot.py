@@ -78,7 +78,7 @@ def _width(plan: "Plan") -> float:
 def _title(plan: "Plan") -> str:
     mesh = plan.mesh
     workers = "" if plan.workers == 1 else f" on {plan.workers} workers, {mesh.replicas} on each"
-    shared = "" if plan.shard is None else ", optimizer shared out"
+    shared = {None: "", "optimizer": ", optimizer shared out"}.get(plan.shard, ", weights shared out")
     return f"{plan.model_name}: {count(plan.replicas, 'replica')} × {count(mesh.stages, 'stage')}{workers}{shared}"
 
 

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from kparallel.mesh import device_worker
+from kparallel.planning.shares import shares
 from kparallel.schedule import chart, in_flight, splits_backward
 
 if TYPE_CHECKING:
@@ -74,15 +75,20 @@ def _title(plan: "Plan") -> str:
 def _one_line(plan: "Plan", index: int, group: "LayerGroup") -> str:
     return (
         f"stage {index}: {count(len(group.layers), 'layer')}, {group.parameters:,} parameters, "
-        f"{format_bytes(group.weight_bytes)} of weights on each of {', '.join(plan.mesh.column(index))}"
+        f"{format_bytes(group.weight_bytes)} of weights {'over' if plan.shard == 'weights' else 'on each of'} "
+        f"{', '.join(plan.mesh.column(index))}"
     )
 
 
 def _shared_out(plan: "Plan") -> str:
-    """Say what a device holds of the optimizer where the replicas share it out."""
-    slots = max(float(plan.memory(stage).slots) for stage in range(len(plan.groups)))
+    """Say what a device holds where the replicas share the optimizer out, or the weights too."""
+    held, replicas = shares(plan), count(plan.replicas, "replica")
+    slots = f"{format_bytes(held.slots)} of slots"
+    if plan.shard == "optimizer":
+        return f"optimizer shared out over {replicas}: about {slots} on a device"
     return (
-        f"optimizer shared out over {count(plan.replicas, 'replica')}: about {format_bytes(slots)} of slots on a device"
+        f"weights and optimizer shared out over {replicas}: about {format_bytes(held.weights)} of weights and {slots} "
+        f"on a device between steps, and up to {format_bytes(held.brought)} of weights that are brought in a step"
     )
 
 

@@ -54,7 +54,8 @@ def choose(
         stages: Fixes the number of stages.
         microbatches: Fixes the number of microbatches.
         recompute: Fixes the recompute policy.
-        shard: `"optimizer"` for plans of several replicas that share the optimizer's slots out; default None.
+        shard: `"optimizer"` for plans of several replicas that share the optimizer's slots out; default None. For
+            `"weights"` there is `choose_shared`.
 
     Returns:
         The plan, with its reason.

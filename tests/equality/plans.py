@@ -23,6 +23,15 @@ PLANS = {
     "2x1_sharded": {"replicas": 2, "shard": "optimizer"},
     "3x1_sharded": {"replicas": 3, "shard": "optimizer"},
     "2x2_sharded": {"replicas": 2, "stages": 2, "microbatches": 2, "shard": "optimizer"},
+    "2x1_weights": {"replicas": 2, "shard": "weights"},
+    "2x2_weights": {"replicas": 2, "stages": 2, "microbatches": 2, "shard": "weights"},
+    "3x1_weights_of_three_stages": {
+        "replicas": 3,
+        "stages": 3,
+        "microbatches": 1,
+        "devices": ["CPU:0", "CPU:1", "CPU:2"],
+        "shard": "weights",
+    },
 }
 
 # Plans of one kind divide a batch by the same means; by default a feature meets one plan of each.
@@ -41,6 +50,9 @@ KINDS = {
     "2x1_sharded": "sharded optimizer",
     "3x1_sharded": "sharded optimizer",
     "2x2_sharded": "sharded optimizer",
+    "2x1_weights": "sharded weights",
+    "2x2_weights": "sharded weights",
+    "3x1_weights_of_three_stages": "sharded weights",
 }
 
 

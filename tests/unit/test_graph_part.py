@@ -43,8 +43,8 @@ def test_constants_belong_to_each_part_that_reads_them_whatever_they_wait_for():
 
     graph, (a,), (inner, last) = traced(work, tf.TensorSpec([6], tf.float64))
     whole = TracedGraph(graph)
-    first = whole.part(ancestors([inner], {a.op} | whole.constants), [inner], jit=True)
-    second = whole.part(ancestors([last], {a.op, inner.op} | whole.constants), [last], jit=True)
+    first = whole.part(ancestors([inner], {a.op} | whole.repeated), [inner], jit=True)
+    second = whole.part(ancestors([last], {a.op, inner.op} | whole.repeated), [last], jit=True)
     assert [t.name for t in first.takes] == [a.name] and [t.name for t in second.takes] == [inner.name]
     values = first({a.name: tf.range(6.0, dtype=tf.float64)})
     assert second(values)[last.name].numpy().tolist() == [[0, 2, 4], [6, 8, 10]]
@@ -66,3 +66,25 @@ def test_a_part_takes_the_functions_that_it_calls_and_keeps_the_shapes_that_pyth
 def test_a_part_that_gives_nothing_is_not_called():
     graph, (a,), _ = traced(lambda a: [a * 2], tf.TensorSpec([2], tf.float64))
     assert TracedGraph(graph).part(set(), [], jit=False)({}) == {}
+
+
+def test_what_follows_from_arguments_that_are_given_anew_is_in_each_part_that_reads_it():
+    def work(a, weight):
+        folded = tf.transpose(weight) + tf.constant(1.0, tf.float64)
+        drawn = weight * tf.random.uniform([2, 2], dtype=tf.float64)  # Of the weight alone, but not the same again.
+        inner = a @ folded + drawn
+        return [inner, tf.exp(inner) @ folded * drawn, drawn]
+
+    specs = [tf.TensorSpec([2, 2], tf.float64)] * 2
+    graph, (a, weight), (inner, last, drawn) = traced(work, *specs)
+    whole = TracedGraph(graph, {weight.op})
+    given = {a.op, weight.op} | whole.repeated
+    first = ancestors([inner], given)
+    one = whole.part(first, [inner, drawn], jit=False)
+    other = whole.part(ancestors([last], given | first), [last], jit=False)
+    assert {t.name for t in other.takes} == {inner.name, drawn.name, weight.name}
+    values = {a.name: tf.eye(2, dtype=tf.float64), weight.name: tf.constant([[1.0, 2], [3, 4]], tf.float64)}
+    values |= one(values)
+    values[weight.name] = tf.constant([[5.0, 6], [7, 8]], tf.float64)
+    wanted = np.exp(values[inner.name]) @ [[6.0, 8], [7, 9]] * values[drawn.name]
+    np.testing.assert_allclose(other(values)[last.name], wanted, rtol=1e-14)

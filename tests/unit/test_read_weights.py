@@ -54,7 +54,8 @@ def test_stages_refuse_it_in_training_alone():
         model.evaluate(*data(), verbose=0), plain.evaluate(*data(), verbose=0), rtol=0, atol=1e-9
     )
     with pytest.raises(
-        errors.ModelError, match="under stages or microbatches, but they read the weights .*hidden/kernel"
+        errors.ModelError,
+        match="under stages, microbatches or shard='weights', but they read the weights .*hidden/kernel",
     ):
         model.fit(*data(), verbose=0)
     assert not model.optimizer.iterations.numpy()

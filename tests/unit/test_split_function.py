@@ -216,3 +216,29 @@ def test_a_stage_that_reads_a_foreign_variable_is_refused():
     )
     with pytest.raises(PlanError, match="foreign"):
         function(tf.ones((ROWS, 3), tf.float64))
+
+
+class Folded(layers.Layer):
+    """Multiplies by what it computes from its kernel."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], shape[-1]), initializer="glorot_uniform")
+
+    def call(self, x):
+        return x @ (2 * self.kernel + keras.ops.transpose(self.kernel))
+
+
+@pytest.mark.parametrize("renews", [False, True])
+def test_a_call_that_takes_its_weights_anew_keeps_nothing_that_follows_from_them_alone(renews):
+    (stage,) = stages_of(keras.Sequential([keras.Input((3,)), Folded()])).stages
+    weights, x = [tf.identity(stage.weights[0].value)], tf.ones((ROWS, 3), tf.float64)
+    call = SplitFunction(stage, [True], False, renews).call(weights, [], [Value(x)], ROWS)
+    kept = [tensor.shape.as_list() for tensor in call.parts.forward.gives]
+    assert ([3, 3] in kept) == (not renews) and [ROWS, 3] in kept
+    call.renew_weights([-weights[0]])
+    cotangent, folded = tf.ones((ROWS, 3), tf.float64), 2 * weights[0] + tf.transpose(weights[0])
+    (of_input,) = call.input_gradients([cotangent, None], [])
+    (of_kernel,) = call.weight_gradients()
+    assert_equal([of_input], [cotangent @ tf.transpose(-folded if renews else folded)])
+    product = tf.transpose(x) @ cotangent
+    assert_equal([of_kernel], [2 * product + tf.transpose(product)])

@@ -1,0 +1,73 @@
+"""What a device holds where the replicas share out the optimizer, or the weights too."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from kparallel.schedule import in_flight
+
+if TYPE_CHECKING:
+    from kparallel.planning.plan import Plan
+
+__all__: list[str] = []
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The bytes on one device.
+
+    Args:
+        weights: Of the weights between steps.
+        slots: Of the optimizer's slots.
+        brought: Of the weights that are brought for two actions in a row, at most; 0 if each replica has all weights.
+        gradients: At the peak of a step: those of two stages and the sums of this device's weights, or all with several
+            microbatches or where each replica has all weights.
+        activations: At the peak of a step.
+    """
+
+    weights: float
+    slots: float
+    brought: float
+    gradients: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        """The sum of all parts."""
+        return self.weights + self.slots + self.brought + self.gradients + self.activations
+
+
+def shares(plan: "Plan") -> Shares:
+    """Return what the fullest device holds under a plan whose `shard` is not None.
+
+    No weight is divided, so a device holds an equal part, and at least the largest weight.
+    """
+    lanes: dict[int, list[int]] = {}
+    for stage, lane in enumerate(plan.lanes[: len(plan.groups)]):
+        lanes.setdefault(lane, []).append(stage)
+    return max((_of_lane(plan, stages) for stages in lanes.values()), key=lambda each: each.total)
+
+
+def _of_lane(plan: "Plan", stages: list[int]) -> Shares:
+    groups = [plan.groups[stage] for stage in stages]
+    activations = _activations(plan, stages)
+    trained = [group.weight_bytes - group.frozen_bytes for group in groups]
+    # Of all trained bytes of the lane's stages:
+    held = max(sum(trained) / plan.replicas, *(group.largest_bytes for group in groups))
+    if plan.shard == "optimizer":
+        return Shares(sum(group.weight_bytes for group in groups), plan.slots * held, 0, sum(trained), activations)
+    brought = max((one + other for one, other in pairwise(trained)), default=trained[0])
+    gradients = min(brought + held, sum(trained)) if plan.microbatches == 1 else sum(trained)
+    frozen = sum(group.frozen_bytes for group in groups)
+    return Shares(frozen + held, plan.slots * held, brought, gradients, activations)
+
+
+def _activations(plan: "Plan", stages: list[int]) -> float:
+    """Return the bytes of activations on a lane at the peak."""
+    of_stages = [float(plan.memory(stage).activations) for stage in stages]
+    if plan.recompute != "always":
+        return sum(of_stages)
+    # The inputs of all stages stay, and one stage at a time has been run again.
+    flying = in_flight(plan.programs())
+    inputs = [plan.rows_per_microbatch * plan.groups[s].arriving_bytes_per_row * flying[s] for s in stages]
+    return sum(inputs) + max(whole - kept for whole, kept in zip(of_stages, inputs, strict=True))

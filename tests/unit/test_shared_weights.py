@@ -1,0 +1,227 @@
+"""Weights that their owners alone hold: the result is that of one device, and a device holds its part between steps."""
+
+from collections import Counter
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kparallel
+from kparallel.compat.optimizers import slots_by_weight
+from kparallel.errors import ModelError, PlanError
+from kparallel.model_variables import bytes_of
+from tests.assertions import assert_alike, doubles, state
+from tests.pairs import pair, seeded
+
+L = keras.layers
+O = keras.optimizers  # noqa: E741
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(10, 3)), RNG.normal(size=(10, 1))
+SHARED = {"replicas": 2, "shard": "weights"}
+STAGES = {**SHARED, "stages": 3, "microbatches": 1, "devices": ["CPU:0", "CPU:1"]}  # All on each device.
+
+
+@pytest.fixture(autouse=True)
+def _doubles():
+    doubles()
+
+
+def net():
+    hidden = [L.Dense(5, activation="tanh"), L.Dense(7, activation="tanh"), L.Dense(4, activation="tanh")]
+    return keras.Sequential([keras.Input((3,)), *hidden, L.Dense(1)])
+
+
+def fit(model, **options):
+    return model.fit(X, Y, batch_size=4, shuffle=False, verbose=0, **options).history
+
+
+@pytest.mark.parametrize("make", [O.Adam, O.Muon, lambda: O.SGD(momentum=0.9, use_ema=True)])
+@pytest.mark.parametrize("options", [{**SHARED, "replicas": 4}, {**SHARED, "stages": 2}, STAGES])
+def test_a_device_holds_an_equal_part_and_at_most_the_largest_weight_with_its_slots_more(make, options):
+    model = kparallel.wrap(seeded(net), **options)
+    model.compile(make(), "mse")
+    model.optimizer.build(model.trainable_variables)
+    model.make_train_function()  # Places what has been made since.
+    held = {weight.path: bytes_of(weight) for weight in model.trainable_variables}
+    on_devices = Counter()
+    for slot, weight in slots_by_weight(model.optimizer):
+        (copy,), (of_weight,) = slot.value.values, weight.value.values
+        assert copy.device == of_weight.device
+        on_devices[copy.device] += bytes_of(slot)
+        held[weight.path] += bytes_of(slot)
+    for weight in model.trainable_variables:
+        on_devices[weight.value.values[0].device] += bytes_of(weight)
+    devices = {name for row in model.plan.mesh.rows for name in row}
+    assert len(on_devices) == len(devices)
+    assert max(on_devices.values()) <= sum(held.values()) / len(devices) + max(held.values())
+
+
+class Reads(keras.callbacks.Callback):
+    """Notes a weight after each batch, as the user's own callbacks do."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append(np.asarray(self.model.layers[1].kernel))
+
+
+@pytest.mark.parametrize(
+    "plans",
+    [
+        [STAGES],
+        pytest.param(
+            [STAGES, {"replicas": 2, "shard": "optimizer"}, SHARED, None, {**SHARED, "replicas": 3}],
+            marks=pytest.mark.full,
+        ),
+    ],
+)
+def test_plans_follow_one_another_and_everything_that_reads_a_weight_gets_it(plans, tmp_path):
+    """Other shards, unwrapped, wrapped again, assigned, saved, loaded: each time it goes on."""
+    plain, model = seeded(net), seeded(net)
+    for each in (plain, model):
+        each.compile(O.Adam(0.01), "mse")
+        fit(each)  # Slots that are taken over.
+    for options in plans:
+        if options is None:
+            model.unwrap()
+        else:
+            kparallel.wrap(model, **options)
+        found, wanted = Reads(), Reads()
+        assert_alike(
+            fit(model, callbacks=[found], validation_data=(X, Y)),
+            fit(plain, callbacks=[wanted], validation_data=(X, Y)),
+        )
+        assert_alike(found.seen, wanted.seen)
+        assert_alike(state(model), state(plain))
+        assert_alike(model.predict(X, verbose=0), plain.predict(X, verbose=0))
+        assert_alike(np.asarray(model(X)), np.asarray(plain(X)))
+        for each in (plain, model):
+            each.layers[0].kernel.assign(2 * each.layers[0].kernel)
+            each.optimizer.apply([keras.ops.ones_like(weight) for weight in each.trainable_variables])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert_alike(state(loaded), state(plain))
+
+
+def regularized():
+    """A penalty of each kernel, one of them with another layer's weight, a frozen layer, and statistics."""
+    first = L.Dense(5, activation="tanh", kernel_regularizer="l2")
+    near = L.Dense(5, kernel_regularizer=lambda kernel: keras.ops.sum((kernel - first.kernel[:1]) ** 2))
+    return keras.Sequential(
+        [keras.Input((3,)), first, near, L.BatchNormalization(), L.Dense(4, trainable=False), L.Dense(1)]
+    )
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "options",
+    [
+        {**SHARED, "stages": 2, "microbatches": 2, "schedule": "zb_h1", "recompute": "except_last"},
+        {**STAGES, "recompute": "always"},
+    ],
+)
+def test_penalties_frozen_weights_and_schedules(options):
+    plain, wrapped = pair(regularized, **options)
+    histories = []
+    for model in (plain, wrapped):
+        model.layers[2].trainable = False  # Each microbatch would be normalized by itself.
+        model.compile(O.SGD(0.1, momentum=0.9, global_clipnorm=0.5), "mse")
+        histories.append(fit(model))
+        model.layers[3].trainable = True  # Unfrozen: its weights get an owner.
+        model.compile(O.Adam(0.1), "mse")
+        histories[-1] |= {f"again {key}": value for key, value in fit(model).items()}
+    assert_alike(histories[1], histories[0])
+    assert_alike(state(wrapped), state(plain))
+    assert len(wrapped.layers[3].kernel.value.values) == 1
+
+
+@pytest.mark.full
+def test_it_runs_eagerly():
+    plain, wrapped = pair(net, **STAGES)
+    for model in (plain, wrapped):
+        model.compile(O.Adam(0.01), "mse", run_eagerly=True)
+        fit(model)
+    assert_alike(state(wrapped), state(plain))
+
+
+def subclassed():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = L.Dense(1)
+
+        def call(self, x):
+            return self.dense(x)
+
+    return Own()
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "words"),
+    [
+        (
+            net,
+            {"replicas": 1, "shard": "weights"},
+            "Expected several replicas .*'weights', received 1: nothing is shared",
+        ),
+        (
+            net,
+            {"replicas": 2, "shard": "weight"},
+            "Expected shard to be 'auto', None, 'optimizer' or 'weights', received",
+        ),
+        (subclassed, SHARED, "Expected a built Functional or Sequential model for shard='weights', received"),
+        (net, {"shard": "weights", "cluster": "8xA100", "batch_size": 64}, "'optimizer' along with cluster, received"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_refused(build, options, words):
+    with pytest.raises(PlanError, match=words):
+        kparallel.plan(build(), **options)
+
+
+def test_workers_are_refused():
+    with pytest.raises(PlanError, match="Expected one machine for shard='weights', received 3 workers"):
+        kparallel.Plan("line", kparallel.Mesh((("CPU:0",),)), (), workers=3, shard="weights")
+
+
+def test_a_step_of_ones_own_is_refused():
+    class Own(keras.Model):
+        def train_step(self, data):
+            return {}
+
+    inputs = keras.Input((3,))
+    with pytest.raises(ModelError, match="Expected Keras's own steps for shard='weights', received Own, .* train_step"):
+        kparallel.wrap(Own(inputs, L.Dense(1)(inputs)), **SHARED)
+
+
+def test_a_loop_of_ones_own_is_refused():
+    model = kparallel.wrap(seeded(net), **SHARED)
+    with pytest.raises(ModelError, match="Expected fit or train_on_batch with shard='weights', received a loop"):
+        model.distribute_strategy.run(lambda: model(tf.constant(X)))
+
+
+def test_a_loss_that_reads_weights_is_refused():
+    model = kparallel.wrap(seeded(net), **SHARED)
+    model.compile(
+        "sgd", lambda y, outputs: keras.ops.sum((y - outputs) ** 2, -1) + keras.ops.sum(model.layers[0].kernel)
+    )
+    with pytest.raises(ModelError, match="outputs alone under stages, microbatches or shard='weights', but they read"):
+        fit(model)
+
+
+def test_the_memory_of_a_device_chooses_the_number_of_stages():
+    options = {"shard": "weights", "batch_size": 4, "devices": ["CPU:0", "CPU:1"]}
+    plans = [kparallel.plan(net(), memory_per_device=memory, **options) for memory in ("1MB", "2.85kB")]
+    assert [plan.mesh.stages for plan in plans] == [1, 4], [plan.reason for plan in plans]
+    assert {plan.replicas for plan in plans} == {2} and {plan.shard for plan in plans} == {"weights"}
+
+
+def test_a_plan_says_what_a_device_holds():
+    text = str(kparallel.plan(net(), **SHARED))
+    # Half of 99 weights of 8 bytes, and of two slots for each; while the only stage runs, all of its weights.
+    assert text.endswith(
+        "weights and optimizer shared out over 2 replicas: about 396 B of weights and 792 B of slots on a device "
+        "between steps, and up to 792 B of weights that are brought in a step"
+    )
