@@ -187,7 +187,12 @@ def accumulated(optimizer: Any, weight: Any) -> keras.Variable | None:
 def python_attributes(value: Any) -> dict[str, Any]:
     """Return the attributes of an optimizer, a schedule or a constraint that decide what a trace of it does.
 
-    Those are left out in which TensorFlow notes what to save, and what Keras finds out while it is traced and keeps.
+    Those are left out in which TensorFlow notes what to save, what Keras finds out while it is traced and keeps, and
+    the methods that this module replaces while an update is traced.
     """
     kept = "_exclude_from_weight_decay_cache"
-    return {name: part for name, part in vars(value).items() if not name.startswith("_self_") and name != kept}
+    return {
+        name: part
+        for name, part in vars(value).items()
+        if not name.startswith("_self_") and name != kept and getattr(part, "__module__", None) != __name__
+    }

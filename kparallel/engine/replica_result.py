@@ -52,11 +52,12 @@ class ReplicaResult:
             counts: The number of rows of each microbatch.
         """
         stages = replica.pipeline.stages
-        weights, start = [], []
+        weights, start = replica.values or ([], [])
         for stage, device in zip(stages, replica.stage_devices, strict=True):
-            with tf.device(device.name):
-                weights.append(device.read(stage))
-                start.append(stage.state.read(replica.index))
+            if replica.values is None:
+                with tf.device(device.name):
+                    weights.append(device.read(stage))
+                    start.append(stage.state.read(replica.index))
         return cls(
             tuple(counts),
             weights,
