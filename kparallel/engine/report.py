@@ -92,6 +92,11 @@ class Metrics:
             self._metrics is None or all(is_additive(metric) for metric in self._metrics.metrics)
         )
 
+    @property
+    def may_add_up(self) -> bool:
+        """Whether the metrics are sums over the rows for outputs with an inner dim."""
+        return self._additive
+
     def changes(self, outputs: Any, share: Share) -> list[tf.Tensor]:
         """Return this replica's changes of the metrics' variables; an empty list if they need the whole batch."""
         if self._metrics is None or not self._metrics.variables or not self.add_up(outputs):

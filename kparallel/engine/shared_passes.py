@@ -29,6 +29,7 @@ from kparallel.engine.replica_result import ReplicaResult
 from kparallel.engine.report import Report
 from kparallel.engine.shared_function import NotShared, SharedFunction, operations_of
 from kparallel.engine.sparse_gradients import SlicedGradient
+from kparallel.stage.state import Rule
 
 __all__: list[str] = []
 
@@ -97,7 +98,10 @@ class SharedPasses:
         if self._graph is None or self._graph() is not graph:
             self._graph, self._traces = weakref.ref(graph), {}
         specs = tuple((leaf.dtype, tuple(leaf.shape)) for leaf in leaves)
-        key = (share.count, share.whole, specs)
+        states = [rule for stage in replica.pipeline.stages for rule in stage.state.known]
+        # Only of a state that belongs to the rows does a replica have to know which rows are its own.
+        share = share if Rule.ROWS in states else replace(share, first=None)
+        key = (share.count, share.whole, share.first, specs)
         before = ReplicaResult.before(replica, (share.count,))
         if key not in self._traces:
             try:

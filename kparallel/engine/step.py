@@ -27,7 +27,7 @@ from kparallel.engine.report import Metrics, Report, StepReport, gathered
 from kparallel.engine.sharded_update import ShardedUpdate
 from kparallel.engine.shared_passes import LocalResult, SharedPasses
 from kparallel.engine.sparse_gradients import scales_and_adds
-from kparallel.engine.stage_function import StageFunctions
+from kparallel.engine.stage_function import StageFunctions, is_function
 from kparallel.engine.update_function import UpdateFunction
 from kparallel.engine.workers_update import WorkersUpdate
 from kparallel.loss.overridden import overrides_compute_loss
@@ -83,10 +83,7 @@ class Step:
         self._passes = ForwardBackward(model, pipeline, plan, coupling, bool(jit), functions)
         self._kinds = Kinds(pipeline, self._passes.train_functions, plan.microbatches, placement.replicas)
         self._metrics = Metrics(model)
-        # Where each replica is one device and one action long, all run the same function. Between several machines the
-        # first sums travel while the backward pass still runs, which the end of a function would hold back.
-        self._shares = len(pipeline.stages) == plan.microbatches == 1 and not plan.placed and not jit
-        self._shares &= placement.replicas > 1 and placement.group.is_single and self._pad
+        self._shares = self._may_share(jit)
         self._shared_passes = SharedPasses(self._local)
         self._optimizer = OptimizerUpdate(getattr(model, "optimizer", None), jit)
         self._update_function = UpdateFunction(getattr(model, "optimizer", None))
@@ -95,6 +92,18 @@ class Step:
         self._workers_update = (
             WorkersUpdate(self._optimizer, model.optimizer, owners, placement) if owners and over_workers else None
         )
+
+    def _may_share(self, jit: bool | None) -> bool:
+        """Tell whether all replicas may run their passes by one function.
+
+        Each is one action forward and one backward on one device. Between several machines the first sums travel while
+        the backward pass still runs, which the end of a function would hold back. Metrics and losses of the user's own
+        take more than sums from the passes.
+        """
+        plan, placement = self._plan, self._placement
+        whole = len(self._pipeline.stages) == plan.microbatches == 1 and not plan.placed and not jit
+        alike = placement.replicas > 1 and placement.group.is_single and all(map(is_function, self._pipeline.stages))
+        return whole and alike and self._metrics.may_add_up and not overrides_compute_loss(self._model)
 
     def train(self, data: Any, counts: RowCounts) -> StepReport:
         """Run a training step.
@@ -105,7 +114,9 @@ class Step:
         """
         replica, share = self._replica(), self._take(data, counts)
         self._warn_at_first(counts)
-        local = self._shared_passes(replica, share) if self._shares else self._local(replica, share)
+        # The sum of the rows' weights, by which a loss is divided, the replicas agree on before their backward passes.
+        shares = self._shares and share.sample_weight is None and share.whole is not None
+        local = self._shared_passes(replica, share) if shares else self._local(replica, share)
         # From here on every replica launches the same collectives in the same order.
         result, gradients = local.result, local.gradients
         dense = scales_and_adds(self._model.optimizer) and bool(gradients)
