@@ -95,7 +95,7 @@ def made_outside() -> Iterator[None]:
         if tf.is_symbolic_tensor(arguments.get("initial_value")):
             return next_creator(**arguments)  # Its first value is one of the trace.
         with tf.init_scope():
-            return tf.Variable(**arguments)
+            return next_creator(**{**arguments, "experimental_enable_variable_lifting": False})
 
     with tf.variable_creator_scope(make):
         yield

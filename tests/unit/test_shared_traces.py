@@ -16,11 +16,12 @@ def traces_on_two_devices(function):
     traces = SharedTraces(traced(function))
 
     def replica(x):
-        place = tf.distribute.get_replica_context().devices[0]
+        index = tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group)
+        place = f"/job:localhost/replica:0/task:0/device:CPU:{index}"
         with tf.device(place):
             found.append(traces.of((x,)))
             call = found[-1](x)
-        assert call.op.device.endswith(tf.DeviceSpec.from_string(place).to_string()[-13:])
+        assert call.device == place
         return call
 
     traced(lambda x: strategy.run(replica, args=(x,))).get_concrete_function(tf.TensorSpec([2]))
@@ -58,7 +59,7 @@ def test_replicas_of_a_pipeline_share_the_traces_of_its_stages():
         return keras.Sequential([keras.Input((3,)), L.Dense(4), Counting(), L.Dense(3)])
 
     for replicas in (1, 2):
-        _, model = pair(build, replicas=replicas, stages=2, microbatches=2, schedule="gpipe")
+        _, model = pair(build, replicas=replicas, stages=2, microbatches=2, schedule="gpipe", check="off")
         model.compile("sgd", "mse")
         Counting.calls = 0
         model.fit(x[: 4 * replicas], x[: 4 * replicas], batch_size=8, verbose=0)
