@@ -42,6 +42,7 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Row]]] = {
     "one-replica-mlp": partial(overhead.one_replica, "mlp"),
     "one-replica-tiny": partial(overhead.one_replica, "tiny"),
     "host-time": overhead.host_time,
+    "host-time-many": overhead.many_devices,
     "own-steps-tiny": partial(own_steps.rows, "tiny"),
     "own-steps-mlp": partial(own_steps.rows, "mlp"),
     "own-steps-transformer": partial(own_steps.rows, "transformer"),

@@ -91,7 +91,7 @@ class SharedPasses:
         """
         data = (share.x, share.y, share.sample_weight)
         leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
-        plain = all(isinstance(leaf, tf.Tensor) for leaf in leaves)
+        plain = all(isinstance(leaf, tf.Tensor) and leaf.shape.rank is not None for leaf in leaves)
         if not self._is_shared or not plain or tf.executing_eagerly():
             return self._passes(replica, share)
         graph = tf.compat.v1.get_default_graph()
@@ -125,9 +125,7 @@ class SharedPasses:
             if local.outputs is not None or local.loss_state is not None:
                 raise NotShared("gives more than tensors")
             found.append(local)
-            tensors: list[tf.Tensor] = []
-            _changed(local, lambda tensor: tensors.append(tensor) or tensor)
-            return tensors
+            return _tensors(local)
 
         flat = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
         arguments = (before.weights, before.start, flat)
@@ -147,6 +145,18 @@ def _called(trace: _Trace, before: ReplicaResult, leaves: list[tf.Tensor]) -> Lo
     values = iter(trace.function(before.weights, before.start, leaves))
     local = _changed(trace.local, lambda _: next(values))
     return replace(local, result=replace(local.result, weights=before.weights, start=before.start))
+
+
+def _tensors(local: LocalResult) -> list[tf.Tensor]:
+    """Return the tensors that are used after the passes, in the order of `_changed`."""
+    found: list[tf.Tensor] = []
+
+    def note(tensor: tf.Tensor) -> tf.Tensor:
+        found.append(tensor)
+        return tensor
+
+    _changed(local, note)
+    return found
 
 
 def _changed(local: LocalResult, change: Callable[[tf.Tensor], tf.Tensor]) -> LocalResult:
