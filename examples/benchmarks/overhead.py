@@ -1,8 +1,10 @@
 """What wrapping costs: one replica against plain `fit`, and the host's time for a step."""
 
+from dataclasses import replace
+
 from examples.benchmarks.arms import running
 from examples.benchmarks.processes import keras_arm
-from examples.benchmarks.ratio import alternate, report, row_of, speed_ratio
+from examples.benchmarks.ratio import alternate, milliseconds, report, row_of, speed_ratio
 from examples.benchmarks.row import Row, Settings
 from examples.benchmarks.work import WORK
 
@@ -42,3 +44,22 @@ def host_time(settings: Settings) -> list[Row]:
         )
         for name, group in all_of_them.items()
     ]
+
+
+def many_devices(settings: Settings) -> list[Row]:
+    """Measure the host's time for a step of many replicas, which have nothing to compute, beside stock's."""
+    work, found = WORK["tiny"], []
+    for number in (8, 16):
+        arms = {
+            "stock": keras_arm("tiny", "mirrored", [0, 1], devices=number),
+            "wrapped": keras_arm("tiny", "wrapped", [0, 1], devices=number, variants={"": {"replicas": number}}),
+        }
+        with running(arms, settings.log) as started:
+            samples = alternate(started, settings.rounds, work.steps // 3)
+        print(report(samples))
+        pairs = zip(samples["wrapped"], samples["stock"], strict=True)
+        ratios = [ours.seconds / stock.seconds for ours, stock in pairs]
+        what = f"host time of a step: `wrap`, {number} replicas ÷ stock `MirroredStrategy` on as many devices"
+        setting = f"batch {work.batch}, two cores; {milliseconds(samples['wrapped'], samples['stock'])}"
+        found.append(replace(row_of(what, ratios, conditions=setting), at_most=0.25))
+    return found

@@ -36,6 +36,25 @@ def traced(function: Callable[..., Any], **options: Any) -> Any:
 
 
 @contextmanager
+def without_devices() -> Iterator[None]:
+    """Leave all device scopes of the present graph.
+
+    In a strategy's graph TensorFlow traces a `tf.function` anew on each device, and writes the device into it. In this
+    context it traces it once, for any device.
+    """
+    if tf.executing_eagerly():
+        yield
+        return
+    graph = tf.compat.v1.get_default_graph()
+    stack = graph._device_function_stack
+    graph._device_function_stack = type(stack)()
+    try:
+        yield
+    finally:
+        graph._device_function_stack = stack
+
+
+@contextmanager
 def outermost() -> Iterator[None]:
     """Leave all graphs, as `tf.init_scope` does, but let tapes record."""
     with tf.init_scope():

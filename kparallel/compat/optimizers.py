@@ -83,6 +83,49 @@ def updating_copies(optimizers: Sequence[Any]) -> Iterator[None]:
             optimizer._distribution_strategy = strategy
 
 
+@contextmanager
+def made_outside() -> Iterator[None]:
+    """Let variables that are made inside a trace be made outside of it.
+
+    In a trace TensorFlow makes each with a condition that asks whether it has its first value, which takes some hundred
+    times as long; and it traces a function that has made variables once more.
+    """
+
+    def make(next_creator: Callable[..., Any], **arguments: Any) -> Any:
+        if tf.is_symbolic_tensor(arguments.get("initial_value")):
+            return next_creator(**arguments)  # Its first value is one of the trace.
+        with tf.init_scope():
+            return next_creator(**{**arguments, "experimental_enable_variable_lifting": False})
+
+    with tf.variable_creator_scope(make):
+        yield
+
+
+@contextmanager
+def only_built(optimizers: Sequence[Any]) -> Iterator[None]:
+    """Let optimizers make their variables, outside of a trace, and update nothing.
+
+    Those of a class of the user's own are left alone: they may make variables at any time.
+    """
+    own = [each for each in optimizers if getattr(keras.optimizers, type(each).__name__, None) is type(each)]
+    for each in own:
+        each.build = _building_outside(each.build)
+        each._distributed_tf_update_step = lambda *_: None
+    try:
+        yield
+    finally:
+        for each in own:
+            del each.build, each._distributed_tf_update_step
+
+
+def _building_outside(build: Callable[..., None]) -> Callable[..., None]:
+    def outside(*arguments: Any) -> None:
+        with made_outside():
+            build(*arguments)
+
+    return outside
+
+
 def slots_by_weight(optimizer: Any) -> list[tuple[keras.Variable, keras.Variable]]:
     """Return each slot of an optimizer with the weight that it belongs to.
 
@@ -187,7 +230,12 @@ def accumulated(optimizer: Any, weight: Any) -> keras.Variable | None:
 def python_attributes(value: Any) -> dict[str, Any]:
     """Return the attributes of an optimizer, a schedule or a constraint that decide what a trace of it does.
 
-    Those are left out in which TensorFlow notes what to save, and what Keras finds out while it is traced and keeps.
+    Those are left out in which TensorFlow notes what to save, what Keras finds out while it is traced and keeps, and
+    the methods that this module replaces while an update is traced.
     """
     kept = "_exclude_from_weight_decay_cache"
-    return {name: part for name, part in vars(value).items() if not name.startswith("_self_") and name != kept}
+    return {
+        name: part
+        for name, part in vars(value).items()
+        if not name.startswith("_self_") and name != kept and getattr(part, "__module__", None) != __name__
+    }

@@ -9,6 +9,7 @@ from keras.src.backend import compute_output_spec
 
 from kparallel.compat.functions import traced
 from kparallel.compat.layers import flatten_layers
+from kparallel.compat.optimizers import made_outside
 
 __all__: list[str] = []
 
@@ -67,10 +68,11 @@ def _build_optimizer(model: keras.Model) -> None:
 
     def build() -> None:  # TensorFlow traces a function that makes variables twice.
         if not optimizer.built:
-            optimizer.build(model.trainable_variables)
+            with made_outside():
+                optimizer.build(model.trainable_variables)
 
     if optimizer is not None and not optimizer.built and not model.run_eagerly:
-        # Traced, and never run. The variables that it makes are lifted out of the trace and stay.
+        # Traced, and never run. The variables that it makes stay.
         traced(build).get_concrete_function()
 
 

@@ -1,11 +1,18 @@
-"""The optimizer's update of large stages as XLA programs.
+"""The optimizer's update: that of each device's weights is a function, and of large stages XLA programs.
 
 Keras writes an update as several operations for each weight (momentum: two products, a difference, two sums). Each of
 them reads and writes whole tensors; XLA fuses them into one pass over memory. Compiling takes time, so small stages are
 updated by Keras's own operations.
+
+```text
+Keras's apply     clipping, scaling ─► loop over the weights ─► averages, constraints
+                                       │ of stage 0: a function, called by each replica
+                                       └ of stage 1: XLA programs
+```
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -21,8 +28,10 @@ from kparallel.compat.optimizers import (
     updates_through,
     updating_copies,
 )
+from kparallel.engine.python_state import PythonState
 from kparallel.engine.shared_function import NotShared, SharedFunction
 from kparallel.engine.shared_writes import refuse_shared_writes
+from kparallel.engine.update_function import UpdateFunction
 
 __all__: list[str] = []
 
@@ -52,17 +61,30 @@ class OptimizerUpdate:
         self._least = None if jit is False or not self._is_keras else 0 if jit else LARGE
         self._programs: dict[tuple[Any, ...], Any] = {}
         self._kept: list[list[Any]] = []  # The variables of the programs, which are known by identity.
+        self._of_devices = UpdateFunction(optimizer)
 
-    def apply(self, gradients: list[Any], variables: list[keras.Variable]) -> None:
-        """Apply summed gradients to this replica's copies of the variables. Call it in the replica's context."""
+    def apply(self, gradients: list[Any], variables: list[keras.Variable], inline: bool = False) -> None:
+        """Apply summed gradients to this replica's copies of the variables. Call it in the replica's context.
+
+        Args:
+            gradients: Of each variable; None where there is none.
+            variables: The weights.
+            inline: Whether all operations belong to the present graph, but for XLA programs. Default False: the loop
+                over the weights of each device is a function.
+        """
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        run = partial(self._run, inline=inline or tf.executing_eagerly())
         with updating_copies(optimizers_in(self._optimizer)), refuse_shared_writes(replicas):
             if not self._is_keras:
                 self._optimizer.apply(gradients, variables)
                 return
             # Keras clips, scales, accumulates and averages as always; only its loop over the variables is replaced.
-            with updates_through(self._optimizer, self._run):
+            with updates_through(self._optimizer, run):
                 self._optimizer.apply(gradients, variables)
+
+    def apply_whole(self, gradients: list[Any], variables: list[keras.Variable], _: Sequence[tf.Tensor] = ()) -> None:
+        """Apply summed gradients in the body of a function, as `UpdateFunction` takes it."""
+        self.apply(gradients, variables, inline=True)
 
     def compiles(self, gradients: list[Any], variables: list[keras.Variable]) -> bool:
         """Tell whether `apply` makes XLA programs where these variables are all on one device."""
@@ -70,35 +92,58 @@ class OptimizerUpdate:
         dense = [pair for pair in pairs if pair[0] is not None and not isinstance(pair[0], tf.IndexedSlices)]
         return self._least is not None and bool(dense) and _size(dense) >= self._least
 
-    def _run(self, update: Update, pairs: list[tuple[Any, Any]], rate: Any) -> None:
-        """Update the variables of each device by XLA programs, or by Keras's loop if they are few."""
-        if self._least is None:
+    def _run(self, update: Update, pairs: list[tuple[Any, Any]], rate: Any, inline: bool) -> None:
+        """Update the variables of each device: by XLA programs, by a function, or by Keras's loop."""
+        if inline and self._least is None:
             self._loop(update, pairs, rate)
             return
-        # By device: a program runs on one device, and a stage's variables are all on one.
+        # By device: a function runs on one device, and a stage's variables are all on one.
         groups: dict[str, list[tuple[Any, Any]]] = {}
         for gradient, variable in pairs:
             groups.setdefault(variable.device, []).append((gradient, variable))
-        # Scalars, such as the count of steps, live with one stage; another stage's programs get their values. A slot of
-        # a scalar weight lives with its weight, and is written.
+        # Scalars, such as the count of steps, live with one stage; another stage's functions get their values. A slot
+        # of a scalar weight lives with its weight, and is written.
         slots = {id(slot) for slot, _ in slots_by_weight(self._own)}
         scalars = [each for each in self._own.variables if len(each.shape) == 0 and id(each) not in slots]
         for device, group in groups.items():
-            if len(groups) > 1 and isinstance(self._own, _SLOTS_APART):
-                self._loop(update, group, rate)
-                continue
-            dense = [pair for pair in group if isinstance(pair[0], tf.Tensor)]
-            if not dense or _size(dense) < self._least:
-                self._loop(update, group, rate)
-                continue
-            slices = [pair for pair in group if not isinstance(pair[0], tf.Tensor)]
-            if slices:  # XLA has no `tf.IndexedSlices`, and a dense gradient would update all rows, not only these.
-                self._loop(update, slices, rate)
-            values = [tf.identity(variable.value) for variable in scalars]
-            for part in _parts(dense):
+            compiled, others = self._divided(group, len(groups) > 1)
+            if others and (inline or not self._by_function(update, others, rate, device, scalars)):
+                self._loop(update, others, rate)
+            values = [tf.identity(variable.value) for variable in scalars] if compiled else []
+            for part in _parts(compiled) if compiled else []:
                 gradients, variables = (list(each) for each in zip(*part, strict=True))
                 program = self.compiled_update(device, update, variables, scalars)
                 program([*gradients, tf.convert_to_tensor(rate), *values])
+
+    def _divided(
+        self, group: list[tuple[Any, Any]], several: bool
+    ) -> tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]]:
+        """Divide the pairs of a device into those whose update is compiled and the others.
+
+        Args:
+            group: The pairs.
+            several: Whether other devices have variables too.
+        """
+        apart = several and isinstance(self._own, _SLOTS_APART)
+        dense = [pair for pair in group if isinstance(pair[0], tf.Tensor)]
+        if self._least is None or apart or not dense or _size(dense) < self._least:
+            return [], group
+        # XLA has no `tf.IndexedSlices`, and a dense gradient would update all rows, not only these.
+        return dense, [pair for pair in group if not isinstance(pair[0], tf.Tensor)]
+
+    def _by_function(
+        self, update: Update, group: list[tuple[Any, Any]], rate: Any, device: str, scalars: list[keras.Variable]
+    ) -> bool:
+        """Update the variables of one device by a function that all replicas and sizes share; return whether it can."""
+
+        def of_values(gradients: list[Any], variables: list[Any], more: list[tf.Tensor]) -> None:
+            rate, *values = more
+            with keras.StatelessScope(state_mapping=list(zip(scalars, values, strict=True))):
+                update(list(zip(gradients, variables, strict=True)), rate)
+
+        gradients, variables = (list(each) for each in zip(*group, strict=True))
+        more = [tf.convert_to_tensor(rate), *(tf.identity(variable.value) for variable in scalars)]
+        return self._of_devices.apply(of_values, gradients, variables, device, more)
 
     def _loop(self, update: Update, pairs: list[tuple[Any, Any]], rate: Any) -> None:
         """Update variables by Keras's loop, with the number of steps as one tensor.
@@ -136,7 +181,8 @@ class OptimizerUpdate:
                 update(list(zip(gradients, variables, strict=True)), rate)
 
         def run(arguments: list[tf.Tensor]) -> None:
-            key = (*map(id, variables), *((each.dtype, tuple(each.shape)) for each in arguments))
+            kinds = ((each.dtype, tuple(each.shape)) for each in arguments)
+            key = (PythonState(optimizers_in(self._optimizer)), *map(id, variables), *kinds)
             function = self._programs.get(key) or self._programs.get((device, *key))
             if function is None:
                 with tf.device(None):  # Past the device functions of the step's own graph.

@@ -26,6 +26,7 @@ class Replica:
         replicas: The number of replicas.
         parts: The number of parts of a batch: replicas times microbatches.
         compression: The dtype in which gradients travel, or None to keep their own.
+        values: `[s][w]` and `[s][v]`: the weights and the state to start from; None to read them from the variables.
     """
 
     index: int
@@ -35,6 +36,7 @@ class Replica:
     replicas: int
     parts: int
     compression: str | None
+    values: tuple[list[list[Any]], list[list[Any]]] | None = None
 
     @classmethod
     def present(cls, pipeline: Pipeline, placement: Placement, microbatches: int) -> "Replica":

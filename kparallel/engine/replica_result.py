@@ -52,13 +52,15 @@ class ReplicaResult:
             replica: Has the stages and their devices.
             counts: The number of rows of each microbatch.
         """
-        stages, start = replica.pipeline.stages, []
-        for stage, device in zip(stages, replica.stage_devices, strict=True):
-            with tf.device(device.name):
-                start.append(stage.state.read(replica.index))
+        stages = replica.pipeline.stages
+        held, start = replica.values or (None, [])
+        if replica.values is None:
+            for stage, device in zip(stages, replica.stage_devices, strict=True):
+                with tf.device(device.name):
+                    start.append(stage.state.read(replica.index))
         return cls(
             tuple(counts),
-            StageWeights(stages, replica.stage_devices),
+            StageWeights(stages, replica.stage_devices, held),
             start,
             ends=[[] for _ in stages],
             assigned=[[None] * len(stage.weights) for stage in stages],

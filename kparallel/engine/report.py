@@ -92,22 +92,28 @@ class Metrics:
             self._metrics is None or all(is_additive(metric) for metric in self._metrics.metrics)
         )
 
+    @property
+    def may_add_up(self) -> bool:
+        """Whether the metrics are sums over the rows for outputs with an inner dim."""
+        return self._additive
+
     def changes(self, outputs: Any, share: Share) -> list[tf.Tensor]:
         """Return this replica's changes of the metrics' variables; an empty list if they need the whole batch."""
-        if self._metrics is None or not self._metrics.variables or not self._add_up(outputs):
+        if self._metrics is None or not self._metrics.variables or not self.add_up(outputs):
             return []
         return state_change(self._metrics, share.y, outputs, sample_weight=share.sample_weight)
 
     def batch(self, outputs: Any, share: Share, replica: Replica) -> Any:
         """Return the inputs, targets, outputs, weights and logits of all replicas if metrics need them, else None."""
-        if self._add_up(outputs):
+        if self.add_up(outputs):
             return None
         # Logits are attributes of the outputs, which the gathered tensors would lose.
         logits = keras.tree.map_structure(keras_logits, outputs)
         inputs = share.x if self._own else None  # Keras's own metrics do not read them.
         return gathered((inputs, share.y, outputs, share.sample_weight, logits), share, replica)
 
-    def _add_up(self, outputs: Any) -> bool:
+    def add_up(self, outputs: Any) -> bool:
+        """Tell whether the metrics are sums over the rows, so that changes of them suffice."""
         # Given outputs without an inner dim, Keras's metrics take the mean over the rows first, and then the mean over
         # batches: each call counts as 1, whatever its number of rows.
         flat = self._metrics is not None and any(

@@ -42,30 +42,68 @@ class SharedFunction:
         self._function = function
         if not tf.distribute.has_strategy():
             raise NotShared("was traced in no replica's context")
-        if function.graph.deferred_external_captures:
-            raise NotShared("captures what is known only when it is called")
-        for operation in _operations(function.graph):
-            if operation.device:
-                raise NotShared(f"{operation.name} has a device")
-            if operation.type.startswith(_BOUND) or calls_unknown(operation):
-                raise NotShared(f"{operation.name} is a {operation.type}")
+        _refuse_bound(function)
         # Of each capture the handles of all replicas, or itself alone if they share it.
         self._captures = [_of_replicas(each, local_replica()) for each in function.captured_inputs]
 
-    def __call__(self, *arguments: tf.Tensor) -> None:
-        """Call the function on the active device with the present replica's copies."""
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the function on the active device with the present replica's copies, and return what it returns."""
         local = local_replica()
         # The captures are arguments of the call that is traced next, so they are set anew before each.
         self._function.set_external_captures([each[local if len(each) > 1 else 0] for each in self._captures])
-        self._function(*arguments)
+        return self._function(*arguments)
 
 
-def _operations(graph: Any) -> Iterator[tf.Operation]:
+def is_pure(function: Any) -> bool:
+    """Tell whether any replica may call a concrete function as it is: its result follows from its arguments alone.
+
+    Args:
+        function: It.
+    """
+    try:
+        _refuse_bound(function)
+    except NotShared:
+        return False
+    stateful = any(operation.op_def.is_stateful for operation in operations_of(function.graph))
+    return not stateful and not any(map(tf.is_symbolic_tensor, function.captured_inputs))
+
+
+def callable_here(function: Any) -> Any:
+    """Return a concrete function as what may be called again, in the step's graph and in graphs of other sizes.
+
+    In a replica's context that is a `SharedFunction`. Elsewhere it is the function itself, with the variables that it
+    captured.
+
+    Args:
+        function: It.
+
+    Raises:
+        NotShared: As `SharedFunction`; elsewhere if it captures what another graph does not have.
+    """
+    if tf.distribute.has_strategy():
+        return SharedFunction(function)
+    if function.graph.deferred_external_captures or any(map(tf.is_symbolic_tensor, function.captured_inputs)):
+        raise NotShared("captures what belongs to the graph that calls it")
+    return function
+
+
+def operations_of(graph: Any) -> Iterator[tf.Operation]:
     """Yield the operations of a graph and of all functions that they call."""
     for operation in graph.get_operations():
         yield operation
         for inner in called_graphs(operation).values():
-            yield from _operations(inner)
+            yield from operations_of(inner)
+
+
+def _refuse_bound(function: Any) -> None:
+    """Refuse a function that belongs to the replica that has traced it."""
+    if function.graph.deferred_external_captures:
+        raise NotShared("captures what is known only when it is called")
+    for operation in operations_of(function.graph):
+        if operation.device:
+            raise NotShared(f"{operation.name} has a device")
+        if operation.type.startswith(_BOUND) or calls_unknown(operation):
+            raise NotShared(f"{operation.name} is a {operation.type}")
 
 
 def _of_replicas(capture: Any, local: int) -> list[Any]:

@@ -20,8 +20,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from kparallel.compat.functions import traced
+from kparallel.compat.functions import traced, without_devices
 from kparallel.engine.graph_part import TracedGraph, ancestors
+from kparallel.engine.shared_traces import SharedTraces
 from kparallel.engine.stage_call import StageCall
 from kparallel.engine.stage_function import compiles, refuse_foreign
 from kparallel.loss.term import Term, added_term
@@ -57,7 +58,7 @@ class SplitFunction:
         self._jit = jit and compiles(stage)
         self._renews = renews
         self.unused: tuple[int, ...] = ()  # As of `TracedStage`.
-        self._trace = traced(self._joint, jit_compile=self._jit or None)
+        self._traces = SharedTraces(traced(self._joint, jit_compile=self._jit or None))
         # By the traced graph: its tensors while it is traced, its parts from then on.
         self._joints: dict[Any, _Joint] = {}
         self._parts: dict[Any, _Parts] = {}
@@ -77,11 +78,12 @@ class SplitFunction:
         Returns:
             The parts of the stage; the values of tensors of the traced graph, by name; the result.
         """
-        function = self._trace.get_concrete_function(*arguments, self.unused)
+        function = self._traces.of((*arguments, self.unused))
         graph = function.graph
         if graph not in self._parts:
             refuse_foreign(graph.variables, self._stage)
-            self._parts[graph] = _Parts(function, self._joints.pop(graph), self._jit, self._renews)
+            with without_devices():  # The operations keep the devices that they have in the traced graph.
+                self._parts[graph] = _Parts(function, self._joints.pop(graph), self._jit, self._renews)
         parts = self._parts[graph]
         given = zip(parts.joint.arguments, _tensors(arguments), strict=True)
         values = {inside.name: value for inside, value in given}

@@ -1,5 +1,6 @@
 """A stage as a callable: Python that is traced inline, a `tf.function`, or an XLA program."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from kparallel.compat.functions import traced
+from kparallel.engine.shared_traces import SharedTraces
 from kparallel.errors import PlanError
 from kparallel.stage.stage import Forward, Stage
 from kparallel.stage.value import Value, without_gradient
@@ -61,20 +63,24 @@ class TracedStage:
     def __init__(self, stage: Stage, training: bool, xla: bool) -> None:
         self._stage = stage
         self._training = training
-        self._function = traced(self._flat, jit_compile=xla or None)
+        self._traces = SharedTraces(traced(self._flat, jit_compile=xla or None))
+        self._repeating: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()  # By the traced graph.
         self.unused: tuple[int, ...] = ()
         self.repeats = True  # Whether a second call gives the same; known once it has been called.
 
     def __call__(self, weights: list[Any], state: list[Any], inputs: list[Value]) -> Forward:
         """Run the stage forward, as `Stage.forward` does."""
         arguments = weights, state, inputs, self.unused
-        graph = self._function.get_concrete_function(*arguments).graph
-        # `tf.random` draws other numbers at each call.
-        self.repeats = not any(operation.op_def.is_stateful for operation in graph.get_operations())
+        function = self._traces.of(arguments)
+        graph = function.graph
+        if graph not in self._repeating:
+            # `tf.random` draws other numbers at each call.
+            self._repeating[graph] = not any(each.op_def.is_stateful for each in graph.get_operations())
+        self.repeats = self._repeating[graph]
         if not tf.executing_eagerly():
             # Weights and state are arguments, so the traced function should have captured no variable at all.
             refuse_foreign(graph.variables, self._stage)
-        outputs, added, assigned, end = self._function(*arguments)
+        outputs, added, assigned, end = function(*arguments)
         return Forward(outputs, added, assigned, end, self._stage.state_rules(self._training))
 
     def _flat(

@@ -29,14 +29,20 @@ class StageWeights:
     Args:
         stages: The stages.
         devices: `[s]`: where they run.
+        held: `[s][w]`: their values; None to read them from the variables.
     """
 
-    def __init__(self, stages: Sequence[Stage], devices: Sequence[StageDevice]) -> None:
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        devices: Sequence[StageDevice],
+        held: Sequence[list[tf.Tensor]] | None = None,
+    ) -> None:
         self._stages = stages
         self._devices = devices
         # `[s][w]`; None for a stage whose weights are brought.
-        self._held: list[list[tf.Tensor] | None] = []
-        for stage, device in zip(stages, devices, strict=True):
+        self._held: list[list[tf.Tensor] | None] = list(held or [])
+        for stage, device in [] if held is not None else zip(stages, devices, strict=True):
             with tf.device(device.name):
                 self._held.append(None if any(map(has_single_copy, stage.weights)) else device.read(stage))
 
@@ -51,6 +57,10 @@ class StageWeights:
         if held is not None:
             return held
         return [_brought(variable, self._devices[s].name, after) for variable in self._stages[s].weights]
+
+    def all(self) -> list[list[tf.Tensor]]:
+        """Return the weights of all stages on their devices."""
+        return [self.of(s) for s in range(len(self._stages))]
 
     def one(self, s: int, w: int) -> tf.Tensor:
         """Return a single weight of a stage on its device."""

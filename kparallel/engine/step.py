@@ -1,7 +1,7 @@
 """One step of one replica: forward and backward passes, all-reduce, update and report."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -25,8 +25,9 @@ from kparallel.engine.replica import Replica
 from kparallel.engine.replica_result import ReplicaResult
 from kparallel.engine.report import Metrics, Report, StepReport, gathered
 from kparallel.engine.sharded_update import ShardedUpdate
+from kparallel.engine.shared_passes import LocalResult, SharedPasses
 from kparallel.engine.sparse_gradients import scales_and_adds
-from kparallel.engine.stage_function import StageFunctions
+from kparallel.engine.stage_function import StageFunctions, is_function
 from kparallel.engine.update_function import UpdateFunction
 from kparallel.engine.workers_update import WorkersUpdate
 from kparallel.loss.overridden import overrides_compute_loss
@@ -82,13 +83,28 @@ class Step:
         self._passes = ForwardBackward(model, pipeline, plan, coupling, bool(jit), functions)
         self._kinds = Kinds(pipeline, self._passes.train_functions, plan.microbatches, placement.replicas)
         self._metrics = Metrics(model)
+        self._shares = self._may_share(jit)
+        self._shared_passes = SharedPasses(self._local)
         self._optimizer = OptimizerUpdate(getattr(model, "optimizer", None), jit)
-        self._update_function = UpdateFunction(getattr(model, "optimizer", None), self._optimizer.apply)
+        self._update_function = UpdateFunction(getattr(model, "optimizer", None))
         self._owners = owners
         over_workers = owners is not None and not placement.group.is_single
         self._workers_update = (
             WorkersUpdate(self._optimizer, model.optimizer, owners, placement) if owners and over_workers else None
         )
+
+    def _may_share(self, jit: bool | None) -> bool:
+        """Tell whether all replicas may run their passes by one function.
+
+        Each is one action forward and one backward on one device. Between several machines the first sums travel while
+        the backward pass still runs, which the end of a function would hold back. Metrics and losses of the user's own
+        take more than sums from the passes.
+        """
+        plan, placement = self._plan, self._placement
+        whole = len(self._pipeline.stages) == plan.microbatches == 1 and not plan.placed and not jit
+        held = plan.shard != "weights"  # Else an action is given its weights when it begins.
+        alike = placement.replicas > 1 and placement.group.is_single and all(map(is_function, self._pipeline.stages))
+        return whole and held and alike and self._metrics.may_add_up and not overrides_compute_loss(self._model)
 
     def train(self, data: Any, counts: RowCounts) -> StepReport:
         """Run a training step.
@@ -99,21 +115,32 @@ class Step:
         """
         replica, share = self._replica(), self._take(data, counts)
         self._warn_at_first(counts)
+        # The sum of the rows' weights, by which a loss is divided, the replicas agree on before their backward passes.
+        shares = self._shares and share.sample_weight is None and share.whole is not None
+        local = self._shared_passes(replica, share) if shares else self._local(replica, share)
+        # From here on every replica launches the same collectives in the same order.
+        result, gradients = local.result, local.gradients
+        dense = scales_and_adds(self._model.optimizer) and bool(gradients)
+        sums = all_reduce(replica, share, result, gradients, local.report, dense, self._owners)
+        # Weights that layers assigned are written first: the optimizer's update starts from them.
+        commit(replica, share, result, sums, local.loss_state)
+        self._update(replica, sums.gradients | overwritten(replica, share, result))
+        return self._report(replica, share, local.outputs, sums)
+
+    def _local(self, replica: Replica, share: Share) -> LocalResult:
+        """Run a replica's passes, and return what it gives to the all-reduce."""
         result, losses = self._passes.run(replica, share, training=True)
         result, penalties = self._with_penalties(replica, share, result)
         if not losses.terms.of_one_microbatch() and not penalties:
             raise ValueError("No loss to compute. Pass `loss=` to compile(), or call add_loss() in a layer.")
-        # From here on every replica launches the same collectives in the same order.
         # For such an optimizer slices of one index may be summed, so their kinds need not be found.
         linear = scales_and_adds(self._model.optimizer)
         gradients = gradients_of(replica, result, self._kinds.sorter(result, share, linear))
         report = self._local_report(replica, share, losses, penalties)
-        dense = linear and bool(gradients)
-        sums = all_reduce(replica, share, result, gradients, report, dense, self._owners)
-        # Weights that layers assigned are written first: the optimizer's update starts from them.
-        commit(replica, share, result, sums, losses.loss_state)
-        self._update(replica, sums.gradients | overwritten(replica, share, result))
-        return self._report(replica, share, losses, sums)
+        # Sums of metrics are part of the report; other metrics need the rows.
+        outputs = None if self._metrics.add_up(losses.joined()) else losses.joined
+        loss_state = losses.loss_state if overrides_compute_loss(self._model) else None
+        return LocalResult(result, gradients, report, outputs, loss_state)
 
     def dry_run(self, data: Any, counts: RowCounts, training: bool = True) -> tuple[ReplicaResult, Report]:
         """Return what this replica gives to the all-reduce of `train` or `test`, and write nothing."""
@@ -130,7 +157,7 @@ class Step:
         # No gradients: only the report and the changes of state travel.
         sums = all_reduce(replica, share, result, {}, self._local_report(replica, share, losses, penalties))
         commit(replica, share, result, sums, losses.loss_state)
-        return self._report(replica, share, losses, sums)
+        return self._report(replica, share, losses.joined, sums)
 
     def predict(self, data: Any, counts: RowCounts) -> Any:
         """Return the outputs of all rows of the batch; arguments as of `train`."""
@@ -185,13 +212,14 @@ class Step:
             metrics = self._metrics.changes(losses.joined(), share)
             return Report.of(share, losses.values() + penalties, metrics, losses.loss_state.changes(share.count))
 
-    def _report(self, replica: Replica, share: Share, losses: LossStage, sums: Sums) -> StepReport:
+    def _report(self, replica: Replica, share: Share, outputs: Callable[[], Any] | None, sums: Sums) -> StepReport:
         """Return the report of the whole batch."""
         report = sums.report
         with tf.name_scope("report"):
             with replica.on_last_device():
                 terms = tf.stack(report.terms)
-            return StepReport(report.rows, terms, report.metrics, self._metrics.batch(losses.joined(), share, replica))
+            batch = None if outputs is None else self._metrics.batch(outputs(), share, replica)
+            return StepReport(report.rows, terms, report.metrics, batch)
 
     def _update(self, replica: Replica, gradients: dict[int, Any]) -> None:
         """Apply the optimizer to summed gradients, given by the id of their variable."""
@@ -219,4 +247,4 @@ class Step:
         """Apply the optimizer as a function that all replicas share, where one device has all variables."""
         if tf.executing_eagerly() or len(set(replica.devices)) > 1 or self._optimizer.compiles(gradients, variables):
             return False
-        return self._update_function.apply(gradients, variables, replica.devices[0])
+        return self._update_function.apply(self._optimizer.apply_whole, gradients, variables, replica.devices[0])

@@ -11,6 +11,7 @@ import tensorflow as tf
 from kparallel.comm.failures import translate_worker_loss
 from kparallel.compat.functions import traced
 from kparallel.compat.layers import flatten_layers
+from kparallel.compat.optimizers import only_built
 from kparallel.compat.steps import default_generator
 from kparallel.data.share import RowCounts, row_count
 from kparallel.errors import ModelError
@@ -130,7 +131,8 @@ class _OwnFunction:
         # without need.
         if not self._built and not all(owner.built for owner in owners):
             self._attributes.changed()
-            traced(self._function()).get_concrete_function(first_share(self._runtime, batch))
+            with only_built(optimizers_of(self._model)):
+                traced(self._function()).get_concrete_function(first_share(self._runtime, batch))
             # Numbers may be set where the model is built, as the sizes of its inputs are.
             self._warn_of(self._attributes.changed((bool,)))
         self._built = True

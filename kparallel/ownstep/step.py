@@ -20,7 +20,6 @@ from kparallel.compat.steps import (
 )
 from kparallel.compat.variables import copies_of, has_single_copy
 from kparallel.data.share import RowCounts, row_count, slice_share, split_sizes
-from kparallel.engine.optimizer_update import OptimizerUpdate
 from kparallel.engine.placement import Placement
 from kparallel.engine.sharded_update import ShardedUpdate
 from kparallel.errors import ModelError
@@ -245,16 +244,22 @@ class OwnStep:
         trial = self.trial if self._placement.communicators[-1].replica_index == self._placement.first_replica else None
         if trial is not None:
             trial.note(optimizer, gradients, variables)
-        self._apply(self._held.updates[id(optimizer)], gradients, variables)
+        self._apply(optimizer, gradients, variables)
         if trial is not None:
             trial.updated(variables)
 
-    def _apply(self, update: OptimizerUpdate, gradients: list[Any], variables: list[Any]) -> None:
+    def _apply(self, optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
+        update = self._held.updates[id(optimizer)]
         if self._owners is not None:
             ShardedUpdate(update, self._owners).apply(gradients, variables)
             return
+        placement = self._placement
+        row = placement.rows[placement.communicators[-1].replica_index - placement.first_replica]
         with local_updates(tf.distribute.get_strategy()):
-            update.apply(gradients, variables)
+            whole = len(set(row)) == 1 and not tf.executing_eagerly() and not update.compiles(gradients, variables)
+            function = self._held.functions[id(optimizer)]
+            if not whole or not function.apply(update.apply_whole, gradients, variables, row[0]):
+                update.apply(gradients, variables)
 
     def _shift_seeds(self, index: int, sign: int) -> None:
         """Let replicas draw apart while the step runs; what is kept is plain Keras's own."""

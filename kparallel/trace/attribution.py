@@ -3,6 +3,7 @@
 ```text
 0F3/PartitionedCall/dense/MatMul                      replica 0, action 0F3
 gradient_tape/replica_1/1F0/mul/Mul                   replica 1, action 1B0: a tape names after the forward operation
+replica_1/PartitionedCall/gradient_tape/0F0/mul/Mul   replica 1, action 0B0: the passes of all replicas are one function
 1W0/PartitionedCall/gradient_tape/dense/MatMul        replica 0, action 1W0: a part of a split backward pass is called
 replica_1/reduce0/Identity, replica_1/update/adam/…   replica 1, reduction of stage 0, update
 update_function/adam/Sub_3                              a function's own: its call, replica_1/update/…, lasts as long
@@ -20,6 +21,7 @@ __all__: list[str] = []
 
 _REPLICA = re.compile(r"(?:^|[/_])replica_(\d+)/")
 _ACTION = re.compile(rf"(?:^|[/_]){TEXT}(?:/|$)")
+_TAPE = re.compile(r"(?:^|/)gradient_tape(?:_\d+)?/")
 _STAGE = re.compile(r"(?:Stateful)?PartitionedCall(?:_\d+)?(?:/|$)")
 _REDUCE = re.compile(r"(?:^|/)reduce(\d+)(?:_\d+)?/")
 _UPDATE = re.compile(r"(?:^|/)update(?:_\d+)?/")
@@ -71,8 +73,8 @@ def owner(name: str) -> Owner:
         return Owner("reduction", replica if match else None, int(reduce[1]))
     if action:
         # A tape opens no scope of its own around an action; it puts its name in front of that of the forward
-        # operation.
-        kind = BACKWARD if name.startswith("gradient_tape/") else action[2]
+        # operation, within the call of a function that has both.
+        kind = BACKWARD if _TAPE.search(name, 0, action.start() + 1) else action[2]
         stage, microbatch = int(action[1]), int(action[3])
         in_stage = _STAGE.match(name, action.end()) is not None
         return Owner("action", replica, stage, Action(stage, kind, microbatch), in_stage)

@@ -15,6 +15,11 @@ from kparallel.trace.attribution import Owner, owner, plain_attribution
         ("1B0/StatefulPartitionedCall_1", Owner("action", 0, 1, Action(1, "B", 0), True)),  # An XLA program.
         ("gradient_tape/replica_1/1F0/mul/Mul", Owner("action", 1, 1, Action(1, "B", 0))),
         ("gradient_tape/0B1/mul/Mul", Owner("action", 0, 0, Action(0, "B", 1))),  # A forward pass run again.
+        ("replica_1/PartitionedCall/gradient_tape/0F0/mul/Mul", Owner("action", 1, 0, Action(0, "B", 0))),
+        (
+            "PartitionedCall/0F0/dense/gradient_tape/mul/Mul",
+            Owner("action", 0, 0, Action(0, "F", 0)),
+        ),
         ("ArithmeticOptimizer/AddOpsRewrite_replica_1/0F1/add", Owner("action", 1, 0, Action(0, "F", 1))),
         (
             "replica_1/0F0/PartitionedCall/reduce1/Sum",

@@ -37,6 +37,7 @@ from kparallel.compat.functions import (
     outermost,
     run_independently,
     unoptimized_calls,
+    without_devices,
 )
 from kparallel.compat.layers import float8_variables
 from kparallel.compat.losses import metrics_inside
@@ -44,6 +45,8 @@ from kparallel.compat.memory import gpu_memory
 from kparallel.compat.optimizers import (
     accumulated,
     as_with_all_gradients,
+    made_outside,
+    only_built,
     optimizers_in,
     python_attributes,
     slots_by_weight,
@@ -811,6 +814,37 @@ def test_the_count_of_steps_is_a_variable_also_where_updates_are_fewer():
     assert step_count(optimizer) is optimizer.variables[0] and optimizer.iterations is not optimizer.variables[0]
 
 
+def test_an_optimizer_is_built_outside_of_a_trace_and_updates_nothing():
+    adam, weight, traces = keras.optimizers.Adam(), keras.Variable([1.0, 2.0]), []
+
+    @tf.function(autograph=False)
+    def step():
+        traces.append(None)
+        adam.apply([tf.ones(2)], [weight])
+
+    with only_built([adam]):
+        graph = step.get_concrete_function().graph
+    assert len(traces) == 1  # TensorFlow traces a function that has made variables twice.
+    assert not any(operation.type in ("If", "Sqrt") for operation in graph.get_operations())
+    assert adam.built and all(np.array_equal(each, np.zeros(2)) for each in adam.variables[2:])
+    step()
+    assert not np.array_equal(weight, [1.0, 2.0])
+
+
+def test_a_variable_whose_first_value_is_a_traces_stays_in_it():
+    made = []
+
+    @tf.function(autograph=False)
+    def function(x):
+        if not made:
+            with made_outside():
+                made.extend([tf.Variable(x), tf.Variable(lambda: tf.ones(()))])
+        return made[0] + made[1]
+
+    assert float(function(2.0)) == 3.0
+    assert type(made[0]) is not type(made[1])
+
+
 def test_weights_that_an_optimizer_was_built_for(trained):
     assert len(trained_by(trained.optimizer)) == len(trained.trainable_weights)
 
@@ -871,6 +905,19 @@ def test_calls_may_be_left_unoptimized():
     calls = [operation for operation in graph.get_operations() if called_graphs(operation)]
     configs = [tf.compat.v1.ConfigProto.FromString(call.get_attr("config_proto")) for call in calls]
     assert [config.graph_options.rewrite_options.disable_meta_optimizer for config in configs] == [True, False]
+
+
+def test_what_is_traced_without_devices_names_none():
+    def step():
+        with tf.device("CPU:1"):
+            with without_devices():
+                anywhere = tf.ones(())
+            return anywhere, tf.ones(())
+
+    anywhere, there = tf.function(step, autograph=False).get_concrete_function().outputs
+    assert not anywhere.op.inputs[0].op.device and there.op.inputs[0].op.device.endswith("CPU:1")
+    with without_devices():  # Outside of a graph there is nothing to leave.
+        assert float(tf.ones(())) == 1.0
 
 
 def test_calls_of_unknown_kinds_are_told():

@@ -72,6 +72,47 @@ def test_an_update_is_traced_once_for_all_replicas_and_sizes(replicas, steps, fl
     np.testing.assert_allclose(np.concatenate([*map(np.ravel, wrapped)]), np.concatenate([*map(np.ravel, plain)]))
 
 
+class Own(keras.Model):
+    """Has a step of its own."""
+
+    def train_step(self, data):
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(y=data[1], y_pred=self(data[0], training=True))
+        self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+        return {"loss": loss}
+
+
+def own():
+    model = dense()
+    return Own(model.inputs, model.outputs)
+
+
+@pytest.mark.parametrize(
+    ("build", "options"),
+    [
+        (dense, {"stages": 2, "microbatches": 2}),
+        (dense, {"shard": "optimizer"}),
+        (dense, {"shard": "optimizer", "stages": 2, "microbatches": 2}),
+        (own, {"check": "off"}),
+        (own, {"check": "off", "shard": "optimizer"}),
+    ],
+)
+def test_stages_shards_and_own_steps_trace_a_weights_update_once_for_all_sizes(build, options, monkeypatch, float64):
+    traced, step = [], keras.optimizers.Adam.update_step
+    note = lambda self, *arguments: (traced.append(arguments[1].name), step(self, *arguments))  # noqa: E731
+    monkeypatch.setattr(keras.optimizers.Adam, "update_step", note)
+    models = pair(build, replicas=2, **options)
+    for model in models:
+        # The norm of all gradients and the averages stay outside of the functions of devices.
+        model.compile(keras.optimizers.Adam(0.1, global_clipnorm=0.1, use_ema=True), "mse")
+        traced.clear()
+        for rows in (8, 5, 8):
+            model.fit(X[:rows], X[:rows], batch_size=rows, verbose=0)
+    assert len(traced) == len(model.trainable_weights)
+    plain, wrapped = (np.concatenate([*map(np.ravel, model.get_weights())]) for model in models)
+    np.testing.assert_allclose(wrapped, plain, rtol=0, atol=1e-12)
+
+
 def test_the_slices_of_any_number_of_lookups_are_one_functions(steps, shared, float64):
     rows = np.random.default_rng(0).integers(0, 5, (8, 2))
     models = pair(lookup, replicas=2)
