@@ -254,6 +254,11 @@ def default_generator() -> keras.random.SeedGenerator:
         return _global_seed_generator()
 
 
+def default_generator_if_made() -> keras.random.SeedGenerator | None:
+    """Return that generator, or None while nothing has drawn from it: making it draws its seed from Python's."""
+    return global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+
+
 def converted(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that autograph converts in a graph, as it does what a strategy runs."""
     if tf.executing_eagerly():

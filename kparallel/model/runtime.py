@@ -70,6 +70,11 @@ class Runtime:
         return self._draws
 
     @property
+    def draws_if_made(self) -> keras.random.SeedGenerator | None:
+        """What `draws` returns, or None while nothing has asked for it."""
+        return self._draws
+
+    @property
     def writes(self) -> bool:
         """Whether this process writes files."""
         return self.placement.group.is_chief

@@ -15,11 +15,13 @@ import numpy as np
 
 from kparallel.checkpoint.folder import FolderWriter, clear_unfinished
 from kparallel.checkpoint.writer import Writer
+from kparallel.compat.optimizers import learning_rates
 from kparallel.compat.training import resume_at
 from kparallel.data.shards import Shards
 from kparallel.errors import CheckpointError
 from kparallel.launcher_pipes import report_checkpoint
 from kparallel.rendezvous import to_stderr
+from kparallel.resume.draw_states import draw_states, restore_draws
 from kparallel.resume.notice import RESIZE, Notice, Preempted
 from kparallel.resume.progress import Progress
 from kparallel.resume.snapshot import restore_newest, take_snapshot, weight_file_of
@@ -40,8 +42,12 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
     For the order of rows this needs arrays, a `keras.utils.PyDataset`, shards (`kparallel.read_records`), or a
     `tf.data.Dataset` whose random steps have a seed. For others a line on stderr says at the start of `fit` that only
     the start of an epoch can be resumed, and checkpoints are written at the ends of epochs. A `PyDataset` with an
-    `on_epoch_begin` or `on_epoch_end` of its own is read again for the epochs that are done. What other callbacks have
-    counted begins anew.
+    `on_epoch_begin` or `on_epoch_end` of its own is read again for the epochs that are done.
+
+    Keras's callbacks go on from what they had counted, such as the patience of `EarlyStopping`. So does a callback of
+    your own that has `get_state()`, which returns what JSON can hold, and `set_state(state)`, which is called after
+    its `on_train_begin`. Wherever it stands in the list, a `Checkpoint` is called after all others, so that it holds
+    what they have done.
 
     SIGTERM is taken for a notice: the workers agree on a step, write a checkpoint there, and the program ends with
     code 75. `kparallel run -n MIN:MAX` lets the number of workers change from start to start. In a cluster the chief
@@ -111,7 +117,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self._writer.wait_for_all()
         clear_unfinished(self.directory)
         self._folders = FolderWriter(self.directory, self._keep)
-        training = restore_newest(self.model, self.directory)
+        training = restore_newest(self.model, self.directory, runtime.epoch.callbacks)
         # A checkpoint of this process can only be that of another `fit`, which this one would go on with by mistake.
         if training is not None and training["finished"] and training["process"] == _PROCESS:
             raise CheckpointError(
@@ -196,8 +202,9 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
             "finished": self._finished,
             "stopped": bool(self.model.stop_training),
             "process": _PROCESS,
+            "draws": draw_states(runtime),
         }
-        files = take_snapshot(self._weight_file, training)
+        files = take_snapshot(self._weight_file, training, runtime.epoch.callbacks)
         # As they are now: the thread writes while these go on.
         epoch, steps, finished = self._epoch, self._steps, self._finished
 
@@ -275,11 +282,11 @@ def resume_training(model: Any, training: dict[str, Any]) -> None:
     progress: Progress = runtime.epoch.progress
     if runtime.epoch.order is not None and training["order_seed"] is not None:
         runtime.epoch.order.seed = training["order_seed"]
+    # Before the states of Python's generators: where Keras's is made, its seed is drawn from these.
+    restore_draws(runtime, training.get("draws", {}))
     # At an epoch's start the metrics begin anew anyway.
     within = training["data"] is not None and training["data"]["steps"] > 0
-    # Keras resets the metrics when the epoch begins.
-    metrics = [variable for metric in model.metrics for variable in metric.variables] if within else []
-    kept = [(variable, np.array(keras.ops.convert_to_numpy(variable))) for variable in metrics]
+    kept = [(v, np.array(keras.ops.convert_to_numpy(v))) for v in _set_at_epoch_begin(model)] if within else []
 
     def begin() -> None:
         resume_at(model, 0)  # It would count for every later fit, too.
@@ -297,3 +304,15 @@ def resume_training(model: Any, training: dict[str, Any]) -> None:
     resume_at(model, sys.maxsize if training.get("stopped") else training["epoch"])
     if training["data"] is not None:
         progress.resume(training["epoch"], json.loads(json.dumps(training["data"])), begin)
+
+
+def _set_at_epoch_begin(model: Any) -> list[Any]:
+    """Return the variables that are set when an epoch begins.
+
+    One that is resumed within begins a second time. Keras resets the metrics then, and a callback may multiply what is
+    there: the learning rate, or a number that the model holds, such as the weight of a term of its loss.
+    """
+    metrics = [variable for metric in model.metrics for variable in metric.variables]
+    numbers = [variable for variable in model.non_trainable_variables if variable.shape == ()]
+    found = [*metrics, *numbers, *learning_rates(getattr(model, "optimizer", None))]
+    return list({id(variable): variable for variable in found}.values())
