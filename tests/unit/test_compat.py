@@ -17,7 +17,15 @@ from tensorflow.python.distribute import distribute_lib
 from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
 from tensorflow.python.eager import context
 
-from kparallel.compat.callbacks import backs_up_epochs, backup_directory, keep_backups_by
+from kparallel.compat.callbacks import (
+    backs_up_epochs,
+    backup_directory,
+    best_weights,
+    counted,
+    keep_backups_by,
+    set_best_weights,
+    set_counted,
+)
 from kparallel.compat.data import epoch_batches, rows_of_arrays, shuffles_by_epoch
 from kparallel.compat.distribute import (
     CollectiveReducer,
@@ -44,6 +52,7 @@ from kparallel.compat.memory import gpu_memory
 from kparallel.compat.optimizers import (
     accumulated,
     as_with_all_gradients,
+    learning_rates,
     optimizers_in,
     python_attributes,
     slots_by_weight,
@@ -59,6 +68,7 @@ from kparallel.compat.startup import abort_collectives, tensorflow_has_started
 from kparallel.compat.steps import (
     converted,
     default_generator,
+    default_generator_if_made,
     drawing_from,
     outside_step,
     running,
@@ -648,6 +658,46 @@ def test_a_backup_is_kept_by_other_functions(tmp_path):
     assert not backs_up_epochs(keras.callbacks.BackupAndRestore(tmp_path, save_freq=2))
 
 
+# Each with attributes of its own, besides what it was made with, that a `fit` changes.
+COUNTING = {
+    "EarlyStopping": lambda: keras.callbacks.EarlyStopping("loss", restore_best_weights=True),
+    "ReduceLROnPlateau": lambda: keras.callbacks.ReduceLROnPlateau("loss", min_delta=9, cooldown=1),
+    "ModelCheckpoint": lambda: keras.callbacks.ModelCheckpoint("x.keras", save_freq=4),
+    "SwapEMAWeights": lambda: keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
+    "TensorBoard": lambda: keras.callbacks.TensorBoard("logs"),
+}
+# What another process makes anew: files, names of places, and how values are compared.
+ANEW = {"_model", "params", "monitor_op", "_current_epoch", "_train_writer", "_val_writer", "_prev_summary_state"}
+ANEW |= {
+    "_previous_epoch_iterations",
+    "_train_dir",
+    "_val_dir",
+    "_writers",
+    "_train_step",
+    "_val_step",
+    "_keras_callback",
+}
+
+
+@pytest.mark.parametrize("name", COUNTING)
+def test_all_that_a_callback_of_keras_counts_is_known(name, tmp_path, monkeypatch):
+    """By its attributes that differ after a `fit`: one that a release adds is met here."""
+    monkeypatch.chdir(tmp_path)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.01, use_ema=True), "mse")
+    model.optimizer.build(model.trainable_variables)
+    used, fresh = COUNTING[name](), COUNTING[name]()
+    model.fit(np.ones((6, 2)), np.ones((6, 1)), batch_size=2, epochs=3, verbose=0, callbacks=[used])
+    known = counted(used)
+    changed = {key for key, value in vars(used).items() if not np.array_equal(value, vars(fresh).get(key))}
+    assert changed - ANEW - known.keys() <= {"best_weights"}
+    assert known.items() != counted(fresh).items()
+    set_counted(fresh, known)
+    set_best_weights(fresh, best_weights(used))
+    assert counted(fresh) == known and len(best_weights(fresh)) == (2 if name == "EarlyStopping" else 0)
+    assert counted(keras.callbacks.TerminateOnNaN()) == {} and best_weights(keras.callbacks.TerminateOnNaN()) == []
+
+
 class Doubling:
     """A step that doubles gradients."""
 
@@ -728,6 +778,14 @@ def test_keras_draws_from_the_generator_of_the_thread():
         drawn = keras.random.normal((2,))
     np.testing.assert_array_equal(drawn, keras.random.normal((2,), seed=keras.random.SeedGenerator(3)))
     assert default_generator() is not generator
+    assert default_generator_if_made() is default_generator()
+
+
+def test_learning_rates_of_all_optimizers_are_found():
+    inner = keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5))
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.25))
+    assert [float(rate) for rate in learning_rates(scaled)] == [0.25]
+    assert learning_rates(inner) == learning_rates(None) == []
 
 
 @pytest.mark.parametrize(
