@@ -1,7 +1,6 @@
 """A run that goes on from a checkpoint beside other callbacks ends as one that nothing disturbed."""
 
 import keras
-import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -9,11 +8,11 @@ import kparallel
 from kparallel.callbacks import Checkpoint
 from tests.choice import some
 from tests.equality.test_checkpoint import (
-    X,
-    Y,
     Batches,
     Interrupt,
     Interrupted,
+    X,
+    Y,
     as_of_another_process,
     assert_same,
     settled,

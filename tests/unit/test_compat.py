@@ -66,6 +66,7 @@ from kparallel.compat.profiler import XSpace, read_profile
 from kparallel.compat.saving import WeightFile, write_weights
 from kparallel.compat.startup import abort_collectives, tensorflow_has_started
 from kparallel.compat.steps import (
+    CountingGenerator,
     converted,
     default_generator,
     default_generator_if_made,
@@ -675,7 +676,6 @@ ANEW |= {
     "_writers",
     "_train_step",
     "_val_step",
-    "_keras_callback",
 }
 
 
@@ -779,6 +779,14 @@ def test_keras_draws_from_the_generator_of_the_thread():
     np.testing.assert_array_equal(drawn, keras.random.normal((2,), seed=keras.random.SeedGenerator(3)))
     assert default_generator() is not generator
     assert default_generator_if_made() is default_generator()
+
+
+def test_draws_without_a_seed_are_counted():
+    """Keras asks for them by `next(ordered=False)`."""
+    generator = CountingGenerator(7)
+    with drawing_from(generator):
+        first, second = keras.random.normal((2,)), keras.random.normal((2,))
+    assert generator.state.numpy().tolist() == [7, 2] and not np.array_equal(first, second)
 
 
 def test_learning_rates_of_all_optimizers_are_found():
