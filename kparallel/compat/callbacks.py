@@ -53,7 +53,8 @@ def backs_up_epochs(backup: keras.callbacks.BackupAndRestore) -> bool:
 
 def counted(callback: keras.callbacks.Callback) -> dict[str, Any]:
     """Return what one of Keras's callbacks has counted so far: numbers, truth values and None; empty for others."""
-    values = {name: getattr(callback, name) for name in _counted_names(callback)}
+    # Some are not there before the first `fit`.
+    values = {name: getattr(callback, name) for name in _counted_names(callback) if hasattr(callback, name)}
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
 
 

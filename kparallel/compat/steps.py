@@ -250,8 +250,8 @@ def drawing_from(generator: keras.random.SeedGenerator) -> Iterator[None]:
 class CountingGenerator(keras.random.SeedGenerator):  # type: ignore[misc]
     """Counts its draws, also for functions that are given no seed.
 
-    For these Keras multiplies the whole state. Replicas, each of which draws with its own seed added, would be left with
-    states that no longer differ by that number: a checkpoint of one of them could not be resumed by the others.
+    For these Keras multiplies the whole state. Replicas, each of which draws with its own seed added, would be left
+    with states that no longer differ by that number: a checkpoint of one of them could not be resumed by the others.
     """
 
     def next(self, ordered: bool = True) -> Any:

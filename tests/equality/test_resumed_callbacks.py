@@ -130,6 +130,7 @@ def test_a_step_that_draws_from_the_default_generator_goes_on_in_its_sequence(tm
         return model, model.fit(Batches(), epochs=3, verbose=0, callbacks=list(callbacks)).history
 
     with pytest.raises(Interrupted):
-        trained(noisy(), Checkpoint(tmp_path, every_steps=1), Interrupt(1, 3))
+        trained(noisy(), Checkpoint(tmp_path / "run", every_steps=1), Interrupt(1, 3))
     settled()
-    assert_same(trained(noisy(), Checkpoint(tmp_path)), trained(noisy()))
+    undisturbed = trained(noisy(), Checkpoint(tmp_path / "other"))
+    assert_same(trained(noisy(), Checkpoint(tmp_path / "run")), undisturbed)

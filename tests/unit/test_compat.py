@@ -3,6 +3,7 @@
 import inspect
 import operator
 import threading
+from functools import partial
 
 import h5py
 import keras
@@ -601,6 +602,13 @@ def test_keras_goes_through_epochs_by_one_method(monkeypatch):
     assert "self._get_metrics_result_or_logs(logs)" in inspect.getsource(keras.Model.fit)
 
 
+SEEDS = keras.random.SeedGenerator(3)
+
+
+def drawing(draw, element):
+    return tf.cast(element, tf.float32) + draw([])
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -616,6 +624,10 @@ def test_keras_goes_through_epochs_by_one_method(monkeypatch):
             "a generator",
         ),
         (lambda data: data.map(lambda x: x, 2, deterministic=False), "no fixed order"),
+        (lambda data: data.map(partial(drawing, tf.random.Generator.from_seed(1).normal)), "changes a variable"),
+        (lambda data: data.map(partial(drawing, partial(keras.random.normal, seed=SEEDS))), "changes a variable"),
+        (lambda data: data.map(tf.function(partial(drawing, partial(keras.random.normal, seed=SEEDS)))), "changes a"),
+        (lambda data: data.map(tf.function(partial(drawing, partial(keras.random.normal, seed=3)))), ""),
     ],
 )
 def test_what_cannot_be_repeated_is_read_off_a_dataset(change, reason):
@@ -667,16 +679,10 @@ COUNTING = {
     "SwapEMAWeights": lambda: keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
     "TensorBoard": lambda: keras.callbacks.TensorBoard("logs"),
 }
-# What another process makes anew: files, names of places, and how values are compared.
-ANEW = {"_model", "params", "monitor_op", "_current_epoch", "_train_writer", "_val_writer", "_prev_summary_state"}
-ANEW |= {
-    "_previous_epoch_iterations",
-    "_train_dir",
-    "_val_dir",
-    "_writers",
-    "_train_step",
-    "_val_step",
-}
+# What another process makes anew: files, names of places, what is done once, and how values are compared.
+ANEW = {"_model", "params", "_current_epoch", "monitor_op", "min_delta", "_previous_epoch_iterations"}
+ANEW |= {"_summary_module", "_log_write_dir", "_should_write_train_graph", "_prev_summary_state"}
+ANEW |= {"_train_writer", "_val_writer", "_writers", "_train_dir", "_val_dir", "_train_step", "_val_step"}
 
 
 @pytest.mark.parametrize("name", COUNTING)
