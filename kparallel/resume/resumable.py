@@ -15,10 +15,11 @@ from kparallel.compat.epochs import has_global_seed
 from kparallel.data.shards import Shards
 from kparallel.data.shuffled import ShuffledArrays
 from kparallel.errors import CheckpointError
-from kparallel.resume.checkpoint import Checkpoint, resume_training
+from kparallel.resume.checkpoint import Checkpoint
 from kparallel.resume.draw_states import draw_states
 from kparallel.resume.epoch import EpochState
 from kparallel.resume.progress import why_only_epochs
+from kparallel.resume.resumed_fit import resume_training
 from kparallel.resume.snapshot import restore_newest, take_snapshot, weight_file_of
 
 __all__: list[str] = []

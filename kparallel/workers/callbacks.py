@@ -19,10 +19,11 @@ from kparallel.data.shuffled import ShuffledArrays
 from kparallel.errors import WorkerError
 from kparallel.model_variables import variables_of
 from kparallel.resume.callback_states import callback_states, restore_callbacks
-from kparallel.resume.checkpoint import Checkpoint, resume_training
+from kparallel.resume.checkpoint import Checkpoint
 from kparallel.resume.epoch import EpochState
 from kparallel.resume.notice import RESIZE, Preempted
 from kparallel.resume.resumable import writers_last
+from kparallel.resume.resumed_fit import resume_training
 from kparallel.workers.agreed_notice import AgreedNotice
 from kparallel.workers.drift import check_drift
 from kparallel.workers.slots import SlotsOfWorkers
