@@ -1,11 +1,24 @@
-"""Keras's `BackupAndRestore`, which writes several files that belong together."""
+"""Keras's `BackupAndRestore`, which writes several files that belong together, and what other callbacks count."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 
 __all__: list[str] = []
+
+# What a callback carries from one step or epoch to the next, and begins anew at the begin of each `fit`.
+_MONITORED = ("best", "_batches_seen_since_last_saving", "_last_batch_seen")
+_COUNTED = {
+    keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_epoch"),
+    keras.callbacks.ReduceLROnPlateau: ("wait", "cooldown_counter", "best"),
+    keras.callbacks.ModelCheckpoint: _MONITORED,
+    keras.callbacks.OrbaxCheckpoint: (*_MONITORED, "_total_batches_seen"),
+    keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
+    keras.callbacks.TensorBoard: ("_global_train_batch", "_global_test_batch"),
+}
 
 
 def keep_backups_by(
@@ -36,3 +49,31 @@ def backup_directory(backup: keras.callbacks.BackupAndRestore) -> Path:
 def backs_up_epochs(backup: keras.callbacks.BackupAndRestore) -> bool:
     """Return whether a callback saves at the ends of epochs, rather than every so many batches."""
     return bool(backup.save_freq == "epoch")
+
+
+def counted(callback: keras.callbacks.Callback) -> dict[str, Any]:
+    """Return what one of Keras's callbacks has counted so far: numbers, truth values and None; empty for others."""
+    # Some are not there before the first `fit`.
+    values = {name: getattr(callback, name) for name in _counted_names(callback) if hasattr(callback, name)}
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+
+
+def set_counted(callback: keras.callbacks.Callback, values: dict[str, Any]) -> None:
+    """Let one of Keras's callbacks go on with what `counted` returned of another of its class."""
+    for name in _counted_names(callback):
+        if name in values:
+            setattr(callback, name, values[name])
+
+
+def best_weights(callback: keras.callbacks.Callback) -> list[Any]:
+    """Return the weights that `EarlyStopping` keeps to restore, as `get_weights` has them; none for others."""
+    return list(getattr(callback, "best_weights", None) or ()) if _counted_names(callback) else []
+
+
+def set_best_weights(callback: keras.callbacks.Callback, weights: Sequence[Any]) -> None:
+    """Let `EarlyStopping` restore weights that `best_weights` returned."""
+    callback.best_weights = list(weights)
+
+
+def _counted_names(callback: keras.callbacks.Callback) -> tuple[str, ...]:
+    return next((names for kind, names in _COUNTED.items() if isinstance(callback, kind)), ())

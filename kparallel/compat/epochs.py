@@ -9,10 +9,12 @@ import tensorflow as tf
 from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 
 from kparallel.compat.data import epoch_batches
-from kparallel.compat.functions import traced
+from kparallel.compat.functions import called_graphs, traced
 
 __all__: list[str] = []
 
+# Operations that write variables, as a `SeedGenerator` and a `tf.random.Generator` do at each draw.
+_WRITES = ("Assign", "Rng", "Stateful", "ResourceScatter")
 _SHUFFLES = ("ShuffleDataset", "ShuffleDatasetV2", "ShuffleDatasetV3", "ShuffleAndRepeatDataset", "RandomDataset")
 
 
@@ -176,4 +178,10 @@ def _why_function(graph: Any) -> str:
             seeds = [tf.get_static_value(value) for value in operation.inputs if value.dtype == tf.int64][-2:]
             if all(seed is not None and not seed for seed in seeds):
                 return "shuffles without a seed"
+        # What a pass leaves in a variable is not there in a process that does not read the passes before.
+        if operation.type.startswith(_WRITES) and operation.type != "StatefulPartitionedCall":
+            return f"changes a variable where it is read ({operation.type}), as a random layer in map does"
+        for graph_inside in called_graphs(operation).values():
+            if reason := _why_function(graph_inside):
+                return reason
     return ""

@@ -20,6 +20,12 @@ def step_count(optimizer: Any) -> keras.Variable:
     return optimizer._iterations
 
 
+def learning_rates(optimizer: Any) -> list[keras.Variable]:
+    """Return the learning rates of an optimizer and of those that it holds, without those that follow a schedule."""
+    rates = [getattr(each, "_learning_rate", None) for each in optimizers_in(optimizer)]
+    return [rate for rate in rates if isinstance(rate, keras.Variable)]
+
+
 def trained_by(optimizer: Any) -> list[Any]:
     """Return the weights that an optimizer was built for."""
     return list(optimizer._trainable_variables)

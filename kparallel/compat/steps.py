@@ -247,11 +247,28 @@ def drawing_from(generator: keras.random.SeedGenerator) -> Iterator[None]:
         global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, before)
 
 
+class CountingGenerator(keras.random.SeedGenerator):  # type: ignore[misc]
+    """Counts its draws, also for functions that are given no seed.
+
+    For these Keras multiplies the whole state. Replicas, each of which draws with its own seed added, would be left
+    with states that no longer differ by that number: a checkpoint of one of them could not be resumed by the others.
+    """
+
+    def next(self, ordered: bool = True) -> Any:
+        """Return the next seed."""
+        return super().next(ordered=True)
+
+
 def default_generator() -> keras.random.SeedGenerator:
     """Return the generator from which Keras's random functions draw that are given no seed."""
     # Made inside a graph, its state would belong to that graph.
     with tf.init_scope():  # It may have to be made.
         return _global_seed_generator()
+
+
+def default_generator_if_made() -> keras.random.SeedGenerator | None:
+    """Return that generator, or None while nothing has drawn from it: making it draws its seed from Python's."""
+    return global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
 
 
 def converted(function: Callable[..., Any]) -> Callable[..., Any]:

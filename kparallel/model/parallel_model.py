@@ -94,7 +94,9 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         else:
             arguments = resumable_arguments(self, runtime.epoch, arguments)
         with notices_end(), runtime.whole_batches():
-            return super().fit(**adapted(runtime, arguments))
+            history = super().fit(**adapted(runtime, arguments))
+        runtime.epoch.callbacks = []  # They may hold weights.
+        return history
 
     @wraps(keras.Model.train_on_batch)
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from kparallel.comm.failures import translate_worker_loss
-from kparallel.compat.steps import default_generator
+from kparallel.compat.steps import CountingGenerator, default_generator
 from kparallel.compat.variables import place_variable
 from kparallel.engine.placement import Placement
 from kparallel.errors import PlanError
@@ -64,9 +64,14 @@ class Runtime:
             with tf.init_scope():
                 # One more than the default's state: the numbers repeat with the user's seed, and are not those that
                 # the default draws.
-                made = keras.random.SeedGenerator(int(default_generator().state.numpy()[0]) + 1)
+                made = CountingGenerator(int(default_generator().state.numpy()[0]) + 1)
                 place_variable(made.state, self.strategy, self.column(0))
             self._draws = made
+        return self._draws
+
+    @property
+    def draws_if_made(self) -> keras.random.SeedGenerator | None:
+        """What `draws` returns, or None while nothing has asked for it."""
         return self._draws
 
     @property

@@ -1,10 +1,8 @@
 """Checkpoints of a training, in the middle of an epoch too, and how it goes on from the last one."""
 
 import copy
-import json
 import os
 import secrets
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -20,8 +18,9 @@ from kparallel.data.shards import Shards
 from kparallel.errors import CheckpointError
 from kparallel.launcher_pipes import report_checkpoint
 from kparallel.rendezvous import to_stderr
+from kparallel.resume.draw_states import draw_states
 from kparallel.resume.notice import RESIZE, Notice, Preempted
-from kparallel.resume.progress import Progress
+from kparallel.resume.resumed_fit import resume_training
 from kparallel.resume.snapshot import restore_newest, take_snapshot, weight_file_of
 
 __all__: list[str] = []
@@ -40,8 +39,12 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
     For the order of rows this needs arrays, a `keras.utils.PyDataset`, shards (`kparallel.read_records`), or a
     `tf.data.Dataset` whose random steps have a seed. For others a line on stderr says at the start of `fit` that only
     the start of an epoch can be resumed, and checkpoints are written at the ends of epochs. A `PyDataset` with an
-    `on_epoch_begin` or `on_epoch_end` of its own is read again for the epochs that are done. What other callbacks have
-    counted begins anew.
+    `on_epoch_begin` or `on_epoch_end` of its own is read again for the epochs that are done.
+
+    Keras's callbacks go on from what they had counted, such as the patience of `EarlyStopping`. So does a callback of
+    your own that has `get_state()`, which returns what JSON can hold, and `set_state(state)`, which is called after
+    its `on_train_begin`. Wherever it stands in the list, a `Checkpoint` is called after all others, so that it holds
+    what they have done.
 
     SIGTERM is taken for a notice: the workers agree on a step, write a checkpoint there, and the program ends with
     code 75. `kparallel run -n MIN:MAX` lets the number of workers change from start to start. In a cluster the chief
@@ -111,7 +114,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self._writer.wait_for_all()
         clear_unfinished(self.directory)
         self._folders = FolderWriter(self.directory, self._keep)
-        training = restore_newest(self.model, self.directory)
+        training = restore_newest(self.model, self.directory, runtime.epoch.callbacks)
         # A checkpoint of this process can only be that of another `fit`, which this one would go on with by mistake.
         if training is not None and training["finished"] and training["process"] == _PROCESS:
             raise CheckpointError(
@@ -196,8 +199,9 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
             "finished": self._finished,
             "stopped": bool(self.model.stop_training),
             "process": _PROCESS,
+            "draws": draw_states(runtime),
         }
-        files = take_snapshot(self._weight_file, training)
+        files = take_snapshot(self._weight_file, training, runtime.epoch.callbacks)
         # As they are now: the thread writes while these go on.
         epoch, steps, finished = self._epoch, self._steps, self._finished
 
@@ -262,38 +266,3 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
                 "goes on; earlier checkpoints are as they were.",
                 stacklevel=2,
             )
-
-
-def resume_training(model: Any, training: dict[str, Any]) -> None:
-    """Let the `fit` that begins go on where a checkpoint was written; the model has its variables' values.
-
-    Args:
-        model: Wrapped, in `fit`, its callbacks about to begin.
-        training: What `restore_newest` returned.
-    """
-    runtime = model._kparallel
-    progress: Progress = runtime.epoch.progress
-    if runtime.epoch.order is not None and training["order_seed"] is not None:
-        runtime.epoch.order.seed = training["order_seed"]
-    # At an epoch's start the metrics begin anew anyway.
-    within = training["data"] is not None and training["data"]["steps"] > 0
-    # Keras resets the metrics when the epoch begins.
-    metrics = [variable for metric in model.metrics for variable in metric.variables] if within else []
-    kept = [(variable, np.array(keras.ops.convert_to_numpy(variable))) for variable in metrics]
-
-    def begin() -> None:
-        resume_at(model, 0)  # It would count for every later fit, too.
-        for variable, value in kept:
-            variable.assign(value)
-        history = training.get("history")
-        if history is not None:
-            # Keras's History began at the start of this `fit`, with the epochs of this process alone.
-            model.history.epoch = list(history["epoch"])
-            model.history.history = {name: list(values) for name, values in history["history"].items()}
-
-    if training.get("finished"):  # No epoch begins, and the history is that of the run that is over.
-        model.history.history = {name: list(values) for name, values in training["history"]["history"].items()}
-    # A run that a callback has stopped, as EarlyStopping does, is over.
-    resume_at(model, sys.maxsize if training.get("stopped") else training["epoch"])
-    if training["data"] is not None:
-        progress.resume(training["epoch"], json.loads(json.dumps(training["data"])), begin)

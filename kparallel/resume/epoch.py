@@ -24,6 +24,7 @@ class EpochState:
         follows_data: Whether the present `fit` is to know its place in the data, and does not yet.
         progress: That place, or None.
         resumed: The training state that the chief has read from a checkpoint, or None.
+        callbacks: Of the present `fit`, where what they have counted is written with its checkpoints.
     """
 
     unsized: bool = False
@@ -33,3 +34,4 @@ class EpochState:
     follows_data: bool = False
     progress: Progress | None = None
     resumed: dict[str, Any] | None = None
+    callbacks: list[Any] = field(default_factory=list)

@@ -200,8 +200,10 @@ def why_only_epochs(x: Any, y: Any, shuffle: Any, steps_per_epoch: int | None) -
         shuffle: As `fit` takes it.
         steps_per_epoch: As `fit` takes it.
     """
-    if isinstance(x, ShuffledArrays | Shards):
+    if isinstance(x, ShuffledArrays):
         return ""
+    if isinstance(x, Shards):  # Their order is known; what a user's `parse` does is not.
+        return why_unrepeatable(x.batches(0, 1))
     if isinstance(x, keras.utils.PyDataset):
         if shuffle and (x.workers > 1 or (x.workers and x.use_multiprocessing)):
             return "is shuffled by several workers (workers=1 would do)"

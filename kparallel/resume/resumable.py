@@ -3,6 +3,7 @@
 import inspect
 import os
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -14,9 +15,11 @@ from kparallel.compat.epochs import has_global_seed
 from kparallel.data.shards import Shards
 from kparallel.data.shuffled import ShuffledArrays
 from kparallel.errors import CheckpointError
-from kparallel.resume.checkpoint import Checkpoint, resume_training
+from kparallel.resume.checkpoint import Checkpoint
+from kparallel.resume.draw_states import draw_states
 from kparallel.resume.epoch import EpochState
 from kparallel.resume.progress import why_only_epochs
+from kparallel.resume.resumed_fit import resume_training
 from kparallel.resume.snapshot import restore_newest, take_snapshot, weight_file_of
 
 __all__: list[str] = []
@@ -36,7 +39,7 @@ def resumable_arguments(model: Any, epoch: EpochState, asked: dict[str, Any]) ->
         epoch: Is told about the data.
         asked: What `fit` was given.
     """
-    epoch.order, epoch.progress, epoch.resumed, epoch.follows_data = None, None, None, False
+    epoch.order, epoch.progress, epoch.resumed, epoch.follows_data, epoch.callbacks = None, None, None, False, []
     # `given` has every argument; `asked` has those that the user passed.
     defaults = defaults_of_fit(model)
     given = defaults | asked
@@ -45,6 +48,11 @@ def resumable_arguments(model: Any, epoch: EpochState, asked: dict[str, Any]) ->
     # Then nothing of the data has to be known, and they keep Keras's own order.
     if not checkpoints and not backups:
         return asked
+    epoch.callbacks = writers_last(callbacks_of(given))
+    if isinstance(given["callbacks"], keras.callbacks.CallbackList):
+        given["callbacks"].callbacks = epoch.callbacks
+    else:
+        given["callbacks"] = epoch.callbacks
     x, y = given["x"], given["y"]
     if isinstance(x, Shards):
         epoch.order = x
@@ -136,6 +144,16 @@ def callbacks_of(given: dict[str, Any]) -> list[Any]:
     return list(keras.tree.flatten(callbacks)) if callbacks else []
 
 
+def writers_last(callbacks: Sequence[Any]) -> list[Any]:
+    """Return callbacks in the order in which they are called: those that a training resumes from come last.
+
+    A checkpoint then holds what all others have done at the same step or epoch: one written before
+    `ReduceLROnPlateau` has lowered the rate would resume with the old one. And what is restored is not changed by what
+    others do when training begins.
+    """
+    return sorted(callbacks, key=lambda each: isinstance(each, Checkpoint | keras.callbacks.BackupAndRestore))
+
+
 def _keep(model: Any, epoch: EpochState, backup: keras.callbacks.BackupAndRestore) -> None:
     directory, weight_file = backup_directory(backup), weight_file_of(model)
     folders = FolderWriter(directory, _BACKUPS)
@@ -148,12 +166,13 @@ def _keep(model: Any, epoch: EpochState, backup: keras.callbacks.BackupAndRestor
             # `repeats` says that the resumed run has to read what came before, to be at the same place.
             place = progress.state(0, repeats=not epoch.only_epochs and not progress.goes_on)
         seed = None if epoch.order is None else epoch.order.seed
-        training = {"epoch": number, "data": place, "order_seed": seed}
-        folders.write(take_snapshot(weight_file, training))
+        draws = draw_states(model._kparallel)
+        training = {"epoch": number, "data": place, "order_seed": seed, "draws": draws}
+        folders.write(take_snapshot(weight_file, training, epoch.callbacks))
 
     def load() -> bool:
         clear_unfinished(directory)
-        training = restore_newest(model, directory)
+        training = restore_newest(model, directory, epoch.callbacks)
         if training is None:
             return False
         epoch.resumed = training

@@ -17,12 +17,14 @@ from kparallel.compat.optimizers import optimizers_in
 from kparallel.compat.saving import WeightFile, write_weights
 from kparallel.errors import CheckpointError
 from kparallel.model_variables import metrics_of, variables_of
+from kparallel.resume.callback_states import callback_states, kept_weights, restore_callbacks
 
 __all__: list[str] = []
 
 _WEIGHTS = "model.weights.h5"  # A plain Keras file: `load_weights` reads it.
 _REST = "state.npz"
 _TRAINING = "training.json"
+_KEPT = "callbacks.npz"  # Where a callback keeps weights: those of the best epoch, for example.
 
 
 def weight_file_of(model: keras.Model) -> WeightFile:
@@ -30,38 +32,39 @@ def weight_file_of(model: keras.Model) -> WeightFile:
     return WeightFile(model, _rest)
 
 
-def take_snapshot(weight_file: WeightFile, training: Mapping[str, Any]) -> dict[str, Callable[[Path], None]]:
+def take_snapshot(
+    weight_file: WeightFile, training: Mapping[str, Any], callbacks: Sequence[Any] = ()
+) -> dict[str, Callable[[Path], None]]:
     """Copy a model's weights, optimizer, seeds and metrics, and return what writes each file of a checkpoint.
 
     Args:
         weight_file: The model's, as `weight_file_of` returns it.
         training: What else belongs to it; JSON can hold it.
+        callbacks: Whose counts belong to it.
     """
     # Copied now. What is returned writes the copies, at any later time and on any thread.
     entries, rest = weight_file.capture()
-
-    def write_rest(path: Path) -> None:
-        with path.open("wb") as file:
-            # Without names the arrays are called arr_0, arr_1, ..., in the order of `_rest`.
-            np.savez(file, *(value.numpy() for value in rest))
+    counts, kept = callback_states(callbacks)
 
     def write_training(path: Path) -> None:
         # What the model consists of does not change while it trains, so that this takes none of its time.
-        path.write_text(json.dumps({**training, "compiled": _described(weight_file.model)}))
+        path.write_text(json.dumps({**training, "callbacks": counts, "compiled": _described(weight_file.model)}))
 
-    return {
+    files = {
         _WEIGHTS: lambda path: write_weights(entries, path),
-        _REST: write_rest,
+        _REST: lambda path: _write_arrays(path, [value.numpy() for value in rest]),
         _TRAINING: write_training,
     }
+    return files | ({_KEPT: lambda path: _write_arrays(path, kept)} if kept else {})
 
 
-def restore_newest(model: keras.Model, directory: Path) -> dict[str, Any] | None:
-    """Put the newest whole checkpoint of a directory into a model.
+def restore_newest(model: keras.Model, directory: Path, callbacks: Sequence[Any] = ()) -> dict[str, Any] | None:
+    """Put the newest whole checkpoint of a directory into a model and into callbacks.
 
     Args:
         model: Built as the one that was saved; compiled.
         directory: Holds the checkpoints' folders.
+        callbacks: That go on from what they had counted.
 
     Returns:
         What else belongs to it, or None where there is no checkpoint.
@@ -74,9 +77,10 @@ def restore_newest(model: keras.Model, directory: Path) -> dict[str, Any] | None
         if not damage:
             try:
                 training: dict[str, Any] = json.loads((folder / _TRAINING).read_text())
-                with np.load(folder / _REST) as file:
-                    rest = [file[f"arr_{index}"] for index in range(len(file.files))]
-                _restore(model, folder, rest, training["compiled"])
+                counts = training.get("callbacks", {})
+                kept = _read_arrays(folder / _KEPT) if kept_weights(counts) else []
+                _restore(model, folder, _read_arrays(folder / _REST), training["compiled"])
+                restore_callbacks(callbacks, model, counts, kept)
             except (OSError, zipfile.BadZipFile, json.JSONDecodeError, KeyError) as error:
                 damage = f"{type(error).__name__}: {error}"
         if damage:
@@ -118,6 +122,16 @@ def _restore(model: keras.Model, folder: Path, rest: Sequence[np.ndarray[Any, An
     for variable, array in zip(variables, rest, strict=True):
         kind = tf.as_dtype(variable.dtype).as_numpy_dtype
         variable.assign(array.view(kind) if array.dtype.kind == "V" else array)  # NumPy's files know no bfloat16.
+
+
+def _write_arrays(path: Path, arrays: Sequence[Any]) -> None:
+    with path.open("wb") as file:
+        np.savez(file, *arrays)  # Without names they are called arr_0, arr_1, ...
+
+
+def _read_arrays(path: Path) -> list[np.ndarray[Any, Any]]:
+    with np.load(path) as file:
+        return [file[f"arr_{index}"] for index in range(len(file.files))]
 
 
 def _described(model: keras.Model) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from kparallel.comm.group import WorkerGroup
 from kparallel.compat.training import resume_at, resumed_epoch
@@ -17,9 +18,12 @@ from kparallel.data.shards import Shards
 from kparallel.data.shuffled import ShuffledArrays
 from kparallel.errors import WorkerError
 from kparallel.model_variables import variables_of
-from kparallel.resume.checkpoint import Checkpoint, resume_training
+from kparallel.resume.callback_states import callback_states, restore_callbacks
+from kparallel.resume.checkpoint import Checkpoint
 from kparallel.resume.epoch import EpochState
 from kparallel.resume.notice import RESIZE, Preempted
+from kparallel.resume.resumable import writers_last
+from kparallel.resume.resumed_fit import resume_training
 from kparallel.workers.agreed_notice import AgreedNotice
 from kparallel.workers.drift import check_drift
 from kparallel.workers.slots import SlotsOfWorkers
@@ -67,10 +71,11 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         all_callbacks = list(keras.tree.flatten(callbacks)) if callbacks else []
         # All callbacks are flattened before any is left out: what has to be equal on all workers is decided by what
         # the user passed, not by what is left here.
-        own_callbacks = [callback for callback in all_callbacks if group.is_chief or not is_chief_only(callback)]
+        own_callbacks = [each for each in writers_last(all_callbacks) if group.is_chief or not is_chief_only(each)]
         self._group = group
         self._order = order
         self._epoch_state = epoch
+        epoch.callbacks = own_callbacks
         self._slots = slots
         self._checkpoint = next((each for each in all_callbacks if isinstance(each, Checkpoint)), None)
         restores = any(isinstance(each, Checkpoint | keras.callbacks.BackupAndRestore) for each in all_callbacks)
@@ -199,8 +204,21 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         variables = variables_of(self.model)
         for variable, value in zip(variables, self._group.broadcast([v.value for v in variables]), strict=True):
             variable.assign(value)
+        self._follow_callbacks()
         if not self._group.is_chief:
             resume_training(self.model, training)
+
+    def _follow_callbacks(self) -> None:
+        """Take what the chief's callbacks go on from. Those that are the chief's alone are not here."""
+        callbacks = self._epoch_state.callbacks
+        counts, weights = callback_states(callbacks)
+        described = [counts, [[list(weight.shape), weight.dtype.name] for weight in weights]]
+        counts, kinds = json.loads(self._group.all_gather_text(json.dumps(described))[0])
+        if not self._group.is_chief:
+            weights = [tf.zeros(shape, name) for shape, name in kinds]
+        values = self._group.broadcast(weights)
+        if not self._group.is_chief:
+            restore_callbacks(callbacks, self.model, counts, [value.numpy() for value in values])
 
 
 def is_chief_only(callback: keras.callbacks.Callback) -> bool:

@@ -42,7 +42,14 @@ class Fate(keras.callbacks.Callback):
 
 x = np.random.default_rng(0).normal(size=(40, 4))
 checkpoint = kparallel.callbacks.Checkpoint(folder / "checkpoints", every_steps=3)
-history = model.fit(x, x[:, :1], batch_size=8, epochs=4, verbose=0, callbacks=[checkpoint, Fate()]).history
+# What they have counted goes on, too, on both workers: the rate is halved after each epoch but the first, and the
+# weights of the first are the best.
+others = [
+    keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=1, min_delta=9),
+    keras.callbacks.EarlyStopping("loss", mode="max", patience=9, restore_best_weights=True),
+]
+callbacks = [checkpoint, *others, Fate()]
+history = model.fit(x, x[:, :1], batch_size=8, epochs=4, verbose=0, callbacks=callbacks).history
 state = [*model.get_weights(), *(variable.numpy() for variable in model.optimizer.variables), history["loss"]]
 np.savez(folder / f"{index}.npz", *state)
 """

@@ -57,3 +57,17 @@ def test_a_schedulers_processes_are_the_hosts_of_an_elastic_run(name, monkeypatc
     assert json.loads(two.environments[0]["TF_CONFIG"])["cluster"]["worker"] == list(addresses)
     assert two.environments[0]["KPARALLEL_ELASTIC"] == "1:2" and two.environments[0]["KPARALLEL_RESTARTS"] == "3"
     assert "TF_CONFIG" not in one.environments[0]  # The scheduler's own would name workers that are lost.
+
+
+@pytest.mark.parametrize(("options", "seconds"), [((), 25.0), (("--grace", "7.5"), 7.5)])
+def test_workers_have_a_grace_below_that_of_kubernetes(options, seconds, monkeypatch):
+    launches = []
+    monkeypatch.setattr(cli, "run_gang", lambda launch: launches.append(launch) or Ending(0))
+    done = CliRunner().invoke(cli.main, ["run", "-n", "2", *options, __file__])
+    assert done.exit_code == 0, done.output
+    assert [launch.grace for launch in launches] == [seconds]
+
+
+def test_a_grace_is_a_number_of_seconds():
+    done = CliRunner().invoke(cli.main, ["run", "-n", "2", "--grace", "soon", __file__])
+    assert done.exit_code == 2 and "--grace" in done.output

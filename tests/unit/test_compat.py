@@ -3,6 +3,7 @@
 import inspect
 import operator
 import threading
+from functools import partial
 
 import h5py
 import keras
@@ -17,7 +18,15 @@ from tensorflow.python.distribute import distribute_lib
 from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
 from tensorflow.python.eager import context
 
-from kparallel.compat.callbacks import backs_up_epochs, backup_directory, keep_backups_by
+from kparallel.compat.callbacks import (
+    backs_up_epochs,
+    backup_directory,
+    best_weights,
+    counted,
+    keep_backups_by,
+    set_best_weights,
+    set_counted,
+)
 from kparallel.compat.data import epoch_batches, rows_of_arrays, shuffles_by_epoch
 from kparallel.compat.distribute import (
     CollectiveReducer,
@@ -47,6 +56,7 @@ from kparallel.compat.optimizers import (
     as_with_all_gradients,
     made_outside,
     only_built,
+    learning_rates,
     optimizers_in,
     python_attributes,
     slots_by_weight,
@@ -60,8 +70,10 @@ from kparallel.compat.profiler import XSpace, read_profile
 from kparallel.compat.saving import WeightFile, write_weights
 from kparallel.compat.startup import abort_collectives, tensorflow_has_started
 from kparallel.compat.steps import (
+    CountingGenerator,
     converted,
     default_generator,
+    default_generator_if_made,
     drawing_from,
     outside_step,
     running,
@@ -593,6 +605,13 @@ def test_keras_goes_through_epochs_by_one_method(monkeypatch):
     assert "self._get_metrics_result_or_logs(logs)" in inspect.getsource(keras.Model.fit)
 
 
+SEEDS = keras.random.SeedGenerator(3)
+
+
+def drawing(draw, element):
+    return tf.cast(element, tf.float32) + draw([])
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -608,6 +627,10 @@ def test_keras_goes_through_epochs_by_one_method(monkeypatch):
             "a generator",
         ),
         (lambda data: data.map(lambda x: x, 2, deterministic=False), "no fixed order"),
+        (lambda data: data.map(partial(drawing, tf.random.Generator.from_seed(1).normal)), "changes a variable"),
+        (lambda data: data.map(partial(drawing, partial(keras.random.normal, seed=SEEDS))), "changes a variable"),
+        (lambda data: data.map(tf.function(partial(drawing, partial(keras.random.normal, seed=SEEDS)))), "changes a"),
+        (lambda data: data.map(tf.function(partial(drawing, partial(keras.random.normal, seed=3)))), ""),
     ],
 )
 def test_what_cannot_be_repeated_is_read_off_a_dataset(change, reason):
@@ -649,6 +672,39 @@ def test_a_backup_is_kept_by_other_functions(tmp_path):
     model.fit(np.ones((4, 2)), np.ones((4, 1)), epochs=3, verbose=0, callbacks=[backup])
     assert saved == [1, 2, 3] and backs_up_epochs(backup) and backup_directory(backup) == tmp_path
     assert not backs_up_epochs(keras.callbacks.BackupAndRestore(tmp_path, save_freq=2))
+
+
+# Each with attributes of its own, besides what it was made with, that a `fit` changes.
+COUNTING = {
+    "EarlyStopping": lambda: keras.callbacks.EarlyStopping("loss", restore_best_weights=True),
+    "ReduceLROnPlateau": lambda: keras.callbacks.ReduceLROnPlateau("loss", min_delta=9, cooldown=1),
+    "ModelCheckpoint": lambda: keras.callbacks.ModelCheckpoint("x.keras", save_freq=4),
+    "SwapEMAWeights": lambda: keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
+    "TensorBoard": lambda: keras.callbacks.TensorBoard("logs"),
+}
+# What another process makes anew: files, names of places, what is done once, and how values are compared.
+ANEW = {"_model", "params", "_current_epoch", "monitor_op", "min_delta", "_previous_epoch_iterations"}
+ANEW |= {"_summary_module", "_log_write_dir", "_should_write_train_graph", "_prev_summary_state"}
+ANEW |= {"_train_writer", "_val_writer", "_writers", "_train_dir", "_val_dir", "_train_step", "_val_step"}
+
+
+@pytest.mark.parametrize("name", COUNTING)
+def test_all_that_a_callback_of_keras_counts_is_known(name, tmp_path, monkeypatch):
+    """By its attributes that differ after a `fit`: one that a release adds is met here."""
+    monkeypatch.chdir(tmp_path)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.01, use_ema=True), "mse")
+    model.optimizer.build(model.trainable_variables)
+    used, fresh = COUNTING[name](), COUNTING[name]()
+    model.fit(np.ones((6, 2)), np.ones((6, 1)), batch_size=2, epochs=3, verbose=0, callbacks=[used])
+    known = counted(used)
+    changed = {key for key, value in vars(used).items() if not np.array_equal(value, vars(fresh).get(key))}
+    assert changed - ANEW - known.keys() <= {"best_weights"}
+    assert known.items() != counted(fresh).items()
+    set_counted(fresh, known)
+    set_best_weights(fresh, best_weights(used))
+    assert counted(fresh) == known and len(best_weights(fresh)) == (2 if name == "EarlyStopping" else 0)
+    assert counted(keras.callbacks.TerminateOnNaN()) == {} and best_weights(keras.callbacks.TerminateOnNaN()) == []
 
 
 class Doubling:
@@ -731,6 +787,22 @@ def test_keras_draws_from_the_generator_of_the_thread():
         drawn = keras.random.normal((2,))
     np.testing.assert_array_equal(drawn, keras.random.normal((2,), seed=keras.random.SeedGenerator(3)))
     assert default_generator() is not generator
+    assert default_generator_if_made() is default_generator()
+
+
+def test_draws_without_a_seed_are_counted():
+    """Keras asks for them by `next(ordered=False)`."""
+    generator = CountingGenerator(7)
+    with drawing_from(generator):
+        first, second = keras.random.normal((2,)), keras.random.normal((2,))
+    assert generator.state.numpy().tolist() == [7, 2] and not np.array_equal(first, second)
+
+
+def test_learning_rates_of_all_optimizers_are_found():
+    inner = keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5))
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.25))
+    assert [float(rate) for rate in learning_rates(scaled)] == [0.0, 0.25]  # Keras reads the inner one alone.
+    assert learning_rates(inner) == learning_rates(None) == []
 
 
 @pytest.mark.parametrize(
