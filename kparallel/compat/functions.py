@@ -69,6 +69,20 @@ def outermost() -> Iterator[None]:
                 pywrap_tfe.TFE_Py_TapeSetStopOnThread()
 
 
+def of_any_rows(tensor: tf.Tensor) -> tf.Tensor:
+    """Return a tensor of which the code that uses it does not know the first dim."""
+    return tf.raw_ops.PlaceholderWithDefault(input=tensor, shape=[None, *tensor.shape[1:]])
+
+
+def tell_rows(tensor: tf.Tensor) -> None:
+    """Tell TensorFlow's graph optimizers the dims of what `of_any_rows` returned, once the code that uses it is traced.
+
+    Then what follows from the number of rows is a constant in each step.
+    """
+    shape = tensor.op.inputs[0].shape
+    tensor.op._set_attr("shape", tf.compat.v1.AttrValue(shape=shape.as_proto()))
+
+
 def draw_apart(graph: Any, number: int) -> None:
     """Let the random operations that a graph gets from now on draw other numbers than those of another worker's.
 

@@ -29,8 +29,8 @@ __all__: list[str] = []
 class RunningStep(Protocol):
     """What a running step does with the gradients that leave a tape, and with those that reach an optimizer."""
 
-    def reduced(self, gradients: Any, sources: Any) -> Any:
-        """Return the gradients, those of the model's weights summed over the replicas."""
+    def gradient(self, compute: Callable[[Any], Any], target: Any, sources: Any, output_gradients: Any) -> Any:
+        """Return the gradients that `compute` gives for output gradients, those of the model's weights summed."""
 
     def jacobian(self, compute: Callable[[], Any], target: Any, sources: Any) -> Any:
         """Return a jacobian that `compute` computes, that of the model's weights as the gradients."""
@@ -135,10 +135,15 @@ class _Swap:
 
 def _gradient(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
-    def gradient(tape: tf.GradientTape, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
+    def gradient(
+        tape: tf.GradientTape, target: Any, sources: Any, output_gradients: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        def compute(outputs: Any) -> Any:
+            return original(tape, target, sources, outputs, *args, **kwargs)
+
         # A tape outside of any step has no running step, and gets its gradients as they are.
-        found, step = original(tape, target, sources, *args, **kwargs), running_step()
-        return found if step is None else step.reduced(found, sources)
+        step = running_step()
+        return compute(output_gradients) if step is None else step.gradient(compute, target, sources, output_gradients)
 
     return gradient
 

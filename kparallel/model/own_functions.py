@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from kparallel.comm.failures import translate_worker_loss
@@ -19,6 +18,7 @@ from kparallel.model.build import place_new
 from kparallel.model.functions import counts_of, first_share, over_batches, over_lists, tensors
 from kparallel.model.runtime import Runtime
 from kparallel.model.takeover import owners_of
+from kparallel.model.whole_batch import whole_batch
 from kparallel.model_variables import optimizers_of
 from kparallel.ownstep.attributes import Attributes
 from kparallel.ownstep.check import StepCheck
@@ -189,45 +189,12 @@ class _OwnFunction:
         """Compare the step with one device's on a few rows: once, with the first batch that has two."""
         assert self._step is not None
         runtime = self._runtime
-        whole = _joined(batch, runtime)
-        self._due = whole is not None and row_count(whole) < 2
-        if self._due or whole is None:
+        whole = whole_batch(batch, runtime)
+        self._due = row_count(whole) < 2
+        if self._due:
             return
         if self._model.run_eagerly:
             self._step.find_out(runtime.strategy, batch, counts)
         graph = not runtime.placement.group.is_single
         check = StepCheck(self._model, self._step, self._function(), self._name, runtime.strategy, graph)
         check.run(whole, counts, runtime.check)
-
-
-def _joined(batch: Any, runtime: Runtime) -> Any:
-    """Return a batch whole, which may come divided between the replicas of all workers; None if they cannot send it."""
-    leaves = keras.tree.flatten(batch)
-    parts = {
-        index: runtime.strategy.experimental_local_results(leaf)
-        for index, leaf in enumerate(leaves)
-        if isinstance(leaf, tf.distribute.DistributedValues)
-    }
-    if runtime.placement.group.is_single:
-        whole = [tf.concat(some, 0) for some in parts.values()]
-    elif all(isinstance(some[0], tf.Tensor) and some[0].dtype != tf.string for some in parts.values()):
-        whole = _gathered([leaves[index] for index in parts], runtime)
-    else:
-        return None
-    for index, leaf in zip(parts, whole, strict=True):
-        leaves[index] = leaf
-    return keras.tree.pack_sequence_as(batch, leaves)
-
-
-def _gathered(leaves: list[Any], runtime: Runtime) -> list[tf.Tensor]:
-    """Return the rows of all workers of what is divided between the replicas."""
-    communicator = runtime.placement.communicators[-1]
-
-    def of_all(*parts: Any) -> list[tf.Tensor]:
-        return [tf.concat(rows, 0) for rows in communicator.all_gather(list(parts))]
-
-    @traced
-    def gathered(*parts: Any) -> Any:
-        return runtime.strategy.run(of_all, args=parts)
-
-    return list(first_share(runtime, gathered(*leaves))) if leaves else []

@@ -93,15 +93,17 @@ class StepCheck:
             few = list(range(rows))
         if len(few) < 2:
             return
-        # Numbers that TensorFlow draws by itself differ from run to run, so that a comparison would find them.
-        if self._step.draw is not None:
+        try:
+            # Numbers that differ from run to run would be found.
+            if self._step.draw is not None:
+                raise _NotHeldError(self._step.draw)
+            finding, few = self._found(batch, few, counts)
+        except _NotHeldError as error:
             self._warn_unseen(
-                f"draws random numbers by tf.random{self._step.draw}, which cannot be held equal",
-                "Draw by keras.random, whose draws are held equal, or say",
+                f"draws random numbers by tf.random{error}, which cannot be held equal",
+                "Draw by keras.random, or by tf.random.normal and tf.random.uniform in the step itself, or say",
             )
             return
-        try:
-            finding, few = self._found(batch, few, counts)
         except _InGraphsAloneError as error:
             self._warn_unseen(f"does not run outside of a graph ({error})", "Say")
             return
@@ -179,6 +181,8 @@ class StepCheck:
             # In this order: the first run records for which draws the rows count, and the other two repeat its
             # numbers.
             whole = self._whole(data, draws, None)
+            if draws.seeded < self._step.draws:  # As by tf.raw_ops, of which only the operation is seen.
+                raise _NotHeldError("")
             other = self._whole(rows_at(data, order), draws, order)
             divided = self._divided(data, draws, counts)
         return whole, compare(whole, other, divided, rounding_of(layers, self._step.compression))
@@ -265,6 +269,10 @@ class StepCheck:
 
         with putting_back(variables):
             yield read
+
+
+class _NotHeldError(Exception):
+    """Raised where a step draws what cannot be held equal."""
 
 
 class _InGraphsAloneError(Exception):

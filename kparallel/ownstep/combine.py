@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from kparallel.ownstep.sums import StepSums, scaled, wide
+from kparallel.ownstep.portion import scaled, wide
+from kparallel.ownstep.sums import StepSums
 from kparallel.ownstep.written import Change
 from kparallel.stage.dependence import Dependence
 
@@ -32,19 +33,35 @@ def own_average(variable: keras.Variable, sums: StepSums, moments: bool) -> tf.T
 def own_sum(variable: keras.Variable, sums: StepSums, change: Change) -> tf.Tensor:
     """Return what this replica gives to a variable to which sums over rows were added.
 
-    All replicas have had one value before but for rounding. The average of that is the same to the last bit on all.
+    All replicas have had one value before, but for rounding. The first one's counts, so that the sum of all is the same
+    to the last bit on each.
+
+    Args:
+        variable: Its value is that of the start, with what this replica has added.
+        sums: Knows this replica's share.
+        change: What it has added: a sum at least.
     """
-    end = wide(tf.convert_to_tensor(variable.value))
-    parts = [[wide(tf.cast(each, variable.dtype)) for each in some] for some in (change.sums, change.means)]
-    added, averaged = (tf.add_n(some) if some else tf.zeros_like(end) for some in parts)
-    # end = start + sums + means, on each replica with its own rows
-    # The start is what all replicas had in common; what was added to it is combined by its own rule.
-    start = end - added - averaged
-    if end.dtype.is_floating:
-        start = start / tf.cast(sums.replicas, end.dtype)
-        return start + sums.share.averaged(averaged) + sums.share.counted(added)
-    first = start + averaged if sums.first else tf.zeros_like(end)
-    return first + sums.share.counted(added)
+    added, averaged = _total(variable, change.sums), _total(variable, change.means)
+    # value = start + sums + means, on each replica with its own rows
+    #
+    # first replica      value - its means     + its part of its means
+    # any other          its sums              + its part of its means
+    if not sums.first:
+        own = [sums.share.counted(added)]
+    else:
+        value = wide(tf.convert_to_tensor(variable.value))
+        own = [value if sums.share.rows else value - added]
+    if change.means and averaged.dtype.is_floating:  # Of integers the first replica's means are in its value.
+        own += [sums.share.averaged(averaged), *([-averaged] if sums.first else [])]
+    return own[0] if len(own) == 1 else tf.add_n(own)
+
+
+def _total(variable: keras.Variable, parts: list[tf.Tensor]) -> tf.Tensor:
+    """Return the sum of what was added to a variable, in the variable's shape."""
+    wider = [wide(tf.cast(each, variable.dtype)) for each in parts]
+    total = wider[0] if len(wider) == 1 else tf.add_n(wider) if wider else wide(tf.zeros((), variable.dtype))
+    # A number may have been added to each entry.
+    return total if total.shape == variable.shape else tf.broadcast_to(total, variable.shape)
 
 
 def whole_results(leaves: list[tf.Tensor], dependences: Sequence[Dependence], sums: StepSums) -> list[tf.Tensor]:

@@ -1,8 +1,8 @@
 """What random functions draw in the runs that are compared: the same numbers for the same rows.
 
-Keras's functions draw for all rows, of which each part takes its own. What Python's and NumPy's generators draw while
-code is traced, such as which layers `AugMix` applies, knows no rows: every run and every part begins from the same
-numbers.
+Keras's and TensorFlow's functions draw for all rows, of which each part takes its own. What Python's and NumPy's
+generators draw while code is traced, such as which layers `AugMix` applies, knows no rows: every run and every part
+begins from the same numbers.
 """
 
 import random
@@ -14,15 +14,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from kparallel.compat.draws import operation_seeds_put_back
+
 __all__: list[str] = []
 
 
 @contextmanager
 def generators_put_back() -> Iterator[None]:
-    """Put back Python's and NumPy's generators, so that what follows draws as if nothing had been run meanwhile."""
+    """Put back all generators of numbers, so that what follows draws as if nothing had been run meanwhile."""
     before = _generators()
     try:
-        yield
+        with operation_seeds_put_back():
+            yield
     finally:
         _set_generators(*before)
 
@@ -39,6 +42,7 @@ class Draws:
         self._shapes: list[bool] = []  # Of each draw, whether it was for the rows.
         self._order: Any = None
         self._recording = False
+        self.seeded = 0  # How many draws of the first run were seeded here: those of TensorFlow's own.
         self._local = threading.local()  # Replicas run in threads of their own.
         self._generators = _generators()
 
@@ -69,6 +73,11 @@ class Draws:
             return None
         _, count = self._local.place
         return self._rows if not isinstance(rows, int) or rows == count else None
+
+    def seed(self) -> int:
+        """Return a seed for the last draw: its number among those of its part."""
+        self.seeded += self._recording
+        return int(self._local.draw)
 
     def own(self, drawn: tf.Tensor) -> tf.Tensor:
         """Return the rows that are this part's."""

@@ -234,6 +234,9 @@ class _Elsewhere:
     def number(self, rows: Any) -> int | None:
         raise _DrawsInLoss
 
+    def seed(self) -> int:
+        return 0
+
     def own(self, drawn: tf.Tensor) -> tf.Tensor:
         return drawn
 

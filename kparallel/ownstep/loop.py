@@ -22,9 +22,9 @@ from kparallel.compat.variables import has_single_copy, place_variable, placed_v
 from kparallel.engine.placement import Placement
 from kparallel.errors import ModelError
 from kparallel.ownstep.decisions import Decisions
+from kparallel.ownstep.portion import Portion
 from kparallel.ownstep.replica import ReplicaRun
 from kparallel.ownstep.step import OwnStep
-from kparallel.ownstep.sums import Portion
 
 __all__: list[str] = []
 
@@ -135,9 +135,9 @@ def _metrics_of(variables: list[keras.Variable]) -> list[keras.metrics.Metric]:
 class _LoopReplica(ReplicaRun):
     """One replica's run of a function in a loop of the user's own."""
 
-    def reduced(self, gradients: Any, sources: Any) -> Any:
+    def gradient(self, compute: Callable[[Any], Any], target: Any, sources: Any, output_gradients: Any) -> Any:
         """Return gradients as they are: they are summed at the optimizer."""
-        return gradients
+        return compute(output_gradients)
 
     def jacobian(self, compute: Callable[[], Any], target: Any, sources: Any) -> Any:
         """Return a jacobian as it is, as gradients are."""

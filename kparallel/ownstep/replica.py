@@ -21,10 +21,13 @@ from kparallel.errors import ModelError
 from kparallel.ownstep.combine import own_average, own_sum, whole_results
 from kparallel.ownstep.decisions import Decisions
 from kparallel.ownstep.metric_updates import adds_up
-from kparallel.ownstep.sums import Portion, StepSums, wide
+from kparallel.ownstep.output_gradients import scaled_outputs
+from kparallel.ownstep.packed_values import added_in_packs
+from kparallel.ownstep.portion import Portion, wide
+from kparallel.ownstep.sums import StepSums
 from kparallel.ownstep.traced import Traced
 from kparallel.ownstep.user_code import line_of
-from kparallel.ownstep.written import Change
+from kparallel.ownstep.written import Change, Written
 from kparallel.stage.dependence import Dependence
 
 __all__: list[str] = []
@@ -72,19 +75,9 @@ class ReplicaRun:
             self._note(variable for variable in variables if not variable.trainable)
 
     @property
-    def draw(self) -> str | None:
-        """Where the step first draws by TensorFlow's own random operations, None if it does not."""
-        return None if self._traced is None else self._traced.written.draw
-
-    @property
-    def choice(self) -> str | None:
-        """Where the step first chooses by a number of this replica's rows, None if it does not."""
-        return None if self._traced is None else self._traced.written.choice
-
-    @property
-    def sizes(self) -> set[int]:
-        """Numbers of rows that are written into the step."""
-        return set() if self._traced is None else self._traced.written.sizes
+    def written(self) -> Written | None:
+        """What is found in the step's graph; None in a step that runs eagerly."""
+        return None if self._traced is None else self._traced.written
 
     def gather(self, value: tf.Tensor) -> tf.Tensor:
         """Return all replicas' rows of a tensor."""
@@ -94,13 +87,25 @@ class ReplicaRun:
         """Return the sum of a tensor over the replicas."""
         return self._sums.total(value)
 
-    def reduced(self, gradients: Any, sources: Any) -> Any:
-        """Return gradients that leave a tape, those of the model's weights summed over the replicas."""
-        if self._applying or self._sums.in_jacobian:
-            return gradients
-        flat, places = tf.nest.flatten(gradients), tf.nest.flatten(sources)
+    def gradient(self, compute: Callable[[Any], Any], target: Any, sources: Any, output_gradients: Any) -> Any:
+        """Return gradients that leave a tape, those of the model's weights summed over the replicas.
+
+        Args:
+            compute: Computes them of output gradients, as TensorFlow does.
+            target, sources: What they are of.
+            output_gradients: What the user gives; None for ones.
+        """
+        if self._applying or self._sums.in_jacobian or self._sums.in_gradient or self._sums.replicas == 1:
+            return compute(output_gradients)
+        places = tf.nest.flatten(sources)
+        # Gradients of inputs stay as they are. So where some are asked for, those of weights are scaled one by one.
+        at_outputs = output_gradients is None and all(map(is_weight, places))
+        outputs = scaled_outputs(target, places, self._sums.share.factor) if at_outputs else None
+        with self._sums.gradient(outputs is not None):
+            gradients = compute(output_gradients if outputs is None else outputs)
+        flat = tf.nest.flatten(gradients)
         own = [i for i, (g, s) in enumerate(zip(flat, places, strict=True)) if g is not None and is_weight(s)]
-        totals = self._sums.gradients([flat[i] for i in own], [places[i] for i in own])
+        totals = self._sums.gradients([flat[i] for i in own], [places[i] for i in own], outputs is not None)
         for index, total in zip(own, totals, strict=True):
             flat[index] = total
         return tf.nest.pack_sequence_as(gradients, flat)
@@ -216,7 +221,7 @@ class ReplicaRun:
         changes = {} if self._traced is None else self._traced.written.settled()
         keys = [] if self._sums.replicas == 1 else [key for key in self._variables if key in rules]
         own = [self._own_part(key, rules[key], changes.get(key)) for key in keys]
-        for key, total in zip(keys, self._sums.add(own), strict=True):
+        for key, total in zip(keys, added_in_packs(self._sums.add, own), strict=True):
             self._variables[key].assign(tf.cast(total, self._variables[key].dtype))
         if self._traced is not None:
             self._traced.written.skip()

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from kparallel.compat.distribute import local_updates
-from kparallel.compat.functions import draw_apart, traced
+from kparallel.compat.functions import draw_apart, of_any_rows, tell_rows, traced
 from kparallel.compat.layers import flatten_layers
 from kparallel.compat.steps import (
     drawing_from,
@@ -25,9 +25,9 @@ from kparallel.engine.sharded_update import ShardedUpdate
 from kparallel.errors import ModelError
 from kparallel.ownstep.decisions import Decisions
 from kparallel.ownstep.held import Held
+from kparallel.ownstep.portion import Portion
 from kparallel.ownstep.replica import ReplicaRun
 from kparallel.ownstep.rows import StepRows
-from kparallel.ownstep.sums import Portion
 from kparallel.ownstep.traced import Traced
 from kparallel.ownstep.user_code import line_of
 from kparallel.ownstep.written import Written
@@ -79,7 +79,8 @@ class OwnStep:
         self._draws = draws
         self._owners = owners
         self.sized = False  # Whether the step has to be traced with the number of rows.
-        self.draw: str | None = None  # Where the step first draws by TensorFlow's own random operations.
+        self.draw: str | None = None  # Where the step first draws what a comparison cannot hold equal.
+        self.draws = 0  # How often it draws by TensorFlow's own random operations what can be held equal.
         self.sizes: set[int] = set()  # Numbers of rows that are written into it.
         self.choice: str | None = None  # Where it first chooses by a number of a replica's rows.
         self.trial: Trial | None = None  # What a run that is compared with another one does otherwise.
@@ -156,6 +157,7 @@ class OwnStep:
                 (self._held.metrics, "reset_state", "reset_metric"),
             ):
                 stack.enter_context(redirected(owners, name, partial(_through, take)))
+            stack.enter_context(redirected([] if self._draws is None else [self._draws], "next", self._apart))
             yield
 
     def _replica(self, data: Any, counts: RowCounts) -> list[tf.Tensor]:
@@ -169,23 +171,30 @@ class OwnStep:
             self.trial.place(first or 0, rows)
         if not tf.executing_eagerly() and not local and placement.first_replica:
             draw_apart(tf.compat.v1.get_default_graph(), placement.first_replica)
-        if not tf.executing_eagerly() and not self.sized:
-            data = keras.tree.map_structure(_of_any_rows, data)
+        # Plain Keras's steps do not know the number of rows either, and write no number into the graph.
+        free = not tf.executing_eagerly() and not self.sized
+        if free:
+            data = keras.tree.map_structure(lambda leaf: of_any_rows(leaf) if _has_rows(leaf) else leaf, data)
         replica = self._made(data, self._share(rows, counts, index), counts, index)
         self._shift_seeds(index, 1)
         with running(replica), self.drawing():
             try:
-                found = self._step(data)
+                result = self._step(data)
             except Exception as error:
                 # Autograph and Keras wrap what is raised inside a step. The refusal itself says more.
                 if replica.refusals and error is not replica.refusals[0]:
                     raise replica.refusals[0] from error
                 raise
-            self.structure = {} if found is None else found
+            self.structure = {} if result is None else result
             leaves = replica.results([leaf for leaf in keras.tree.flatten(self.structure) if leaf is not None])
         self._shift_seeds(index, -1)
-        self.sizes |= replica.sizes
-        self.draw, self.choice = replica.draw or self.draw, replica.choice or self.choice
+        for leaf in filter(_has_rows, keras.tree.flatten(data) if free else []):
+            tell_rows(leaf)
+        if replica.written is not None:
+            found = replica.written
+            self.sizes |= found.sizes
+            self.draw, self.choice = found.draw or self.draw, found.choice or self.choice
+            self.draws = max(self.draws, found.draws)
         return leaves
 
     def _made(self, data: Any, share: Portion, counts: RowCounts, index: int) -> ReplicaRun:
@@ -262,13 +271,24 @@ class OwnStep:
                 update.apply(gradients, variables)
 
     def _shift_seeds(self, index: int, sign: int) -> None:
-        """Let replicas draw apart while the step runs; what is kept is plain Keras's own."""
+        """Let replicas draw apart from the model's seeds while the step runs; what is kept is plain Keras's own."""
         if not index or self.trial is not None:
             return
+        shared = None if self._draws is None else self._draws.state  # Its draws are told apart one by one.
         for variable in self._held.variables:
-            if id(variable) in self._held.seeds:
+            if id(variable) in self._held.seeds and variable is not shared:
                 shift = tf.cast(seed_shift(index), variable.value.dtype)
                 variable.assign(variable.value + shift if sign > 0 else variable.value - shift)
+
+    def _apart(self, _: Any, draw: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what gives each replica a seed of its own in the place of the one that all have."""
+
+        def drawn(*args: Any, **kwargs: Any) -> Any:
+            seed = draw(*args, **kwargs)
+            index = 0 if running_step() is None else self._placement.communicators[-1].replica_index
+            return seed if not index or self.trial is not None else seed + tf.cast(seed_shift(index), seed.dtype)
+
+        return drawn
 
 
 def _through(take: str, owner: Any, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -281,8 +301,5 @@ def _through(take: str, owner: Any, method: Callable[..., Any]) -> Callable[...,
     return call
 
 
-def _of_any_rows(leaf: Any) -> Any:
-    """Return a tensor of which the graph does not know the number of rows, as plain Keras's steps see it."""
-    if not isinstance(leaf, tf.Tensor) or not leaf.shape.rank:
-        return leaf
-    return tf.raw_ops.PlaceholderWithDefault(input=leaf, shape=[None, *leaf.shape[1:]])
+def _has_rows(leaf: Any) -> bool:
+    return isinstance(leaf, tf.Tensor) and bool(leaf.shape.rank)

@@ -5,10 +5,13 @@ A replica's loss counts in the whole batch's by its factor: by its part of the r
 
 ```text
                     forward                              backward, to replica s
-gradients           y = sum over r of f_r g_r            f_s g_s counts, so that g_s gets  sum over r of f_r dy_r
-all_reduce          y = sum over r of x_r                x_s gets  (sum over r of f_r dy_r) / f_s
-gather              y = rows of all r, one after other   x_s gets  its rows of (sum over r of f_r dy_r) / f_s
+gradients           y = sum over r of f_r g_r            g_s gets  f_s times the sum over r of dy_r
+all_reduce          y = sum over r of x_r                x_s gets  the sum over r of dy_r
+gather              y = rows of all r, one after other   x_s gets  its rows of the sum over r of dy_r
 ```
+
+Here each dy_r has the factor f_r in it, since the tape began with f_r at replica r's loss. Where it could not, dy_r
+counts as f_r dy_r, and what replica s gets is divided by f_s, by which its gradients are multiplied in the end.
 
 A jacobian is computed in a loop of TensorFlow's, where replicas cannot wait for one another. That of a target that is
 equal on all replicas needs no sum there: each dy_r is dy, so that the sum is dy times the sum of the factors.
@@ -16,7 +19,6 @@ equal on all replicas needs no sum there: each dy_r is dy, so that the sum is dy
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
@@ -26,47 +28,10 @@ from kparallel.comm.compression import compressed, restored
 from kparallel.compat.steps import outside_step
 from kparallel.engine.placement import Placement
 from kparallel.errors import ModelError
+from kparallel.ownstep.portion import Portion, over, scaled
 from kparallel.ownstep.user_code import line_of
 
 __all__: list[str] = []
-
-
-@dataclass(frozen=True)
-class Portion:
-    """What one replica has of a batch.
-
-    Args:
-        rows: How many rows.
-        part: Which part of the batch's rows they are, between 0 and 1.
-        filled: Which part of the replicas that have rows this one is; 0 without any.
-        sums: Whether losses are sums over rows, not means.
-    """
-
-    rows: int
-    part: Any
-    filled: Any
-    sums: bool
-
-    @property
-    def factor(self) -> Any:
-        """By which this replica's gradients count: its part where they are means over rows, 1 where they are sums."""
-        return float(self.rows > 0) if self.sums else self.part
-
-    def counted(self, value: tf.Tensor) -> tf.Tensor:
-        """Return a value, or zeros for what the row of an empty share gave."""
-        return value if self.rows else tf.zeros_like(value)
-
-    def averaged(self, value: tf.Tensor) -> tf.Tensor:
-        """Return this replica's part of an average over rows."""
-        return self.counted(scaled(value, self.part))
-
-    def of_all(self, value: tf.Tensor) -> tf.Tensor:
-        """Return what is equal on all replicas times the sum of their factors."""
-        return self.counted(_over(value, self.filled)) if self.sums else value
-
-    def one_of_all(self, value: tf.Tensor) -> tf.Tensor:
-        """Return a value so that the replicas' sum by their factors is an average."""
-        return scaled(value, self.filled) if self.sums else value
 
 
 class StepSums:
@@ -94,6 +59,7 @@ class StepSums:
         self._same_indices = same_indices
         self.refusals: list[ModelError] = []  # Autograph raises an error of its own in place of one of these.
         self._target: bool | None = None  # In a jacobian: whether its target is equal on all replicas.
+        self._weighted: bool | None = None  # In a gradient: whether the factor is in what its tape began with.
         self._graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
     @property
@@ -142,6 +108,24 @@ class StepSums:
         finally:
             self._target = None
 
+    @property
+    def in_gradient(self) -> bool:
+        """Whether a tape now computes gradients, as part of which functions may use tapes of their own."""
+        return self._weighted is not None
+
+    @contextmanager
+    def gradient(self, weighted: bool) -> Iterator[None]:
+        """Compute gradients.
+
+        Args:
+            weighted: Whether this replica's factor is in what the tape begins with.
+        """
+        self._weighted = weighted
+        try:
+            yield
+        finally:
+            self._weighted = None
+
     def jacobians(self, jacobians: list[tf.Tensor], equal: bool) -> list[tf.Tensor]:
         """Return the whole batch's jacobians of what each replica's rows give.
 
@@ -149,15 +133,14 @@ class StepSums:
             jacobians: Of weights.
             equal: Whether their target is equal on all replicas.
         """
-        return self._weighted([self.share.one_of_all(each) for each in jacobians] if equal else jacobians)
+        return self._totals([self.share.one_of_all(each) for each in jacobians] if equal else jacobians)
 
     def total(self, value: tf.Tensor) -> tf.Tensor:
         """Return the sum of a tensor over the replicas; the gradient reaches each one's part."""
-        factor = self.share.factor
 
         def whole(own: tf.Tensor) -> Any:
             def backward(upstream: tf.Tensor) -> tf.Tensor:
-                return self.share.counted(_over(self._upstream([upstream])[0], factor))
+                return self._own(self._upstream([upstream]))[0]
 
             return self.add([self.share.counted(own)])[0], backward
 
@@ -167,7 +150,7 @@ class StepSums:
         """Return all replicas' rows of a tensor, in order; the gradient reaches each one's own."""
         # `sums` in the backward pass has the rows of all replicas; this one's begin where those of the replicas before
         # it end.
-        index, factor = self._communicator.replica_index, self.share.factor
+        index = self._communicator.replica_index
 
         def whole(own: tf.Tensor) -> Any:
             (parts,) = self.collect([own[: self.share.rows]])
@@ -177,55 +160,65 @@ class StepSums:
                 if not self.share.rows:
                     return tf.zeros_like(own)
                 start = tf.add_n([tf.shape(part)[0] for part in parts[:index]]) if index else 0
-                return _over(sums[start : start + tf.shape(own)[0]], factor)
+                return self._own([sums[start : start + tf.shape(own)[0]]])[0]
 
             return tf.concat(parts, 0), backward
 
         return self._equal(tf.identity(tf.custom_gradient(whole)(value)))
 
-    def gradients(self, gradients: list[Any], variables: list[Any]) -> list[Any]:
+    def gradients(self, gradients: list[Any], variables: list[Any], weighted: bool = False) -> list[Any]:
         """Return the whole batch's gradients of what each replica's rows give.
 
         Args:
             gradients: Tensors or `tf.IndexedSlices`, without None.
             variables: Of which they are.
+            weighted: Whether each replica's factor is in them. Default False.
         """
         if not gradients or self.replicas == 1:
             return gradients
         # Slices with the same indices everywhere are summed value by value, as tensors; all others are concatenated.
         added = [not isinstance(g, tf.IndexedSlices) or self._same_indices(g) for g in gradients]
         dense = [_values(g, v) for g, v, adds in zip(gradients, variables, added, strict=True) if adds]
-        slices = [self._scaled_slices(g) for g, adds in zip(gradients, added, strict=True) if not adds]
-        sums = iter(self._weighted(dense))
+        slices = [self._scaled_slices(g, weighted) for g, adds in zip(gradients, added, strict=True) if not adds]
+        sums = iter(self._totals(dense, weighted))
         kept = iter(self._travelled(slices))
         return [_like(g, next(sums)) if adds else next(kept) for g, adds in zip(gradients, added, strict=True)]
 
-    def _weighted(self, values: list[tf.Tensor]) -> list[tf.Tensor]:
+    def _totals(self, values: list[tf.Tensor], weighted: bool = False) -> list[tf.Tensor]:
         """Sum tensors by the replicas' factors. What is differentiated once more is so with every replica."""
         factor = self.share.factor
 
         def whole(*own: tf.Tensor) -> Any:
             def backward(*upstream: tf.Tensor) -> list[tf.Tensor]:
-                return self._upstream(upstream)
+                found = self._own(self._upstream(upstream))
+                # Here `own` has the factor in it already, or gets it below.
+                return found if weighted else [scaled(each, factor) for each in found]
 
-            return self._travelled([self.share.counted(scaled(each, factor)) for each in own]), backward
+            parts = own if weighted else [scaled(each, factor) for each in own]
+            return self._travelled([self.share.counted(each) for each in parts]), backward
 
         if not values:
             return []
-        sums = [tf.ensure_shape(s, v.shape) for s, v in zip(tf.custom_gradient(whole)(*values), values, strict=True)]
+        sums = [_of_shape(s, v.shape) for s, v in zip(tf.custom_gradient(whole)(*values), values, strict=True)]
         return [self._equal(value) for value in sums]
 
     def _upstream(self, upstream: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Return what reaches something that is equal on all replicas, of all of them."""
         if self._target:
             return [self.share.of_all(each) for each in upstream]
-        return self.add([scaled(each, self.share.factor) for each in upstream])
+        factor = 1.0 if self._weighted else self.share.factor
+        return self.add([scaled(each, factor) for each in upstream])
+
+    def _own(self, upstream: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Return what reaches this replica's part of something that is equal on all replicas."""
+        factor = 1.0 if self._weighted else self.share.factor
+        return [self.share.counted(over(each, factor)) for each in upstream]
 
     def _travelled(self, values: list[Any]) -> list[Any]:
         return restored(self.add(compressed(values, self._compression)), values)
 
-    def _scaled_slices(self, slices: tf.IndexedSlices) -> tf.IndexedSlices:
-        values = self.share.counted(scaled(slices.values, self.share.factor))
+    def _scaled_slices(self, slices: tf.IndexedSlices, weighted: bool) -> tf.IndexedSlices:
+        values = self.share.counted(slices.values if weighted else scaled(slices.values, self.share.factor))
         return tf.IndexedSlices(values, slices.indices, slices.dense_shape)
 
     def _equal(self, value: Any) -> Any:
@@ -259,30 +252,16 @@ def _values(gradient: Any, variable: Any) -> tf.Tensor:
     if isinstance(gradient, tf.IndexedSlices):
         return gradient.values
     gradient = tf.convert_to_tensor(gradient)
-    return gradient if tf.executing_eagerly() else tf.ensure_shape(gradient, variable.shape)
+    return _of_shape(gradient, variable.shape)
+
+
+def _of_shape(value: tf.Tensor, shape: Any) -> tf.Tensor:
+    """Return a value of a shape that the graph may not know."""
+    known = value.shape.is_fully_defined() and value.shape == shape
+    return value if known else tf.ensure_shape(value, shape)
 
 
 def _like(gradient: Any, total: tf.Tensor) -> Any:
     if isinstance(gradient, tf.IndexedSlices):
         return tf.IndexedSlices(total, gradient.indices, gradient.dense_shape)
     return total
-
-
-def scaled(value: tf.Tensor, factor: Any) -> tf.Tensor:
-    """Return a value times a factor: a number of Python's, or a float64 scalar."""
-    return value if isinstance(factor, float) and factor == 1 else value * _number(factor, value.dtype)
-
-
-def _over(value: tf.Tensor, factor: Any) -> tf.Tensor:
-    plain = isinstance(factor, float) and factor in (0, 1)  # 0 is the factor of an empty share, which counts nowhere.
-    return value if plain else value / _number(factor, value.dtype)
-
-
-def _number(factor: Any, dtype: tf.DType) -> tf.Tensor:
-    """Return a factor in a dtype; `tf.cast` alone takes a number of Python's through float32."""
-    return tf.constant(factor, dtype) if isinstance(factor, float) else tf.cast(factor, dtype)
-
-
-def wide(value: tf.Tensor) -> tf.Tensor:
-    """Return a float as it is, anything else as what sums do not overflow."""
-    return value if value.dtype.is_floating else tf.cast(value, tf.int64)

@@ -17,6 +17,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.compat.draws import is_held
 from kparallel.compat.functions import called_graphs
 from kparallel.compat.variables import is_copy, resource_name
 from kparallel.errors import ModelError
@@ -88,7 +89,8 @@ class Written:
         self._handles: dict[str, Any] = {}  # What each captured tensor of the graph stands for.
         self._reads: dict[int, Dependence] = {}  # What is now read of a variable that differs between the replicas.
         self.changes: dict[int, Change] = {}
-        self.draw: str | None = None  # Where the step first draws by TensorFlow's own random operations.
+        self.draw: str | None = None  # Where the step first draws what a comparison cannot hold equal.
+        self.draws = 0  # How often it draws by TensorFlow's own random operations what can be held equal.
         self.sizes: set[int] = set()  # Numbers of rows that are written into it.
         self.choice: str | None = None  # Where it first chooses by a mean or another number of this replica's rows.
 
@@ -121,6 +123,9 @@ class Written:
                 self._note_rows(operation, self._rows)
 
     def _note_draw(self, operation: tf.Operation) -> None:
+        if is_held(operation):
+            self.draws += 1
+            return
         inner = [each for graph in called_graphs(operation).values() for each in graph.get_operations()]
         if self.draw is None and any(each.type.startswith(_DRAWS) for each in [operation, *inner]):
             self.draw = line_of(operation.traceback)

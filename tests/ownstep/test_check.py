@@ -252,12 +252,30 @@ def test_random_draws_and_batch_norm_are_no_findings():
     fit(wrapped(noise, net))
 
 
-def test_what_tf_random_draws_is_said_and_not_compared():
-    def drawn(model, y, y_pred):
-        return tf.reduce_mean((y + tf.random.normal(tf.shape(y_pred), dtype=tf.float64) - y_pred) ** 2)
+def test_what_tf_random_draws_is_held_equal():
+    compared = []
 
-    with pytest.warns(UserWarning, match=r"draws random numbers by tf.random at .*test_check.py:\d+"):
-        fit(wrapped(drawn))
+    def drawn(model, y, y_pred):
+        compared.append(tf.executing_eagerly())
+        noise = tf.random.normal(tf.shape(y_pred), dtype=tf.float64) * tf.random.uniform((), dtype=tf.float64)
+        return tf.reduce_mean((y + tf.nn.dropout(noise, 0.5) - y_pred) ** 2)
+
+    fit(wrapped(drawn))
+    assert sum(compared) == 4  # Twice whole, and by two replicas.
+    with pytest.raises(errors.ModelError, match="gradient of"):
+        fit(wrapped(lambda model, y, y_pred: drawn(model, y, y_pred) + compares_rows(model, y, y_pred)))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        pytest.param(tf.random.shuffle, id="shuffle"),
+        pytest.param(lambda like: tf.raw_ops.RandomStandardNormal(shape=tf.shape(like), dtype=tf.float64), id="raw"),
+    ],
+)
+def test_what_else_tensorflow_draws_is_said_and_not_compared(draw):
+    with pytest.warns(UserWarning, match=r"draws random numbers by tf.random.*which cannot be held equal"):
+        fit(wrapped(lambda model, y, y_pred: tf.reduce_mean((y + draw(y_pred) - y_pred) ** 2)))
 
 
 def test_the_check_leaves_the_state_as_it_was():

@@ -78,6 +78,41 @@ def test_every_size_of_batch():
     equal(state(model), state(plain_model))
 
 
+@tf.custom_gradient
+def clipped(outputs):
+    """Clips the gradient of each row, that of a mean over seven rows."""
+    return tf.identity(outputs), lambda upstream: tf.clip_by_value(upstream, -0.1, 0.1)
+
+
+class Clipping(Guide):
+    """Also resets a metric in the step, so that it is of the last batch alone."""
+
+    def __init__(self, net):
+        super().__init__(net)
+        self.error = keras.metrics.MeanAbsoluteError(name="error")
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            loss = tf.reduce_mean((clipped(y_pred) - y) ** 2)
+        self.optimizer.apply(tape.gradient(loss, self.trainable_weights), self.trainable_weights)
+        self.error.reset_state()
+        self.error.update_state(y, y_pred)
+        return {"loss": loss, "of the batch": self.error.result()}
+
+
+@pytest.mark.parametrize("eager", some([False, True], False))
+def test_what_is_done_to_gradients_on_their_way_is_as_on_one_device(eager):
+    def clipping():
+        model = Clipping(mlp(4, 1))
+        model.compile(keras.optimizers.Adam(0.01), run_eagerly=eager)
+        return model
+
+    use("float64")
+    equal(*(train(model, regressed()) for model in pair(clipping, replicas=2)[::-1]))
+
+
 class Insisting(Guide):
     """Reads the number of rows in Python, as a step may whose data have a fixed batch size."""
 

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from kparallel.ownstep.combine import own_average, own_sum, whole_results
-from kparallel.ownstep.sums import Portion
+from kparallel.ownstep.portion import Portion
 from kparallel.ownstep.written import Change
 from kparallel.stage.dependence import Dependence
 
@@ -44,6 +44,15 @@ def test_sums_are_added_to_the_value_that_all_had():
 def test_counts_are_added_as_whole_numbers():
     changes = [Change(sums=[tf.constant(3)]), Change(sums=[tf.constant(1)])]
     assert total(lambda v, r: own_sum(v, r, changes[0 if r.first else 1]), [13, 11], "int64") == 14
+
+
+def test_what_the_row_of_an_empty_share_added_counts_nowhere():
+    variable, change = keras.Variable([11.0, 12.0], dtype="float64"), Change(sums=[tf.constant(1.0, tf.float64)])
+    empty = SimpleNamespace(share=Portion(0, 0.0, 0.0, False), first=True)
+    # A number was added to each entry.
+    assert own_sum(variable, empty, change).numpy().tolist() == [10.0, 11.0]
+    empty.first = False
+    assert own_sum(variable, empty, change).numpy().tolist() == [0.0, 0.0]
 
 
 def test_results_are_summed_averaged_gathered_or_kept():

@@ -36,15 +36,18 @@ from kparallel.compat.distribute import (
     updates_without_devices,
     whole_losses,
 )
-from kparallel.compat.draws import drawing_for, moving_statistics
+from kparallel.compat.draws import drawing_for, is_held, moving_statistics, operation_seeds_put_back
 from kparallel.compat.epochs import has_global_seed, why_unrepeatable
 from kparallel.compat.functions import (
     called_graphs,
     calls_unknown,
     captured,
     draw_apart,
+    of_any_rows,
     outermost,
     run_independently,
+    tell_rows,
+    traced,
     unoptimized_calls,
     without_devices,
 )
@@ -710,8 +713,8 @@ def test_all_that_a_callback_of_keras_counts_is_known(name, tmp_path, monkeypatc
 class Doubling:
     """A step that doubles gradients."""
 
-    def reduced(self, gradients, sources):
-        return [2 * gradient for gradient in gradients]
+    def gradient(self, compute, target, sources, output_gradients):
+        return [2 * gradient for gradient in compute(output_gradients)]
 
     def jacobian(self, compute, target, sources):
         return [3 * jacobian for jacobian in compute()]
@@ -830,6 +833,69 @@ def test_keras_draws_for_other_rows(name):
     with drawing_for(Second):
         part = draw(given(1), seed=5, **arguments.get(name, {}))
     np.testing.assert_array_equal(part, whole[1:2])
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda shape: tf.random.normal(shape, 5.0, 2.0, tf.float64),
+        lambda shape: tf.random.uniform(shape, -1.0, 1.0),
+        lambda shape: tf.random.uniform(shape, 0, 99, tf.int64),
+        lambda shape: tf.random.truncated_normal(shape, seed=3),
+        lambda shape: tf.nn.dropout(tf.ones(shape), 0.5),
+        lambda shape: tf.image.random_flip_left_right(tf.tile(tf.range(3.0)[None, None, :, None], [shape[0], 1, 1, 1])),
+    ],
+)
+def test_tensorflow_draws_for_other_rows(draw):
+    class Part:
+        def __init__(self, first, rows):
+            self.first, self.rows, self.seeds = first, rows, []
+
+        def number(self, rows):
+            return 4 if rows == self.rows else None
+
+        def seed(self):
+            self.seeds.append(7)
+            return 7
+
+        def own(self, drawn):
+            return drawn[self.first : self.first + self.rows]
+
+    tf.random.set_seed(1)
+    whole, second = Part(0, 4), Part(1, 2)
+    with operation_seeds_put_back():
+        with drawing_for(lambda: whole):
+            numbers = draw((4, 3))
+        with drawing_for(lambda: second):
+            np.testing.assert_array_equal(draw((2, 3)), numbers[1:3])
+        assert whole.seeds == second.seeds == [7] and len(set(numbers.numpy().ravel())) > 1
+    after = tf.random.uniform((3,))
+    tf.random.set_seed(1)
+    np.testing.assert_array_equal(after, tf.random.uniform((3,)))
+    with tf.Graph().as_default() as graph:
+        draw((4, 3))
+        assert not is_held(tf.constant(1.0).op)
+    held = [is_held(operation) for operation in graph.get_operations() if operation.type.startswith(("Rand", "Trunc"))]
+    assert held == [True]
+
+
+def test_the_rows_of_a_tensor_are_told_once_its_graph_is_traced():
+    """By `_set_attr` of the operation that hid them."""
+    seen = []
+
+    @traced
+    def rows(tensor):
+        free = of_any_rows(tensor)
+        seen.append(free.shape[0])
+        number = tf.shape(free)[0]
+        tell_rows(free)
+        return number, free
+
+    number, free = rows(tf.ones((3, 2)))
+    operation = rows.get_concrete_function(tf.ones((3, 2))).graph.get_operations()[1]
+    assert seen == [None] and number.numpy() == 3 and free.shape == (3, 2)
+    assert operation.type == "PlaceholderWithDefault"
+    assert [dim.size for dim in operation.get_attr("shape").dim] == [3, 2]
 
 
 @pytest.mark.parametrize(("shape", "shared"), [((None, 1), False), ((4, 1), False), ((1, 3), True)])

@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from kparallel.comm.communicator import SingleReplica, add
-from kparallel.ownstep.sums import Portion, StepSums, scaled, wide
+from kparallel.ownstep.portion import Portion
+from kparallel.ownstep.sums import StepSums
 
 
 class Pair(SingleReplica):
@@ -27,18 +28,6 @@ def sums(share, replicas=2):
 
 SHARE = Portion(rows=2, part=0.25, filled=0.5, sums=False)
 EMPTY = Portion(rows=0, part=0.0, filled=0.0, sums=False)
-
-
-def test_a_factor_keeps_all_digits_of_the_values_dtype():
-    value = tf.constant(1.0, tf.float64)
-    assert float(scaled(value, 1 / 3)) == 1 / 3 and scaled(value, 1.0) is value
-    assert wide(tf.constant(2**31 - 1, tf.int32)).dtype == tf.int64 and wide(value) is value
-
-
-def test_the_row_of_an_empty_share_counts_nowhere():
-    bad = tf.constant([np.nan, 1.0])
-    assert EMPTY.counted(bad).numpy().tolist() == EMPTY.averaged(bad).numpy().tolist() == [0.0, 0.0]
-    assert SHARE.averaged(tf.constant([4.0])).numpy().tolist() == [1.0]
 
 
 @pytest.mark.parametrize(("share", "value", "gradient"), [(SHARE, 15.0, 3.0), (EMPTY, 0.0, 0.0)])
@@ -61,10 +50,38 @@ def test_the_gradient_of_gathered_rows_reaches_the_own_ones():
     assert tape.gradient(loss, x).numpy().ravel().tolist() == [3.0, 30.0]
 
 
+def test_what_follows_from_a_weighted_gradient_reaches_each_ones_own():
+    x, weight = tf.constant([2.0]), tf.Variable([0.0])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        plain = sums(SHARE).gradients([x * x], [weight])[0]
+        weighted = sums(SHARE).gradients([0.25 * x * x], [weight], True)[0]
+    assert plain.numpy() == weighted.numpy() == 3.0
+    # Upstream 1 times the factor 1/4, summed over both (times 3), times the derivative 2 x.
+    assert tape.gradient(plain, x).numpy() == tape.gradient(weighted, x).numpy() == 3.0
+    assert not sums(EMPTY).gradients([tf.constant([np.nan])], [weight], True)[0].numpy().any()
+
+
+def test_a_tape_that_begins_with_the_factor_adds_up_what_comes_back():
+    own, x = sums(SHARE), tf.constant([[5.0], [6.0]])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        total, rows = own.total(x), own.rows(x)
+        weighted = own.gradients([x], [tf.Variable([[0.0], [0.0]])], True)[0]
+        scaled = own.gradients([x], [tf.Variable([[0.0], [0.0]])])[0]
+    assert not own.in_gradient
+    with own.gradient(True):
+        assert own.in_gradient
+        found = [tape.gradient(each, x).numpy().ravel().tolist() for each in (total, rows, weighted, scaled)]
+    assert found == [[3.0, 3.0]] * 3 + [[0.75, 0.75]]
+
+
 def test_gradients_are_weighed_and_slices_stay_slices():
     slices = tf.IndexedSlices(tf.constant([[8.0]]), tf.constant([5]), tf.constant([9, 1]))
     dense, kept = sums(SHARE).gradients([tf.constant([4.0]), slices], [tf.Variable([0.0]), tf.Variable([[0.0]])])
     assert dense.numpy().tolist() == [3.0]  # 4 times 1/4, summed.
     assert kept.values.numpy().ravel().tolist() == [2.0] * 3 and kept.indices.numpy().tolist() == [5] * 3
+    weighted = sums(SHARE).gradients([tf.constant([1.0]), slices], [tf.Variable([0.0]), tf.Variable([[0.0]])], True)
+    assert weighted[0].numpy().tolist() == [3.0] and weighted[1].values.numpy().ravel().tolist() == [8.0] * 3
     alone = [tf.constant([4.0])]
     assert sums(SHARE, replicas=1).gradients(alone, [None]) is alone
