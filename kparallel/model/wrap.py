@@ -112,7 +112,8 @@ def plan(
             replicas, in a cluster those of all workers, which alone holds the optimizer's slots of the weight (Adam
             has two), updates it, and gives it to the others: the slots take a replica's part of the memory, and the
             update its part of the time. The result is the same for every optimizer. None: each replica holds all
-            slots and updates everything. `"auto"` (default): None; with `cluster`, what is faster.
+            slots and updates everything. `"auto"` (default): with `cluster`, what is faster; else `"optimizer"` on one
+            machine where it makes a step faster by more than a bound, which the printed plan tells, and None otherwise.
         cluster: A cluster file, or the name of one that comes with kparallel: `"8xA100"`, `"8xH100"`, `"cpu-hosts"`.
             With it, and `batch_size`, what is not said of replicas, stages, microbatches, schedule, recompute and shard
             is searched. Default None: plan for the devices of this machine.
@@ -257,6 +258,7 @@ def wrap(
         raise PlanError(
             f"Expected either a plan or the options that make one, received a plan and {', '.join(options.given())}."
         )
+    free = plan is None and shard == "auto"
     model, pending = build_model(model)
     with translate_worker_loss(), pending:
         check_model(model)
@@ -273,6 +275,7 @@ def wrap(
         facts = wrap_fingerprint(model, plan, loss_reduction, gradient_compression) | {"check": check}
         strategy, placement = place(plan.mesh, cluster, gradient_compression, lambda group: require_same(group, facts))
         runtime = Runtime(plan, strategy, placement, loss_reduction, check)
+        runtime.shard_is_free = free
         place_pending(model, runtime, pending)
         return make_parallel(model, runtime)
 
