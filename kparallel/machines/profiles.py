@@ -11,19 +11,24 @@ server    ├─────────── its profile ───────
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
 from kparallel.compat.profiler import read_profile, wall_clock
 from kparallel.machines.program import Program
 from kparallel.machines.requests import CLOCK, DROP, RECORD, STOP
+from kparallel.mesh import full_device_name
 from kparallel.trace.events import Event
 
 __all__: list[str] = []
 
 _TRIES = 5  # Questions for the time, of which the one that is answered fastest counts.
-_SERVER = "/job:worker/replica:0/task:{}/device:CPU:0"
+
+
+def host_device(worker: int) -> str:
+    """Return TensorFlow's name of the CPU of a worker."""
+    return full_device_name(f"worker{worker}/CPU:0")
 
 
 class ServerProfiles:
@@ -31,10 +36,12 @@ class ServerProfiles:
 
     Args:
         program: Knows the servers.
+        device_of: Returns the device on which a worker's files are read, by the worker's index.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, device_of: Callable[[int], str] = host_device) -> None:
         self._program = program
+        self._device_of = device_of
 
     def start(self) -> None:
         """Start the profilers of all servers."""
@@ -44,7 +51,7 @@ class ServerProfiles:
         """Stop them, and return their profiles, by the index of the worker."""
         folders = self._program.ask(STOP)
         try:
-            return {index: list(_read(index, folder)) for index, folder in folders.items() if folder}
+            return {index: list(_read(self._device_of(index), folder)) for index, folder in folders.items() if folder}
         finally:
             self._program.ask(DROP)
 
@@ -85,8 +92,8 @@ def events_of(own: Sequence[bytes], servers: dict[int, list[bytes]], ahead: dict
             yield from read_profile(profile, f"worker{index}/", later)
 
 
-def _read(index: int, folder: str) -> Iterator[bytes]:
-    """Yield the profiles in a folder on a server."""
-    with tf.device(_SERVER.format(index)):
+def _read(device: str, folder: str) -> Iterator[bytes]:
+    """Yield the profiles in a folder on the machine of a device."""
+    with tf.device(device):
         for path in tf.io.matching_files(f"{folder}/plugins/profile/*/*.xplane.pb"):
             yield tf.io.read_file(path).numpy()

@@ -101,7 +101,7 @@ REFUSED = {
     "memory": (
         lambda: kparallel.wrap(build(), memory_per_device="1kB", batch_size=8),
         errors.PlanError,
-        "There is none",
+        "there is none",
     ),
 }
 

@@ -6,7 +6,6 @@ import pytest
 import tensorflow as tf
 
 from kparallel.compat.profiler import XSpace
-from kparallel.machines import profiles
 from kparallel.machines.profiles import ServerProfiles, events_of
 from kparallel.machines.requests import CLOCK, DROP, RECORD, STOP, Requests
 
@@ -51,10 +50,9 @@ def test_clocks_are_compared_by_the_fastest_answer():
     assert ServerProfiles(Asked(Requests())).clocks_ahead()[1] == pytest.approx(10**9, abs=5 * 10**7)
 
 
-def test_what_a_server_recorded_is_read_and_dropped_there(monkeypatch):
-    monkeypatch.setattr(profiles, "_SERVER", "CPU:0")
+def test_what_a_server_recorded_is_read_and_dropped_there():
     program = Asked(Requests())
-    recorded = ServerProfiles(program)
+    recorded = ServerProfiles(program, lambda worker: "CPU:0")
     recorded.start()
     with tf.profiler.experimental.Trace("within"):
         pass
