@@ -1,9 +1,11 @@
 """Decides whether the replicas of a model share the optimizer out, where the user leaves it open: `shard="auto"`.
 
 ```text
-wrap ──► with the compiled optimizer, or as for Adam          plan.shard, plan.shard_reason
-compile ──► once more, with the optimizer that is compiled
+wrap, plan ──► a model that is compiled       plan.shard, plan.shard_reason
+compile    ──► once more, with its optimizer
 ```
+
+Before that the optimizer is unknown, or the model is trained by a loop of the user's own.
 """
 
 from dataclasses import replace
@@ -32,11 +34,12 @@ def with_shard(model: keras.Model, plan: Plan) -> Plan:
     that runs eagerly.
 
     Args:
-        model: The model, compiled or not. Without an optimizer it counts as trained by Adam.
+        model: The model. Nothing is shared out unless it is compiled with an optimizer.
         plan: The plan, whatever it shares out.
     """
     reason = _reason(model, plan) if _is_free(model, plan) else ""
-    return replace(plan, shard="optimizer" if reason else None, shard_reason=reason)
+    shard = "optimizer" if reason else None
+    return replace(plan, shard=shard, shard_reason=reason)
 
 
 def _is_free(model: keras.Model, plan: Plan) -> bool:
@@ -44,7 +47,9 @@ def _is_free(model: keras.Model, plan: Plan) -> bool:
     # Layers that are placed by name have one replica.
     if not alone or plan.replicas == 1 or not model.built or model.run_eagerly:
         return False
-    return all(map(_is_kerass, _optimizers(model))) and not any(has_own(model, hook) for hook in STEPS)
+    optimizer = getattr(model, "optimizer", None)
+    known = optimizer is not None and all(map(_is_kerass, optimizers_in(optimizer)))
+    return known and not any(has_own(model, hook) for hook in STEPS)
 
 
 def _reason(model: keras.Model, plan: Plan) -> str:
@@ -72,11 +77,6 @@ def trained_bytes(model: keras.Model, stages: int) -> TrainedBytes:
     sliced = [bytes_of(weight) for weight in model.trainable_weights if id(weight) in tables]
     number = (len(dense) + len(sliced)) / stages
     return TrainedBytes(sum(dense) / stages, sum(sliced) / stages, number)
-
-
-def _optimizers(model: keras.Model) -> list[Any]:
-    optimizer = getattr(model, "optimizer", None)
-    return [] if optimizer is None else optimizers_in(optimizer)
 
 
 def _is_kerass(optimizer: Any) -> bool:

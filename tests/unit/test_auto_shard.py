@@ -37,10 +37,12 @@ def compiled():
 
 
 def test_the_plan_says_what_is_shared_out_and_why(compiled):
-    plan = compiled().plan
-    assert plan.shard == "optimizer"
-    assert "shared out: each replica reads and writes about" in str(plan)
-    assert kparallel.plan(build(), replicas=2) == plan
+    model = compiled()
+    plan = model.plan
+    assert plan.shard == "optimizer" and "shared out: each replica reads and writes about" in str(plan)
+    assert kparallel.plan(model.unwrap(), replicas=2) == plan == kparallel.wrap(model, replicas=2).plan
+    # Of a model that is not compiled nobody knows how it is trained.
+    assert kparallel.plan(build(), replicas=2).shard is None
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,7 @@ def test_what_the_user_says_stays():
     assert kparallel.wrap(build(), replicas=1).plan.shard is None  # Nobody to share with.
     chosen = kparallel.plan(build(), replicas=2)
     model = kparallel.wrap(build(), chosen)
-    model.compile("sgd", "mse")
+    model.compile("adam", "mse")
     assert model.plan == chosen
 
 
