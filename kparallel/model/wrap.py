@@ -113,7 +113,7 @@ def plan(
             has two), updates it, and gives it to the others: the slots take a replica's part of the memory, and the
             update its part of the time. The result is the same for every optimizer. None: each replica holds all
             slots and updates everything. `"auto"` (default): with `cluster`, what is faster; else `"optimizer"` on one
-            machine where it makes a step faster by more than a bound, which the printed plan tells, and None otherwise.
+            machine where that saves a compiled model enough time, as the printed plan then says, and otherwise None.
         cluster: A cluster file, or the name of one that comes with kparallel: `"8xA100"`, `"8xH100"`, `"cpu-hosts"`.
             With it, and `batch_size`, what is not said of replicas, stages, microbatches, schedule, recompute and shard
             is searched. Default None: plan for the devices of this machine.
