@@ -11,14 +11,18 @@ import keras
 import tensorflow as tf
 
 from kparallel.cluster import read_cluster
-from kparallel.compat.profiler import read_profile
-from kparallel.errors import PlanError
-from kparallel.mesh import Mesh, device_kind, device_worker
+from kparallel.compat.profiler import start_profiler
+from kparallel.machines.measured import measured_machine
+from kparallel.machines.profiles import ServerProfiles, events_of
+from kparallel.machines.program import Program, this_program
+from kparallel.mesh import Mesh, device_kind
 from kparallel.planning.plan import LayerGroup, Plan
+from kparallel.planning.traffic import machines_of
 from kparallel.trace.attribution import Owner, owner, plain_attribution
 from kparallel.trace.events import MARK, Event, Operation, RecordedStep, calls
 from kparallel.trace.lanes import LaneStep, assign_operations, lanes_of
-from kparallel.trace.summary import Machine, Summary, summarize
+from kparallel.trace.processes import Machine
+from kparallel.trace.summary import Summary, summarize
 
 __all__: list[str] = []
 
@@ -44,6 +48,8 @@ class Recorder:
     One step more is recorded ahead and left out, since the profiler's start disturbs it. Where an epoch ends in
     between, what is there counts, and else recording starts again in the next epoch.
 
+    In one program over several machines every server records what its devices do, with a profiler of its own.
+
     In a cluster only the chief records. On other workers TensorFlow's profiler may end the process as it stops: there
     each collective asks the chief first (`CollectiveExecutor::CompleteParams`), an event that starts on one thread and
     ends on another, and `TraceMeRecorder::Consume` keeps pointers to such ends while it moves them (TensorFlow 2.21).
@@ -64,6 +70,7 @@ class Recorder:
         self._steps = steps
         self._model: Any = None
         self._directory: tempfile.TemporaryDirectory[str] | None = None
+        self._servers: ServerProfiles | None = None
         self._mark: Any = None
         # `_calls` counts the calls of this `fit`, `_seen` those since the profiler was started.
         self._calls = 0
@@ -85,12 +92,10 @@ class Recorder:
 
         Raises:
             ValueError: The model runs eagerly, so that there is no graph whose operations could be told apart.
-            PlanError: Its stages are on several machines in one program.
         """
         self.stop()
         if model.run_eagerly:
             raise ValueError("Expected a compiled step to record, received run_eagerly=True. Compile without it.")
-        _check_machines(getattr(model, "plan", None))
         cluster = read_cluster()
         self._model, self._calls, self._done = model, 0, cluster is not None and cluster.index > 0
 
@@ -128,9 +133,11 @@ class Recorder:
         tf.profiler.experimental.stop()
         with self._directory as name:
             self._directory = None
-            events = [event for path in sorted(Path(name).rglob("*.xplane.pb")) for event in read_profile(path)]
+            own = [path.read_bytes() for path in sorted(Path(name).rglob("*.xplane.pb"))]
+        servers, self._servers = self._servers, None
+        others, ahead = ({}, {}) if servers is None else (servers.stop(), servers.clocks_ahead())
         self._done = True
-        recording = self._recording(events)
+        recording = self._recording(list(events_of(own, others, ahead)))
         if recording is None:
             warnings.warn("The profiler recorded no training step, so there is nothing to tell.", stacklevel=2)
         return recording
@@ -141,7 +148,9 @@ class Recorder:
             self._end_mark()
             tf.profiler.experimental.stop(save=False)
             self._directory.cleanup()
-        self._directory = None
+            if self._servers is not None:
+                self._servers.drop()
+        self._directory = self._servers = None
 
     def _end_mark(self) -> None:
         """End the mark of a call, also of one that found the data at its end, of which Keras tells no callback."""
@@ -151,9 +160,8 @@ class Recorder:
 
     def _turn_on(self) -> bool:
         directory = tempfile.TemporaryDirectory(prefix="kparallel-trace-")
-        options = tf.profiler.experimental.ProfilerOptions(host_tracer_level=2, python_tracer_level=0)
         try:
-            tf.profiler.experimental.start(directory.name, options)
+            start_profiler(directory.name)
         except tf.errors.AlreadyExistsError:
             directory.cleanup()
             self._done = True
@@ -164,6 +172,10 @@ class Recorder:
             )
             return False
         self._directory, self._seen = directory, 0
+        program = _program_of(self._model)
+        if program is not None:
+            self._servers = ServerProfiles(program)
+            self._servers.start()
         return True
 
     def _recording(self, events: Sequence[Event]) -> Recording | None:
@@ -183,26 +195,17 @@ class Recorder:
         found = [step for call in calls(events, whose)[1:] for step in call]
         if not found:
             return None
-        machine = _machine(plan)
+        program = _program_of(self._model)
+        machine = _machine(plan) if program is None else measured_machine(program, _machine(plan))
         lanes = lanes_of(plan, machine.worker)
         laid = [assign_operations(step, lanes, whose, alone=plan.replicas == 1) for step in found]
         return Recording(summarize(plan, found, laid, machine), found, laid)
 
 
-def _check_machines(plan: Any) -> None:
-    """Refuse a plan whose lanes are not all of this process: TensorFlow's profiler would show none of the others' work.
-
-    Raises:
-        PlanError: It has devices of several workers.
-    """
-    names = [name for row in plan.mesh.rows for name in row] if isinstance(plan, Plan) else []
-    workers = sorted({device_worker(name) or 0 for name in names})
-    if len(workers) > 1:
-        raise PlanError(
-            f"Expected a plan for the devices of one process to record, received one for those of workers {workers}, "
-            "of which TensorFlow's profiler sees worker 0's alone. Leave out Trace and Throughput(explain=True), or "
-            "record the same plan on one machine."
-        )
+def _program_of(model: Any) -> Program | None:
+    """Return the program whose servers take part in the steps of a model, or None where this process does all."""
+    plan = getattr(model, "plan", None)
+    return this_program() if isinstance(plan, Plan) and len(machines_of(plan)) > 1 else None
 
 
 def _machine(plan: Plan) -> Machine:

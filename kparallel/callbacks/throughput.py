@@ -9,7 +9,7 @@ import keras
 from kparallel.callbacks.meter import Meter
 from kparallel.callbacks.recorder import Recorder, Recording
 from kparallel.trace.diagnosis import diagnose
-from kparallel.trace.summary import Summary
+from kparallel.trace.summary import Summary, machine_lines
 
 __all__: list[str] = []
 
@@ -145,10 +145,18 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
     def _tell(self, efficiency: float | None) -> None:
         assert self.summary is not None
         self._told = True
-        self.explanation = str(diagnose(self.summary, efficiency))
+        self.explanation = " ".join(
+            [str(diagnose(self.summary, efficiency)), *map(_sentence, machine_lines(self.summary, self._batch_size))]
+        )
         # The progress bar, if there is one, stands in the middle of its line.
         line_break = "\n" if self.params.get("verbose") == 1 else ""
         print(f"{line_break}kparallel: {self.explanation}")
 
     def _steps(self) -> int:
         return int(self.model.optimizer.iterations)
+
+
+def _sentence(line: str) -> str:
+    """Return a line of the report, which begins with its subject, as a sentence."""
+    subject, _, rest = line.partition(" ")
+    return f"{subject.capitalize()}: {rest.strip()}."

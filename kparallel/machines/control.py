@@ -4,6 +4,8 @@
 server 1 ──{"server": 1}────► program     TensorFlow's server listens here
          ◄──{"connected": 1}──            all servers have said so, and TensorFlow has connected to them
          ──{"notice": 1}────►             SIGTERM came here: this machine is about to be taken away
+         ◄──{"ask": "memory"}──           a request, see `requests.py`; one at a time
+         ──{"answer": [1, 2]}───►
          ◄──{"ended": 0}──────            the script has ended, with this exit code
 ```
 
@@ -45,7 +47,7 @@ class Line:
         self._token = os.fsencode(token)
         self._unread = b""
 
-    def send(self, **message: int) -> None:
+    def send(self, **message: Any) -> None:
         """Say something; do nothing where nobody listens any more."""
         with contextlib.suppress(OSError):
             self._end.sendall(sealed_line(message, self._token))

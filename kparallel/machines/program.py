@@ -3,14 +3,16 @@
 import contextlib
 import functools
 import os
+import queue
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 
-from kparallel.cluster import Cluster
+from kparallel.cluster import Cluster, read_cluster, read_one_program
 from kparallel.comm.join import handshake
 from kparallel.comm.liveness import is_silent
 from kparallel.devices import virtual_devices
@@ -46,6 +48,8 @@ class Program:
         self._heartbeat = heartbeat
         self._lost = ""
         self._loss = threading.Event()
+        self._asking = threading.Lock()
+        self._answers: dict[int, queue.Queue[Any]] = {index: queue.Queue() for index in lines}
         for index in lines:
             name = f"kparallel-server-{index}"
             threading.Thread(target=functools.partial(self._watch, index), name=name, daemon=True).start()
@@ -59,6 +63,33 @@ class Program:
         """Tell the servers how the script has ended. They stay until this process is gone: its exit may need them."""
         for line in self._lines.values():
             line.send(ended=code)
+
+    @property
+    def cluster(self) -> Cluster:
+        """The machines."""
+        return self._cluster
+
+    def ask(self, request: str) -> dict[int, Any]:
+        """Ask all servers the same, and return their answers, by the index of the worker.
+
+        Args:
+            request: One of `requests.py`.
+
+        Raises:
+            WorkerError: A server was lost meanwhile; the message names it. One that is silent ends the process.
+        """
+        with self._asking:
+            for line in self._lines.values():
+                line.send(ask=request)
+            return {index: self._answer(index) for index in self._lines}
+
+    def _answer(self, index: int) -> Any:
+        while True:
+            try:
+                return self._answers[index].get(timeout=_NEWS)
+            except queue.Empty:
+                if self._loss.is_set():
+                    raise WorkerError(self._lost) from None
 
     @contextlib.contextmanager
     def naming_the_lost(self) -> Iterator[None]:
@@ -81,6 +112,8 @@ class Program:
         while (message := line.read(_INTERVAL)) is not None:
             if "notice" in message:
                 os.kill(os.getpid(), signal.SIGTERM)
+            elif "answer" in message:
+                self._answers[index].put(message["answer"])
             elif is_silent(self._cluster.workers[index], self._heartbeat) and line.read(0.0) is not None:
                 end_process(lost_sentence(self._cluster, index, SILENT))
         self._lost = self._lost or lost_sentence(self._cluster, index, HUNG_UP)
@@ -117,4 +150,18 @@ def join_servers(cluster: Cluster, devices: int | None, timeout: float, heartbea
         tf.train.ClusterSpec({"worker": list(cluster.workers)}), job_name="worker", task_index=cluster.index
     )
     program.connected()
+    _joined(cluster).append(program)
     return program
+
+
+def this_program() -> Program | None:
+    """Return the program of which this process runs the script; None on one machine, and in a worker of a cluster."""
+    cluster = read_one_program()
+    made = [] if cluster is None or read_cluster() is not None else _joined(cluster)
+    return made[0] if made else None
+
+
+@functools.cache
+def _joined(cluster: Cluster) -> list[Program]:
+    """Return the list that holds the program: `join_servers` appends it, and later calls find it."""
+    return []

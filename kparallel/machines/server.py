@@ -11,6 +11,7 @@ from kparallel.comm.join import handshake
 from kparallel.comm.liveness import is_silent
 from kparallel.machines.control import Line, connect_to_program, name_workers
 from kparallel.machines.ending import HUNG_UP, SILENT, end_process, lost_sentence
+from kparallel.machines.requests import Requests
 from kparallel.rendezvous import wait_for_peers
 
 __all__: list[str] = []
@@ -52,10 +53,13 @@ def serve(cluster: Cluster, devices: int | None, timeout: float, heartbeat: floa
 
 def _follow(cluster: Cluster, line: Line, heartbeat: float) -> NoReturn:
     """Wait until the program has ended, then end this process in the same way."""
-    ended, connected = None, False
+    ended, connected, requests = None, False, Requests()
     while (message := line.read(_INTERVAL)) is not None:
         connected = connected or "connected" in message
         ended = message.get("ended", ended)
+        if "ask" in message:
+            line.send(answer=requests.answer(message["ask"]))
+            continue
         # A program that has ended may take its time to exit.
         if ended is None and connected and is_silent(cluster.workers[0], heartbeat) and line.read(0.0) is not None:
             end_process(lost_sentence(cluster, 0, SILENT))

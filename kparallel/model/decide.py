@@ -11,19 +11,20 @@ import keras
 import tensorflow as tf
 
 from kparallel.compat.layers import flatten_layers
-from kparallel.compat.optimizers import own_optimizer
 from kparallel.devices import check_devices, has_several_machines, local_devices
 from kparallel.errors import PlanError
 from kparallel.mesh import Mesh
+from kparallel.model.auto_shard import with_shard
 from kparallel.model.choose_mesh import choose_mesh
+from kparallel.model.machine_columns import machine_rows
 from kparallel.model.options import Options, check_options
 from kparallel.model.required_graph import required_graph
 from kparallel.model.shared_weights import check_shared_weights
+from kparallel.model.slots_of_model import optimizer_slots
 from kparallel.model_variables import bytes_of
 from kparallel.planning.by_name import count_stages, stages_by_name
 from kparallel.planning.cut import partition
 from kparallel.planning.groups import layer_groups
-from kparallel.planning.memory import slots_of
 from kparallel.planning.plan import LayerGroup, Plan
 from kparallel.planning.search import choose
 from kparallel.planning.shared_search import choose_shared
@@ -89,7 +90,7 @@ def _plan(
     workers: int,
 ) -> Plan:
     recompute = options.recompute or "never"
-    return Plan(
+    plan = Plan(
         model.name,
         mesh,
         groups,
@@ -101,6 +102,7 @@ def _plan(
         workers=workers,
         shard=_shard(options, workers * mesh.replicas),
     )
+    return with_shard(model, plan) if options.shard == "auto" else plan
 
 
 def _shard(options: Options, replicas: int | None) -> str | None:
@@ -118,16 +120,15 @@ def _search(model: keras.Model, graph: Graph, options: Options, workers: int) ->
         raise PlanError("Expected memory_per_device to choose the cut, received a cut by hand as well. Leave one out.")
     if workers > 1:
         raise PlanError("Expected memory_per_device on one machine, received it in a cluster. Say replicas and stages.")
-    if has_several_machines():
-        raise PlanError(
-            "Expected memory_per_device on one machine, received it in one program over several. Say replicas and "
-            "stages."
-        )
     units = profile(graph)
-    search = partial(choose, shard=_shard(options, None)) if options.shard != "weights" else choose_shared
+    devices = local_devices() if options.devices is None else check_devices(options.devices)
+    rows_of = partial(machine_rows, devices, options) if has_several_machines() else None
+    search = (
+        partial(choose, shard=_shard(options, None), rows_of=rows_of) if options.shard != "weights" else choose_shared
+    )
     plan = search(
         units,
-        local_devices() if options.devices is None else check_devices(options.devices),
+        devices,
         options.batch_size,
         options.memory_per_device,
         model_name=model.name,
@@ -141,7 +142,8 @@ def _search(model: keras.Model, graph: Graph, options: Options, workers: int) ->
     )
     # A model of one stage is not cut, so its group has no calls; a plan that was not searched has none either.
     # `choose` knows units alone, and groups of it name the calls of the graph.
-    return replace(plan, groups=(_whole(model),)) if plan.mesh.stages == 1 else plan
+    plan = replace(plan, groups=(_whole(model),)) if plan.mesh.stages == 1 else plan
+    return with_shard(model, plan) if options.shard == "auto" else plan
 
 
 def _by_layer(model: keras.Model, options: Options, mesh: Mesh, stages: Any, workers: int) -> Plan:
@@ -175,17 +177,6 @@ def _by_layer(model: keras.Model, options: Options, mesh: Mesh, stages: Any, wor
         groups.append(LayerGroup(names, parameters, size, share=parameters / total))
     # No recomputation: it would need the inputs of a stage, and there are no stages.
     return _plan(model, mesh, tuple(groups), 1, replace(options, recompute=None), workers)
-
-
-def optimizer_slots(model: keras.Model) -> float:
-    """Return the number of variables that the optimizer keeps for each weight; 2, as for Adam, without an optimizer."""
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is None:
-        return 2
-    optimizer = own_optimizer(optimizer)
-    # Each of these options adds one variable for each weight.
-    more = [getattr(optimizer, name, False) for name in ("momentum", "centered", "amsgrad", "use_ema")]
-    return slots_of(type(optimizer).__name__, sum(1 for each in more if each))
 
 
 def check_plan(plan: Plan, model: keras.Model) -> None:

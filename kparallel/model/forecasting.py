@@ -14,9 +14,10 @@ from kparallel.forecast.forecast import Forecast, forecast
 from kparallel.forecast.hardware import Hardware
 from kparallel.forecast.hardware_file import read_hardware
 from kparallel.mesh import full_device_name
-from kparallel.model.decide import optimizer_slots, sample_inputs
+from kparallel.model.decide import sample_inputs
 from kparallel.model.options import Options, check_options
 from kparallel.model.required_graph import required_graph
+from kparallel.model.slots_of_model import optimizer_slots
 from kparallel.planning.predict import BACKWARD_COST
 from kparallel.planning.units import Unit
 from kparallel.stage.costs import measured, profile

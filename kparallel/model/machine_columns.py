@@ -9,6 +9,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from kparallel.errors import PlanError
 from kparallel.mesh import Mesh, device_worker
@@ -58,6 +59,22 @@ def machine_columns(names: Sequence[str], options: Options, stages: int) -> tupl
         for worker, own in machines.items()
         for lane in range(lanes[worker])
     )
+
+
+def machine_rows(names: Sequence[str], options: Options, replicas: int, stages: int) -> tuple[Column, ...] | None:
+    """Return the devices of each replica, one for each stage; None if they do not allow so many.
+
+    Args:
+        names: The devices that may be used, of all machines.
+        options: The user's options.
+        replicas: The number of replicas.
+        stages: The number of stages.
+    """
+    try:
+        columns = machine_columns(names, replace(options, replicas=replicas), stages)
+    except PlanError:
+        return None
+    return tuple(zip(*columns, strict=True)) if len(columns) == stages else None
 
 
 def check_first_column(mesh: Mesh) -> Mesh:

@@ -12,6 +12,7 @@ from kparallel.compat.training import compile_arguments, forget_functions, recor
 from kparallel.data.batches import WholeBatchStrategy
 from kparallel.errors import ModelError
 from kparallel.model.arguments import named, takes
+from kparallel.model.auto_shard import with_shard
 from kparallel.model.build import build_missing, place_new
 from kparallel.model.call_data import adapted, check_call
 from kparallel.model.first_batch import FirstBatch
@@ -162,6 +163,8 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
             arguments["jit_compile"] = False
         self._kparallel.jit = jit if isinstance(jit, bool) else None
         super().compile(**arguments)
+        if self._kparallel.shard_is_free:
+            self._kparallel.plan = with_shard(self, self._kparallel.plan)
         if jit is True:
             record_jit(self, True)
 

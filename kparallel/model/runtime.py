@@ -48,6 +48,7 @@ class Runtime:
         self.loss_reduction = loss_reduction
         self.check = check
         self.feeding = False
+        self.shard_is_free = False  # Whether `compile` may decide anew what the replicas share out.
         over_workers = plan.shard is not None and not placement.group.is_single
         self.slots = SlotsOfWorkers(placement.group, len(placement.rows)) if over_workers else None
         self.epoch = EpochState()

@@ -240,7 +240,8 @@ def _holds(runtime: Runtime, variable: keras.Variable) -> bool:
 
 def _owners_are_right(model: keras.Model, runtime: Runtime) -> bool:
     """Tell whether slots lie with the owners of their weights, which may be others with another optimizer."""
-    return runtime.plan.shard is None or all(
+    never = runtime.plan.shard is None and not runtime.shard_is_free
+    return never or all(
         is_placed(variable, runtime.strategy, column, single, owner)
         for variable, column, single, owner in _columns(model, runtime)
     )

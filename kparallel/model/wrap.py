@@ -115,8 +115,9 @@ def plan(
             update its part of the time. The result is the same for every optimizer. `"weights"`: the owner alone
             holds the weight too, and a stage's weights are brought to a replica's device for each of its actions; for
             models that fill a device, in many stages on each device (`stages=8`, and as many `devices` as replicas).
-            None: each replica holds all weights and slots and updates everything. `"auto"` (default): None; with
-            `cluster`, what is faster.
+            None: each replica holds all weights and slots and updates everything. `"auto"` (default): with `cluster`,
+            what is faster; else `"optimizer"` on one machine where that saves a compiled model enough time, as the
+            printed plan then says, and otherwise None.
         cluster: A cluster file, or the name of one that comes with kparallel: `"8xA100"`, `"8xH100"`, `"cpu-hosts"`.
             With it, and `batch_size`, what is not said of replicas, stages, microbatches, schedule, recompute and shard
             is searched. Default None: plan for the devices of this machine.
@@ -261,6 +262,7 @@ def wrap(
         raise PlanError(
             f"Expected either a plan or the options that make one, received a plan and {', '.join(options.given())}."
         )
+    free = plan is None and shard == "auto"
     model, pending = build_model(model)
     with translate_worker_loss(), pending:
         check_model(model)
@@ -277,6 +279,7 @@ def wrap(
         facts = wrap_fingerprint(model, plan, loss_reduction, gradient_compression) | {"check": check}
         strategy, placement = place(plan.mesh, cluster, gradient_compression, lambda group: require_same(group, facts))
         runtime = Runtime(plan, strategy, placement, loss_reduction, check)
+        runtime.shard_is_free = free
         place_pending(model, runtime, pending)
         return make_parallel(model, runtime)
 

@@ -39,6 +39,7 @@ def layer_groups(
                 f"Expected every stage to have weights or work, received stage {stage} of {names[:8]} alone. "
                 "Put them into the stage before or after."
             )
+        arriving = _arriving(units, stage_of, members, stage)
         groups.append(
             LayerGroup(
                 layers=tuple(dict.fromkeys(name for index in members for name in units[index].layers)),
@@ -49,14 +50,17 @@ def layer_groups(
                 units=members,
                 share=sum(costs[index] for index in members) / total if total else 1 / stages,
                 activation_bytes_per_row=sum(units[index].activation_bytes_per_row for index in members),
-                arriving_bytes_per_row=_incoming(units, stage_of, members),
+                arriving_bytes_per_row=sum(arriving),
+                arriving_from=arriving,
             )
         )
     return tuple(groups)
 
 
-def _incoming(units: Sequence[Unit], stage_of: Sequence[int], members: Sequence[int]) -> int:
-    stage = stage_of[members[0]]
+def _arriving(units: Sequence[Unit], stage_of: Sequence[int], members: Sequence[int], stage: int) -> tuple[int, ...]:
+    """Return the bytes that a stage reads from each earlier stage for one row."""
     # A set, because a value that several layers of the stage read arrives once.
-    read = {read for index in members for read in units[index].reads if stage_of[read] < stage}
-    return sum(units[index].output_bytes_per_row for index in read)
+    read = {read for index in members for read in units[index].reads}
+    return tuple(
+        sum(units[index].output_bytes_per_row for index in read if stage_of[index] == source) for source in range(stage)
+    )

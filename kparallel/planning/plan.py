@@ -44,6 +44,7 @@ class LayerGroup:
         arriving_bytes_per_row: The bytes that the stage reads from earlier stages for one row; an estimate.
         frozen_bytes: The bytes of those weights that are not trained, and so have no gradient and no slots.
         largest_bytes: The bytes of the largest weight that is trained.
+        arriving_from: The bytes that it reads from each earlier stage for one row; an estimate, empty if unknown.
     """
 
     layers: tuple[str, ...]
@@ -55,6 +56,7 @@ class LayerGroup:
     arriving_bytes_per_row: int = field(default=0, compare=False)
     frozen_bytes: int = field(default=0, compare=False)
     largest_bytes: int = field(default=0, compare=False)
+    arriving_from: tuple[int, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Plan:
         workers: The number of workers that share a batch, each with such a mesh, for estimates; default 1.
         shard: What the replicas share out among themselves: `"optimizer"`, its slots and the update of the weights;
             `"weights"`, the weights as well; None (default), nothing.
+        shard_reason: Why it is shared out where the user left that open; default empty.
 
     Raises:
         PlanError: `microbatches` is below 1 or above a replica's rows; `recompute` or the schedule is unknown; there is
@@ -102,6 +105,7 @@ class Plan:
     reason: str = field(default="", compare=False)
     workers: int = field(default=1, compare=False)
     shard: str | None = None
+    shard_reason: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if self.microbatches < 1:

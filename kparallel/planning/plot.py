@@ -2,7 +2,7 @@
 
 ```text
             stage 0      stage 1            layers, share of the work, bytes that pass between
-replica 0   GPU:0        GPU:1              the mesh
+replica 0   GPU:0        GPU:1              the mesh; a dashed line between two machines
 GPU:0       F0 F1    B0 F2 B1    B2         the schedule, to the scale of the stages' costs
 GPU:1          F0 B0 F1 B1 F2 B2
 ```
@@ -11,6 +11,7 @@ GPU:1          F0 B0 F1 B1 F2 B2
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kparallel.mesh import device_worker
 from kparallel.planning.plot_style import (
     IDLE,
     TEXT_COLOR,
@@ -23,7 +24,7 @@ from kparallel.planning.plot_style import (
     text_color,
 )
 from kparallel.planning.predict import passes
-from kparallel.planning.report import brief, count, format_bytes, schedule_name
+from kparallel.planning.report import between_lines, brief, count, format_bytes, schedule_name
 from kparallel.schedule import clock, splits_backward
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def draw(plan: "Plan", path: str | Path | None = None) -> "Figure":
     lanes = max(plan.lanes) + 1
     width = _width(plan)
     upper, lower = 2.35 + _ROW * plan.mesh.replicas, 0.45 * lanes
-    height = 0.65 + upper + 0.65 + lower + 0.7
+    below = 0.7 + 0.18 * len(between_lines(plan))
+    height = 0.65 + upper + 0.65 + lower + below
     left = _left(plan)
     figure = new_figure("Plan.plot", width, height)
     figure.text(0.2 / width, 1 - 0.4 / height, _title(plan), fontsize=14, fontweight="bold", color=TEXT_COLOR)
@@ -60,7 +62,7 @@ def draw(plan: "Plan", path: str | Path | None = None) -> "Figure":
         note = "arrows: what one microbatch brings from earlier stages"
         figure.text(1 - 0.25 / width, 1 - 0.4 / height, note, ha="right", fontsize=9, color=TEXT_COLOR)
     _draw_mesh(figure.add_axes((left / width, 1 - (0.65 + upper) / height, inner, upper / height)), plan, upper)
-    _draw_schedule(figure.add_axes((left / width, 0.7 / height, inner, lower / height)), plan, width)
+    _draw_schedule(figure.add_axes((left / width, below / height, inner, lower / height)), plan, width)
     return save(figure, path)
 
 
@@ -98,6 +100,8 @@ def _draw_mesh(axes: "Axes", plan: "Plan", height: float) -> None:
         )
         axes.add_patch(rectangle(stage, devices + 0.1, _BOX, height - devices - 0.4, stage_color, 0.16))
         axes.text(middle, devices + 1.07, _content(group), ha="center", va="center", fontsize=9, color=TEXT_COLOR)
+        if stage and device_worker(mesh.rows[0][stage]) != device_worker(mesh.rows[0][stage - 1]):
+            axes.axvline(stage - (1 - _BOX) / 2, color=TEXT_COLOR, lw=1.0, ls=(0, (4, 3)), zorder=0)
         if stage and not plan.placed:
             _arrow(axes, stage, devices + 1.07, format_bytes(plan.rows_per_microbatch * group.arriving_bytes_per_row))
         for replica, row in enumerate(mesh.rows):
@@ -165,7 +169,6 @@ def _caption(plan: "Plan") -> str:
         return "time →   F0: forward, B0: backward, both by the layers' parameters; grey: the device waits"
     again = "" if plan.recompute == "never" else f" (which runs it forward again: recompute {plan.recompute})"
     wait = f"grey: the device waits, {prediction.bubble:.0%} of the time; " if prediction.bubble > 0.001 else ""
-    return (
-        f"time →   {explained(plan.programs())}{again}\n"
-        f"{wait}a step takes {prediction.step_time:.2f} of one device's time"
+    return f"time →   {explained(plan.programs())}{again}\n" + "\n".join(
+        [f"{wait}a step takes {prediction.step_time:.2f} of one device's time", *between_lines(plan)]
     )

@@ -1,11 +1,10 @@
 """A plan as text."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from kparallel.mesh import device_worker
 from kparallel.planning.shares import shares
+from kparallel.planning.traffic import traffic_between
 from kparallel.schedule import chart, in_flight, splits_backward
 
 if TYPE_CHECKING:
@@ -24,9 +23,11 @@ def report(plan: "Plan") -> str:
         lines += [_one_line(plan, index, group) for index, group in enumerate(plan.groups)]
         lines += [*_layers(plan), "no pipeline: the layers run one after another, each on its device"]
     else:
-        lines += ["", _table(plan), "", *_layers(plan), "", *_schedule(plan), *_prediction(plan), *_between(plan)]
+        lines += ["", _table(plan), "", *_layers(plan), "", *_schedule(plan), *_prediction(plan), *between_lines(plan)]
     if plan.shard is not None:
         lines.append(_shared_out(plan))
+    if plan.shard_reason:
+        lines.append(f"shared out: {plan.shard_reason}")
     if plan.reason:
         lines.append(f"chosen: {plan.reason}")
     return "\n".join(lines)
@@ -144,17 +145,17 @@ def _prediction(plan: "Plan") -> list[str]:
     ]
 
 
-def _between(plan: "Plan") -> list[str]:
-    """Return what passes between the machines of one program in a step, a line for each cut between two of them."""
-    rows = 1 if plan.batch_size is None else plan.batch_size
-    unit = "for each row of a batch" if plan.batch_size is None else f"for a batch of {count(rows, 'row')}"
-    machines = [device_worker(name) for name in plan.mesh.rows[0]]
-    lines = []
-    for stage, (before, after) in enumerate(pairwise(machines), start=1):
-        if before != after:
-            size = format_bytes(rows * plan.groups[stage].arriving_bytes_per_row)
-            lines.append(
-                f"worker {before} to worker {after}, before stage {stage}: {size} of activations {unit}, and their "
-                "gradients back"
-            )
-    return lines
+def between_lines(plan: "Plan", batch_size: int | None = None) -> list[str]:
+    """Return what passes between the machines of one program in a step, a line for each pair of them.
+
+    Args:
+        plan: The plan.
+        batch_size: The rows of a batch; default the plan's, and for each row where that has none.
+    """
+    rows = batch_size or plan.batch_size
+    unit = "for each row of a batch" if rows is None else f"for a batch of {count(rows, 'row')}"
+    return [
+        f"worker {each.source} to worker {each.target}: {format_bytes((rows or 1) * each.bytes_per_row)} of "
+        f"activations {unit}, and as much of their gradients back"
+        for each in traffic_between(plan)
+    ]

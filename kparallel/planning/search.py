@@ -1,6 +1,7 @@
 """Searches for a plan: the fastest that fits the memory of every device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import ceil
 
 import numpy as np
@@ -20,6 +21,8 @@ from kparallel.schedule import Schedule, deferred, in_flight, programs_for, regi
 
 __all__: list[str] = []
 
+Rows = tuple[tuple[str, ...], ...]
+
 
 def choose(
     units: Sequence[Unit],
@@ -36,6 +39,7 @@ def choose(
     microbatches: int | None = None,
     recompute: str | None = None,
     shard: str | None = None,
+    rows_of: Callable[[int, int], Rows | None] | None = None,
 ) -> Plan:
     """Choose replicas, stages, microbatches and recompute policy with the least predicted step time that fit.
 
@@ -56,6 +60,8 @@ def choose(
         recompute: Fixes the recompute policy.
         shard: `"optimizer"` for plans of several replicas that share the optimizer's slots out; default None. For
             `"weights"` there is `choose_shared`.
+        rows_of: Returns the devices of each replica for the numbers of replicas and stages, or None if there are none;
+            default neighbors among the devices.
 
     Returns:
         The plan, with its reason.
@@ -84,6 +90,8 @@ def choose(
     search = _Search(units, costs, schedule, batch_size, limit, slots, shard is not None)
     fixed = (replicas, stages, microbatches, recompute)
     possible = list(candidates(len(devices), batch_size, search.most_stages, fixed))
+    rows_of = rows_of or partial(_neighbors, devices)
+    possible = [each for each in possible if rows_of(each.replicas, each.stages) is not None]
     if shard is not None:  # One replica has nobody to share with.
         possible = [each for each in possible if each.replicas > 1]
     if not possible:
@@ -95,12 +103,11 @@ def choose(
         )
     best, reason = search.best(possible)
     stage_of = search.stage_of(best)
-    # Devices that are listed next to each other become neighbors in a row, because stages exchange values for each
-    # microbatch and replicas once a step.
-    rows = [devices[row * best.stages : (row + 1) * best.stages] for row in range(best.replicas)]
+    rows = rows_of(best.replicas, best.stages)
+    assert rows is not None
     return Plan(
         model_name,
-        Mesh(tuple(tuple(row) for row in rows)),
+        Mesh(rows),
         layer_groups(units, stage_of, best.stages, costs),
         best.microbatches,
         schedule,
@@ -110,6 +117,14 @@ def choose(
         reason,
         shard=shard,
     )
+
+
+def _neighbors(devices: Sequence[str], replicas: int, stages: int) -> Rows:
+    """Return rows of devices that are listed next to each other.
+
+    Stages exchange values for each microbatch, and replicas once a step.
+    """
+    return tuple(tuple(devices[row * stages : (row + 1) * stages]) for row in range(replicas))
 
 
 class _Search:

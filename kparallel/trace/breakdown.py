@@ -7,13 +7,13 @@
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from kparallel.schedule import Action
 from kparallel.trace.events import RecordedStep
 from kparallel.trace.intervals import Span, concurrent, length, union, within, without
-from kparallel.trace.lanes import LaneStep
+from kparallel.trace.lanes import Lane, LaneStep
 
 __all__: list[str] = []
 
@@ -51,7 +51,12 @@ class Breakdown:
 
 
 def attribute_time(
-    step: RecordedStep, lane: LaneStep, lanes: Sequence[LaneStep], stages: int, cores: int | None
+    step: RecordedStep,
+    lane: LaneStep,
+    lanes: Sequence[LaneStep],
+    stages: int,
+    cores: int | None,
+    beside: Collection[Lane] | None = None,
 ) -> dict[str, float]:
     """Divide the time of one lane in a step among the causes.
 
@@ -61,6 +66,7 @@ def attribute_time(
         lanes: All lanes of this worker, including this one.
         stages: The number of stages.
         cores: The number of cores that the lanes share, or None if each device computes by itself.
+        beside: The lanes that share them; default all.
 
     Returns:
         Seconds, by the names of `Breakdown`.
@@ -90,7 +96,8 @@ def attribute_time(
         take(cause, union(span for why, span in waits if why == cause))
     if cores is not None:
         # All cores at work for other lanes: this one could have run, and had none.
-        others = [span for other in lanes if other is not lane for span in [*other.work, *other.update]]
+        near = [other for other in lanes if other is not lane and (beside is None or other.lane in beside)]
+        others = [span for other in near for span in [*other.work, *other.update]]
         take("sharing", concurrent(others, cores))
     take("transfer", union(span for why, span in waits if why == "transfer"))
     take("overhead", remaining)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kparallel.planning.plot_style import IDLE, TEXT_COLOR, draw_action, explained, new_figure, rectangle, save
+from kparallel.planning.report import between_lines
 from kparallel.trace.events import RecordedStep
 from kparallel.trace.intervals import Span, union
 from kparallel.trace.lanes import LaneStep, programs_of
@@ -46,18 +47,22 @@ def draw(
     median = sorted(range(len(steps)), key=lambda index: steps[index].end - steps[index].start)[len(steps) // 2]
     step, lanes = steps[median], laid[median]
     programs = programs_of(summary.plan)
-    width = min(20.0, max(10.0, _LEFT + _RIGHT + 0.3 * max(len(program) for program in programs) * 2))
+    left = _LEFT + 0.07 * max(0, max(len(lane.lane.device) for lane in lanes) - len("GPU:00"))  # Names with a worker.
+    width = min(20.0, max(10.0, left + _RIGHT + 0.3 * max(len(program) for program in programs) * 2))
     upper, lower = _LANE * len(programs), _LANE * len(lanes)
     height = 1.0 + upper + 0.55 + lower + 1.25
     figure = new_figure("The picture", width, height)
     figure.text(0.2 / width, 1 - 0.38 / height, _title(summary), fontsize=13, fontweight="bold", color=TEXT_COLOR)
-    inner = 1 - (_LEFT + _RIGHT) / width
-    top = figure.add_axes((_LEFT / width, 1 - (1.0 + upper) / height, inner, upper / height))
-    bottom = figure.add_axes((_LEFT / width, 1.25 / height, inner, lower / height))
+    # In one program over several machines: what passes between them.
+    between = "; ".join(between_lines(summary.plan))
+    figure.text(0.2 / width, 1 - 0.6 / height, between, fontsize=9, color=TEXT_COLOR)
+    inner = 1 - (left + _RIGHT) / width
+    top = figure.add_axes((left / width, 1 - (1.0 + upper) / height, inner, upper / height))
+    bottom = figure.add_axes((left / width, 1.25 / height, inner, lower / height))
     # The planned schedule is drawn from the first measured action on, so that both can be compared by eye.
     first = min((span[0] for lane in lanes for span in lane.slices.values()), default=step.graph[0])
     limit = max(step.end - step.start, first - step.start + summary.planned.makespan)
-    inch = limit * 1e3 / (width - _LEFT - _RIGHT)
+    inch = limit * 1e3 / (width - left - _RIGHT)
     _planned(top, summary, (first - step.start) * 1e3, inch)
     _measured(bottom, summary, step, lanes, inch)
     for axes in (top, bottom):

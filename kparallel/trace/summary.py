@@ -1,34 +1,20 @@
 """The figures of a recording as an object and as text: step time, bubble, fractions of time, the slowest stage."""
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from kparallel.planning.plan import Plan
 from kparallel.planning.predict import passes
-from kparallel.planning.report import brief, count, schedule_name
+from kparallel.planning.report import between_lines, brief, count, format_bytes, schedule_name
 from kparallel.schedule import BACKWARD, FORWARD, WEIGHT, Clock, clock, splits_backward
 from kparallel.trace.breakdown import Breakdown, attribute_time, average
 from kparallel.trace.events import RecordedStep
 from kparallel.trace.lanes import LaneStep, programs_of
+from kparallel.trace.processes import Machine, Process
 
 __all__: list[str] = []
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The machine of this worker.
-
-    Args:
-        cores: The number of cores that the devices share, or None if each device computes by itself.
-        threads: The number of threads of one operation.
-        worker: The index of this worker.
-    """
-
-    cores: int | None = None
-    threads: int = 1
-    worker: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,10 +31,11 @@ class Summary:
         forward: `[s]`: the mean time of a forward action, in seconds; 0 if none was recorded.
         backward: `[s]`: the mean time of a backward action, likewise; where it is split, of its part `B`.
         weight: `[s]`: the mean time of the part `W` of a split backward pass, likewise.
-        devices: The number of devices of this worker.
-        cores: The number of cores that they share, or None if each device computes by itself.
+        devices: The largest number of devices that share the same cores.
+        cores: The number of these cores, or None if each device computes by itself.
         threads: The number of threads of one operation.
         planned: The times of all actions in a simulation with the plan's costs, in seconds.
+        processes: In one program over several machines, each worker's process, by its index; else empty.
     """
 
     plan: Plan
@@ -64,6 +51,7 @@ class Summary:
     cores: int | None
     threads: int
     planned: Clock
+    processes: Mapping[int, Process] = field(default_factory=dict)
 
     @property
     def step_time(self) -> float:
@@ -110,13 +98,16 @@ def summarize(
     """
     programs = programs_of(plan)
     number = 1 + max(action.stage for program in programs for action in program)
-    devices = len(laid[0])
+    homes = [lane.lane for lane in laid[0]]
+    # `[lane]`: which lanes may run on its cores.
+    beside = [machine.beside(home, homes) for home in homes]
     # One for each lane of each step.
     parts = [
-        attribute_time(s, lane, lanes, number, machine.cores)
+        attribute_time(s, lane, lanes, number, machine.cores_of(lane.lane), near)
         for s, lanes in zip(steps, laid, strict=True)
-        for lane in lanes
+        for lane, near in zip(lanes, beside, strict=True)
     ]
+    crowded = max(range(len(homes)), key=lambda lane: len(beside[lane]))
     measured = _stage_times(laid, number)
     # Layers that are placed by name are one stage here, whatever the number of groups.
     shares = [group.share for group in plan.groups] if number > 1 else [1.0]
@@ -136,10 +127,11 @@ def summarize(
         forward,
         backward,
         weight,
-        devices,
-        machine.cores,
+        len(beside[crowded]),
+        machine.cores_of(homes[crowded]),
         machine.threads,
         planned,
+        machine.processes,
     )
 
 
@@ -199,4 +191,22 @@ def _lines(summary: Summary) -> list[str]:
             f"slowest stage  {slowest} ({summary.layers_of(slowest)}), {summary.imbalance:.1f} times the mean; "
             f"all stages: {each} ms a step"
         )
-    return lines
+    return lines + machine_lines(summary)
+
+
+def machine_lines(summary: Summary, batch_size: int | None = None) -> list[str]:
+    """Return what passes between the machines of one program and what each process holds; nothing on one machine.
+
+    Args:
+        summary: The figures.
+        batch_size: The rows of a batch; default the plan's, and for each row where that has none.
+    """
+    if not summary.processes:
+        return []
+    held = "; ".join(
+        f"worker {index} on {process.host} {format_bytes(process.memory)}, at its peak "
+        f"{format_bytes(process.most_memory)}"
+        for index, process in summary.processes.items()
+    )
+    between = [f"between        {line}" for line in between_lines(summary.plan, batch_size)]
+    return [*between, f"memory         of each process: {held}"]

@@ -3,6 +3,7 @@
 It prints a line for each case and for what is refused, freezes the other machine, and goes on training.
 """
 
+import json
 import os
 import signal
 import sys
@@ -98,17 +99,46 @@ REFUSED = {
         "stage 0 on worker 0",
     ),
     "memory": (
-        lambda: kparallel.wrap(build(), memory_per_device="1MB", batch_size=8),
+        lambda: kparallel.wrap(build(), memory_per_device="1kB", batch_size=8),
         errors.PlanError,
-        "Say replicas and stages",
+        "there is none",
     ),
 }
 
 
+def record(model, folder):
+    """Both machines' devices do what the plan says, in its order, in each recorded step."""
+    trace = kparallel.callbacks.Trace(folder / "trace", steps=2, picture="svg", verbose=False)
+    model.fit(ROWS, CLASSES, batch_size=8, epochs=3, verbose=0, callbacks=[trace])
+    events = json.loads(trace.files[0].read_text())["traceEvents"]
+    names = {event["pid"]: event["args"]["name"] for event in events if event["name"] == "process_name"}
+    ends = {}
+    for stage, worker in enumerate(("worker0/CPU:1", "worker1/CPU:1")):
+        pid = next(pid for pid, name in names.items() if name.startswith(f"{worker}: replica 0, stage {stage}"))
+        slices = [event for event in events if event["ph"] == "X" and event["pid"] == pid and event["tid"] == 0]
+        for step in range(2):
+            done = [event["name"] for event in slices if event["args"]["step"] == step]
+            assert done == list(map(str, model.plan.programs()[stage])), (worker, done)
+        ends |= {(e["args"]["step"], e["name"]): e["ts"] + e["dur"] for e in slices}
+        for event in slices:  # A stage begins when the one before it has ended: both are on one clock.
+            need = {"1F": "0F", "0B": "1B"}.get(event["name"][:2])
+            end = ends.get((event["args"]["step"], f"{need}{event['name'][2:]}"))
+            assert end is None or event["ts"] > end - 1000, (event, end)
+    between, memory = trace.report.splitlines()[-3:-1]
+    assert between.startswith("between        worker 0 to worker 1: ") and "for each row of a batch" in between
+    assert memory.startswith("memory         of each process: worker 0 on 127.0.0.1 ") and "worker 1 on" in memory
+
+
+def chosen(model):
+    """Where the memory is said the plan has a stage on each machine, and a device holds no more."""
+    least = sum(4 * group.weight_bytes for group in model.plan.groups)
+    plan = kparallel.plan(build(), memory_per_device=least, batch_size=8)
+    assert {name.partition("/")[0] for row in plan.mesh.rows for name in row} == {"worker0", "worker1"}, plan
+    assert plan.reason.endswith("a device")
+
+
 def refuse(model):
-    recorded = {"verbose": 0, "callbacks": [kparallel.callbacks.Throughput(8, explain=True)]}
-    record = {"profiler": (lambda: model.fit(ROWS, CLASSES, **recorded), errors.PlanError, "sees worker 0's alone")}
-    for name, (call, error, words) in (REFUSED | record).items():
+    for name, (call, error, words) in REFUSED.items():
         try:
             call()
         except error as raised:
@@ -149,6 +179,9 @@ def main(folder):
         folder, ends, lambda: keras.optimizers.SGD(0.1, momentum=0.9, clipnorm=0.5), stages=by_name, microbatches=3
     )
     print("one replica, by name", model.plan.mesh.rows, flush=True)
+    record(model, folder)
+    print("recorded", flush=True)
+    chosen(model)
     refuse(model)
     print("refused", flush=True)
     model.fit(ROWS, CLASSES, batch_size=8, verbose=0, callbacks=[Freeze()])

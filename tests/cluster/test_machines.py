@@ -27,6 +27,7 @@ def test_one_program_over_two_machines_equals_one_device_and_ends_where_one_free
     assert lines == [
         "[0] two replicas of two stages (('worker0/CPU:0', 'worker1/CPU:0'), ('worker0/CPU:1', 'worker1/CPU:1'))",
         "[0] one replica, by name (('worker0/CPU:1', 'worker1/CPU:1'),)",
+        "[0] recorded",
         "[0] refused",
     ], done.stdout + done.stderr[-6000:]
     assert done.returncode == 1

@@ -6,7 +6,8 @@ from kparallel.schedule import clock
 from kparallel.trace.attribution import owner
 from kparallel.trace.events import Operation, RecordedStep
 from kparallel.trace.lanes import assign_operations, lanes_of
-from kparallel.trace.summary import Machine, summarize
+from kparallel.trace.processes import Machine
+from kparallel.trace.summary import summarize
 
 GROUPS = (LayerGroup(("embed",), 4, 16, (0,), share=0.25), LayerGroup(("block", "head"), 4, 16, (1, 2), share=0.75))
 HYBRID = Plan("net", Mesh((("CPU:0", "CPU:1"), ("CPU:2", "CPU:3"))), GROUPS, microbatches=2)

@@ -3,6 +3,7 @@
 import inspect
 import operator
 import threading
+import time
 from functools import partial
 
 import h5py
@@ -57,9 +58,9 @@ from kparallel.compat.memory import gpu_memory
 from kparallel.compat.optimizers import (
     accumulated,
     as_with_all_gradients,
+    learning_rates,
     made_outside,
     only_built,
-    learning_rates,
     optimizers_in,
     python_attributes,
     slots_by_weight,
@@ -69,7 +70,7 @@ from kparallel.compat.optimizers import (
     updating_copies,
 )
 from kparallel.compat.placed_variables import PlacedVariable
-from kparallel.compat.profiler import XSpace, read_profile
+from kparallel.compat.profiler import XSpace, read_profile, start_profiler, wall_clock
 from kparallel.compat.saving import WeightFile, write_weights
 from kparallel.compat.startup import abort_collectives, tensorflow_has_started
 from kparallel.compat.steps import (
@@ -520,7 +521,7 @@ def add_event(plane, line, name, start, end, **stats):
 
 
 @pytest.mark.parametrize("gpu", [False, True])
-def test_a_profile_is_read(gpu, tmp_path):
+def test_a_profile_is_read(gpu):
     """Of a host alone, its pool's operations; beside GPUs, their streams' kernels with the operation of each."""
     space = XSpace()
     host = space.planes.add(name="/host:CPU")
@@ -532,14 +533,29 @@ def test_a_profile_is_read(gpu, tmp_path):
         device = space.planes.add(name="/device:GPU:0")
         stream = device.lines.add(name="Stream #13", id=3, timestamp_ns=5_002)
         add_event(device, stream, "ampere_sgemm", 0, 2_000_000, tf_op="0F0/a:MatMul")
-    space.planes.add(name="Task Environment")
-    path = tmp_path / "host.xplane.pb"
-    path.write_bytes(space.SerializeToString())
-    first, second = read_profile(path)
+    environment = space.planes.add(name="Task Environment")
+    environment.stat_metadata[1].name = "profile_start_time"
+    environment.stats.add(metadata_id=1, uint64_value=7_000_000)
+    profile = space.SerializeToString()
+    assert wall_clock(profile) == 7_005_000 and wall_clock(XSpace().SerializeToString()) == 0
+    first, second = read_profile(profile)
+    assert [(e.thread, e.start) for e in read_profile(profile, "worker1/", 2.0)][0] == ("worker1/python/1", 2.0)
     assert (first.thread, first.name, first.start, first.end) == ("python/1", "one", 0.0, 1e-11)
     assert second.thread == ("/device:GPU:0/Stream #13" if gpu else "tf_Compute/2/2")
     assert second.stats.get("tf_op", second.name) == "0F0/a:MatMul"
     assert (second.start, second.end) == pytest.approx((2e-9, 2.002e-6) if gpu else (1.001e-6, 3.001e-6))
+
+
+def test_a_profile_tells_when_it_began(tmp_path):
+    before = time.time_ns()
+    start_profiler(str(tmp_path))
+    with tf.profiler.experimental.Trace("within"):
+        between = time.time_ns()
+    tf.profiler.experimental.stop()
+    [path] = tmp_path.glob("plugins/profile/*/*.xplane.pb")  # As `machines.profiles` looks for it on a server.
+    profile = path.read_bytes()
+    [within] = [event for event in read_profile(profile) if event.name == "within"]
+    assert before < wall_clock(profile) <= wall_clock(profile) + within.start * 1e9 < between + 1e6
 
 
 def test_a_captured_resource_tells_its_variable_and_whether_it_is_a_copy():

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from kparallel.errors import PlanError
-from kparallel.model.decide import check_microbatches, check_plan, decide, optimizer_slots, sample_inputs
+from kparallel.model.decide import check_microbatches, check_plan, decide, sample_inputs
 from kparallel.model.options import Options
 from kparallel.stage.graph import open_graph
 
@@ -14,23 +14,6 @@ from kparallel.stage.graph import open_graph
 def chain(units=(4, 4), name="chain"):
     layers = [keras.layers.Dense(each, name=f"dense_{index}") for index, each in enumerate(units)]
     return keras.Sequential([keras.Input((4,)), *layers], name=name)
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "expected"),
-    [
-        (None, 2),
-        (keras.optimizers.SGD(), 0),
-        (keras.optimizers.SGD(momentum=0.9), 1),
-        (keras.optimizers.Adam(amsgrad=True, use_ema=True), 4),
-        (keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(momentum=0.9)), 1),
-    ],
-)
-def test_each_option_of_an_optimizer_may_add_a_slot(optimizer, expected):
-    model = chain()
-    if optimizer is not None:
-        model.compile(optimizer)
-    assert optimizer_slots(model) == expected
 
 
 def test_four_microbatches_for_each_stage_but_no_more_than_a_share_has_rows():

@@ -6,7 +6,7 @@ import pytest
 
 from kparallel.trace.breakdown import Breakdown
 from kparallel.trace.diagnosis import diagnose
-from kparallel.trace.summary import Machine
+from kparallel.trace.processes import Machine
 from tests.unit.made_steps import DATA, HYBRID, step_of, summary_of
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from kparallel.errors import PlanError
 from kparallel.mesh import Mesh
-from kparallel.model.machine_columns import check_first_column, machine_columns
+from kparallel.model.machine_columns import check_first_column, machine_columns, machine_rows
 from kparallel.model.options import Options
 
 
@@ -69,3 +69,13 @@ def test_a_plan_by_hand_has_each_stage_on_one_machine_and_the_first_on_worker_0(
 def test_a_plan_that_fits_passes():
     mesh = Mesh((("GPU:0", "worker1/GPU:0"),))
     assert check_first_column(mesh) is mesh
+
+
+def test_a_search_gets_rows_where_the_devices_allow_them():
+    names = machines(2, 2)
+    assert machine_rows(names, Options(), 2, 2) == (
+        ("worker0/GPU:0", "worker1/GPU:0"),
+        ("worker0/GPU:1", "worker1/GPU:1"),
+    )
+    # One stage would leave a machine idle; three replicas need three devices on each; five stages would share a device.
+    assert [machine_rows(names, Options(), *each) for each in ((1, 1), (3, 2), (1, 5))] == [None] * 3

@@ -8,6 +8,7 @@ from kparallel.errors import PlanError, ScheduleError
 from kparallel.mesh import Mesh
 from kparallel.planning.groups import layer_groups
 from kparallel.planning.plan import LayerGroup, Plan
+from kparallel.planning.report import between_lines
 from kparallel.planning.units import Unit
 from kparallel.schedule import gpipe, interleaved, one_f_one_b
 
@@ -159,3 +160,15 @@ def test_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'kparallel\[plots\]'"):
         plan().plot()
+
+
+def test_a_plan_over_machines_tells_what_passes_between_them_and_draws_where_they_meet():
+    mesh = Mesh((("worker0/CPU:0", "worker0/CPU:1", "worker1/CPU:0"),))
+    made = plan(mesh, batch_size=32)
+    line = between_lines(made)[0]
+    assert str(made).endswith(line) and line.startswith("worker 0 to worker 1: ")
+    upper, lower = made.plot().axes
+    assert lower.get_xlabel().endswith(line)
+    dashed = [each for each in upper.lines if each.get_linestyle() == "--"]
+    assert [each.get_xdata()[0] for each in dashed] == [pytest.approx(1.87)]
+    assert not between_lines(plan(TWO_BY_TWO))
