@@ -1,7 +1,7 @@
 """Makes a plan from the user's options: replicas, stages, devices and cut."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from math import ceil
@@ -123,9 +123,9 @@ def _search(model: keras.Model, graph: Graph, options: Options, workers: int) ->
     units = profile(graph)
     devices = local_devices() if options.devices is None else check_devices(options.devices)
     rows_of = partial(machine_rows, devices, options) if has_several_machines() else None
-    search = (
-        partial(choose, shard=_shard(options, None), rows_of=rows_of) if options.shard != "weights" else choose_shared
-    )
+    search: Callable[..., Plan] = partial(choose, shard=_shard(options, None), rows_of=rows_of)
+    if options.shard == "weights":
+        search = choose_shared
     plan = search(
         units,
         devices,
