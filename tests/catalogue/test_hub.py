@@ -76,7 +76,7 @@ def fitted(task, plan, before=None, after=None):
 @pytest.mark.parametrize(
     ("task", "plan"),
     [
-        ("classifier", "stages"),
+        pytest.param("classifier", "stages", marks=pytest.mark.full),
         pytest.param("language_model", "replicas", marks=pytest.mark.full),
         pytest.param("classifier", "replicas", marks=pytest.mark.full),
         pytest.param("language_model", "stages", marks=pytest.mark.full),

@@ -104,6 +104,7 @@ def scalars(folder):
     return found
 
 
+@pytest.mark.full
 def test_tensorboard_writes_the_same_scalars(tmp_path):
     both("2x2_gpipe_recompute", lambda name: C.TensorBoard(tmp_path / name, update_freq=1, histogram_freq=1))
     got, want = scalars(tmp_path / "wrapped"), scalars(tmp_path / "plain")
@@ -189,6 +190,7 @@ def test_an_interrupted_run_resumes_and_equals_an_uninterrupted_one(tmp_path):
     assert_same_state(model, plain)
 
 
+@pytest.mark.full
 def test_a_backup_by_batches_resumes_as_plain_keras_does(tmp_path):
     """Plain Keras begins the interrupted epoch anew with the weights of its middle."""
     want, wanted = resumed(start, tmp_path / "plain", 2, (2, 1))

@@ -184,6 +184,7 @@ def records(tmp_path):
     return kparallel.read_records([path], parse, batch_size=4)
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_shards_of_another_number_of_workers_are_refused_within_an_epoch(tmp_path, monkeypatch, capfd):
     with pytest.raises(Interrupted):
@@ -201,6 +202,7 @@ def test_shards_of_another_number_of_workers_are_refused_within_an_epoch(tmp_pat
     assert len(list((tmp_path / "other").glob("checkpoint-*"))) == 1
 
 
+@pytest.mark.full
 def test_rows_in_the_order_of_another_kind_of_start_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("KPARALLEL_ELASTIC", "1:2")
     fit(start(), "shuffled arrays", Checkpoint(tmp_path))
@@ -377,6 +379,7 @@ def test_what_was_compiled_and_counted_otherwise_is_refused(tmp_path):
     refused(DataError, "Expected a steps_per_execution that divides ., the steps", steps_per_execution=5)
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore:The model does not have any trainable weights")
 def test_optimizers_of_a_models_own_go_on_with_their_slots(tmp_path):
     class Two(keras.Model):

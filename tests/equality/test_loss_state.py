@@ -191,7 +191,6 @@ def kept(name):
     some(
         [(make, within) for make in (raw, kept) for within in ("call", "while", "function")],
         (raw, "while"),
-        (kept, "call"),
     ),
 )
 def test_a_variable_that_no_layer_knows_is_written_on_one_device_alone(make, within):

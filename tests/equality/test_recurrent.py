@@ -76,7 +76,7 @@ def results(model, **arguments):
     [
         *some(
             [(stacked, plan) for plan in ("3x1", "2x1_microbatches", "1x2_1f1b", "2x2_gpipe_recompute")],
-            (stacked, "2x2_gpipe_recompute"),
+            (stacked, "2x1_microbatches"),
         ),
         (bidirectional, "3x1"),
         pytest.param(cells, "1x2_1f1b", marks=pytest.mark.full),

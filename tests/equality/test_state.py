@@ -180,6 +180,7 @@ def test_metrics_that_a_layer_updates(plan):
     assert_alike(left, want)
 
 
+@pytest.mark.full
 def test_a_metric_that_a_layer_updates_with_what_parts_do_not_tell_is_refused():
     made(lambda: tracking(True), "1x2").fit(X, Y, verbose=0)
     for plan in ("2x1", "1x2_1f1b"):

@@ -130,7 +130,7 @@ def drawing(program):
 
 
 # `inherited` counts the rows of what it has drawn.
-IN_EVERY_RUN = ["distillation", "rows_against_all"]
+IN_EVERY_RUN = ["distillation"]
 
 
 @pytest.mark.parametrize("name", some(PROGRAMS, *IN_EVERY_RUN))

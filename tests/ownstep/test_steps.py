@@ -54,6 +54,7 @@ def test_in_one_replica(name):
     equal(wrapped(name, 1), plain(name))
 
 
+@pytest.mark.full
 def test_a_model_is_unwrapped_and_trained_on():
     use("float64")
     results = []
@@ -265,6 +266,7 @@ class TwoOutputs(Guide):
         return {"loss": loss} | {metric.name: metric.result() for metric in self.metrics if metric.name != "loss"}
 
 
+@pytest.mark.full
 def test_losses_of_several_outputs():
     use("float64")
 

@@ -13,8 +13,8 @@ from tests.ownstep.programs import PROGRAMS
 from tests.processes import ENVIRONMENT
 
 SCRIPT = Path(__file__).parent / "workers.py"
-# One of each kind of exchange: gradients and metrics, rows, second derivatives, what no tape gave.
-CHOSEN = ["inherited", "adversaries", "rows_against_all", "sharpness_aware", "by_hand"]
+# One of each kind of exchange: gradients and metrics, second derivatives, rows, what no tape gave.
+CHOSEN = ["inherited", "adversaries", "rows_against_all", "by_hand"]
 CHOSEN += ["loop", "own_rows"]  # And what is no `fit` of a whole dataset.
 
 

@@ -54,6 +54,7 @@ def test_packs_between_workers_do_not_wait_for_the_last_gradient(monkeypatch, wo
     assert share(workers=workers) == 7 / 8  # Each by itself.
 
 
+@pytest.mark.full
 def test_a_compiled_stage_gives_its_gradients_together():
     assert share(jit=True) == 0
     assert share(jit=True, stages=2, microbatches=2) == 0.5

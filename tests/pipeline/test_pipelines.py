@@ -87,6 +87,7 @@ def check(name, plan):
 
 
 SLOW = [
+    ("masked_two_headed", "1x4_1f1b"),
     ("u_net", "1x4_1f1b"),
     ("encoder_decoder", "3x1_microbatches"),
     ("masked_two_headed", "2x2"),

@@ -192,7 +192,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", some(MODELS, "own_layers", "dict_inputs", "text", "backbone", "unbuilt_subclassed"))
+@pytest.mark.parametrize("name", some(MODELS, "dict_inputs", "backbone", "unbuilt_subclassed"))
 def test_it_trains_evaluates_and_predicts_like_the_plain_model(name):
     doubles()
     build, x, y = MODELS[name]
@@ -409,6 +409,7 @@ def test_a_loss_that_needs_the_model_trains_over_replicas(kind, eagerly):
     assert_fit_alike(wrapped, plain, lambda model: fit, lambda: compiled)
 
 
+@pytest.mark.full
 def test_one_output_that_compute_loss_splits_logs_its_losses_over_replicas():
     doubles()
     plain, wrapped = pair(lambda: called(SplitsOutputs), replicas=3)

@@ -148,6 +148,7 @@ def test_copies_are_plain_models():
     assert_alike(clone.predict(X, verbose=0), plain.predict(X, verbose=0))
 
 
+@pytest.mark.full
 def test_optimizers_that_belong_elsewhere():
     doubles()
     wrapped, plain = compiled_pair()

@@ -319,6 +319,7 @@ def test_a_submodel_of_a_wrapped_sequential_has_a_gradient(plan):
     assert_as_plain(run, plan)
 
 
+@pytest.mark.full
 def test_compile_and_a_new_function_within_fit():
     class Recompiling(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -389,6 +390,7 @@ def test_a_deep_copy_of_a_layer_is_plain(plan):
     assert np.abs(twin.kernel.numpy() - original.kernel.numpy()).min() > 0.5
 
 
+@pytest.mark.full
 def test_ordinary_use_warns_of_no_retracing(caplog):
     for rows in range(3, 10):
         model, _ = net()
