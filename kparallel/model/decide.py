@@ -123,6 +123,7 @@ def _search(model: keras.Model, graph: Graph, options: Options, workers: int) ->
             "Expected memory_per_device on one machine, received it in one program over several. Say replicas and "
             "stages."
         )
+    assert options.memory_per_device is not None  # `decide` searches only with a limit.
     units = profile(graph)
     search = partial(choose, shard=_shard(options, None)) if options.shard != "weights" else choose_shared
     plan = search(
