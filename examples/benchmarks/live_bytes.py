@@ -114,7 +114,7 @@ def _intervals(trace: _Trace) -> list[_Interval]:
         if now is None:
             continue
         for given in reader.inputs:
-            tensor = origin(given)
+            tensor = _weight_behind(origin(given), origin)
             made, device = clock.time(tensor.op), _device(reader)
             if given.dtype == tf.resource or made is None or not device or not given.shape.is_fully_defined():
                 continue
@@ -135,6 +135,12 @@ def _intervals(trace: _Trace) -> list[_Interval]:
             lives[key] = min(begin, made), max(end, now), kept, is_weight
             tensors[key] = tensor
     return [_Interval(key[1], tensor_bytes(tensors[key]), *life) for key, life in lives.items()]
+
+
+def _weight_behind(tensor: Any, origin: Origin) -> Any:
+    """Return the read of a weight of which a tensor is a copy on another device; any other tensor as it is."""
+    source = origin(tensor.op.inputs[0]) if tensor.op.type == "Identity" else tensor
+    return source if source.op.type == "ReadVariableOp" else tensor
 
 
 def _device(operation: Any) -> str:

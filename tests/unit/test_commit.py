@@ -44,7 +44,7 @@ def run(weights, assigned, divided, parts=2):
 
 def weight(path):
     variable = tf.Variable(1.0)
-    return SimpleNamespace(path=path, assign=variable.assign, value=variable)
+    return SimpleNamespace(path=path, assign=variable.assign, value=variable, _value=variable)
 
 
 def test_assigned_weights_are_written_and_every_stage_commits_its_state():

@@ -22,7 +22,8 @@ def run(regularizer, borrowed=False):
     stage = SimpleNamespace(weights=[variable], owned=[] if borrowed else [variable])
     replica = SimpleNamespace(pipeline=SimpleNamespace(stages=(stage,)), devices=("CPU:0",))
     weights, gradients = [[tf.constant([1.0, 2.0])]], [[tf.constant([10.0, 10.0])]]
-    result = ReplicaResult((2,), weights, [[]], [[]], [[None]], {}, gradients, [{}], [[]])
+    held = SimpleNamespace(one=lambda s, w: weights[s][w])
+    result = ReplicaResult((2,), held, [[]], [[]], [[None]], {}, gradients, [{}], [[]])
     asked = []
 
     def part():

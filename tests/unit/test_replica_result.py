@@ -12,7 +12,9 @@ def before():
     """Return the result of a replica of two stages with two weights and no state, before its first action."""
     weights = [[tf.constant(1.0), tf.constant(2.0)], [tf.constant(3.0), tf.constant(4.0)]]
     stages = [
-        SimpleNamespace(weights=[SimpleNamespace(value=w) for w in own], state=SimpleNamespace(read=lambda index: []))
+        SimpleNamespace(
+            weights=[SimpleNamespace(value=w, _value=w) for w in own], state=SimpleNamespace(read=lambda index: [])
+        )
         for own in weights
     ]
     devices = (StageDevice("CPU:0"), StageDevice("CPU:1"))
@@ -22,8 +24,9 @@ def before():
 
 def test_weights_are_read_once_on_their_stages_devices():
     result = before()
-    assert [[float(weight) for weight in own] for own in result.weights] == [[1.0, 2.0], [3.0, 4.0]]
-    assert [own[0].device.rpartition("/device:")[2] for own in result.weights] == ["CPU:0", "CPU:1"]
+    weights = [result.weights.of(s) for s in (0, 1)]
+    assert [[float(weight) for weight in own] for own in weights] == [[1.0, 2.0], [3.0, 4.0]]
+    assert [own[0].device.rpartition("/device:")[2] for own in weights] == ["CPU:0", "CPU:1"]
     assert result.counts == (2, 1) and result.gradients == [[None, None], [None, None]]
 
 

@@ -179,7 +179,10 @@ def test_an_update_in_a_condition_is_refused():
     ("options", "words"),
     [
         ({"replicas": 1, "shard": "optimizer"}, "Expected several replicas .* received 1: nothing is shared out"),
-        ({"replicas": 2, "shard": "weights"}, "Expected shard to be 'auto', None or 'optimizer', received 'weights'"),
+        (
+            {"replicas": 2, "shard": "slots"},
+            "Expected shard to be 'auto', None, 'optimizer' or 'weights', received 'slots'",
+        ),
         ({"replicas": 2, "shard": ["optimizer"]}, "received \\['optimizer'\\]"),
         (
             {"shard": "optimizer", "memory_per_device": "1GB", "batch_size": 8, "devices": ["CPU:0"]},
