@@ -24,6 +24,7 @@ from kparallel.compat.distribute import (
     local_replica,
     local_updates,
     mirrored,
+    reads_replica_number,
     updates_without_devices,
     whole_losses,
 )
@@ -917,6 +918,18 @@ def test_what_is_traced_without_devices_names_none():
     assert not anywhere.op.inputs[0].op.device and there.op.inputs[0].op.device.endswith("CPU:1")
     with without_devices():  # Outside of a graph there is nothing to leave.
         assert float(tf.ones(())) == 1.0
+
+
+def test_who_reads_the_replicas_number_is_told():
+    found = []
+
+    def replica():
+        number = tf.distribute.get_replica_context().replica_id_in_sync_group
+        found.append(reads_replica_number(number.op))
+        found.append((number + 1).dtype and reads_replica_number(number.op))
+
+    tf.function(lambda: mirrored(PAIR).run(replica), autograph=False).get_concrete_function()
+    assert found == [False, True] * 2
 
 
 def test_calls_of_unknown_kinds_are_told():
