@@ -54,6 +54,13 @@ def local_replica() -> int:
     return int(values_util.get_current_replica_id_as_int())
 
 
+def reads_replica_number(operation: tf.Operation) -> bool:
+    """Tell whether an operation gives the number of the replica that is traced to another one."""
+    # TensorFlow makes it a constant of this name wherever it is asked for.
+    named = operation.name.rpartition("/")[2].startswith("replica_id_in_sync_group")
+    return named and any(output.consumers() for output in operation.outputs)
+
+
 @contextmanager
 def updates_without_devices(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """Let an update be traced without the devices of the variables, so that it runs where the function is called.

@@ -237,11 +237,15 @@ def python_attributes(value: Any) -> dict[str, Any]:
     """Return the attributes of an optimizer, a schedule or a constraint that decide what a trace of it does.
 
     Those are left out in which TensorFlow notes what to save, what Keras finds out while it is traced and keeps, and
-    the methods that this module replaces while an update is traced.
+    the methods that kparallel replaces while a step is traced.
     """
     kept = "_exclude_from_weight_decay_cache"
     return {
         name: part
         for name, part in vars(value).items()
-        if not name.startswith("_self_") and name != kept and getattr(part, "__module__", None) != __name__
+        if not name.startswith("_self_") and name != kept and not _is_replaced(part)
     }
+
+
+def _is_replaced(part: Any) -> bool:
+    return callable(part) and str(getattr(part, "__module__", "")).startswith("kparallel.")

@@ -138,8 +138,12 @@ class OptimizerUpdate:
 
         def of_values(gradients: list[Any], variables: list[Any], more: list[tf.Tensor]) -> None:
             rate, *values = more
-            with keras.StatelessScope(state_mapping=list(zip(scalars, values, strict=True))):
+            with keras.StatelessScope(state_mapping=list(zip(scalars, values, strict=True))) as scope:
+                given = {key: id(value) for key, value in scope.state_mapping.items()}
                 update(list(zip(gradients, variables, strict=True)), rate)
+            # What is assigned in the scope is held back in it.
+            if given != {key: id(value) for key, value in scope.state_mapping.items()}:
+                raise NotShared("assigns a scalar, which is an argument of the function")
 
         gradients, variables = (list(each) for each in zip(*group, strict=True))
         more = [tf.convert_to_tensor(rate), *(tf.identity(variable.value) for variable in scalars)]

@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from kparallel.compat.distribute import local_replica
+from kparallel.compat.distribute import local_replica, reads_replica_number
 from kparallel.compat.functions import called_graphs, calls_unknown
 from kparallel.compat.variables import copies_beside
 
@@ -34,8 +34,8 @@ class SharedFunction:
         function: A concrete function, traced in the context of a replica, which is the present one.
 
     Raises:
-        NotShared: The function belongs to its replica: it names a device, takes part in a collective, or has captured
-            something that another replica does not have.
+        NotShared: The function belongs to its replica: it names a device, takes part in a collective, reads the
+            replica's number, or has captured something that another replica does not have.
     """
 
     def __init__(self, function: Any) -> None:
@@ -102,7 +102,8 @@ def _refuse_bound(function: Any) -> None:
     for operation in operations_of(function.graph):
         if operation.device:
             raise NotShared(f"{operation.name} has a device")
-        if operation.type.startswith(_BOUND) or calls_unknown(operation):
+        bound = operation.type.startswith(_BOUND) or reads_replica_number(operation)
+        if bound or calls_unknown(operation):
             raise NotShared(f"{operation.name} is a {operation.type}")
 
 

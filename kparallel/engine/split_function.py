@@ -20,7 +20,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from kparallel.compat.functions import traced, without_devices
+from kparallel.compat.functions import without_devices
 from kparallel.engine.graph_part import TracedGraph, ancestors
 from kparallel.engine.shared_traces import SharedTraces
 from kparallel.engine.stage_call import StageCall
@@ -58,7 +58,7 @@ class SplitFunction:
         self._jit = jit and compiles(stage)
         self._renews = renews
         self.unused: tuple[int, ...] = ()  # As of `TracedStage`.
-        self._traces = SharedTraces(traced(self._joint, jit_compile=self._jit or None))
+        self._traces = SharedTraces(self._joint, self._jit)
         # By the traced graph: its tensors while it is traced, its parts from then on.
         self._joints: dict[Any, _Joint] = {}
         self._parts: dict[Any, _Parts] = {}

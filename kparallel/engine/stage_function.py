@@ -7,7 +7,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kparallel.compat.functions import traced
 from kparallel.engine.shared_traces import SharedTraces
 from kparallel.errors import PlanError
 from kparallel.stage.stage import Forward, Stage
@@ -63,7 +62,7 @@ class TracedStage:
     def __init__(self, stage: Stage, training: bool, xla: bool) -> None:
         self._stage = stage
         self._training = training
-        self._traces = SharedTraces(traced(self._flat, jit_compile=xla or None))
+        self._traces = SharedTraces(self._flat, xla)
         self._repeating: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()  # By the traced graph.
         self.unused: tuple[int, ...] = ()
         self.repeats = True  # Whether a second call gives the same; known once it has been called.

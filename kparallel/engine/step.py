@@ -96,9 +96,8 @@ class Step:
     def _may_share(self, jit: bool | None) -> bool:
         """Tell whether all replicas may run their passes by one function.
 
-        Each is one action forward and one backward on one device. Between several machines the first sums travel while
-        the backward pass still runs, which the end of a function would hold back. Metrics and losses of the user's own
-        take more than sums from the passes.
+        Each is one action forward and one backward on one device. A worker of a cluster seldom has several replicas.
+        Metrics and losses of the user's own take more than sums from the passes.
         """
         plan, placement = self._plan, self._placement
         whole = len(self._pipeline.stages) == plan.microbatches == 1 and not plan.placed and not jit

@@ -34,6 +34,7 @@ from kparallel.compat.distribute import (
     local_replica,
     local_updates,
     mirrored,
+    reads_replica_number,
     updates_without_devices,
     whole_losses,
 )
@@ -971,13 +972,12 @@ def test_the_count_of_steps_is_a_variable_also_where_updates_are_fewer():
 def test_an_optimizer_is_built_outside_of_a_trace_and_updates_nothing():
     adam, weight, traces = keras.optimizers.Adam(), keras.Variable([1.0, 2.0]), []
 
-    @tf.function(autograph=False)
     def step():
         traces.append(None)
         adam.apply([tf.ones(2)], [weight])
 
     with only_built([adam]):
-        graph = step.get_concrete_function().graph
+        graph = tf.function(step, autograph=False).get_concrete_function().graph
     assert len(traces) == 1  # TensorFlow traces a function that has made variables twice.
     assert not any(operation.type in ("If", "Sqrt") for operation in graph.get_operations())
     assert adam.built and all(np.array_equal(each, np.zeros(2)) for each in adam.variables[2:])
@@ -995,7 +995,7 @@ def test_a_variable_whose_first_value_is_a_traces_stays_in_it():
                 made.extend([tf.Variable(x), tf.Variable(lambda: tf.ones(()))])
         return made[0] + made[1]
 
-    assert float(function(2.0)) == 3.0
+    assert float(function(tf.constant(2.0))) == 3.0
     assert type(made[0]) is not type(made[1])
 
 
@@ -1072,6 +1072,18 @@ def test_what_is_traced_without_devices_names_none():
     assert not anywhere.op.inputs[0].op.device and there.op.inputs[0].op.device.endswith("CPU:1")
     with without_devices():  # Outside of a graph there is nothing to leave.
         assert float(tf.ones(())) == 1.0
+
+
+def test_who_reads_the_replicas_number_is_told():
+    found = []
+
+    def replica():
+        number = tf.distribute.get_replica_context().replica_id_in_sync_group
+        found.append(reads_replica_number(number.op))
+        found.append((number + 1).dtype and reads_replica_number(number.op))
+
+    tf.function(lambda: mirrored(PAIR).run(replica), autograph=False).get_concrete_function()
+    assert found == [False, True] * 2
 
 
 def test_calls_of_unknown_kinds_are_told():

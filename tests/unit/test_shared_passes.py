@@ -159,6 +159,7 @@ def test_an_error_of_a_layer_is_the_users():
         return x
 
     model = wrapped(net(lambda: Noting(failing)))
+    fit(model)
     armed.append(True)
     with pytest.raises(ArithmeticError, match="of the user's own"):
-        fit(model)
+        fit(model, 6)

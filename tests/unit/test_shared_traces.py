@@ -13,7 +13,7 @@ L = keras.layers
 
 def traces_on_two_devices(function):
     strategy, found = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), []
-    traces = SharedTraces(traced(function))
+    traces = SharedTraces(function, False)
 
     def replica(x):
         index = tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group)
