@@ -24,11 +24,16 @@ class Reordered(Plain):
         pass
 
 
+def noisy(element, noise=keras.layers.GaussianNoise(1.0)):
+    return noise(tf.cast(element, tf.float32)[None], training=True)
+
+
 @pytest.mark.parametrize(
     ("x", "shuffle", "steps", "told"),
     [
         (ROWS, True, None, ""),
-        (Shards(lambda *_: None, 2, seed=0), True, None, ""),
+        (Shards(lambda *_: tf.data.Dataset.range(4), 2, seed=0), True, None, ""),
+        (Shards(lambda *_: tf.data.Dataset.range(4).map(noisy), 2, seed=0), True, None, "changes a variable"),
         (Plain(), True, None, ""),
         (Plain(), True, 3, "steps_per_epoch"),
         (Plain(), False, 3, ""),
