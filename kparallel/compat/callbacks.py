@@ -55,7 +55,8 @@ def counted(callback: keras.callbacks.Callback) -> dict[str, Any]:
     """Return what one of Keras's callbacks has counted so far: numbers, truth values and None; empty for others."""
     # Some are not there before the first `fit`.
     values = {name: getattr(callback, name) for name in _counted_names(callback) if hasattr(callback, name)}
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+    # A value of the logs may be one of NumPy's.
+    return {name: None if value is None else np.asarray(value).tolist() for name, value in values.items()}
 
 
 def set_counted(callback: keras.callbacks.Callback, values: dict[str, Any]) -> None:

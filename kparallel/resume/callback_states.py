@@ -82,7 +82,5 @@ def _has_own_state(callback: Any) -> bool:
 def _with_their_dtypes(values: Sequence[Any], model: keras.Model) -> list[Any]:
     """Return weights as read from a file of NumPy's, which knows no bfloat16, with the dtypes of the model's."""
     kinds = [tf.as_dtype(weight.dtype).as_numpy_dtype for weight in model.weights]
-    return [
-        value.view(kind) if value.dtype.kind == "V" else value
-        for value, kind in zip(map(np.asarray, values), kinds, strict=True)
-    ]
+    arrays = enumerate(map(np.asarray, values))
+    return [array.view(kinds[index]) if array.dtype.kind == "V" else array for index, array in arrays]

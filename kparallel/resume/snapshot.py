@@ -80,7 +80,6 @@ def restore_newest(model: keras.Model, directory: Path, callbacks: Sequence[Any]
                 counts = training.get("callbacks", {})
                 kept = _read_arrays(folder / _KEPT) if kept_weights(counts) else []
                 _restore(model, folder, _read_arrays(folder / _REST), training["compiled"])
-                restore_callbacks(callbacks, model, counts, kept)
             except (OSError, zipfile.BadZipFile, json.JSONDecodeError, KeyError) as error:
                 damage = f"{type(error).__name__}: {error}"
         if damage:
@@ -92,6 +91,8 @@ def restore_newest(model: keras.Model, directory: Path, callbacks: Sequence[Any]
             warnings.warn(
                 f"Training goes on from {folder}, as newer checkpoints are broken: {', '.join(broken)}.", stacklevel=2
             )
+        # Not above: an error in a callback of the user's own does not mean that the checkpoint is broken.
+        restore_callbacks(callbacks, model, counts, kept)
         return training
     if broken:
         raise CheckpointError(

@@ -9,6 +9,7 @@ from kparallel.data.shards import Shards
 from kparallel.resume.progress import has_own_hooks, why_only_epochs
 
 ROWS = np.ones((4, 1))
+NOISE = keras.layers.GaussianNoise(1.0)
 
 
 class Plain(keras.utils.PyDataset):
@@ -24,11 +25,16 @@ class Reordered(Plain):
         pass
 
 
+def noisy(element):
+    return NOISE(tf.cast(element, tf.float32)[None], training=True)
+
+
 @pytest.mark.parametrize(
     ("x", "shuffle", "steps", "told"),
     [
         (ROWS, True, None, ""),
-        (Shards(lambda *_: None, 2, seed=0), True, None, ""),
+        (Shards(lambda *_: tf.data.Dataset.range(4), 2, seed=0), True, None, ""),
+        (Shards(lambda *_: tf.data.Dataset.range(4).map(noisy), 2, seed=0), True, None, "changes a variable"),
         (Plain(), True, None, ""),
         (Plain(), True, 3, "steps_per_epoch"),
         (Plain(), False, 3, ""),

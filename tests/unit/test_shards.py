@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import kparallel
 from kparallel import errors
+from kparallel.compat.epochs import why_unrepeatable
 from tests.pairs import pair
 
 
@@ -69,6 +70,7 @@ def test_tensorflow_datasets_are_read_in_even_splits(tmp_path, monkeypatch):
         read = epoch_of(parts, 3, epoch)
         assert sorted(sum(read, [])) == sorted(whole)
         assert max(map(len, read)) - min(map(len, read)) <= 1
+    assert why_unrepeatable(parts.batches(0, 2)) == ""
     sys.modules.pop("tiny_images")
 
 
