@@ -92,7 +92,7 @@ class Written:
         self._reads: dict[int, Dependence] = {}  # What is now read of a variable that differs between the replicas.
         self.changes: dict[int, Change] = {}
         self.draw: str | None = None  # Where the step first draws what a comparison cannot hold equal.
-        self.draws = 0  # How often it draws by TensorFlow's own random operations what can be held equal.
+        self.draws: set[str] = set()  # The operations by which it, or another replica, draws what can be held equal.
         self.sizes: set[int] = set()  # Numbers of rows that are written into it.
         self.choice: str | None = None  # Where it first chooses by a mean or another number of this replica's rows.
 
@@ -126,7 +126,7 @@ class Written:
 
     def _note_draw(self, operation: tf.Operation) -> None:
         if is_held(operation):
-            self.draws += 1
+            self.draws.add(operation.name)
             return
         inner = [each for graph in called_graphs(operation).values() for each in graph.get_operations()]
         if self.draw is None and any(each.type.startswith(_DRAWS) for each in [operation, *inner]):
