@@ -137,14 +137,18 @@ class StepSums:
 
     def total(self, value: tf.Tensor) -> tf.Tensor:
         """Return the sum of a tensor over the replicas; the gradient reaches each one's part."""
+        return self._added([value])[0]
 
-        def whole(own: tf.Tensor) -> Any:
-            def backward(upstream: tf.Tensor) -> tf.Tensor:
-                return self._own(self._upstream([upstream]))[0]
+    def _added(self, values: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Sum tensors over the replicas, so that gradients reach each one's parts."""
 
-            return self.add([self.share.counted(own)])[0], backward
+        def whole(*own: tf.Tensor) -> Any:
+            def backward(*upstream: tf.Tensor) -> list[tf.Tensor]:
+                return self._own(self._upstream(upstream))
 
-        return self._equal(tf.identity(tf.custom_gradient(whole)(value)))
+            return self.add([self.share.counted(each) for each in own]), backward
+
+        return [self._equal(tf.identity(each)) for each in tf.custom_gradient(whole)(*values)]
 
     def rows(self, value: tf.Tensor) -> tf.Tensor:
         """Return all replicas' rows of a tensor, in order; the gradient reaches each one's own."""
@@ -207,7 +211,8 @@ class StepSums:
         if self._target:
             return [self.share.of_all(each) for each in upstream]
         factor = 1.0 if self._weighted else self.share.factor
-        return self.add([scaled(each, factor) for each in upstream])
+        # Once more with a gradient: a penalty on gradients asks for it.
+        return self._added([scaled(each, factor) for each in upstream])
 
     def _own(self, upstream: list[tf.Tensor]) -> list[tf.Tensor]:
         """Return what reaches this replica's part of something that is equal on all replicas."""
