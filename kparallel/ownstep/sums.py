@@ -137,18 +137,14 @@ class StepSums:
 
     def total(self, value: tf.Tensor) -> tf.Tensor:
         """Return the sum of a tensor over the replicas; the gradient reaches each one's part."""
-        return self._added([value])[0]
 
-    def _added(self, values: list[tf.Tensor]) -> list[tf.Tensor]:
-        """Sum tensors over the replicas, so that gradients reach each one's parts."""
+        def whole(own: tf.Tensor) -> Any:
+            def backward(upstream: tf.Tensor) -> tf.Tensor:
+                return self._own(self._upstream([upstream]))[0]
 
-        def whole(*own: tf.Tensor) -> Any:
-            def backward(*upstream: tf.Tensor) -> list[tf.Tensor]:
-                return self._own(self._upstream(upstream))
+            return self.add([self.share.counted(own)])[0], backward
 
-            return self.add([self.share.counted(each) for each in own]), backward
-
-        return [self._equal(tf.identity(each)) for each in tf.custom_gradient(whole)(*values)]
+        return self._equal(tf.identity(tf.custom_gradient(whole)(value)))
 
     def rows(self, value: tf.Tensor) -> tf.Tensor:
         """Return all replicas' rows of a tensor, in order; the gradient reaches each one's own."""
@@ -211,8 +207,21 @@ class StepSums:
         if self._target:
             return [self.share.of_all(each) for each in upstream]
         factor = 1.0 if self._weighted else self.share.factor
-        # Once more with a gradient: a penalty on gradients asks for it.
-        return self._added([scaled(each, factor) for each in upstream])
+
+        def whole(*own: tf.Tensor) -> Any:
+            return self.add(list(own)), self._refuse_derivative
+
+        return list(tf.custom_gradient(whole)(*(scaled(each, factor) for each in upstream)))
+
+    def _refuse_derivative(self, *_: tf.Tensor) -> Any:
+        """Refuse a derivative that only some replicas may ask for: those without rows would not wait for the others."""
+        refusal = ModelError(
+            "Expected gradients of gradients through a replica's own rows, received one through what is of all "
+            f"replicas, by kparallel.gather, kparallel.all_reduce or a gradient of a gradient of weights{line_of()}: "
+            "its first derivative alone is known. Take the inner gradient of a loss of the replica's own rows."
+        )
+        self.refusals.append(refusal)
+        raise refusal
 
     def _own(self, upstream: list[tf.Tensor]) -> list[tf.Tensor]:
         """Return what reaches this replica's part of something that is equal on all replicas."""

@@ -113,35 +113,6 @@ def test_what_is_done_to_gradients_on_their_way_is_as_on_one_device(eager):
     equal(*(train(model, regressed()) for model in pair(clipping, replicas=2)[::-1]))
 
 
-class Penalized(Guide):
-    """Keeps the gradient of a loss of all rows small."""
-
-    def train_step(self, data):
-        x, y = data
-        weights = self.trainable_weights
-        with tf.GradientTape() as outer:
-            y_pred = self(x, training=True)
-            with tf.GradientTape() as inner:
-                rows = kparallel.gather(self(x, training=True))
-                square = kparallel.all_reduce(tf.reduce_sum(self(x, training=True) ** 2))
-                spread = tf.reduce_mean((rows - tf.reduce_mean(rows)) ** 2) + 0.01 * square
-            penalty = tf.linalg.global_norm(inner.gradient(spread, weights)) ** 2
-            loss = tf.reduce_mean((y - y_pred) ** 2) + 0.1 * penalty
-        self.optimizer.apply(outer.gradient(loss, weights), weights)
-        return {"loss": loss}
-
-
-@pytest.mark.full
-def test_a_penalty_on_gradients_through_all_rows():
-    def penalized():
-        model = Penalized(mlp(4, 1))
-        model.compile(keras.optimizers.SGD(0.1))
-        return model
-
-    use("float64")
-    equal(*(train(model, regressed()) for model in pair(penalized, replicas=2)[::-1]))
-
-
 class Insisting(Guide):
     """Reads the number of rows in Python, as a step may whose data have a fixed batch size."""
 
