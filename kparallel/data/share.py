@@ -48,7 +48,7 @@ def rows_at(data: Any, indices: Sequence[int]) -> Any:
     def taken(leaf: Any) -> Any:
         # A sparse tensor cannot be indexed by a list of rows.
         if isinstance(leaf, tf.SparseTensor):
-            return tf.sparse.concat(0, [_slice(leaf, index, 1) for index in indices])
+            return tf.sparse.concat(0, [slice_rows(leaf, index, 1) for index in indices])
         return leaf if leaf is None or not leaf.shape.rank else tf.gather(leaf, indices)
 
     return keras.tree.map_structure(taken, data)
@@ -103,9 +103,9 @@ def slice_share(
     # The padding row is the batch's first row, whose values every layer accepts. `count` stays 0, and all terms are
     # weighed by it.
     if count == 0 and pad:
-        data = _slice(data, 0, 1)
+        data = slice_rows(data, 0, 1)
     elif replicas > 1:
-        data = _slice(data, first, count)
+        data = slice_rows(data, first, count)
     return data, count, first
 
 
@@ -130,14 +130,16 @@ def microbatches(share: Share, number: int) -> list[Share]:
     parts, start = [], 0
     for size in split_sizes(share.count, number):
         if size:
-            cut = [_slice(part, start, size) for part in (share.x, share.y, share.sample_weight)]
+            cut = [slice_rows(part, start, size) for part in (share.x, share.y, share.sample_weight)]
             first = None if share.first is None else share.first + start
             parts.append(Share(cut[0], cut[1], cut[2], size, share.whole, first))
         start += size
     return parts
 
 
-def _slice(structure: Any, start: int, size: int) -> Any:
+def slice_rows(structure: Any, start: int, size: int) -> Any:
+    """Return some rows of a batch of tensors of any kind: `size` rows from row `start` on."""
+
     def cut(leaf: Any) -> Any:
         if leaf is None:
             return None

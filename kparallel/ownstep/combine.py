@@ -33,8 +33,8 @@ def own_average(variable: keras.Variable, sums: StepSums, moments: bool) -> tf.T
 def own_sum(variable: keras.Variable, sums: StepSums, change: Change) -> tf.Tensor:
     """Return what this replica gives to a variable to which sums over rows were added.
 
-    All replicas have had one value before, but for rounding. The first one's counts, so that the sum of all is the same
-    to the last bit on each.
+    All replicas have had one value before, but for rounding, unless each wrote it anew. The first one's counts, so that
+    the sum of all is the same to the last bit on each.
 
     Args:
         variable: Its value is that of the start, with what this replica has added.
@@ -42,6 +42,9 @@ def own_sum(variable: keras.Variable, sums: StepSums, change: Change) -> tf.Tens
         change: What it has added: a sum at least.
     """
     added, averaged = _total(variable, change.sums), _total(variable, change.means)
+    if change.replaced and averaged.dtype.is_floating:
+        # value = its own start + sums: what follows from its rows is averaged by rows
+        return sums.share.averaged(wide(tf.convert_to_tensor(variable.value)) - added) + sums.share.counted(added)
     # value = start + sums + means, on each replica with its own rows
     #
     # first replica      value - its means     + its part of its means

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -25,6 +25,7 @@ from kparallel.engine.sharded_update import ShardedUpdate
 from kparallel.errors import ModelError
 from kparallel.ownstep.decisions import Decisions
 from kparallel.ownstep.held import Held
+from kparallel.ownstep.notes import Notes
 from kparallel.ownstep.portion import Portion
 from kparallel.ownstep.replica import ReplicaRun
 from kparallel.ownstep.rows import StepRows
@@ -34,19 +35,6 @@ from kparallel.ownstep.written import Written
 from kparallel.stage.state import seed_shift
 
 __all__: list[str] = []
-
-
-class Trial(Protocol):
-    """A run of a step that is compared with another one."""
-
-    def note(self, optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
-        """Take note of what reaches an optimizer on the first replica."""
-
-    def updated(self, variables: list[Any]) -> None:
-        """Take note of what an update has left there."""
-
-    def place(self, first: int, count: int) -> None:
-        """Take note of which rows the present replica has."""
 
 
 class OwnStep:
@@ -80,10 +68,10 @@ class OwnStep:
         self._owners = owners
         self.sized = False  # Whether the step has to be traced with the number of rows.
         self.draw: str | None = None  # Where the step first draws what a comparison cannot hold equal.
-        self.draws = 0  # How often it draws by TensorFlow's own random operations what can be held equal.
+        self._drawn: set[str] = set()  # The operations of its last graph by which replicas draw what can be held equal.
         self.sizes: set[int] = set()  # Numbers of rows that are written into it.
         self.choice: str | None = None  # Where it first chooses by a number of a replica's rows.
-        self.trial: Trial | None = None  # What a run that is compared with another one does otherwise.
+        self.trial: Notes | None = None  # What a run that is compared with another one does otherwise.
         self._like = RowCounts(0)
         self.structure: Any = None  # Of what the step returns.
         self._held = Held(model, draws, jit)
@@ -141,6 +129,11 @@ class OwnStep:
         """In which dtype gradients travel; None keeps their own."""
         return self._placement.compression
 
+    @property
+    def draws(self) -> int:
+        """How often a replica draws by TensorFlow's own random operations what can be held equal."""
+        return len(self._drawn) // len(self._placement.rows)
+
     def drawing(self) -> AbstractContextManager[None]:
         """Return a context in which Keras's random functions that are given no seed draw as in the step."""
         return nullcontext() if self._draws is None else drawing_from(self._draws)
@@ -148,6 +141,8 @@ class OwnStep:
     @contextmanager
     def _observed(self) -> Iterator[None]:
         """Let the running step see what leaves tapes, reaches optimizers and is read of metrics."""
+        if not tf.executing_eagerly():
+            self._drawn = set()
         with ExitStack() as stack:
             stack.enter_context(through_steps())
             for owners, name, take in (
@@ -194,7 +189,7 @@ class OwnStep:
             found = replica.written
             self.sizes |= found.sizes
             self.draw, self.choice = found.draw or self.draw, found.choice or self.choice
-            self.draws = max(self.draws, found.draws)
+            self._drawn |= found.draws
         return leaves
 
     def _made(self, data: Any, share: Portion, counts: RowCounts, index: int) -> ReplicaRun:

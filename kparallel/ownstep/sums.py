@@ -207,7 +207,21 @@ class StepSums:
         if self._target:
             return [self.share.of_all(each) for each in upstream]
         factor = 1.0 if self._weighted else self.share.factor
-        return self.add([scaled(each, factor) for each in upstream])
+
+        def whole(*own: tf.Tensor) -> Any:
+            return self.add(list(own)), self._refuse_derivative
+
+        return list(tf.custom_gradient(whole)(*(scaled(each, factor) for each in upstream)))
+
+    def _refuse_derivative(self, *_: tf.Tensor) -> Any:
+        """Refuse a derivative that only some replicas may ask for: those without rows would not wait for the others."""
+        refusal = ModelError(
+            "Expected gradients of gradients through a replica's own rows, received one through what is of all "
+            f"replicas, by kparallel.gather, kparallel.all_reduce or a gradient of a gradient of weights{line_of()}: "
+            "its first derivative alone is known. Take the inner gradient of a loss of the replica's own rows."
+        )
+        self.refusals.append(refusal)
+        raise refusal
 
     def _own(self, upstream: list[tf.Tensor]) -> list[tf.Tensor]:
         """Return what reaches this replica's part of something that is equal on all replicas."""

@@ -42,11 +42,13 @@ class Change:
         mean: Whether some of it is neither equal on all replicas nor a sum over their rows.
         sums: What was added that is a sum over the rows.
         means: What was added that is a mean over the rows.
+        replaced: Whether it was written anew, by what is not equal on all replicas.
     """
 
     mean: bool = False
     sums: list[tf.Tensor] = field(default_factory=list)
     means: list[tf.Tensor] = field(default_factory=list)
+    replaced: bool = False
 
     @property
     def differs(self) -> bool:
@@ -90,7 +92,7 @@ class Written:
         self._reads: dict[int, Dependence] = {}  # What is now read of a variable that differs between the replicas.
         self.changes: dict[int, Change] = {}
         self.draw: str | None = None  # Where the step first draws what a comparison cannot hold equal.
-        self.draws = 0  # How often it draws by TensorFlow's own random operations what can be held equal.
+        self.draws: set[str] = set()  # The operations by which it, or another replica, draws what can be held equal.
         self.sizes: set[int] = set()  # Numbers of rows that are written into it.
         self.choice: str | None = None  # Where it first chooses by a mean or another number of this replica's rows.
 
@@ -124,7 +126,7 @@ class Written:
 
     def _note_draw(self, operation: tf.Operation) -> None:
         if is_held(operation):
-            self.draws += 1
+            self.draws.add(operation.name)
             return
         inner = [each for graph in called_graphs(operation).values() for each in graph.get_operations()]
         if self.draw is None and any(each.type.startswith(_DRAWS) for each in [operation, *inner]):
@@ -211,9 +213,10 @@ class Written:
             # Until the replicas agree, each has its own sum in the variable.
             self._reads[id(variable)] = Dependence.OTHER
         elif dependence is not Dependence.NONE:
-            change.mean = True
-            if added is not None:
-                change.means.append(added)
+            if operation.type == "AssignVariableOp" and added is None:
+                change = self.changes[id(variable)] = Change()  # What was added before is gone.
+            change.mean, change.replaced = True, change.replaced or added is None
+            change.means += [] if added is None else [added]
             linear = dependence is Dependence.MEAN and self._reads.get(id(variable), dependence) is Dependence.MEAN
             self._reads[id(variable)] = Dependence.MEAN if linear else Dependence.OTHER
 
@@ -266,7 +269,8 @@ class Written:
                 f"tf.function, a condition or a loop{line_of(operation.traceback)}. Move it out."
             )
         for variable in written:
-            self.changes.setdefault(id(variable), Change()).mean = True
+            change = self.changes.setdefault(id(variable), Change())
+            change.mean = change.replaced = True
             self._reads[id(variable)] = Dependence.OTHER
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.data.share import slice_rows
 from kparallel.engine.placement import Placement
 from kparallel.errors import DataError
 from kparallel.resume.epoch import EpochState
@@ -120,7 +121,7 @@ def _without_rows(strategy: tf.distribute.Strategy, batch: Any) -> Any:
     """Return a divided batch of the same structure without rows."""
 
     def without_rows(leaf: Any) -> Any:
-        empty = strategy.experimental_local_results(leaf)[0][:0]
+        empty = slice_rows(strategy.experimental_local_results(leaf)[0], 0, 0)
         return strategy.experimental_distribute_values_from_function(lambda _: empty)
 
     return keras.tree.map_structure(without_rows, batch)

@@ -113,7 +113,20 @@ def jacobian_of_rows_and_of_a_step_ahead(model, data):
     return {"loss": loss + tf.reduce_sum(outer.jacobian(ahead, kernel))}
 
 
+def gradient_of_a_gradient_of_all_rows(model, data):
+    with tf.GradientTape() as outer:
+        with tf.GradientTape() as inner:
+            spread = tf.math.reduce_variance(kparallel.gather(model(data[0])))
+        penalty = tf.linalg.global_norm(inner.gradient(spread, model.trainable_weights))
+    model.optimizer.apply(outer.gradient(penalty, model.trainable_weights), model.trainable_weights)
+    return {"penalty": penalty}
+
+
 REFUSED = {
+    "a gradient of a gradient of all rows": (
+        gradient_of_a_gradient_of_all_rows,
+        ["kparallel.gather", "the replica's own rows"],
+    ),
     "a jacobian through what is reduced": (
         jacobian_of_rows_and_of_a_step_ahead,
         ["received that of both", "each entry"],

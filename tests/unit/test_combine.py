@@ -46,6 +46,13 @@ def test_counts_are_added_as_whole_numbers():
     assert total(lambda v, r: own_sum(v, r, changes[0 if r.first else 1]), [13, 11], "int64") == 14
 
 
+def test_sums_are_added_to_what_each_has_made_of_its_rows():
+    # The first wrote 4 and added 1, the second wrote 8 and added 2.
+    changes = [Change(mean=True, replaced=True, sums=[tf.constant(s)]) for s in (1.0, 2.0)]
+    found = total(lambda v, r: own_sum(v, r, changes[0 if r.first else 1]), [5.0, 10.0])
+    assert found == 0.75 * 4 + 0.25 * 8 + 1 + 2
+
+
 def test_what_the_row_of_an_empty_share_added_counts_nowhere():
     variable, change = keras.Variable([11.0, 12.0], dtype="float64"), Change(sums=[tf.constant(1.0, tf.float64)])
     empty = SimpleNamespace(share=Portion(0, 0.0, 0.0, False), first=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kparallel.data.share import RowCounts, microbatches, row_count, split_sizes, take_share
+from kparallel.data.share import RowCounts, microbatches, row_count, slice_rows, split_sizes, take_share
 from kparallel.errors import DataError
 
 X = tf.reshape(tf.range(14), [7, 2])
@@ -33,6 +33,17 @@ def test_a_divided_batch_is_the_replicas_own():
     share = take_share((X, None, X[:, 0]), RowCounts((3, 7)), 1, 5, 8, pad=True)
     assert (share.count, share.whole, share.first) == (7, None, None) and share.y is None
     assert len(share.sample_weight) == 7
+
+
+@pytest.mark.parametrize("size", [0, 2])
+def test_rows_of_any_kind_are_cut(size):
+    dense = tf.reshape(tf.range(1.0, 9.0), (4, 2))
+    kinds = {"dense": dense, "ragged": tf.RaggedTensor.from_tensor(dense), "sparse": tf.sparse.from_dense(dense)}
+    found = slice_rows(kinds | {"none": None}, 1, size)
+    assert found["none"] is None and row_count(found["ragged"]) == row_count(found["sparse"]) == size
+    numbers = [found["dense"], tf.reshape(found["ragged"].flat_values, (size, 2)), tf.sparse.to_dense(found["sparse"])]
+    for each in numbers:
+        np.testing.assert_array_equal(each, dense[1 : 1 + size])
 
 
 def test_microbatches_know_their_place():
