@@ -38,6 +38,8 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
     - scales well: none of these, and the scaling efficiency is 70% or more where it is known; where it is less, the
       largest of the shares above is named without regard to thresholds.
 
+    In one program over several machines the line also tells what passes between them, and the memory of each process.
+
     `explanation` holds the line, empty until it is known and on workers that are not the chief, and `summary` the
     figures behind it; `Trace` writes them out.
 

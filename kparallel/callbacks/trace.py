@@ -26,6 +26,8 @@ class Trace(keras.callbacks.Callback):  # type: ignore[misc]
     device, planned against measured; and `trace.txt`, the report: step time, bubble measured and planned, the share
     of communication and of waiting for data, and the slowest stage with its layers. In a cluster only the chief
     records itself, as TensorFlow's profiler is not safe on others; its files carry its index: `trace-worker-0.json`.
+    In one program over several machines all of them are recorded, and the report also tells what passes between them
+    and the memory of each process.
 
     Recording slows these steps a little, and nothing else: the other steps run as without the callback. A model that
     is not wrapped is one stage; compiled with XLA as a whole, its step is one operation. Steps of a

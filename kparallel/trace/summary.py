@@ -99,15 +99,8 @@ def summarize(
     programs = programs_of(plan)
     number = 1 + max(action.stage for program in programs for action in program)
     homes = [lane.lane for lane in laid[0]]
-    # `[lane]`: which lanes may run on its cores.
-    beside = [machine.beside(home, homes) for home in homes]
-    # One for each lane of each step.
-    parts = [
-        attribute_time(s, lane, lanes, number, machine.cores_of(lane.lane), near)
-        for s, lanes in zip(steps, laid, strict=True)
-        for lane, near in zip(lanes, beside, strict=True)
-    ]
-    crowded = max(range(len(homes)), key=lambda lane: len(beside[lane]))
+    # The lanes that share the cores that most lanes share.
+    crowded = max((machine.beside(home, homes) for home in homes), key=len)
     measured = _stage_times(laid, number)
     # Layers that are placed by name are one stage here, whatever the number of groups.
     shares = [group.share for group in plan.groups] if number > 1 else [1.0]
@@ -120,19 +113,31 @@ def summarize(
     return Summary(
         plan,
         tuple(step.end - step.start for step in steps),
-        average(parts),
+        average(_parts(steps, laid, number, machine)),
         fmean(_bubble(lanes) for lanes in laid),
         planned.bubble,
         clock(programs, *measured).bubble if total else 0.0,
         forward,
         backward,
         weight,
-        len(beside[crowded]),
-        machine.cores_of(homes[crowded]),
+        len(crowded),
+        machine.cores_of(crowded[0]),
         machine.threads,
         planned,
         machine.processes,
     )
+
+
+def _parts(
+    steps: Sequence[RecordedStep], laid: Sequence[Sequence[LaneStep]], stages: int, machine: Machine
+) -> list[dict[str, float]]:
+    """Return the seconds of each cause, one entry for each lane of each step."""
+    homes = [lane.lane for lane in laid[0]]
+    return [
+        attribute_time(step, lane, lanes, stages, machine.cores_of(lane.lane), machine.beside(lane.lane, homes))
+        for step, lanes in zip(steps, laid, strict=True)
+        for lane in lanes
+    ]
 
 
 def _stage_times(laid: Sequence[Sequence[LaneStep]], stages: int) -> list[list[float]]:

@@ -3,6 +3,8 @@
 It prints a line for each case and for what is refused, freezes the other machine, and goes on training.
 """
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -127,6 +129,12 @@ def record(model, folder):
     between, memory = trace.report.splitlines()[-3:-1]
     assert between.startswith("between        worker 0 to worker 1: ") and "for each row of a batch" in between
     assert memory.startswith("memory         of each process: worker 0 on 127.0.0.1 ") and "worker 1 on" in memory
+    told = kparallel.callbacks.Throughput(8, explain=True)
+    with contextlib.redirect_stdout(io.StringIO()):
+        model.fit(ROWS, CLASSES, batch_size=8, epochs=3, verbose=0, callbacks=[told])
+    between, memory = told.explanation.split(" Between: ")[1].split(" Memory: ")
+    assert between.startswith("worker 0 to worker 1: ") and "for a batch of 8 rows" in between
+    assert memory.startswith("of each process: worker 0 on 127.0.0.1 ")
 
 
 def chosen(model):
