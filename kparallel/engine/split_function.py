@@ -15,16 +15,16 @@ part. A tape for each layer's call would have to open every layer that is made o
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
 
 from kparallel.compat.functions import without_devices
-from kparallel.engine.graph_part import TracedGraph, ancestors
 from kparallel.engine.shared_traces import SharedTraces
 from kparallel.engine.stage_call import StageCall
 from kparallel.engine.stage_function import compiles, refuse_foreign
+from kparallel.engine.stage_parts import Joint, Parts, returned, tensors_of
 from kparallel.loss.term import Term, added_term
 from kparallel.stage.stage import Forward, Stage
 from kparallel.stage.value import (
@@ -60,8 +60,8 @@ class SplitFunction:
         self.unused: tuple[int, ...] = ()  # As of `TracedStage`.
         self._traces = SharedTraces(self._joint, self._jit)
         # By the traced graph: its tensors while it is traced, its parts from then on.
-        self._joints: dict[Any, _Joint] = {}
-        self._parts: dict[Any, _Parts] = {}
+        self._joints: dict[Any, Joint] = {}
+        self._parts: dict[Any, Parts] = {}
 
     def call(self, weights: list[Any], state: list[Any], inputs: list[Value], rows: int) -> "SplitCall":
         """Run the stage forward.
@@ -72,7 +72,7 @@ class SplitFunction:
         """
         return SplitCall(self, (weights, state, inputs), rows)
 
-    def forward(self, arguments: "_Arguments") -> "tuple[_Parts, dict[str, tf.Tensor], Forward]":
+    def forward(self, arguments: "_Arguments") -> "tuple[Parts, dict[str, tf.Tensor], Forward]":
         """Run the stage forward.
 
         Returns:
@@ -83,13 +83,13 @@ class SplitFunction:
         if graph not in self._parts:
             refuse_foreign(graph.variables, self._stage)
             with without_devices():  # The operations keep the devices that they have in the traced graph.
-                self._parts[graph] = _Parts(function, self._joints.pop(graph), self._jit, self._renews)
+                self._parts[graph] = Parts(function, self._joints.pop(graph), self._jit, self._renews)
         parts = self._parts[graph]
-        given = zip(parts.joint.arguments, _tensors(arguments), strict=True)
+        given = zip(parts.joint.arguments, tensors_of(arguments), strict=True)
         values = {inside.name: value for inside, value in given}
         values |= {inside.name: value for value, inside in parts.captures}
         values |= parts.forward(values)
-        outputs, added, assigned, state = _valued(_returned(parts.joint.forward), values)
+        outputs, added, assigned, state = _valued(returned(parts.joint.forward), values)
         return parts, values, Forward(outputs, added, assigned, state, self._stage.state_rules(True))
 
     def _joint(self, weights: list[Any], state: list[Any], inputs: list[Value], unused: tuple[int, ...]) -> None:
@@ -114,82 +114,8 @@ class SplitFunction:
         if pairs:
             of_inputs, of_weights = tape.gradient(targets, [received, weights], output_gradients=cotangents)
         of_inputs = [None if gradient is None else tf.convert_to_tensor(gradient) for gradient in of_inputs]
-        arguments = _tensors((weights, state, inputs))
-        self._joints[graph] = _Joint(arguments, len(weights), forward, stateful, upstream, of_inputs, of_weights)
-
-
-@dataclass(frozen=True)
-class _Joint:
-    """The tensors of a graph that has both passes.
-
-    Args:
-        arguments: The tensors among weights, state and inputs.
-        weights: The number of weights, which come first.
-        forward: The result of the forward pass.
-        stateful: The operations of the forward pass that do something beside their results, such as assertions.
-        upstream: Placeholders for the cotangents of the leaves of the outputs, then of the added losses.
-        of_inputs, of_weights: The gradients.
-    """
-
-    arguments: list[tf.Tensor]
-    weights: int
-    forward: Forward
-    stateful: list[tf.Operation]
-    upstream: list[tf.Tensor | None]
-    of_inputs: list[tf.Tensor | None]
-    of_weights: list[Any]
-
-
-class _Parts:
-    """The three parts of a graph.
-
-    Args:
-        function: The traced function; it keeps alive the functions that its graph calls.
-        joint: Its tensors.
-        jit: Whether to compile the parts with XLA.
-        renews: As `SplitFunction` takes it.
-    """
-
-    def __init__(self, function: Any, joint: _Joint, jit: bool, renews: bool) -> None:
-        self._function = function
-        self.joint = joint
-        graph, captured = function.graph, function.captured_inputs
-        self.captures = list(zip(captured, function.inputs[len(function.inputs) - len(captured) :], strict=True))
-        upstream = [tensor for tensor in joint.upstream if tensor is not None]
-        given = {tensor.op for tensor in [*function.inputs, *upstream]}
-        of_inputs, of_weights = _tensors(joint.of_inputs), _tensors(joint.of_weights)
-        results = _tensors(_returned(joint.forward))
-        anew = {tensor.op for tensor in joint.arguments[: joint.weights]} if renews else set()
-        traced_graph = TracedGraph(graph, anew)
-        self.repeated = traced_graph.repeated
-        self.forward_pass = given | ancestors(results, given)
-        for operation in joint.stateful:
-            self.forward_pass |= {operation} | ancestors(operation.inputs, given)
-        # A repeated operation is in every part that reads it, and its result is handed over by none.
-        first = self.forward_pass | self.repeated
-        of_input = ancestors(of_inputs, first)
-        of_weight = ancestors(of_weights, first | of_input)
-        # What a later part reads of an earlier one, or returns for it.
-        read = [*of_inputs, *of_weights, *(t for each in of_input | of_weight for t in each.inputs)]
-        saved = [tensor for tensor in read if tensor.op in self.forward_pass - given - self.repeated]
-        handed = [*of_weights, *(tensor for each in of_weight for tensor in each.inputs)]
-        inner = [tensor for tensor in handed if tensor.op in of_input]
-        own = [tensor for tensor in of_inputs if tensor.op in of_input | self.repeated]
-        gives = [tensor for tensor in [*results, *saved] if tensor.op not in given]
-        self.forward = traced_graph.part(self.forward_pass - given, gives, jit)
-        self.of_inputs = traced_graph.part(of_input, [*own, *inner], jit)
-        last = [tensor for tensor in of_weights if tensor.op in of_weight | self.repeated]
-        self.of_weights = traced_graph.part(of_weight, last, jit)
-
-    def depends_on(self, gradient: Any, leaves: set[str]) -> bool:
-        """Return whether a gradient depends on a cotangent.
-
-        Args:
-            gradient: A gradient of the graph.
-            leaves: The names of the placeholders of the cotangents that there are.
-        """
-        before = ancestors(_tensors(gradient), self.repeated)
-        return any(operation.outputs and operation.outputs[0].name in leaves for operation in before)
+        arguments = tensors_of((weights, state, inputs))
+        self._joints[graph] = Joint(arguments, len(weights), forward, stateful, upstream, of_inputs, of_weights)
 
 
 class SplitCall(StageCall):
@@ -285,22 +211,13 @@ def _valued(structure: Any, values: dict[str, tf.Tensor]) -> Any:
     return tf.nest.pack_sequence_as(structure, flat, expand_composites=True)
 
 
-def _returned(forward: Forward) -> tuple[Any, ...]:
-    return forward.outputs, forward.added, forward.assigned, forward.state
-
-
-def _tensors(structure: Any) -> list[tf.Tensor]:
-    flat = tf.nest.flatten(structure, expand_composites=True)
-    return [leaf for leaf in flat if isinstance(leaf, tf.Tensor)]
-
-
 def _symbolic(forward: Forward) -> Forward:
     """Return a result in which a tensor that a layer made outside of the graph is one of the graph's."""
 
     def inside(leaf: Any) -> Any:
         return tf.identity(leaf) if isinstance(leaf, tf.Tensor) and not tf.is_symbolic_tensor(leaf) else leaf
 
-    outputs, added, assigned, state = tf.nest.map_structure(inside, _returned(forward), expand_composites=True)
+    outputs, added, assigned, state = tf.nest.map_structure(inside, returned(forward), expand_composites=True)
     return replace(forward, outputs=outputs, added=added, assigned=assigned, state=state)
 
 
