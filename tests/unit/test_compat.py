@@ -1062,6 +1062,8 @@ def test_calls_may_be_left_unoptimized():
 
 
 def test_what_is_traced_without_devices_names_none():
+    """While TensorFlow keeps a graph's device scopes in `_device_function_stack`."""
+
     def step():
         with tf.device("CPU:1"):
             with without_devices():
