@@ -29,6 +29,7 @@ from kparallel.engine.replica_result import ReplicaResult
 from kparallel.engine.report import Report
 from kparallel.engine.shared_function import NotShared, SharedFunction, operations_of
 from kparallel.engine.sparse_gradients import SlicedGradient
+from kparallel.errors import KParallelError
 from kparallel.stage.state import Rule
 
 __all__: list[str] = []
@@ -106,11 +107,23 @@ class SharedPasses:
         if key not in self._traces:
             try:
                 self._traces[key] = self._traced(replica, share, before)
-            except Exception:  # What is wrong with the model comes again from the replica's own trace, and says so.
+            except Exception as error:
                 self._is_shared, self._traces = False, {}
-                return self._passes(replica, share)
+                return self._of_its_own(replica, share, error)
         with replica.on_last_device():
             return _called(self._traces[key], before, leaves)
+
+    def _of_its_own(self, replica: Replica, share: Share, error: Exception) -> LocalResult:
+        """Run the passes by the replica's own trace; what is wrong with the model comes from it again, and says so."""
+        try:
+            return self._passes(replica, share)
+        except KParallelError:
+            raise
+        except Exception:
+            # The first trace may have made what the second cannot use, such as the generator of Keras's global seed.
+            if isinstance(error, KParallelError):
+                raise error from None
+            raise
 
     def _traced(self, replica: Replica, share: Share, before: ReplicaResult) -> _Trace:
         found: list[LocalResult] = []

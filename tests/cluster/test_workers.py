@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 # The table on two workers has these, or their like; here `full` takes them on two devices of each worker.
 IN_FULL = ["adam", "clipnorm", "ema", "sample_weight", "normed", "steps_per_execution", "dice", "mixed_float16"]
 IN_FULL += ["momentum_validation", "generator", "dicts", "pipeline", "global_clipnorm", "dataset"]
-IN_FULL += ["sharded_by_hand", "sharded_average", "sharded_scaled", "sharded_several", "mask", "sharded_accumulation"]
+IN_FULL += ["sharded_by_hand", "sharded_average", "sharded_scaled", "sharded_several", "sharded_accumulation"]
 CHOSEN = [name for name in CASES if name not in IN_FULL]
 
 

@@ -45,8 +45,8 @@ ALIKE |= {"mixed_float16_accumulation", "accumulation_and_ema", "synchronized_ad
 ALIKE |= {"tiled_positions", "positions_eagerly", "dict_of_weights", "rmsprop", "ema"}
 ALIKE |= {"regularizers_and_weights", "mixed_float16", "mixed_float16_regularizers", "mask", "weights", "dice"}
 ALIKE |= {"scalar_loss", "label_smoothing"}
-# The catalogue has these optimizers, the table of two workers these cases.
-ALIKE |= {"muon", "adafactor", "lion", "ema_and_executions", "adamw", "accumulation"}
+# The catalogue has these optimizers, and other cases these kinds of positions and weights.
+ALIKE |= {"muon", "adafactor", "lion", "accumulation"}
 ALIKE |= {"held_positions", "positions", "shares_without_tokens", "scalar_loss_and_weights"}
 # Of what features meet beyond one plan of each case, every run takes one pair of each plan that it lacks.
 CHOSEN = [pair for pair in EACH if pair[0] not in ALIKE]

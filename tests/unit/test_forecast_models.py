@@ -92,7 +92,7 @@ def test_times_may_be_measured_here():
         ({"batch_size": 8, "balance": "parameters"}, "'flops' or 'time' along with cluster"),
         ({"batch_size": 8, "devices": ["GPU:0"]}, "Expected devices as a number along with cluster"),
         ({"batch_size": 8, "replicas": 99}, "16 devices, a batch of 8 rows"),
-        ({"batch_size": 8, "shard": "weights"}, "Expected shard to be"),
+        ({"batch_size": 8, "shard": "weights"}, "Expected shard 'auto'"),
         ({"batch_size": 8, "recompute": "sometimes"}, "Expected recompute to be one of"),
     ],
 )

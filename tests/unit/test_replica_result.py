@@ -18,7 +18,7 @@ def before():
         for own in weights
     ]
     devices = (StageDevice("CPU:0"), StageDevice("CPU:1"))
-    replica = SimpleNamespace(pipeline=SimpleNamespace(stages=stages), stage_devices=devices, index=0)
+    replica = SimpleNamespace(pipeline=SimpleNamespace(stages=stages), stage_devices=devices, index=0, values=None)
     return ReplicaResult.before(replica, [2, 1])
 
 
