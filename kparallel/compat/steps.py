@@ -252,6 +252,17 @@ def drawing_from(generator: keras.random.SeedGenerator) -> Iterator[None]:
         global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, before)
 
 
+@contextmanager
+def default_generator_of_success() -> Iterator[None]:
+    """Drop a default generator that was made in a context which fails: its state belongs to what was traced there."""
+    before = default_generator_if_made()
+    try:
+        yield
+    except Exception:
+        global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, before)
+        raise
+
+
 class CountingGenerator(keras.random.SeedGenerator):  # type: ignore[misc]
     """Counts its draws, also for functions that are given no seed.
 

@@ -23,13 +23,13 @@ import keras
 import tensorflow as tf
 
 from kparallel.compat.functions import traced
+from kparallel.compat.steps import default_generator_of_success
 from kparallel.data.share import Share
 from kparallel.engine.replica import Replica
 from kparallel.engine.replica_result import ReplicaResult
 from kparallel.engine.report import Report
 from kparallel.engine.shared_function import NotShared, SharedFunction, operations_of
 from kparallel.engine.sparse_gradients import SlicedGradient
-from kparallel.errors import KParallelError
 from kparallel.stage.state import Rule
 
 __all__: list[str] = []
@@ -106,24 +106,13 @@ class SharedPasses:
         before = ReplicaResult.before(replica, (share.count,))
         if key not in self._traces:
             try:
-                self._traces[key] = self._traced(replica, share, before)
-            except Exception as error:
+                with default_generator_of_success():
+                    self._traces[key] = self._traced(replica, share, before)
+            except Exception:  # What is wrong with the model comes again from the replica's own trace, and says so.
                 self._is_shared, self._traces = False, {}
-                return self._of_its_own(replica, share, error)
+                return self._passes(replica, share)
         with replica.on_last_device():
             return _called(self._traces[key], before, leaves)
-
-    def _of_its_own(self, replica: Replica, share: Share, error: Exception) -> LocalResult:
-        """Run the passes by the replica's own trace; what is wrong with the model comes from it again, and says so."""
-        try:
-            return self._passes(replica, share)
-        except KParallelError:
-            raise
-        except Exception:
-            # The first trace may have made what the second cannot use, such as the generator of Keras's global seed.
-            if isinstance(error, KParallelError):
-                raise error from None
-            raise
 
     def _traced(self, replica: Replica, share: Share, before: ReplicaResult) -> _Trace:
         found: list[LocalResult] = []
