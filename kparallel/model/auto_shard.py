@@ -3,9 +3,10 @@
 ```text
 wrap, plan ──► a model that is compiled       plan.shard, plan.shard_reason
 compile    ──► once more, with its optimizer
+loop       ──► no more: nothing is shared out from the first update of a loop of the user's own on
 ```
 
-Before that the optimizer is unknown, or the model is trained by a loop of the user's own.
+Before `compile` the optimizer is unknown.
 """
 
 from dataclasses import replace
@@ -15,8 +16,11 @@ import keras
 
 from kparallel.compat.layers import flatten_layers
 from kparallel.compat.optimizers import optimizers_in
+from kparallel.compat.training import renew_functions
 from kparallel.devices import has_several_machines
+from kparallel.model.build import place_new
 from kparallel.model.overrides import STEPS, has_own
+from kparallel.model.runtime import Runtime
 from kparallel.model.slots_of_model import optimizer_slots
 from kparallel.model_variables import bytes_of
 from kparallel.planning.plan import Plan
@@ -40,6 +44,26 @@ def with_shard(model: keras.Model, plan: Plan) -> Plan:
     reason = _reason(model, plan) if _is_free(model, plan) else ""
     shard = "optimizer" if reason else None
     return replace(plan, shard=shard, shard_reason=reason)
+
+
+def keep_whole(model: keras.Model, runtime: Runtime) -> None:
+    """Let each replica keep all of the optimizer from now on, unless the user has said what is shared out.
+
+    A step of the user's own may update within a condition, where no replica waits for another. A loop of the user's own
+    has traced a function that keeps the slots where they were, so `compile` must not choose other places.
+
+    Args:
+        model: The wrapped model.
+        runtime: Its own.
+    """
+    if not runtime.shard_is_free:
+        return
+    chosen, runtime.plan = runtime.plan, replace(runtime.plan, shard=None, shard_reason="")
+    if chosen.shard is not None:
+        place_new(model, runtime)  # While the choice counts as free, slots that lie elsewhere are looked for.
+    runtime.shard_is_free = False
+    if chosen.shard is not None:
+        renew_functions(model)  # They update each slot on its former owner alone.
 
 
 def _is_free(model: keras.Model, plan: Plan) -> bool:

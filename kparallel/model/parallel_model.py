@@ -12,7 +12,7 @@ from kparallel.compat.training import compile_arguments, forget_functions, recor
 from kparallel.data.batches import WholeBatchStrategy
 from kparallel.errors import ModelError
 from kparallel.model.arguments import named, takes
-from kparallel.model.auto_shard import with_shard
+from kparallel.model.auto_shard import keep_whole, with_shard
 from kparallel.model.build import build_missing, place_new
 from kparallel.model.call_data import adapted, check_call
 from kparallel.model.first_batch import FirstBatch
@@ -79,9 +79,8 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
             return WholeBatchStrategy(runtime.strategy)
         if runtime.loop is None:
             owners = partial(owners_of, self, runtime)
-            runtime.loop = LoopStrategy(
-                self, runtime.strategy, runtime.placement, partial(place_new, self, runtime), runtime.draws, owners
-            )
+            place, whole = partial(place_new, self, runtime), partial(keep_whole, self, runtime)
+            runtime.loop = LoopStrategy(self, runtime.strategy, runtime.placement, place, runtime.draws, owners, whole)
         return runtime.loop
 
     @wraps(keras.Model.fit)
@@ -172,6 +171,8 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         """Make sure that the hooks, which may be assigned at any time, are called, and place what is new."""
         check_overrides(self)
         check_steps(self, self._kparallel.plan)
+        if has_own(self, "train_step"):  # `compile` has seen none that is assigned later.
+            keep_whole(self, self._kparallel)
         place_new(self, self._kparallel)
 
     def _function_of(self, name: str, own: Any, choose: Any, trains: bool = False) -> Any:

@@ -39,6 +39,7 @@ class LoopStrategy:
         place: Places what the model has got since.
         draws: Gives what Keras's random functions draw from that are given no seed, with a copy on each replica.
         owners: Gives, by the id of a weight, the replica that updates it; None where each updates its own copies.
+        keep_whole: Lets each replica update its own copies from now on, unless the user has said something else.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class LoopStrategy:
         place: Callable[[], None],
         draws: Callable[[], keras.random.SeedGenerator],
         owners: Callable[[], Mapping[int, int] | None],
+        keep_whole: Callable[[], None],
     ) -> None:
         self._model = model
         self._strategy = strategy
@@ -56,6 +58,7 @@ class LoopStrategy:
         self._place = place
         self._draws = draws
         self._owners = owners
+        self._keep_whole = keep_whole
         self._optimizers: dict[int, Any] = {}  # What loops have been found to use, by id, beside what the model holds.
         self._metrics: dict[int, keras.metrics.Metric] = {}
         self._variables: dict[int, keras.Variable] = {}
@@ -111,8 +114,10 @@ class LoopStrategy:
 
         with outermost():
             traced(once).get_concrete_function(*spec(args), **spec(kwargs))
-        self._place()
         optimizers = {id(each): each for each in noted if isinstance(each, keras.optimizers.Optimizer)}
+        if optimizers:
+            self._keep_whole()
+        self._place()
         self._optimizers |= optimizers
         drawn = default_generator().state  # On the replicas another one takes its place.
         written = [each for each in noted if isinstance(each, keras.Variable) and each is not drawn]

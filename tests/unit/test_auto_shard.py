@@ -3,9 +3,13 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import kparallel
+from kparallel.model import auto_shard
 from kparallel.model.auto_shard import trained_bytes
+from tests.assertions import assert_alike, doubles, state
+from tests.pairs import seeded
 
 L = keras.layers
 WIDE = 4096  # A table of 4096 x 1024 and a kernel of 1024 x 2048: 17 and 8 MB.
@@ -98,3 +102,79 @@ def test_tables_count_as_rows_and_stages_as_equal_parts():
     whole, half = trained_bytes(build(), 1), trained_bytes(build(), 2)
     assert whole.sliced == 4 * WIDE * 1024 and whole.number == 5
     assert (half.dense, half.sliced, half.number) == (whole.dense / 2, whole.sliced / 2, 2.5)
+
+
+@pytest.fixture
+def every_model_is_large(monkeypatch):
+    monkeypatch.setattr(auto_shard, "sharding_pays", lambda *_: True)
+    doubles()
+
+
+X = np.arange(14.0).reshape(7, 2) % 8 / 8
+Y = np.linspace(-1, 1, 7)
+
+
+def wrapped_and_plain():
+    """Yield a wrapped model that has trained with its optimizer shared out, then a plain one that trained alike."""
+    for wrapped in (True, False):
+        model = seeded(lambda: keras.Sequential([keras.Input((2,)), L.Dense(3, activation="tanh"), L.Dense(1)]))
+        model = kparallel.wrap(model, replicas=2) if wrapped else model
+        model.compile(keras.optimizers.Adam(0.1), "mse")
+        fit(model)
+        assert not wrapped or model.plan.shard == "optimizer"
+        yield model
+
+
+def fit(model):
+    model.fit(X, Y, batch_size=4, verbose=0, shuffle=False)
+
+
+def gradients_of(model, x, y):
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean((model(x) - y[:, None]) ** 2)
+    return tape.gradient(loss, model.trainable_weights)
+
+
+def loop_of(model):
+    """Return a loop of one's own, which traces its step once."""
+    strategy, optimizer = model.distribute_strategy, model.optimizer
+
+    def step(x, y):
+        share = tf.cast(tf.shape(x)[0], tf.float64) / len(X)
+        optimizer.apply([g * share for g in gradients_of(model, x, y)], model.trainable_weights)
+
+    whole = tf.function(lambda x, y: strategy.run(step, args=(x, y)))
+    batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(len(X))
+    return lambda: [whole(x, y) for x, y in strategy.experimental_distribute_dataset(batches)]
+
+
+@pytest.mark.usefixtures("every_model_is_large")
+def test_a_loop_of_ones_own_that_updates_has_nothing_shared_out_from_then_on():
+    """What it has traced keeps its slots, so that they must stay where they were."""
+    states = []
+    for model in wrapped_and_plain():
+        loop = loop_of(model)
+        loop()
+        model.compile(model.optimizer, "mse")
+        fit(model)
+        loop()
+        assert not hasattr(model, "plan") or model.plan.shard is None
+        states.append(state(model))
+    assert_alike(*states)
+
+
+@pytest.mark.usefixtures("every_model_is_large")
+def test_a_step_of_ones_own_that_is_assigned_after_compile_may_update_under_a_condition():
+    states = []
+    for model in wrapped_and_plain():
+
+        def step(data, model=model):
+            gradients, some = gradients_of(model, *data), model.optimizer.iterations < 3
+            tf.cond(some, lambda: model.optimizer.apply(gradients, model.trainable_weights), lambda: None)
+            return {"loss": tf.reduce_sum(gradients[0])}
+
+        model.train_step = step
+        model.make_train_function(force=True)
+        fit(model)
+        states.append(state(model))
+    assert_alike(*states)
