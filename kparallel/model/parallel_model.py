@@ -213,6 +213,9 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
 
     def _get_metrics_result_or_logs(self, logs: Any) -> Any:
         """Return an epoch's logs, also of one that was resumed after its last step."""
+        epoch = self._kparallel.epoch
+        if not logs:  # Keras has those of the last step that this process has run: none.
+            logs, epoch.logs = epoch.logs, {}
         return super()._get_metrics_result_or_logs(logs) if logs else self.get_metrics_result()
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:

@@ -100,7 +100,7 @@ class ReplicaRun:
         places = tf.nest.flatten(sources)
         # Gradients of inputs stay as they are. So where some are asked for, those of weights are scaled one by one.
         at_outputs = output_gradients is None and all(map(is_weight, places))
-        outputs = scaled_outputs(target, places, self._sums.share.factor) if at_outputs else None
+        outputs = scaled_outputs(target, places, self._factor(target)) if at_outputs else None
         with self._sums.gradient(outputs is not None):
             gradients = compute(output_gradients if outputs is None else outputs)
         flat = tf.nest.flatten(gradients)
@@ -109,6 +109,20 @@ class ReplicaRun:
         for index, total in zip(own, totals, strict=True):
             flat[index] = total
         return tf.nest.pack_sequence_as(gradients, flat)
+
+    def _factor(self, target: Any) -> Any:
+        """Return by how much of a loss this replica's gradients of it count."""
+        share = self._sums.share
+        if not share.sums:
+            return share.factor
+
+        def is_equal() -> bool:
+            tensors = [leaf for leaf in tf.nest.flatten(target) if isinstance(leaf, tf.Tensor)]
+            return all(self._dependence(tensor) is Dependence.NONE for tensor in tensors)
+
+        # A decay, a penalty on the whole batch's gradient or a loss of gathered rows is no summand: each has all of it.
+        equal = self._decisions.of("a loss", is_equal, not self._sums.inside())
+        return share.filled if equal else share.factor
 
     def jacobian(self, compute: Callable[[], Any], target: Any, sources: Any) -> Any:
         """Return a jacobian that leaves a tape: rows of it for rows of the target, or those of weights summed.

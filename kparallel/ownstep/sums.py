@@ -211,7 +211,8 @@ class StepSums:
         def whole(*own: tf.Tensor) -> Any:
             return self.add(list(own)), self._refuse_derivative
 
-        return list(tf.custom_gradient(whole)(*(scaled(each, factor) for each in upstream)))
+        # What reaches it from the padding row of an empty share is zero times its derivative, which may be infinite.
+        return list(tf.custom_gradient(whole)(*(self.share.counted(scaled(each, factor)) for each in upstream)))
 
     def _refuse_derivative(self, *_: tf.Tensor) -> Any:
         """Refuse a derivative that only some replicas may ask for: those without rows would not wait for the others."""

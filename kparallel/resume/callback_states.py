@@ -4,6 +4,7 @@ Keras begins these counts anew with each `fit`. A resumed run whose `EarlyStoppi
 train more epochs than one that nothing disturbed.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from kparallel.compat.callbacks import best_weights, counted, set_best_weights, set_counted
+from kparallel.errors import CheckpointError
 
 __all__: list[str] = []
 
@@ -23,13 +25,16 @@ def callback_states(callbacks: Sequence[Any]) -> tuple[dict[str, Any], list[Any]
 
     Args:
         callbacks: Of a `fit`.
+
+    Raises:
+        CheckpointError: JSON cannot hold what a callback of the user's own returns.
     """
     counts: dict[str, Any] = {}
     weights: list[Any] = []
     for name, callback in _named(callbacks):
         kept = best_weights(callback)
         # kept     how many of `weights` are this callback's
-        own = callback.get_state() if _has_own_state(callback) else None
+        own = _as_it_is_now(callback) if _has_own_state(callback) else None
         counts[name] = {"counted": counted(callback), "own": own, "kept": len(kept)}
         weights += kept
     return counts, weights
@@ -77,6 +82,21 @@ def _named(callbacks: Sequence[Any]) -> Iterator[tuple[str, Any]]:
 def _has_own_state(callback: Any) -> bool:
     """Return whether a callback of the user's own says what it has counted."""
     return hasattr(callback, "get_state") and hasattr(callback, "set_state")
+
+
+def _as_it_is_now(callback: Any) -> Any:
+    """Return a copy of what a callback of the user's own says that it has counted.
+
+    A list that the callback goes on filling would be written, in the background, with what came after the step.
+    """
+    state = callback.get_state()
+    try:
+        return json.loads(json.dumps(state))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"Expected {type(callback).__name__}.get_state to return what JSON can hold, received {state!r} ({error}). "
+            "Return numbers, texts, lists and dicts; float(x) and x.tolist() make them of NumPy's."
+        ) from error
 
 
 def _with_their_dtypes(values: Sequence[Any], model: keras.Model) -> list[Any]:

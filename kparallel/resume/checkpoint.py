@@ -87,6 +87,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         # since the last checkpoint, across epochs.
         self._epoch = self._steps = self._resumed_steps = 0
         self._history: dict[str, Any] = {"epoch": [], "history": {}}
+        self._logs: Any = None  # Of the last step: a step of the user's own may return what no metric holds.
         self._since = 0
         self._written = time.monotonic()
         self._only_epochs = self._finished = False
@@ -146,7 +147,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         """Write a checkpoint if it is time, where the last one is on the disk."""
         # Keras calls this once for several steps where `steps_per_execution` is above 1.
         self._since += batch + 1 - self._steps
-        self._steps = batch + 1
+        self._steps, self._logs = batch + 1, logs
         self._warn_of_failure()
         reason = self._notice.reason
         if reason and not (reason == RESIZE and self._only_epochs):
@@ -159,12 +160,10 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Write a checkpoint if it is time, and after the last epoch."""
         self._history["epoch"].append(epoch)
-        for name, value in (logs or {}).items():
-            # Only what JSON can hold: logs may have anything in them.
-            if np.asarray(value).dtype.kind in "biuf":
-                self._history["history"].setdefault(name, []).append(np.asarray(value).tolist())
+        for name, value in _numbers(logs).items():
+            self._history["history"].setdefault(name, []).append(value)
         # From here on a checkpoint says that the next epoch is to begin.
-        self._epoch, self._steps = epoch + 1, 0
+        self._epoch, self._steps, self._logs = epoch + 1, 0, None
         last = epoch + 1 == self.params.get("epochs") or self.model.stop_training
         self._finished = bool(last)
         each = self._only_epochs or self.only_at_epochs
@@ -200,6 +199,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
             "stopped": bool(self.model.stop_training),
             "process": _PROCESS,
             "draws": draw_states(runtime),
+            "logs": _numbers(self._logs),
         }
         files = take_snapshot(self._weight_file, training, runtime.epoch.callbacks)
         # As they are now: the thread writes while these go on.
@@ -266,3 +266,9 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
                 "goes on; earlier checkpoints are as they were.",
                 stacklevel=2,
             )
+
+
+def _numbers(logs: Any) -> dict[str, Any]:
+    """Return what JSON can hold of logs, which may have anything in them."""
+    arrays = {name: np.asarray(value) for name, value in (logs or {}).items()}
+    return {name: array.tolist() for name, array in arrays.items() if array.dtype.kind in "biuf"}

@@ -24,6 +24,8 @@ class EpochState:
         follows_data: Whether the present `fit` is to know its place in the data, and does not yet.
         progress: That place, or None.
         resumed: The training state that the chief has read from a checkpoint, or None.
+        logs: Of the step behind which the checkpoint was written from which the present `fit` goes on within an epoch:
+            those of the epoch, if that was its last step.
         callbacks: Of the present `fit`, where what they have counted is written with its checkpoints.
     """
 
@@ -34,4 +36,5 @@ class EpochState:
     follows_data: bool = False
     progress: Progress | None = None
     resumed: dict[str, Any] | None = None
+    logs: dict[str, Any] = field(default_factory=dict)
     callbacks: list[Any] = field(default_factory=list)

@@ -26,6 +26,7 @@ def resume_training(model: Any, training: dict[str, Any]) -> None:
     progress: Progress = runtime.epoch.progress
     if runtime.epoch.order is not None and training["order_seed"] is not None:
         runtime.epoch.order.seed = training["order_seed"]
+    runtime.epoch.logs = training.get("logs", {})
     # Before the states of Python's generators: where Keras's is made, its seed is drawn from these.
     restore_draws(runtime, training.get("draws", {}))
     # At an epoch's start the metrics begin anew anyway.

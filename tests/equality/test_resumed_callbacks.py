@@ -114,7 +114,17 @@ class Noisy(keras.Model):
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean((self(x) + keras.random.normal((1,), dtype="float64") - y) ** 2)
         self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
-        return {"loss": loss}
+        return {"loss": loss, "worst": tf.reduce_max(loss)}  # Which no metric holds.
+
+
+class InterruptBehindSteps(C.Callback):
+    """Ends training behind the last step of an epoch: in its validation, for example."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        settled()  # So that the checkpoint of the last step is written.
+
+    def on_epoch_end(self, epoch, logs=None):
+        raise Interrupted
 
 
 @pytest.mark.parametrize("replicas", some([1, 2], 2))
@@ -131,6 +141,9 @@ def test_a_step_that_draws_from_the_default_generator_goes_on_in_its_sequence(tm
 
     with pytest.raises(Interrupted):
         trained(noisy(), Checkpoint(tmp_path / "run", every_steps=1), Interrupt(1, 3))
+    settled()
+    with pytest.raises(Interrupted):
+        trained(noisy(), InterruptBehindSteps(), Checkpoint(tmp_path / "run", every_steps=1))
     settled()
     undisturbed = trained(noisy(), Checkpoint(tmp_path / "other"))
     assert_same(trained(noisy(), Checkpoint(tmp_path / "run")), undisturbed)

@@ -561,7 +561,7 @@ def masked_tokens():
 
 @program(masked_tokens, loss_reduction="sum")
 def masked_language():
-    """Masked language modelling with a sum of losses over tokens, and lookups of tokens and positions."""
+    """Masked language modelling with a sum of losses over tokens, decay, and lookups of tokens and positions."""
 
     class Masked(keras.Model):
         def __init__(self):
@@ -575,10 +575,13 @@ def masked_language():
 
         def train_step(self, data):
             x, y, mask = data
-            with tf.GradientTape() as tape:
+            with tf.GradientTape(persistent=True) as tape:
                 losses = keras.losses.sparse_categorical_crossentropy(y, self(x), from_logits=True)
                 loss = tf.reduce_sum(losses * mask)
+                decay = tf.nn.l2_loss(self.head.kernel.value)  # No sum over rows: it is the same on all replicas.
             gradients = tape.gradient(loss, self.trainable_variables)
+            place = next(i for i, weight in enumerate(self.trainable_variables) if weight is self.head.kernel)
+            gradients[place] += tape.gradient(decay, self.head.kernel)
             self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
             self.loss_sum.update_state(loss)
             self.per_token.update_state(losses, sample_weight=mask)

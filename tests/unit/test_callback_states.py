@@ -5,7 +5,9 @@ import json
 import keras
 import ml_dtypes
 import numpy as np
+import pytest
 
+from kparallel.errors import CheckpointError
 from kparallel.resume.callback_states import callback_states, kept_weights, restore_callbacks
 
 C = keras.callbacks
@@ -52,3 +54,14 @@ def test_callbacks_that_are_not_here_any_more_are_passed_over():
     after = [C.EarlyStopping("mae"), C.EarlyStopping("loss")]
     restore_callbacks(after, model, *callback_states(before))
     assert after[0].best_weights is None and not after[1].best_weights[0].any()
+
+
+def test_a_callbacks_own_state_is_copied_and_has_to_fit_into_json():
+    own = Own()
+    own.count = [1]
+    counts, _ = callback_states([own])
+    own.count.append(2)  # Training goes on while a checkpoint is written.
+    assert [state["own"] for state in counts.values()] == [[1]]
+    own.count = {1, 2}
+    with pytest.raises(CheckpointError, match=r"Expected Own.get_state to return what JSON can hold, received \{1"):
+        callback_states([own])

@@ -76,6 +76,22 @@ def test_a_tape_that_begins_with_the_factor_adds_up_what_comes_back():
     assert found == [[3.0, 3.0]] * 3 + [[0.75, 0.75]]
 
 
+@pytest.mark.parametrize("weighted", [True, False])
+def test_an_infinite_derivative_of_a_padding_row_reaches_no_other_replica(weighted):
+    own, x = sums(EMPTY), tf.constant([[5.0]])
+    seen = []
+    own.add = lambda values: [seen.append(value) or value for value in values]
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        total, rows = own.total(x), own.rows(x)
+    del seen[:]
+    with own.gradient(weighted):
+        # Its row of zeros has been divided by its length: infinite, and NaN times the factor 0.
+        for each in (total, rows):
+            tape.gradient(each, x, output_gradients=tf.fill(tf.shape(each), np.nan))
+    assert len(seen) == 2 and not any(value.numpy().any() for value in seen)
+
+
 def test_gradients_are_weighed_and_slices_stay_slices():
     slices = tf.IndexedSlices(tf.constant([[8.0]]), tf.constant([5]), tf.constant([9, 1]))
     dense, kept = sums(SHARE).gradients([tf.constant([4.0]), slices], [tf.Variable([0.0]), tf.Variable([[0.0]])])
