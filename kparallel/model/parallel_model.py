@@ -8,6 +8,7 @@ import keras
 
 from kparallel.comm.failures import translate_worker_loss
 from kparallel.compat.data import epoch_batches
+from kparallel.compat.optimizers import own_optimizer
 from kparallel.compat.training import compile_arguments, forget_functions, record_jit
 from kparallel.data.batches import WholeBatchStrategy
 from kparallel.errors import ModelError
@@ -161,8 +162,11 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
             # `runtime.jit`, by which the step compiles its stages and updates.
             arguments["jit_compile"] = False
         self._kparallel.jit = jit if isinstance(jit, bool) else None
+        former = own_optimizer(getattr(self, "optimizer", None))
         super().compile(**arguments)
-        if self._kparallel.shard_is_free:
+        # A function of the user's own may have been traced for the slots that the optimizer has, where they are.
+        has_slots = former is not None and former is own_optimizer(self.optimizer) and former.built
+        if self._kparallel.shard_is_free and not has_slots:
             self._kparallel.plan = with_shard(self, self._kparallel.plan)
         if jit is True:
             record_jit(self, True)

@@ -178,3 +178,22 @@ def test_a_step_of_ones_own_that_is_assigned_after_compile_may_update_under_a_co
         fit(model)
         states.append(state(model))
     assert_alike(*states)
+
+
+@pytest.mark.usefixtures("every_model_is_large")
+def test_slots_stay_where_they_are_when_their_optimizer_is_compiled_again():
+    """A function of one's own that updates has been traced for them there."""
+    states = []
+    for model in wrapped_and_plain():
+        optimizer = model.optimizer
+
+        @tf.function
+        def update(model=model, optimizer=optimizer):
+            optimizer.apply(gradients_of(model, X, Y), model.trainable_weights)
+
+        update()
+        model.compile(optimizer, "mse", run_eagerly=True)
+        fit(model)
+        update()
+        states.append(state(model))
+    assert_alike(*states)
