@@ -274,9 +274,11 @@ def reason(finding: Finding, replicas: int, sums: bool) -> str:
 
 def described(finding: Finding, model: str, step: str, replicas: int, rows: int, sums: bool) -> str:
     """Return what was expected, what came and the ways out."""
+    finite = np.isfinite(finding.difference)
+    apart = f"differs by {finding.difference:.2g} of its size" if finite else "is not finite in one of the two"
     return (
         f"Expected {model}.{step} to do the same with {rows} rows whole and divided between {replicas} replicas, "
-        f"received {finding.what}, which differs by {finding.difference:.2g} of its size. "
+        f"received {finding.what}, which {apart}. "
         f"{reason(finding, replicas, sums)}. "
         f'With wrap(..., check="warn") it {_GOES_ON.get(step, _GOES_ON["test_step"])}, not as on one device.'
     )

@@ -93,6 +93,13 @@ def test_the_reason_is_what_was_said_of_losses():
         assert words in described(Finding("the gradient", 1.0, ratio), "Model", "train_step", 2, 5, sums)
 
 
+def test_what_is_not_finite_in_the_parts_alone_is_said_so():
+    """As the mean over the entries of a mask is where a replica has none of them."""
+    finding = compare(outcome(np.ones(2)), outcome(np.ones(2)), outcome(np.asarray([1.0, np.nan])))
+    text = described(finding, "Model", "train_step", 2, 5, False)
+    assert "received the gradient of 'kernel' in update 1 of 1, which is not finite in one of the two. Likely" in text
+
+
 def test_a_result_without_a_name_is_called_the_result():
     whole, divided = (Outcome([], {}, {"": np.asarray([number])}) for number in (1.0, 2.0))
     finding = compare(whole, whole, divided)
