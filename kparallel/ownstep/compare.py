@@ -153,7 +153,7 @@ def compare(whole: Outcome, other: Outcome, divided: Outcome, rounding: float = 
             if found is not None:
                 return found
     for what, values, together in (
-        ("value assigned to {}", [whole.assigned, other.assigned, divided.assigned], False),
+        ("value assigned to {}", _in_all([whole.assigned, other.assigned, divided.assigned]), False),
         ("value assigned to {}", _where_known([whole.moved, other.moved, divided.moved]), True),
         ("result {}", [whole.results, other.results, divided.results], False),
     ):
@@ -161,6 +161,16 @@ def compare(whole: Outcome, other: Outcome, divided: Outcome, rounding: float = 
         if found is not None:
             return found
     return None
+
+
+def _in_all(runs: Sequence[Values]) -> list[Values]:
+    """Return the values that all runs have.
+
+    A graph has both branches of a condition, an eager run one of them. So the variables of an update inside a condition
+    are those of an optimizer in a graph, and like any others in an eager run that does not update them.
+    """
+    names = set(runs[0]).intersection(*runs[1:])
+    return [{name: value for name, value in run.items() if name in names} for run in runs]
 
 
 def _where_known(runs: Sequence[Values | None]) -> list[Values]:

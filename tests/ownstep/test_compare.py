@@ -76,6 +76,12 @@ def test_truth_values_are_compared():
     assert compare(one, one, other) is not None
 
 
+def test_what_an_optimizer_updates_in_one_of_the_runs_alone_is_not_compared():
+    one = Outcome([], {"kernel": np.asarray(1.0), "count": np.asarray(2.0)}, {})
+    assert compare(one, one, Outcome(None, {"count": np.asarray(2.0)}, {})) is None
+    assert compare(one, one, Outcome(None, {"count": np.asarray(3.0)}, {})).what == "the value assigned to 'count'"
+
+
 def test_what_is_assigned_to_weights_is_compared_where_it_is_known():
     one, other = (Outcome([], {}, {}, {"kernel": np.asarray(value)}) for value in (1.0, 1.1))
     assert compare(one, one, other).what == "the value assigned to 'kernel'"
