@@ -156,13 +156,16 @@ def owners_of(model: keras.Model, runtime: Runtime) -> dict[int, int] | None:
     if runtime.plan.shard is None:
         return None
     last, stages = len(runtime.plan.groups) - 1, _stages(model, runtime)
-    weights: dict[int, keras.Variable] = {id(weight): weight for weight in model.trainable_variables}
+    # Those of the optimizers come first, in an order that stays: owners that moved when a layer is frozen would bring a
+    # new trace, by which the layer is frozen at once, where plain Keras goes on until `compile`.
+    weights: dict[int, keras.Variable] = {}
     # Bytes: a weight has as much to hold and to update as its slots are large.
     slots: dict[int, int] = {}  # By the id of a weight.
     for optimizer in optimizers_of(model):
         weights |= {id(weight): weight for weight in trained_by(optimizer)}
         for slot, weight in slots_by_weight(optimizer):
             slots[id(weight)] = slots.get(id(weight), 0) + bytes_of(slot)
+    weights |= {id(weight): weight for weight in model.trainable_variables}
     weights_too = runtime.plan.shard == "weights"
     columns = [runtime.replicas_of(stages.get(key, last)) for key in weights]
     loads = [

@@ -49,6 +49,21 @@ def copies_are_equal(model):
     )
 
 
+def test_owners_stay_when_a_layer_is_frozen_until_the_next_compile():
+    """As in plain Keras, whose step goes on as it was traced. Weights of one size may change places."""
+
+    def even():
+        return keras.Sequential([keras.Input((3,)), L.Dense(4, activation="tanh"), L.Dense(4), L.Dense(1)])
+
+    plain, parallel = pair(even, **SHARDED)
+    for model in (plain, parallel):
+        model.compile(O.Adam(0.01), "mse")
+        for trainable in (True, False, True):
+            model.layers[0].trainable = trainable
+            fit(model)
+    assert_alike(state(parallel), state(plain))
+
+
 @pytest.mark.parametrize("make", [O.Adam, O.Muon, lambda: O.SGD(momentum=0.9, use_ema=True), O.Adafactor])
 @pytest.mark.parametrize("options", [{"replicas": 3}, {"replicas": 2, "stages": 2}, {"stages": 2, "lanes": 1}])
 def test_a_device_holds_an_equal_part_of_the_slots_and_at_most_the_largest_weights_more(make, options):
