@@ -246,11 +246,8 @@ class Written:
 
     def _called(self, operation: tf.Operation) -> None:
         """Take note of what the functions that an operation calls write."""
-        written = [
-            variable
-            for index in _written_inputs(operation)
-            if (variable := self._variable(operation.inputs[index])) is not None and id(variable) not in self._seeds
-        ]
+        variables = [self._variable(operation.inputs[index]) for index in _written_inputs(operation)]
+        written = [each for each in variables if each is not None and id(each) not in self._seeds]
         if not written:
             return
         if operation.type.endswith("If") and self._rows.of(operation.inputs[0]) is not Dependence.NONE:
