@@ -41,10 +41,9 @@ class StageWeights:
         self._stages = stages
         self._devices = devices
         # `[s][w]`; None for a stage whose weights are brought.
-        self._held: list[list[tf.Tensor] | None] = list(held or [])
-        for stage, device in [] if held is not None else zip(stages, devices, strict=True):
-            with tf.device(device.name):
-                self._held.append(None if any(map(has_single_copy, stage.weights)) else device.read(stage))
+        self._held: list[list[tf.Tensor] | None] = (
+            [_read(stage, device) for stage, device in zip(stages, devices, strict=True)] if held is None else [*held]
+        )
 
     def of(self, s: int, after: Sequence[tf.Tensor] = ()) -> list[tf.Tensor]:
         """Return the weights of a stage on its device.
@@ -66,6 +65,14 @@ class StageWeights:
         """Return a single weight of a stage on its device."""
         held = self._held[s]
         return _brought(self._stages[s].weights[w], self._devices[s].name, ()) if held is None else held[w]
+
+
+def _read(stage: Stage, device: StageDevice) -> list[tf.Tensor] | None:
+    """Return the weights of a stage on its device, None if their owners alone hold them."""
+    if any(map(has_single_copy, stage.weights)):
+        return None
+    with tf.device(device.name):
+        return device.read(stage)
 
 
 def _brought(variable: keras.Variable, device: str, after: Sequence[tf.Tensor]) -> tf.Tensor:

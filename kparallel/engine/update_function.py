@@ -95,7 +95,7 @@ class UpdateFunction:
         key = (tuple(each.key for each in packed), tuple(map(id, variables)), state, graph, owner)
         if key not in self._functions:
             if graph is not None:
-                self._functions = {key: each for key, each in self._functions.items() if key[3] in (None, graph)}
+                self._functions = {k: each for k, each in self._functions.items() if k[3] in (None, graph)}
             try:
                 function = callable_here(self._traced(update, packed, variables))
             except Exception:  # An error of the user's comes again, from the operations of the step's own graph.

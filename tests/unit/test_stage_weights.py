@@ -1,35 +1,14 @@
 """How the weights of a stage come to a replica's device, and in what order."""
 
-import keras
 import tensorflow as tf
 
-import kparallel
 from kparallel.compat.functions import captured
 from kparallel.engine.stage_device import StageDevice
 from kparallel.engine.stage_weights import StageWeights
 from kparallel.mesh import full_device_name
-from tests.pairs import seeded
+from tests.unit.stages import stages_of, traced
 
 FIRST, SECOND = (StageDevice(full_device_name(name)) for name in ("CPU:0", "CPU:1"))
-
-
-def stages_of(**options):
-    model = kparallel.wrap(
-        seeded(lambda: keras.Sequential([keras.Input((2,)), *(keras.layers.Dense(2) for _ in range(3))])),
-        replicas=2,
-        stages=3,
-        microbatches=1,
-        devices=["CPU:0", "CPU:1"],
-        **options,
-    )
-    return model._kparallel.pipeline(model).stages
-
-
-def traced(work):
-    """Return the graph of a function, and what it returned, as tensors of the graph."""
-    found = []
-    graph = tf.function(lambda: found.append(work()), autograph=False).get_concrete_function().graph
-    return graph, found[0]
 
 
 def test_weights_of_every_replica_are_read_once():
