@@ -78,7 +78,7 @@ def results(model, **arguments):
             [(stacked, plan) for plan in ("3x1", "2x1_microbatches", "1x2_1f1b", "2x2_gpipe_recompute")],
             (stacked, "2x1_microbatches"),
         ),
-        (bidirectional, "3x1"),
+        pytest.param(bidirectional, "3x1", marks=pytest.mark.full),
         pytest.param(cells, "1x2_1f1b", marks=pytest.mark.full),
     ],
 )

@@ -150,6 +150,7 @@ DATA = {
 # Of these kinds another one shows as much.
 LEFT = ["tensors", "dataset", "validation_arrays", "distributed_steps", "pydataset", "tfds", "repeated", "generator"]
 LEFT += ["filtered", "shuffled", "steps_per_execution", "distributed_class_weight", "validation_split", "every_size"]
+LEFT += ["distributed_validation", "mapped_after_batching", "generator_once"]
 
 
 @pytest.mark.parametrize("name", all_but(DATA, *LEFT))

@@ -60,7 +60,7 @@ def shared(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize("replicas", [pytest.param(1, marks=pytest.mark.full), 3])
 def test_an_update_is_traced_once_for_all_replicas_and_sizes(replicas, steps, float64):
     models = pair(dense, replicas=replicas)
     for model in models:
@@ -91,9 +91,9 @@ def own():
     ("build", "options"),
     [
         (dense, {"stages": 2, "microbatches": 2}),
-        (dense, {"shard": "optimizer"}),
+        pytest.param(dense, {"shard": "optimizer"}, marks=pytest.mark.full),
         (dense, {"shard": "optimizer", "stages": 2, "microbatches": 2}),
-        (own, {"check": "off"}),
+        pytest.param(own, {"check": "off"}, marks=pytest.mark.full),
         (own, {"check": "off", "shard": "optimizer"}),
     ],
 )
