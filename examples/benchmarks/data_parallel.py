@@ -51,6 +51,41 @@ def rows(work: str, settings: Settings, allocator: str = "keeping") -> list[Row]
     ]
 
 
+def more(work: str, settings: Settings, trial: float) -> list[Row]:
+    """Measure a model that no goal was tuned on, with Adam.
+
+    Args:
+        work: Its name in `WORK`.
+        settings: How to run.
+        trial: What a trial on other sizes of such a model gave; said with the row, and no goal.
+
+    Returns:
+        Samples a second against stock `MirroredStrategy` without what it waits for after its last step, and against
+        one stock device.
+    """
+    arms = {
+        "plain": keras_arm(work, "plain", [0], adam=True),
+        "untuned": keras_arm(work, "mirrored", [0, 1], devices=2, untuned=True, adam=True),
+        "wrapped": keras_arm(work, "wrapped", [0, 1], devices=2, variants={"": {"replicas": 2}}, adam=True),
+    }
+    with running(arms, settings.log) as started:
+        samples = alternate(started, settings.rounds, WORK[work].long)
+    print(report(samples))
+    what = f"{WORK[work].title}: data parallel on 2 devices"
+    setting = f"{_setting(work)}, Adam"
+    return [
+        speed_ratio(
+            f"{what} ÷ stock `MirroredStrategy.fit` on the same, without its wait after the last step",
+            samples["wrapped"],
+            samples["untuned"],
+            conditions=f"{setting}, a trial gave {trial}",
+        ),
+        speed_ratio(
+            f"{what} ÷ one stock device pinned to one core", samples["wrapped"], samples["plain"], conditions=setting
+        ),
+    ]
+
+
 def legacy(work: str, settings: Settings) -> list[Row]:
     """Measure against legacy `tf_keras` on the same devices, where it is installed."""
     what = f"{WORK[work].title}: data parallel on 2 devices ÷ legacy `tf_keras` `MirroredStrategy.fit` on the same"

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from examples.benchmarks.more_models import MODELS, arrays
 from examples.benchmarks.work import (
     BLOCKS,
     BLOCKS_PER_GROUP,
@@ -34,6 +35,7 @@ __all__: list[str] = []
 def build(work: str) -> keras.Model:
     """Return a new model by the name of its work."""
     builders = {"mlp": _mlp, "resnet": _resnet, "transformer": _transformer, "tiny": _tiny, "embedding": _embedding}
+    builders |= MODELS
     return builders[work]()
 
 
@@ -48,7 +50,9 @@ def batches(work: str, batch: int) -> tf.data.Dataset:
     """Return batches without end, with tf.data's autotuning off: its thread can hold up the end of an epoch."""
     rng = np.random.default_rng(0)
     rows = 4 * batch
-    if work == "transformer":
+    if work in MODELS:
+        x, y = arrays(work, rows)
+    elif work == "transformer":
         x: Any = rng.integers(0, VOCABULARY, (rows, SEQUENCE)).astype("int32")
         y = rng.integers(0, VOCABULARY, (rows, SEQUENCE)).astype("int32")
     elif work == "embedding":

@@ -31,6 +31,10 @@ WORK = {
     "transformer": Work("Transformer", 32, 10),
     "tiny": Work("tiny model", 32, 300),
     "embedding": Work("embedding", 256, 12),
+    "recommender": Work("recommender", 1024, 8),
+    "lstm": Work("two bidirectional LSTMs", 64, 8),
+    "unet": Work("U-Net", 16, 8),
+    "mobilenet": Work("MobileNetV2", 32, 8),
 }
 LEARNING_RATE = 0.01
 MOMENTUM = 0.9
@@ -40,3 +44,7 @@ IMAGE, FILTERS, BLOCKS_PER_GROUP = 32, (16, 32, 64), 2
 VOCABULARY, SEQUENCE, DIM, HEADS, BLOCKS = 200, 64, 192, 4, 6
 TINY_INPUTS = 8
 TABLE_ROWS, TABLE_WIDTH, TABLE_LOOKUPS = 200_000, 32, 16
+ITEMS, VALUES, NUMBERS = 100_000, 26, 13
+LSTM_WORDS, LSTM_SEQUENCE, LSTM_WIDTH = 5000, 64, 64
+UNET_IMAGE, UNET_FILTERS, UNET_LABELS = 64, (16, 32, 64), 3
+MOBILE_IMAGE = 96
