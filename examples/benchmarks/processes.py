@@ -29,9 +29,9 @@ def keras_workers(work: str, module: str = _KERAS, workers: int = 2, **options: 
     ]
 
 
-def apart(work: str, workers: int = 2) -> list[Process]:
+def apart(work: str, workers: int = 2, kind: str = "wrapped", **options: Any) -> list[Process]:
     """Return workers that train at the same time and do not communicate: what the machine itself allows."""
-    return [process for index in range(workers) for process in keras_arm(work, "wrapped", [index])]
+    return [process for index in range(workers) for process in keras_arm(work, kind, [index], **options)]
 
 
 def legacy_arm(work: str, cores: Sequence[int], python: str) -> list[Process]:
