@@ -7,8 +7,8 @@ from examples.benchmarks.child import begin, serve
 __all__: list[str] = []
 
 _DEVICES, _BLOCKS = 4, 12
-# So that activations are at most a quarter of weights, gradients and slots: 128 tokens a device, for 256 features.
-_WIDTH, _HEADS, _TOKENS, _BATCH = 256, 4, 32, 16
+# So that activations are at most a quarter of weights, gradients and slots: 96 tokens a device, for 256 features.
+_WIDTH, _HEADS, _TOKENS, _BATCH = 256, 4, 24, 16
 
 
 def main() -> None:
