@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from examples.benchmarks.catalogue import BENCHMARKS, CHOSEN
+from examples.benchmarks.catalogue import BENCHMARKS, CHOSEN, TABLES
 from examples.benchmarks.machine import facts, finds
 from examples.benchmarks.row import Settings
 from examples.benchmarks.table import line, update
@@ -17,6 +17,7 @@ __all__: list[str] = []
 
 
 @click.command()
+@click.option("--table", "tables", multiple=True, type=click.Choice([*TABLES]), help="Run one table; can be repeated.")
 @click.option("--only", multiple=True, metavar="NAME", help="Run these only; globs are allowed; can be repeated.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="How often each arm is asked.")
 @click.option("--write", type=click.Path(exists=True, path_type=Path), help="The page whose tables take the rows.")
@@ -25,6 +26,7 @@ __all__: list[str] = []
 @click.option("--legacy-python", type=click.Path(exists=True), help="An interpreter with tf_keras; default this one.")
 @click.option("--names", is_flag=True, help="List the benchmarks and end.")
 def main(
+    tables: tuple[str, ...],
     only: tuple[str, ...],
     rounds: int,
     write: Path | None,
@@ -34,14 +36,15 @@ def main(
     names: bool,
 ) -> None:
     """Measure kparallel side by side with stock Keras and PyTorch, as ratios of arms that take turns."""
-    chosen = [name for name in BENCHMARKS if not only or any(fnmatch.fnmatch(name, each) for each in only)]
+    asked = [name for table in tables or TABLES for name in TABLES[table][1]]
+    chosen = [name for name in asked if not only or any(fnmatch.fnmatch(name, each) for each in only)]
     if names or not chosen:
         click.echo("\n".join(BENCHMARKS))
         sys.exit(0 if names else f"Expected names out of these, received {', '.join(only)}.")
     if render:
         if write is None:
             raise click.UsageError("Expected --write with the page that --render is to write, received none.")
-        update(write, {}, {}, list(BENCHMARKS), CHOSEN)
+        update(write, {}, {}, TABLES, CHOSEN)
         return
     with tempfile.TemporaryDirectory() as log:
         settings = Settings(rounds, _with("torch", torch_python), _with("tf_keras", legacy_python), log)
@@ -52,7 +55,7 @@ def main(
             click.echo("\n".join(line(row) for row in rows))
             click.echo(f"{name} took {time.perf_counter() - start:.0f} s")
             if write is not None:  # At once, so that nothing is lost if a later one fails.
-                update(write, {name: rows}, facts(settings.torch_python), list(BENCHMARKS), CHOSEN)
+                update(write, {name: rows}, facts(settings.torch_python), TABLES, CHOSEN)
 
 
 def _with(module: str, python: str | None) -> str | None:

@@ -1,7 +1,7 @@
-"""Results are kept as JSON beside the page; its two tables are written from them, each between two markers."""
+"""Results are kept as JSON beside the page; its tables, of the chosen rows and of all, are written from them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ BEGIN = "<!-- The table begins; `python -m examples.benchmarks --write` makes it
 END = "<!-- The table ends. -->"
 CHOSEN_BEGIN = "<!-- The chosen rows begin; `python -m examples.benchmarks --write` makes them. -->"
 CHOSEN_END = "<!-- The chosen rows end. -->"
+# By a table's name: its title and the names of its benchmarks.
+Tables = Mapping[str, tuple[str, Collection[str]]]
+
 _HEAD = ["| what | measured | rounds from – to | goal | met | conditions |", "|---|---|---|---|---|---|"]
 
 
@@ -21,7 +24,7 @@ def update(
     page: Path,
     results: Mapping[str, Sequence[Row]],
     machine: Mapping[str, str],
-    order: Sequence[str],
+    tables: Tables,
     chosen: Sequence[str] = (),
 ) -> None:
     """Put the rows of the benchmarks that ran in the place of their old ones, and write the page's tables anew.
@@ -30,7 +33,7 @@ def update(
         page: A Markdown page with the two markers of the table; the JSON file beside it has its name.
         results: Rows by the benchmark's name; empty to write the page from what is stored.
         machine: What they were measured on.
-        order: The names of all benchmarks, in the table's order.
+        tables: The tables, in their order.
         chosen: Names of the rows of the short table, in its order; a page without its markers has none. Default none.
 
     Raises:
@@ -43,23 +46,33 @@ def update(
     kept: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
     for name, rows in results.items():
         kept[name] = {"machine": dict(machine), "rows": [asdict(row) for row in rows]}
-    kept = {name: kept[name] for name in order if name in kept}
+    kept = {name: kept[name] for _, names in tables.values() for name in names if name in kept}
     store.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
     if CHOSEN_BEGIN in text:
         text = _between(text, CHOSEN_BEGIN, CHOSEN_END, render_chosen(kept, chosen))
-    page.write_text(_between(text, BEGIN, END, render(kept)))
+    page.write_text(_between(text, BEGIN, END, render(kept, tables)))
 
 
-def render(kept: Mapping[str, Any]) -> str:
-    """Return the table, and under it each machine with the benchmarks that ran on it if they are not all."""
-    lines = [*_HEAD, *map(line, _rows(kept))]
-    machines: dict[str, tuple[Mapping[str, str], list[str]]] = {}
-    for name, entry in kept.items():
-        machines.setdefault(json.dumps(entry["machine"]), (entry["machine"], []))[1].append(name)
-    for facts, names in machines.values():
-        lines += ["", "Measured on:" if len(machines) == 1 else f"{', '.join(names)}: measured on", ""]
-        lines += [f"- {key}: {value}" for key, value in facts.items()]
-    return "\n".join(lines) + "\n"
+def render(kept: Mapping[str, Any], tables: Tables) -> str:
+    """Return the tables that have rows: title, command, rows, and each machine with the benchmarks that ran on it."""
+    parts = []
+    for table, (title, names) in tables.items():
+        entries = {name: kept[name] for name in names if name in kept}
+        if entries:
+            command = f"`python -m examples.benchmarks --table {table} --write docs/benchmarks.md`"
+            lines = [f"### {title}", "", command, "", *_HEAD, *map(line, _rows(entries)), "", *_machines(entries)]
+            parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def _machines(entries: Mapping[str, Any]) -> list[str]:
+    """Return the lines that say on which machine each benchmark ran: one for each machine."""
+    machines: dict[str, list[str]] = {}
+    for name, entry in entries.items():
+        machines.setdefault("; ".join(f"{key}: {value}" for key, value in entry["machine"].items()), []).append(name)
+    if len(machines) == 1:
+        return [f"Measured on {facts}." for facts in machines]
+    return [f"- {', '.join(names)}: {facts}." for facts, names in machines.items()]
 
 
 def render_chosen(kept: Mapping[str, Any], chosen: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ updated by Keras's own operations.
 ```text
 Keras's apply     clipping, scaling ─► loop over the weights ─► averages, constraints
                                        │ of stage 0: a function, called by each replica
-                                       └ of stage 1: XLA programs
+                                       └ of stage 1: XLA programs of its large weights, a function of the others
 ```
 """
 
@@ -37,6 +37,9 @@ __all__: list[str] = []
 
 # The number of weights of one stage from which compiling pays: below it an uncompiled update takes less than 2 ms.
 LARGE = 2**20
+# The size of a tensor from which it counts. A smaller one stays in the cache from one operation of its update to the
+# next, and takes as long to compile, on each device, as a large one.
+LARGE_TENSOR = 2**15
 
 # Optimizers that create some slots without a reference variable. Such slots live on the last stage, out of reach of the
 # other stages' programs.
@@ -88,9 +91,7 @@ class OptimizerUpdate:
 
     def compiles(self, gradients: list[Any], variables: list[keras.Variable]) -> bool:
         """Tell whether `apply` makes XLA programs where these variables are all on one device."""
-        pairs = zip(gradients, variables, strict=True)
-        dense = [pair for pair in pairs if pair[0] is not None and not isinstance(pair[0], tf.IndexedSlices)]
-        return self._least is not None and bool(dense) and _size(dense) >= self._least
+        return bool(self._large([pair for pair in zip(gradients, variables, strict=True) if pair[0] is not None]))
 
     def _run(self, update: Update, pairs: list[tuple[Any, Any]], rate: Any, inline: bool) -> None:
         """Update the variables of each device: by XLA programs, by a function, or by Keras's loop."""
@@ -124,12 +125,18 @@ class OptimizerUpdate:
             group: The pairs.
             several: Whether other devices have variables too.
         """
-        apart = several and isinstance(self._own, _SLOTS_APART)
-        dense = [pair for pair in group if isinstance(pair[0], tf.Tensor)]
-        if self._least is None or apart or not dense or _size(dense) < self._least:
-            return [], group
+        large = [] if several and isinstance(self._own, _SLOTS_APART) else self._large(group)
+        chosen = {id(variable) for _, variable in large}
+        return large, [pair for pair in group if id(pair[1]) not in chosen]
+
+    def _large(self, group: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+        """Return the pairs of one device whose update is worth compiling."""
+        if self._least is None:
+            return []
         # XLA has no `tf.IndexedSlices`, and a dense gradient would update all rows, not only these.
-        return dense, [pair for pair in group if not isinstance(pair[0], tf.Tensor)]
+        dense = [pair for pair in group if isinstance(pair[0], tf.Tensor)]
+        large = [pair for pair in dense if not self._least or _size([pair]) >= LARGE_TENSOR]
+        return large if _size(large) >= self._least else []
 
     def _by_function(
         self, update: Update, group: list[tuple[Any, Any]], rate: Any, device: str, scalars: list[keras.Variable]

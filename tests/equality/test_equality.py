@@ -105,6 +105,7 @@ def compiled(monkeypatch):
     devices = []
     whole = OptimizerUpdate.compiled_update
     monkeypatch.setattr("kparallel.engine.optimizer_update.LARGE", 20)
+    monkeypatch.setattr("kparallel.engine.optimizer_update.LARGE_TENSOR", 1)
     monkeypatch.setattr(
         OptimizerUpdate,
         "compiled_update",

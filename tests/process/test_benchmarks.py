@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from examples.benchmarks.arms import ArmError, Process, Sample, running
-from examples.benchmarks.catalogue import BENCHMARKS, CHOSEN
+from examples.benchmarks.catalogue import BENCHMARKS, CHOSEN, TABLES
 from examples.benchmarks.ratio import best_variant
 from examples.benchmarks.row import Row
 from examples.benchmarks.table import BEGIN, CHOSEN_BEGIN, CHOSEN_END, END, line, render, render_chosen, update
@@ -31,22 +31,27 @@ def test_one_command_measures_and_writes_the_table(tmp_path):
     text = page.read_text()
     assert line(row) in run.stdout and line(row) in text and "old" not in text
     assert text.startswith("before\n") and text.endswith("after\n")
-    assert f"- versions: {kept['machine']['versions']}" in text
+    assert f"versions: {kept['machine']['versions']}" in text
 
 
 def test_a_partial_run_keeps_the_other_rows_and_the_order(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"{BEGIN}\n{END}\n")
     machine, other = {"CPU": "one"}, {"CPU": "two"}
-    update(page, {"b": [Row("second", 1.5, 1.4, 1.6, at_least=1.7)], "a": [Row("first", 1.0)]}, machine, ["a", "b"])
-    update(page, {"a": [Row("anew", 3.0, unit="ms", at_most=5.0)], "c": [Row("third", None)]}, other, ["a", "b", "c"])
-    rows = [each for each in page.read_text().splitlines() if each.startswith("| ")][1:]
+    tables = {"t": ("The first", ["a", "b"]), "u": ("The second", ["c"])}
+    update(page, {"b": [Row("second", 1.5, 1.4, 1.6, at_least=1.7)], "a": [Row("first", 1.0)]}, machine, tables)
+    update(page, {"a": [Row("anew", 3.0, unit="ms", at_most=5.0)], "c": [Row("third", None)]}, other, tables)
+    rows = [each for each in page.read_text().splitlines() if each.startswith("| ") and "what" not in each]
     assert rows == [
         "| anew | 3.00 ms |  | ≤ 5.00 | yes |  |",
         "| second | 1.50 | 1.40 – 1.60 | ≥ 1.70 | **missed** |  |",
         "| third | not run |  |  |  |  |",
     ]
-    assert "a, c: measured on\n\n- CPU: two" in page.read_text() and "b: measured on\n\n- CPU: one" in page.read_text()
+    text = page.read_text()
+    assert (
+        text.index("### The first\n") < text.index("- a: CPU: two.\n- b: CPU: one.\n") < text.index("### The second\n")
+    )
+    assert "--table u --write" in text and "\nMeasured on CPU: two.\n" in text
 
 
 def test_a_broken_arm_is_named_with_its_output(tmp_path):
@@ -58,7 +63,7 @@ def test_a_broken_arm_is_named_with_its_output(tmp_path):
 def test_the_page_shows_what_was_stored():
     kept = json.loads(PAGE.with_suffix(".json").read_text())
     assert set(kept) <= set(BENCHMARKS)
-    assert render(kept) in PAGE.read_text()
+    assert render(kept, TABLES) in PAGE.read_text()
     assert render_chosen(kept, CHOSEN) in PAGE.read_text()
 
 
@@ -72,13 +77,14 @@ def test_the_chosen_rows_exist_and_show_what_is_missed():
 def test_the_page_is_written_from_what_is_stored(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"{CHOSEN_BEGIN}\nold\n{CHOSEN_END}\nbetween\n{BEGIN}\n{END}\n")
+    tables = {"t": ("The first", ["a"])}
     results = {"a": [Row("first", 1.0, conditions="one core"), Row("second", 2.0)]}
-    update(page, results, {"CPU": "one"}, ["a"], ["second", "never measured"])
+    update(page, results, {"CPU": "one"}, tables, ["second", "never measured"])
     written = page.read_text()
     assert "| second | 2.00 |  |  |  |\n\n<!--" in written and "old" not in written and "\nbetween\n" in written
-    update(page, {}, {}, ["a"], ["first"])
+    update(page, {}, {}, tables, ["first"])
     assert "| first | 1.00 |  |  |  |\n\n<!--" in page.read_text()
-    assert render(json.loads(page.with_suffix(".json").read_text())) in page.read_text()
+    assert render(json.loads(page.with_suffix(".json").read_text()), tables) in page.read_text()
 
 
 def test_the_fastest_variant_is_found_over_turns():

@@ -220,6 +220,7 @@ class Scaled(keras.layers.Layer):
 def test_a_scalar_weight_is_updated_by_a_program(monkeypatch, float64):
     """Its slots are scalars too, but no counters."""
     monkeypatch.setattr("kparallel.engine.optimizer_update.LARGE", 4)
+    monkeypatch.setattr("kparallel.engine.optimizer_update.LARGE_TENSOR", 1)
     traced = []
     shared, init = SharedFunction, SharedFunction.__init__
 
