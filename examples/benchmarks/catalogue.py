@@ -84,6 +84,7 @@ TABLES: dict[str, tuple[str, dict[str, Benchmark]]] = {
         {
             "sharded-mlp": partial(sharded.devices, "mlp"),
             "sharded-embedding": partial(sharded.against_one_replica, "embedding"),
+            "sharded-rule": sharded.rule,
             "sharded-workers-mlp": partial(sharded.workers, "mlp"),
             "sharded-weights-mlp": partial(sharded.weights, "mlp"),
             "sharded-weights-transformer": partial(sharded.weights, "transformer"),

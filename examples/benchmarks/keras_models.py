@@ -22,6 +22,7 @@ from examples.benchmarks.work import (
     MLP_WIDTH,
     MOMENTUM,
     SEQUENCE,
+    STACKS,
     TABLE_LOOKUPS,
     TABLE_ROWS,
     TABLE_WIDTH,
@@ -59,7 +60,8 @@ def batches(work: str, batch: int) -> tf.data.Dataset:
         x = rng.integers(0, TABLE_ROWS, (rows, TABLE_LOOKUPS)).astype("int32")
         y = rng.integers(0, CLASSES, rows).astype("int32")
     else:
-        shape = {"mlp": (MLP_INPUTS,), "resnet": (IMAGE, IMAGE, 3), "tiny": (TINY_INPUTS,)}[work]
+        shapes = {"mlp": (MLP_INPUTS,), "resnet": (IMAGE, IMAGE, 3), "tiny": (TINY_INPUTS,)}
+        shape = STACKS[work][1:] if work in STACKS else shapes[work]
         x = rng.normal(size=(rows, *shape)).astype("float32")
         y = rng.integers(0, CLASSES, rows).astype("int32")
     options = tf.data.Options()
@@ -71,6 +73,11 @@ def batches(work: str, batch: int) -> tf.data.Dataset:
 def _mlp() -> keras.Model:
     hidden = [layers.Dense(MLP_WIDTH, activation="relu") for _ in range(MLP_LAYERS)]
     return keras.Sequential([keras.Input((MLP_INPUTS,)), *hidden, layers.Dense(CLASSES)])
+
+
+def _stack(number: int, width: int) -> keras.Model:
+    hidden = [layers.Dense(width, activation="relu") for _ in range(number)]
+    return keras.Sequential([keras.Input((width,)), *hidden, layers.Dense(CLASSES)])
 
 
 def _tiny() -> keras.Model:

@@ -36,6 +36,9 @@ WORK = {
     "unet": Work("U-Net", 16, 8),
     "mobilenet": Work("MobileNetV2", 32, 8),
 }
+# By the name of the work: how many Dense layers, and how wide each is. Their updates take more of a step than others'.
+STACKS = {f"stack-{layers}x{width}": (layers, width) for layers, width in ((8, 128), (64, 128), (4, 512), (16, 512))}
+WORK |= {name: Work(f"{layers} Dense layers of {width}", 64, 40) for name, (layers, width) in STACKS.items()}
 LEARNING_RATE = 0.01
 MOMENTUM = 0.9
 
