@@ -1,5 +1,6 @@
 """The reference models in Keras, and their data."""
 
+from functools import partial
 from typing import Any
 
 import keras
@@ -36,7 +37,7 @@ __all__: list[str] = []
 def build(work: str) -> keras.Model:
     """Return a new model by the name of its work."""
     builders = {"mlp": _mlp, "resnet": _resnet, "transformer": _transformer, "tiny": _tiny, "embedding": _embedding}
-    builders |= MODELS
+    builders |= MODELS | {name: partial(_stack, *size) for name, size in STACKS.items()}
     return builders[work]()
 
 
