@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from examples.benchmarks.arms import Sample, running
-from examples.benchmarks.processes import keras_arm, keras_workers
+from examples.benchmarks.processes import apart, keras_arm, keras_workers
 from examples.benchmarks.ratio import alternate, milliseconds, report, row_of, speed_ratio
 from examples.benchmarks.row import Row, Settings
 from examples.benchmarks.work import CLASSES, STACKS, WORK
@@ -16,7 +16,10 @@ _STAGES = {"mlp": 8, "transformer": 6}  # A layer or a block each.
 
 
 def devices(work: str, settings: Settings) -> list[Row]:
-    """Measure two replicas on two cores against one stock device on one, with stock's own two devices in the same run.
+    """Measure two replicas on two cores against one stock device on one.
+
+    In the same run are stock's own two devices, and two replicas that tell each other nothing, which is what the
+    machine allows.
 
     Args:
         work: Its name in `WORK`.
@@ -25,6 +28,7 @@ def devices(work: str, settings: Settings) -> list[Row]:
     arms = {
         "plain": keras_arm(work, "plain", [0]),
         "stock": keras_arm(work, "mirrored", [0, 1], devices=2, untuned=True),
+        "apart": apart(work, kind="plain", batch=WORK[work].batch // 2),
     }
     for name, shard in _SHARDS.items():
         wrap = {"replicas": 2, "shard": shard}
@@ -33,9 +37,13 @@ def devices(work: str, settings: Settings) -> list[Row]:
         samples = alternate(started, settings.rounds, WORK[work].long)
     print(report(samples))
     title = WORK[work].title
-    goals = {"stock": None, "each has all": None, "shared out": 1.85}
+    goals = {"apart": None, "stock": None, "each has all": None, "shared out": 1.85}
     setting = f"global batch {WORK[work].batch}, two virtual devices on two cores"
-    names = {"stock": "stock `MirroredStrategy`", **{name: f"optimizer {name}" for name in _SHARDS}}
+    names = {
+        "apart": "which tell each other nothing",
+        "stock": "stock `MirroredStrategy`",
+        **{name: f"optimizer {name}" for name in _SHARDS},
+    }
     return [
         speed_ratio(
             f"{title}: two replicas, {names[name]} ÷ one stock device pinned to one core",
