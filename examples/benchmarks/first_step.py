@@ -1,7 +1,7 @@
-"""What the first step costs, and the first on a batch of another size, beside plain Keras: in CPU seconds."""
+"""What the first step costs, and the first on a batch of another size, beside plain Keras: CPU seconds, and memory."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,19 +38,29 @@ def rows(kind: str, plans: Plans, settings: Settings) -> list[Row]:
         settings: Rounds and log.
     """
     arms: dict[str, Any] = {"plain Keras": None, **{name: arguments for name, (arguments, _) in plans.items()}}
-    seconds: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
     for _ in range(settings.rounds):
         for name, arguments in arms.items():
             process = Process("examples.benchmarks.first_step_arm", {"kind": kind, "wrap": arguments}, [0, 1])
             with running({"first": [process]}, settings.log) as started:
-                seconds[name].append(started["first"].facts)
+                measured[name].append(started["first"].facts)
     found = []
     for name, (_, most) in plans.items():
         for part, at_most in zip(_PARTS, most, strict=True):
-            pairs = list(zip(seconds[name], seconds["plain Keras"], strict=True))
+            pairs = list(zip(measured[name], measured["plain Keras"], strict=True))
             ours, base = (statistics.median(each[i][part] for each in pairs) for i in range(2))
             conditions = f"Adam; CPU seconds of one process on two cores, {ours:.1f} against {base:.1f}"
             what = f"{part}, {_NAMES[kind]}: {name} ÷ plain Keras"
             row = row_of(what, [one[part] / other[part] for one, other in pairs], conditions=conditions)
             found.append(replace(row, at_most=at_most))
+        found.append(_memory(f"{_NAMES[kind]}: {name}", measured[name], measured["plain Keras"]))
     return found
+
+
+def _memory(what: str, ours: Sequence[Mapping[str, float]], base: Sequence[Mapping[str, float]]) -> Row:
+    """Return the ratio of the most memory that the processes had, TensorFlow itself included."""
+    most, of = (statistics.median(each["memory"] for each in group) / 1e6 for group in (ours, base))
+    ratios = [one["memory"] / other["memory"] for one, other in zip(ours, base, strict=True)]
+    return row_of(
+        f"memory of the process after both, {what} ÷ plain Keras", ratios, conditions=f"{most:.0f} against {of:.0f} MB"
+    )

@@ -1,5 +1,6 @@
-"""An arm that takes one first step and one step on a batch of another size, and tells the CPU seconds of both."""
+"""An arm that takes one first step and one step on a batch of another size, and tells CPU seconds and memory."""
 
+import resource
 import time
 from typing import Any
 
@@ -29,7 +30,8 @@ def main() -> None:
     first, model = _fit(model, arguments, rows)
     # Each part has one row less.
     size, _ = _fit(model, None, rows - max(4, parts))
-    serve(options, {}, {"first step": first, "another size": size})
+    memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux tells kilobytes.
+    serve(options, {}, {"first step": first, "another size": size, "memory": memory})
 
 
 def _fit(model: Any, arguments: dict[str, Any] | None, rows: int) -> tuple[float, Any]:
