@@ -99,8 +99,7 @@ def trained_bytes(model: keras.Model, stages: int) -> TrainedBytes:
     }
     dense = [bytes_of(weight) for weight in model.trainable_weights if id(weight) not in tables]
     sliced = [bytes_of(weight) for weight in model.trainable_weights if id(weight) in tables]
-    number = (len(dense) + len(sliced)) / stages
-    return TrainedBytes(sum(dense) / stages, sum(sliced) / stages, number)
+    return TrainedBytes(sum(dense) / stages, sum(sliced) / stages)
 
 
 def _is_kerass(optimizer: Any) -> bool:

@@ -14,8 +14,7 @@ from kparallel.planning.sharding import WORTH, TrainedBytes, saved_bytes, shardi
         (TrainedBytes(dense=1e3, sliced=4 * 200_000 * 32), 2, 2, 2, False),  # The table would travel each time.
         (TrainedBytes(dense=1e3, sliced=4 * 200_000 * 32), 0, 2, 1, False),  # SGD moves the rows of a batch alone.
         (TrainedBytes(dense=4e5), 2, 8, 1, False),  # Small weights.
-        (TrainedBytes(dense=1.2e7, number=4), 2, 2, 1, True),
-        (TrainedBytes(dense=1.2e7, number=160), 2, 2, 1, False),  # As many bytes in many weights: MobileNet's.
+        (TrainedBytes(dense=4.2e6), 2, 2, 1, True),  # 64 Dense layers of 128 under Adam.
         (TrainedBytes(dense=1e12), 2, 1, 1, False),  # Nobody to share with.
     ],
 )
