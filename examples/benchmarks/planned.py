@@ -22,7 +22,7 @@ _MODELS = ("mlp", "resnet", "transformer")
 _PLANS: dict[str, dict[str, Any]] = {
     "2 replicas": {"replicas": 2},
     "2 replicas, shard optimizer": {"replicas": 2, "shard": "optimizer"},
-    "2 stages, 4 microbatches": {"replicas": 1, "stages": 2, "microbatches": 4},
+    "2 stages, 4 microbatches": {"replicas": 1, "stages": 2, "microbatches": 4, "balance": "time"},
 }
 _WORKERS = "2 workers"
 _LIMIT = 600  # Seconds for a measurement of the machine, or the predictions for a model.

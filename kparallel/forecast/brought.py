@@ -40,13 +40,15 @@ def _simulated(
     stages = len(weights)
     # Of one microbatch: its stage, and whether the pass is a backward pass.
     order = [(stage, False) for stage in range(stages)] + [(stage, True) for stage in reversed(range(stages))]
-    before, end, link = 0.0, 0.0, 0.0  # When the action before started and ended; when the link is free.
-    for microbatch in range(microbatches):
-        for stage, is_backward in order:
-            link = max(link, before) + weights[stage]
-            before = max(end, link)
-            end = before + (backward if is_backward else forward)[stage]
-            # Gradients are summed over the microbatches, and travel after the last one.
-            if is_backward and microbatch == microbatches - 1:
-                link = max(link, end) + weights[stage]
+    order = microbatches * order
+    # When the last action ended, when the next one's weights are there, and when the link is free.
+    end, arrived, link = 0.0, weights[0], weights[0]
+    for index, (stage, is_backward) in enumerate(order):
+        start = max(end, arrived)
+        end = start + (backward if is_backward else forward)[stage]
+        if index + 1 < len(order):  # Asked for when this action starts, and so before its gradients.
+            link = arrived = max(link, start) + weights[order[index + 1][0]]
+        # Gradients are summed over the microbatches, and travel after the last one.
+        if is_backward and index >= len(order) - 2 * stages:
+            link = max(link, end) + weights[stage]
     return max(end, link) - microbatches * (sum(forward) + sum(backward))

@@ -47,10 +47,10 @@ class Hardware:
         between: The link between two machines. Default None, which allows one machine only.
         memory_bandwidth: Bytes a second between a device and its memory. Default infinite: nothing waits for memory.
         action_start: Seconds that it takes to start one forward or backward pass of a stage. Default 0.
-        loop_step: Seconds of the forward pass of one time step of a recurrent layer with next to nothing to compute.
-            Default 0, as for layers that a library runs whole (cuDNN).
         all_reduce: `"ring"` (default), as kparallel's own between CPUs, or `"nccl"`, a ring or a tree, whichever is
             faster.
+        loop_step: Seconds of the forward pass of one time step of a recurrent layer with next to nothing to compute.
+            Default 0, as for layers that a library runs whole (cuDNN).
 
     Raises:
         PlanError: There is no device, a number is out of its range, or there are several machines and no link.
@@ -71,8 +71,8 @@ class Hardware:
     between: Link | None = None
     memory_bandwidth: float = float("inf")
     action_start: float = 0.0
-    loop_step: float = 0.0
     all_reduce: str = "ring"
+    loop_step: float = 0.0
 
     def __post_init__(self) -> None:
         if self.machines < 1 or self.devices_per_machine < 1:
