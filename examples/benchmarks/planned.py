@@ -11,7 +11,7 @@ from typing import Any
 
 from examples.benchmarks.arms import ALLOCATOR, ROOT, running
 from examples.benchmarks.processes import keras_arm, keras_workers
-from examples.benchmarks.ratio import alternate
+from examples.benchmarks.ratio import alternate, report
 from examples.benchmarks.row import Row, Settings
 from examples.benchmarks.work import WORK
 
@@ -84,6 +84,7 @@ def _measured(work: str, settings: Settings) -> dict[str, list[float]]:
     arms = {name: keras_arm(work, "wrapped", [0, 1], devices=2, variants={"": plan}) for name, plan in _PLANS.items()}
     with running({**arms, _WORKERS: keras_workers(work)}, settings.log) as started:
         samples = alternate(started, settings.rounds, WORK[work].long)
+    print(report(samples))
     return {name: [sample.seconds for sample in group] for name, group in samples.items()}
 
 
