@@ -11,7 +11,7 @@ from typing import Any
 
 from examples.benchmarks.arms import ALLOCATOR, ROOT, running
 from examples.benchmarks.processes import keras_arm, keras_workers
-from examples.benchmarks.ratio import alternate
+from examples.benchmarks.ratio import alternate, report
 from examples.benchmarks.row import Row, Settings
 from examples.benchmarks.work import WORK
 
@@ -22,7 +22,7 @@ _MODELS = ("mlp", "resnet", "transformer")
 _PLANS: dict[str, dict[str, Any]] = {
     "2 replicas": {"replicas": 2},
     "2 replicas, shard optimizer": {"replicas": 2, "shard": "optimizer"},
-    "2 stages, 4 microbatches": {"replicas": 1, "stages": 2, "microbatches": 4},
+    "2 stages, 4 microbatches": {"replicas": 1, "stages": 2, "microbatches": 4, "balance": "time"},
 }
 _WORKERS = "2 workers"
 _LIMIT = 600  # Seconds for a measurement of the machine, or the predictions for a model.
@@ -84,6 +84,7 @@ def _measured(work: str, settings: Settings) -> dict[str, list[float]]:
     arms = {name: keras_arm(work, "wrapped", [0, 1], devices=2, variants={"": plan}) for name, plan in _PLANS.items()}
     with running({**arms, _WORKERS: keras_workers(work)}, settings.log) as started:
         samples = alternate(started, settings.rounds, WORK[work].long)
+    print(report(samples))
     return {name: [sample.seconds for sample in group] for name, group in samples.items()}
 
 

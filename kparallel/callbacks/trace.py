@@ -3,6 +3,7 @@
 import json
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,14 @@ import keras
 
 from kparallel.callbacks.recorder import Recorder, Recording
 from kparallel.cluster import read_cluster
+from kparallel.errors import PlanError
+from kparallel.forecast.estimate import Estimate
+from kparallel.forecast.forecast import Forecast
+from kparallel.planning.plan import Plan
 from kparallel.trace.chrome import chrome
 from kparallel.trace.diagnosis import diagnose
 from kparallel.trace.plot import draw
+from kparallel.trace.prediction import estimate_of
 from kparallel.trace.summary import Summary
 
 __all__: list[str] = []
@@ -43,9 +49,12 @@ class Trace(keras.callbacks.Callback):  # type: ignore[misc]
         start: How many steps of `fit` run before; 3 by default, for the first ones are traced and compiled.
         picture: Ending of the picture's file, such as `"png"` (default) or `"svg"`; None for no picture.
         verbose: Whether to print the report; True by default.
+        predicted: What `kparallel.plan(..., cluster=)` predicts, or one of its `best`. Then the report has a line more:
+            the step's time predicted and measured, and the term that is off by most. Default None.
 
     Raises:
         ValueError: `steps` or `start` is below 1; or in `fit`, the model runs eagerly.
+        PlanError: In `fit`, the prediction is for another plan than the model's, or the model is not wrapped.
 
     Example:
         >>> import keras, numpy, tempfile, kparallel
@@ -66,12 +75,15 @@ class Trace(keras.callbacks.Callback):  # type: ignore[misc]
         start: int = 3,
         picture: str | None = "png",
         verbose: bool = True,
+        predicted: Forecast | Estimate | None = None,
     ) -> None:
         super().__init__()
         self._directory = Path(directory)
         self._recorder = Recorder(start, steps)
         self._picture = picture
         self._verbose = verbose
+        self._predicted = predicted
+        self._estimate: Estimate | None = None
         self.report = ""
         self.summary: Summary | None = None
         self.files: tuple[Path, ...] = ()
@@ -80,6 +92,7 @@ class Trace(keras.callbacks.Callback):  # type: ignore[misc]
         """Prepare."""
         self._directory.mkdir(parents=True, exist_ok=True)
         self.report, self.summary, self.files = "", None, ()
+        self._estimate = None if self._predicted is None else estimate_of(self._predicted, _plan_of(self.model))
         self._recorder.begin(self.model)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
@@ -113,8 +126,8 @@ class Trace(keras.callbacks.Callback):  # type: ignore[misc]
         cluster = read_cluster()
         # Workers may share the directory.
         name = "trace" if cluster is None else f"trace-worker-{cluster.index}"
-        self.summary = recording.summary
-        self.report = f"{recording.summary}\nin short       {diagnose(recording.summary)}"
+        self.summary = replace(recording.summary, predicted=self._estimate)
+        self.report = f"{self.summary}\nin short       {diagnose(self.summary)}"
         files = {f"{name}.json": json.dumps(chrome(recording.steps, recording.laid)), f"{name}.txt": self.report + "\n"}
         for file, text in files.items():
             (self._directory / file).write_text(text)
@@ -132,3 +145,13 @@ class Trace(keras.callbacks.Callback):  # type: ignore[misc]
         self.files = tuple(written)
         if self._verbose:
             print(self.report)
+
+
+def _plan_of(model: Any) -> Plan:
+    plan = getattr(model, "plan", None)
+    if not isinstance(plan, Plan):
+        raise PlanError(
+            f"Expected a wrapped model to hold a prediction against, received {model.name!r}, which has no plan. Call "
+            "kparallel.wrap(model) first, or leave predicted out."
+        )
+    return plan

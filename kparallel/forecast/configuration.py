@@ -23,7 +23,7 @@ class Configuration:
         microbatches: The number of parts into which a replica's share of a batch is split.
         schedule: The name of the schedule.
         recompute: `"never"`, `"always"` or `"except_last"`.
-        shard: `"optimizer"`, or None.
+        shard: `"optimizer"`, `"weights"` (one device for each replica, with several stages on it), or None.
         neighbors: What neighboring devices hold: `"stages"` (default), the stages of one replica, as kparallel places
             them; or `"replicas"`, the replicas of one stage.
 
@@ -64,7 +64,8 @@ class Configuration:
         if self.microbatches > 1 or self.stages > 1:
             parts.append(count(self.microbatches, "microbatch"))
         if self.stages > 1:
-            parts.append(self.schedule if self.stages == self.lanes else f"{self.schedule} on {self.lanes} devices")
+            dealt = f"{self.schedule} on {self.lanes} devices" if self.lanes > 1 else "all on one device"
+            parts.append(self.schedule if self.stages == self.lanes else dealt)
         if self.recompute != "never":
             parts.append(f"recompute {self.recompute}")
         if self.shard is not None:

@@ -10,6 +10,7 @@ from kparallel.schedule import SCHEDULES, registered
 
 __all__: list[str] = []
 
+_ONE_LANE = "interleaved"
 _MOST_PER_LANE = 8  # Stages on a device. With more of them, transfers take what the bubble gives.
 
 
@@ -30,7 +31,7 @@ def configurations(hardware: Hardware, batch_size: int, most_stages: int, fixed:
     for schedule, lanes, stages in _shapes(hardware.devices, most_stages, fixed):
         for replicas in _replicas(min(hardware.devices // lanes, batch_size), batch_size, lanes, fixed):
             for microbatches in _microbatches(ceil(batch_size / replicas), lanes, schedule, fixed):
-                for recompute, shard, neighbors in _rest(hardware, replicas, lanes, microbatches, fixed):
+                for recompute, shard, neighbors in _rest(hardware, replicas, lanes, stages, microbatches, fixed):
                     yield Configuration(replicas, lanes, stages, microbatches, schedule, recompute, shard, neighbors)
 
 
@@ -50,6 +51,12 @@ def _shapes(devices: int, most_stages: int, fixed: Fixed) -> Iterator[tuple[str,
     names = list(SCHEDULES) if fixed.schedule is None else [fixed.schedule]
     if fixed.stages in (None, 1):
         yield names[0], 1, 1  # With one stage all schedules are the same.
+    if fixed.shard == "weights" or (fixed.shard == "auto" and fixed.schedule in (None, _ONE_LANE)):
+        # Several stages on the only device of a replica: what weights are brought for. Interleaved deals them so.
+        numbers = smooth(most_stages) if fixed.stages is None else [min(fixed.stages, most_stages)]
+        yield from ((_ONE_LANE, 1, stages) for stages in numbers if stages > 1 and fixed.stages in (None, stages))
+    if fixed.shard == "weights":
+        return
     largest = min(devices, most_stages)
     for name in names:
         for lanes in sorted({*smooth(largest), largest, min(fixed.stages or 1, largest)} - {1}):
@@ -80,7 +87,7 @@ def _microbatches(rows: int, lanes: int, schedule: str, fixed: Fixed) -> list[in
 
 
 def _rest(
-    hardware: Hardware, replicas: int, lanes: int, microbatches: int, fixed: Fixed
+    hardware: Hardware, replicas: int, lanes: int, stages: int, microbatches: int, fixed: Fixed
 ) -> Iterator[tuple[str, str | None, str]]:
     """Yield the policy of recomputation, what is shared out, and what neighboring devices hold."""
     # Only then does it matter which of them are neighbors: a machine's devices are all alike.
@@ -88,7 +95,9 @@ def _rest(
     for recompute in RECOMPUTE if fixed.recompute is None else (fixed.recompute,):
         if recompute == "except_last" and microbatches == 1:
             continue
-        for shard in (None, "optimizer") if fixed.shard == "auto" else (fixed.shard,):
+        # Several stages on one device serve nothing but weights that are brought.
+        alone: tuple[str | None, ...] = ("weights",) if stages > lanes == 1 else (None, "optimizer")
+        for shard in alone if fixed.shard == "auto" else (fixed.shard,):
             if shard is None or replicas > 1:
                 for neighbors in NEIGHBORS if several else NEIGHBORS[:1]:
                     yield recompute, shard, neighbors

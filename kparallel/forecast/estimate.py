@@ -20,7 +20,7 @@ class StepTime:
         bubble: Its waiting for other stages.
         transfer: What activations and their gradients on the way add to that.
         reduction: Summing gradients over replicas, as far as no backward pass hides it; with `shard="optimizer"` also
-            the way of new weights to the other replicas.
+            the way of new weights to the other replicas; with `shard="weights"` the waiting for weights too.
         update: The optimizer's update.
     """
 

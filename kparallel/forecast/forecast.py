@@ -76,6 +76,7 @@ def forecast(
     model_name: str = "model",
     dtype: str = "float32",
     seconds_per_row: Sequence[float] | None = None,
+    seconds_per_call: Sequence[float] | None = None,
     slots: float = 2,
     fixed: Fixed | None = None,
 ) -> Forecast:
@@ -88,6 +89,7 @@ def forecast(
         model_name: The name of the model. Default `"model"`.
         dtype: The dtype in which it computes. Default `"float32"`.
         seconds_per_row: Seconds of the forward pass of each unit for one row on a device; default from FLOPs.
+        seconds_per_call: Those seconds of each unit that do not grow with the rows; default those of loops over time.
         slots: The number of optimizer variables for each weight; default 2, as for Adam.
         fixed: What the user has fixed; default nothing.
 
@@ -102,7 +104,7 @@ def forecast(
         'start'
     """
     fixed = Fixed() if fixed is None else fixed
-    model = StepModel(Work(units, hardware, dtype, seconds_per_row), batch_size, slots)
+    model = StepModel(Work(units, hardware, dtype, seconds_per_row, seconds_per_call), batch_size, slots)
     # The fastest first. What kparallel cannot run yet is listed too, with the fastest that it can below.
     found = tuple(best(model, fixed))
 
@@ -133,6 +135,6 @@ def unsupported(configuration: Configuration, hardware: Hardware) -> str:
     hops = placement.crosses if configuration.stages > configuration.lanes else placement.crosses[:-1]
     if any(hops):
         return "the stages of a replica lie on several machines"
-    if configuration.shard is not None and configuration.devices > hardware.devices_per_machine:
-        return "the optimizer is shared out between machines"
+    if configuration.shard == "weights" and configuration.devices > hardware.devices_per_machine:
+        return "the weights are shared out between machines"
     return ""

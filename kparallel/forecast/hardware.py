@@ -49,6 +49,8 @@ class Hardware:
         action_start: Seconds that it takes to start one forward or backward pass of a stage. Default 0.
         all_reduce: `"ring"` (default), as kparallel's own between CPUs, or `"nccl"`, a ring or a tree, whichever is
             faster.
+        loop_step: Seconds of the forward pass of one time step of a recurrent layer with next to nothing to compute.
+            Default 0, as for layers that a library runs whole (cuDNN).
 
     Raises:
         PlanError: There is no device, a number is out of its range, or there are several machines and no link.
@@ -70,6 +72,7 @@ class Hardware:
     memory_bandwidth: float = float("inf")
     action_start: float = 0.0
     all_reduce: str = "ring"
+    loop_step: float = 0.0
 
     def __post_init__(self) -> None:
         if self.machines < 1 or self.devices_per_machine < 1:

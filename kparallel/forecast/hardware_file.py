@@ -40,6 +40,7 @@ _FIELDS = {
     "memory_bandwidth": (False, "rate"),
     "efficiency": (True, "fraction"),
     "action_start": (False, "seconds"),
+    "loop_step": (False, "seconds"),
     "all_reduce": (False, "text"),
     "flops": (True, "table"),
     "links": (True, "table"),
@@ -139,6 +140,7 @@ def hardware_text(hardware: Hardware, comments: Iterable[str] = ()) -> str:
     if hardware.memory_bandwidth < float("inf"):
         lines += [_line("memory_bandwidth", hardware.memory_bandwidth, "rate")]
     lines += [f"efficiency = {hardware.efficiency:.4g}", _line("action_start", hardware.action_start, "seconds")]
+    lines += [_line("loop_step", hardware.loop_step, "seconds")] if hardware.loop_step else []
     lines += [f'all_reduce = "{hardware.all_reduce}"', "", "[flops]"]
     lines += [_line(dtype, rate, "flops") for dtype, rate in hardware.flops.items()]
     for name, link in (("within_machine", hardware.within), ("between_machines", hardware.between)):

@@ -50,7 +50,8 @@ def joined(units: Sequence[Unit], starts: Sequence[int]) -> tuple[Unit, ...]:
         >>> chain = [Unit(f"dense_{i}", 1, 10, 40, 8, 8, (i - 1,) if i else (), (f"d{i}",)) for i in range(3)]
         >>> joined(chain, (0, 2))[0]
         Unit(name='dense_0', flops_per_row=2, parameters=20, weight_bytes=80, activation_bytes_per_row=16, \
-output_bytes_per_row=8, reads=(), layers=('d0', 'd1'), stays_with=None, frozen_bytes=0, largest_bytes=0)
+output_bytes_per_row=8, reads=(), layers=('d0', 'd1'), stays_with=None, frozen_bytes=0, largest_bytes=0, \
+loop_steps=0)
     """
     ends = [*starts[1:], len(units)]
     segment_of = np.repeat(np.arange(len(starts)), np.diff([*starts, len(units)])).tolist()
@@ -74,6 +75,7 @@ output_bytes_per_row=8, reads=(), layers=('d0', 'd1'), stays_with=None, frozen_b
                 layers=tuple(dict.fromkeys(layer for unit in members for layer in unit.layers)),
                 frozen_bytes=sum(unit.frozen_bytes for unit in members),
                 largest_bytes=max(unit.largest_bytes for unit in members),
+                loop_steps=sum(unit.loop_steps for unit in members),
             )
         )
     return tuple(result)

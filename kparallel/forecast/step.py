@@ -4,15 +4,15 @@ from dataclasses import replace
 from math import ceil
 
 import numpy as np
-import numpy.typing as npt
 
 from kparallel.errors import PlanError
+from kparallel.forecast.brought import waiting
 from kparallel.forecast.configuration import Configuration
+from kparallel.forecast.device_memory import device_memory, fitting_runs
 from kparallel.forecast.estimate import Estimate, StepTime
 from kparallel.forecast.placement import Placement, all_reduce, hop, place
-from kparallel.forecast.timing import Timing, kept, lanes_of, splits, timing
+from kparallel.forecast.timing import Timing, lanes_of, splits, timing
 from kparallel.forecast.work import Array, StageWork, Work
-from kparallel.planning.memory import stage_memory
 from kparallel.planning.predict import BACKWARD_COST
 
 __all__: list[str] = []
@@ -57,25 +57,7 @@ class StepModel:
 
     def memory(self, configuration: Configuration, stages: StageWork) -> Array:
         """Return the bytes on each device of a replica."""
-        rows = self.rows(configuration)
-        shape = configuration.schedule, configuration.lanes, configuration.stages
-        # `[lane]`: a device holds all stages of its lane.
-        by_lane = np.zeros(configuration.lanes)
-        flying, waiting = kept(*shape, configuration.microbatches)
-        for stage, lane in enumerate(lanes_of(configuration.schedule, configuration.stages, configuration.lanes)):
-            by_lane[lane] += stage_memory(
-                stages.weights[stage],
-                rows * stages.activations[stage],
-                rows * stages.arriving[stage],
-                flying[stage],
-                configuration.recompute,
-                self._slots,
-                stages.frozen[stage],
-                configuration.replicas if configuration.shard else 1,
-                stages.largest[stage],
-                waiting[stage],
-            ).total
-        return by_lane
+        return device_memory(configuration, stages, self.rows(configuration), self._slots)
 
     def quick_time(self, configuration: Configuration) -> float:
         """Return a time that `estimate` never falls below with the same cut, without simulation and transfers.
@@ -108,6 +90,8 @@ class StepModel:
         """
         limit = self._work.hardware.memory_per_device
         stages = self._work.cut(configuration.stages)
+        if configuration.shard == "weights":  # What is brought at a time shrinks with the stages, not with the cut.
+            return stages if self.memory(configuration, stages).max() <= limit else None
         # Weights, gradients and slots.
         held = stages.weights + stages.trained + self._slots * self._owned(configuration, stages)
         if held.sum() > limit * configuration.lanes:  # Without any activation.
@@ -118,39 +102,11 @@ class StepModel:
         if configuration.stages == 1 or memory.mean() > limit:
             return None
         try:
-            stages = self._work.cut(configuration.stages, self._fits(configuration, limit))
+            fits = fitting_runs(configuration, self._work, self.rows(configuration), self._slots)
+            stages = self._work.cut(configuration.stages, fits)
         except PlanError:
             return None
         return stages if self.memory(configuration, stages).max() <= limit else None
-
-    def _fits(self, configuration: Configuration, limit: float) -> npt.NDArray[np.bool_]:
-        """Return which runs of segments each stage can hold, `[stage, start, end]`; the stages of a lane alike."""
-        rows, sums = self.rows(configuration), self._work.run_sums
-        activations, arriving = rows * sums("activation_bytes_per_row"), rows * self._work.incoming
-        # Of one, two and three microbatches in flight. Beyond two, each adds as much as the third.
-        one, two, three = (
-            stage_memory(
-                sums("weight_bytes"),
-                activations,
-                arriving,
-                in_flight,
-                configuration.recompute,
-                self._slots,
-                sums("frozen_bytes"),
-                configuration.replicas if configuration.shard else 1,
-            ).total
-            for in_flight in (1, 2, 3)
-        )
-        more = three - two
-        # The stages of a lane share its device, each with an equal part of the memory.
-        limit *= configuration.lanes / configuration.stages
-        shape = configuration.schedule, configuration.lanes, configuration.stages
-        fits = []
-        for flies, waits in zip(*kept(*shape, configuration.microbatches), strict=True):
-            # Gradients of activations; and activations, which recomputation frees after those of weights only.
-            left = limit - waits * (1 if configuration.recompute == "never" else 2) * activations
-            fits.append(one <= left if flies == 1 else (flies - 2) * more <= left - two)
-        return np.stack(fits)
 
     def estimate(self, configuration: Configuration, stages: StageWork) -> Estimate:
         """Predict a step.
@@ -226,11 +182,18 @@ class StepModel:
     ) -> tuple[float, float]:
         """Return the seconds of reduction and update that come after the last backward pass of all.
 
+        With `shard="weights"` the first are those that weights and gradients on their way add to the passes.
+
         The gradients of a lane's stages travel in the order in which their last backward passes end.
         """
         hardware, group = self._work.hardware, placement.group
         lane_of = lanes_of(configuration.schedule, configuration.stages, configuration.lanes)
         owned = self._owned(configuration, stages)
+        if configuration.shard == "weights":
+            brought = [all_reduce(hardware, group, float(size)) / 2 for size in stages.trained]
+            forward, backward, _ = self._passes(configuration, stages)
+            late = waiting(configuration.microbatches, forward.tolist(), backward.tolist(), brought)
+            return late, self._work.update(float(owned.sum()), self._slots)
         # The latest end over all lanes. What lies before the last backward pass of all is hidden by it.
         reduced = updated = linked.makespan
         for lane in range(configuration.lanes):

@@ -49,7 +49,8 @@ class Work:
     """A model's work on a device; it remembers what several configurations share.
 
     A call takes as long as its arithmetic at the device's FLOP/s, or as its traffic at the bandwidth of the device's
-    memory, whichever is longer: weights and outputs are read or written once.
+    memory, whichever is longer: weights and outputs are read or written once. To this comes what does not grow with the
+    rows: the time steps of a loop.
 
     Args:
         units: The model's units.
@@ -57,6 +58,8 @@ class Work:
         dtype: The dtype in which it computes.
         seconds_per_row: Seconds of the forward pass of each unit for one row on this hardware, if they were measured;
             default from `flops_per_row`.
+        seconds_per_call: Seconds of the forward pass of each unit that do not grow with the rows, if measured; default
+            those of its loop.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Work:
         hardware: Hardware,
         dtype: str = "float32",
         seconds_per_row: Sequence[float] | None = None,
+        seconds_per_call: Sequence[float] | None = None,
     ) -> None:
         if not units:
             raise PlanError("Expected a model with at least one call, received none.")
@@ -76,9 +80,15 @@ class Work:
             rate = hardware.flop_rate(dtype)
             seconds_per_row = [unit.flops_per_row / rate for unit in units]
         self._arithmetic = np.asarray(seconds_per_row, dtype=np.float64)
-        self._of_weights = self._traffic([unit.weight_bytes for unit in units])
+        if seconds_per_call is None:
+            seconds_per_call = [unit.loop_steps * hardware.loop_step for unit in units]
+            traffic = 1.0
+        else:
+            traffic = 0.0  # What was measured for both contains it.
+        self._of_calls = np.asarray(seconds_per_call, dtype=np.float64)
+        self._of_weights = traffic * self._traffic([unit.weight_bytes for unit in units])
         # An output is written, and read by the next call.
-        self._of_rows = self._traffic([2 * unit.output_bytes_per_row for unit in units])
+        self._of_rows = traffic * self._traffic([2 * unit.output_bytes_per_row for unit in units])
         # `_arithmetic`, `_of_weights` and `_of_rows` are by unit, in seconds; `reduceat` sums them over the units of
         # each segment.
         self._per_row = np.add.reduceat(np.maximum(self._arithmetic, self._of_rows), self._first)
@@ -109,6 +119,7 @@ class Work:
         """Return the seconds of a forward pass of each segment on a microbatch of that many rows."""
         if rows not in self._passes:
             seconds = np.maximum(self._arithmetic * rows, self._of_weights + self._of_rows * rows)
+            seconds += self._of_calls
             self._passes[rows] = np.add.reduceat(seconds, self._first)
         return self._passes[rows]
 

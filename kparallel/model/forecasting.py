@@ -20,7 +20,8 @@ from kparallel.model.required_graph import required_graph
 from kparallel.model.slots_of_model import optimizer_slots
 from kparallel.planning.predict import BACKWARD_COST
 from kparallel.planning.units import Unit
-from kparallel.stage.costs import measured, profile
+from kparallel.stage.call_times import call_times
+from kparallel.stage.costs import profile
 from kparallel.stage.graph import Graph, open_graph
 from kparallel.stage.speed import matmul_rate
 
@@ -53,10 +54,11 @@ def forecast_model(
     model = _built(model, options.balance == "time")
     graph = required_graph(open_graph(model) if model.built else None, model, "to forecast it")
     units = profile(graph)
+    per_call: list[float] | None = None
     if options.balance == "time":
-        seconds = _measured(graph, options, hardware)
+        per_row, per_call = _measured(graph, options, hardware)
     else:
-        seconds = _by_arithmetic(graph, units, hardware)
+        per_row = _by_arithmetic(graph, units, hardware)
     assert isinstance(options.stages, int | None)
     fixed = Fixed(options.replicas, options.stages, options.microbatches, schedule, options.recompute, options.shard)
     return forecast(
@@ -64,7 +66,8 @@ def forecast_model(
         hardware,
         options.batch_size,
         model_name=model.name,
-        seconds_per_row=seconds,
+        seconds_per_row=per_row,
+        seconds_per_call=per_call,
         slots=optimizer_slots(model),
         fixed=fixed,
     )
@@ -85,8 +88,6 @@ def _check(options: Options, devices: Any) -> None:
             f"Expected the name of a schedule along with cluster, received {options.schedule!r}. Register it, or leave "
             "it out."
         )
-    if options.shard == "weights":
-        raise PlanError("Expected shard 'auto', None or 'optimizer' along with cluster, received 'weights'.")
     if options.balance == "parameters":
         raise PlanError("Expected balance 'flops' or 'time' along with cluster, received 'parameters'.")
     if devices is not None and (isinstance(devices, bool) or not isinstance(devices, int)):
@@ -119,13 +120,11 @@ def _by_arithmetic(graph: Graph, units: tuple[Unit, ...], hardware: Hardware) ->
     ]
 
 
-def _measured(graph: Graph, options: Options, hardware: Hardware) -> list[float]:
-    """Return the seconds of each call for one row, measured here and scaled by the speed of a product of matrices."""
-    inputs = sample_inputs(graph, options.sample)
-    rows = int(inputs[0].shape[0])
+def _measured(graph: Graph, options: Options, hardware: Hardware) -> tuple[list[float], list[float]]:
+    """Return the seconds of each call for one row and for any number, measured here and scaled to the cluster."""
     rates: dict[str, float] = {}
-    seconds = []
-    for call, time in zip(graph.calls, measured(graph, inputs), strict=True):
+    per_row, per_call = [], []
+    for call, time in zip(graph.calls, call_times(graph, sample_inputs(graph, options.sample)), strict=True):
         dtype = getattr(call.operation, "compute_dtype", None) or "float32"
         if dtype not in rates:
             hardware.flop_rate(dtype)  # Refuses a dtype without a figure before anything is measured.
@@ -133,5 +132,7 @@ def _measured(graph: Graph, options: Options, hardware: Hardware) -> list[float]
             rates[dtype] = matmul_rate(dtype, first) / hardware.flops[dtype]
         # A measured time covers forward and backward, where a unit's is forward alone. It is scaled by how much faster
         # the cluster multiplies matrices.
-        seconds.append(time / rows / (1 + BACKWARD_COST) * rates[dtype])
-    return seconds
+        scale = rates[dtype] / (1 + BACKWARD_COST)
+        per_row.append(time.per_row * scale)
+        per_call.append(time.per_call * scale)
+    return per_row, per_call

@@ -52,6 +52,7 @@ def layer_groups(
                 activation_bytes_per_row=sum(units[index].activation_bytes_per_row for index in members),
                 arriving_bytes_per_row=sum(arriving),
                 arriving_from=arriving,
+                loop_steps=sum(units[index].loop_steps for index in members),
             )
         )
     return tuple(groups)

@@ -45,6 +45,7 @@ class LayerGroup:
         frozen_bytes: The bytes of those weights that are not trained, and so have no gradient and no slots.
         largest_bytes: The bytes of the largest weight that is trained.
         arriving_from: The bytes that it reads from each earlier stage for one row; an estimate, empty if unknown.
+        loop_steps: The number of time steps that its recurrent layers run one after another.
     """
 
     layers: tuple[str, ...]
@@ -57,6 +58,7 @@ class LayerGroup:
     frozen_bytes: int = field(default=0, compare=False)
     largest_bytes: int = field(default=0, compare=False)
     arriving_from: tuple[int, ...] = field(default=(), compare=False)
+    loop_steps: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ def report(plan: "Plan") -> str:
         lines += [_one_line(plan, index, group) for index, group in enumerate(plan.groups)]
         lines += [*_layers(plan), "no pipeline: the layers run one after another, each on its device"]
     else:
-        lines += ["", _table(plan), "", *_layers(plan), "", *_schedule(plan), *_prediction(plan), *between_lines(plan)]
+        lines += ["", _table(plan), "", *_layers(plan), "", *_schedule(plan), *_prediction(plan)]
+        lines += [*_loops(plan), *between_lines(plan)]
     if plan.shard is not None:
         lines.append(_shared_out(plan))
     if plan.shard_reason:
@@ -142,6 +143,19 @@ def _prediction(plan: "Plan") -> list[str]:
     return [
         f"predicted: devices wait {prediction.bubble:.0%} of the time (bubble); "
         f"a step takes {prediction.step_time:.2f} of one device's time"
+    ]
+
+
+def _loops(plan: "Plan") -> list[str]:
+    """Warn where microbatches cost more than they gain: the prediction above divides all work by the rows."""
+    looping = [index for index, group in enumerate(plan.groups) if group.loop_steps]
+    if plan.microbatches == 1 or not looping:
+        return []
+    steps = ", ".join(f"stage {index} {plan.groups[index].loop_steps:,}" for index in looping)
+    return [
+        f"warning: recurrent layers loop over time ({steps} time steps); unless each step computes much, such a loop "
+        "takes nearly as long for a microbatch as for the batch, so more microbatches make a step slower than "
+        "predicted: compare with microbatches=1 and with one device"
     ]
 
 

@@ -1,5 +1,6 @@
 """What a device holds where the replicas share out the optimizer, or the weights too."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -52,14 +53,48 @@ def _of_lane(plan: "Plan", stages: list[int]) -> Shares:
     groups = [plan.groups[stage] for stage in stages]
     activations = _activations(plan, stages)
     trained = [group.weight_bytes - group.frozen_bytes for group in groups]
-    # Of all trained bytes of the lane's stages:
-    held = max(sum(trained) / plan.replicas, *(group.largest_bytes for group in groups))
-    if plan.shard == "optimizer":
-        return Shares(sum(group.weight_bytes for group in groups), plan.slots * held, 0, sum(trained), activations)
-    brought = max((one + other for one, other in pairwise(trained)), default=trained[0])
-    gradients = min(brought + held, sum(trained)) if plan.microbatches == 1 else sum(trained)
     frozen = sum(group.frozen_bytes for group in groups)
-    return Shares(frozen + held, plan.slots * held, brought, gradients, activations)
+    if plan.shard == "optimizer":
+        held = owned(sum(trained), max(group.largest_bytes for group in groups), plan.replicas)
+        return Shares(frozen + sum(trained), plan.slots * held, 0, sum(trained), activations)
+    largest = max(group.largest_bytes for group in groups)
+    return shared_weights(trained, frozen, largest, activations, plan.replicas, plan.slots, plan.microbatches)
+
+
+def owned(trained: float, largest: float, replicas: int) -> float:
+    """Return the bytes of weights that one of the owners has: an equal part, and at least the largest weight."""
+    return max(trained / replicas, largest)
+
+
+def shared_weights(
+    trained: Sequence[float],
+    frozen: float,
+    largest: float,
+    activations: float,
+    replicas: int,
+    slots: float,
+    microbatches: int,
+) -> Shares:
+    """Return what a device holds that runs all stages, whose weights are brought to it.
+
+    Args:
+        trained: Bytes of the trained weights, by stage.
+        frozen: Bytes of the weights that are not trained, of all stages.
+        largest: Bytes of the largest trained weight.
+        activations: Bytes of the activations at the peak.
+        replicas: The number of replicas that share the weights out.
+        slots: The number of optimizer variables for each weight.
+        microbatches: The number of microbatches.
+
+    Example:
+        >>> shared_weights([100, 100, 100], 0, 50, 10, replicas=3, slots=2, microbatches=1)
+        Shares(weights=100.0, slots=200.0, brought=200, gradients=300, activations=10)
+    """
+    held = owned(sum(trained), largest, replicas)
+    # The stage that runs, and the next one, whose weights travel meanwhile.
+    brought = max((one + other for one, other in pairwise(trained)), default=trained[0])
+    gradients = min(brought + held, sum(trained)) if microbatches == 1 else sum(trained)
+    return Shares(frozen + held, slots * held, brought, gradients, activations)
 
 
 def _activations(plan: "Plan", stages: list[int]) -> float:

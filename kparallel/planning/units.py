@@ -26,6 +26,8 @@ class Unit:
             BatchNorm. No cut may fall between the two. Default None.
         frozen_bytes: The bytes of those weights that are not trained, and so have no gradient and no slots. Default 0.
         largest_bytes: The bytes of the largest weight that is trained. Default 0.
+        loop_steps: The number of time steps of a layer that loops over time. Each starts its own small operations, so
+            most of such a loop's time does not shrink with the rows. Default 0.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Unit:
     stays_with: int | None = None
     frozen_bytes: int = 0
     largest_bytes: int = 0
+    loop_steps: int = 0
 
 
 def cut_points(units: Sequence[Unit]) -> npt.NDArray[np.bool_]:

@@ -11,7 +11,7 @@ from kparallel.errors import PlanError
 from kparallel.forecast.hardware import Hardware
 from kparallel.forecast.hardware import Link as Bandwidth
 from kparallel.selftest.links import Link
-from kparallel.stage.speed import default_dtypes, layer_efficiency, matmul_rate, memory_rate, pass_start
+from kparallel.stage.speed import default_dtypes, layer_efficiency, loop_step, matmul_rate, memory_rate, pass_start
 
 __all__: list[str] = []
 
@@ -27,6 +27,7 @@ class Speed:
         efficiency: The fraction of float32's that layers reach.
         memory_rate: Bytes a second of each.
         start: Seconds to start a pass.
+        loop_step: Seconds of a time step of a recurrent layer.
     """
 
     devices: int
@@ -35,6 +36,7 @@ class Speed:
     efficiency: float
     memory_rate: float
     start: float
+    loop_step: float = 0.0
 
 
 def measure_speed(devices: Sequence[str], workers_on_host: int) -> Speed:
@@ -51,7 +53,8 @@ def measure_speed(devices: Sequence[str], workers_on_host: int) -> Speed:
         whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         memory = whole / workers_on_host / len(devices)
     efficiency = layer_efficiency(flops["float32"], devices)
-    return Speed(len(devices), memory, flops, efficiency, memory_rate(devices), pass_start(devices))
+    starts = pass_start(devices), loop_step(devices)
+    return Speed(len(devices), memory, flops, efficiency, memory_rate(devices), *starts)
 
 
 def hosts_of(cluster: Cluster | None) -> list[str]:
@@ -104,6 +107,7 @@ def combined(speeds: Sequence[Speed], links: Sequence[Link], hosts: Sequence[str
         between=_slowest([link for link in links if link.kind == "network"]),
         memory_bandwidth=rate,
         action_start=max(speed.start for speed in speeds),
+        loop_step=max(speed.loop_step for speed in speeds),
     )
 
 

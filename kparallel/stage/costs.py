@@ -53,6 +53,7 @@ def profile(graph: Graph) -> tuple[Unit, ...]:
                 output_bytes_per_row=output,
                 reads=tuple(dict.fromkeys(writer[number] for _, number in call.reads if number in writer)),
                 layers=() if layer is None else (call.name,),
+                loop_steps=_loop_steps(call),
                 stays_with=None if layer is None else _first_to_change(layer, len(units), first_change),
             )
         )
@@ -74,6 +75,8 @@ def _first_to_change(layer: keras.layers.Layer, unit: int, first_change: dict[in
 def measured(graph: Graph, x: list[Any], repeats: int = 3) -> list[float]:
     """Return the median time of each call, forward and backward on one batch, in seconds.
 
+    What it takes to call a function that computes nothing is taken off: in a step the calls are one function.
+
     Args:
         graph: An opened graph.
         x: The model's flat inputs for a few rows.
@@ -81,20 +84,28 @@ def measured(graph: Graph, x: list[Any], repeats: int = 3) -> list[float]:
     """
     values: dict[int, Any] = dict(zip(graph.inputs, x, strict=True))
     times = []
+    nothing = traced(lambda value: [tf.identity(value)])
+    idle = _median_time(nothing, tf.zeros([]), 10 * repeats)
     for call in graph.calls:
         arguments = {key: values[number] for key, number in call.reads}
         # Each call by itself, on the outputs of the calls before it.
         run = _with_gradients(call)
-        outputs = run(arguments)  # Traces and warms up; its outputs are the inputs of later calls.
-        samples = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            for value in run(arguments):
-                value.numpy()  # Waits for the result: a call returns before its operations have run.
-            samples.append(time.perf_counter() - start)
-        times.append(median(samples))
+        outputs = run(arguments)  # Its outputs are the inputs of later calls.
+        times.append(max(0.0, _median_time(run, arguments, repeats) - idle))
         values.update(zip(call.writes, outputs, strict=True))
     return times
+
+
+def _median_time(run: Callable[[Any], list[Any]], arguments: Any, repeats: int) -> float:
+    """Return the median time of some runs, after one that is not timed: it may trace."""
+    samples = []
+    for turn in range(repeats + 1):
+        start = time.perf_counter()
+        for value in run(arguments):
+            value.numpy()  # Waits for the result: a call returns before its operations have run.
+        if turn:
+            samples.append(time.perf_counter() - start)
+    return median(samples)
 
 
 def _with_gradients(call: Call) -> Callable[[dict[int, Any]], list[Any]]:
@@ -134,6 +145,15 @@ def _flops(call: Call, graph: Graph) -> float:
     else:
         positions = _count(outputs[0].shape[1:-1])
     return 2.0 * weights * positions + numbers + _attention(layer, inputs)
+
+
+def _loop_steps(call: Call) -> int:
+    """Return the number of time steps that a call of a recurrent layer runs one after another, in both directions."""
+    layer = call.operation
+    if not isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional):
+        return 0
+    steps = _count(call.arguments.keras_tensors[0].shape[1:2])
+    return 2 * steps if isinstance(layer, keras.layers.Bidirectional) else steps
 
 
 def _attention(layer: Any, inputs: list[Any]) -> float:

@@ -1,4 +1,4 @@
-"""The speed of this machine's devices: products of matrices, layers, memory, and the start of a pass.
+"""The speed of this machine's devices: products of matrices, layers, memory, the start of a pass, and loops.
 
 Several devices are measured at the same time, since virtual CPU devices share cores.
 """
@@ -19,6 +19,7 @@ _CPU_SIZE, _GPU_SIZE = 512, 4096  # Rows and columns of a matrix.
 _REPETITIONS = 5
 _LAYERS, _WIDTH, _ROWS = 4, 256, 128  # Of the layers whose efficiency is measured.
 _ACTIONS = 16
+_TIME_STEPS = 64
 _NUMBERS = 2**22  # Of a tensor that is read and written.
 
 
@@ -79,6 +80,23 @@ def pass_start(devices: Sequence[str] = ("CPU:0",)) -> float:
 
     # Matrices so small that starting the operations is all that takes time.
     return _seconds(passes, devices, kernels) / _ACTIONS
+
+
+def loop_step(devices: Sequence[str] = ("CPU:0",)) -> float:
+    """Return the seconds of the forward pass of one time step of a recurrent layer with next to nothing to compute."""
+    layer = keras.layers.LSTM(8, return_sequences=True)
+    layer.build((1, _TIME_STEPS, 8))
+    state = [tf.convert_to_tensor(variable) for variable in layer.non_trainable_variables]
+    weights = [
+        _on(name, lambda: [tf.identity(tf.convert_to_tensor(variable)) for variable in layer.trainable_variables])
+        for name in devices
+    ]
+
+    def steps(values: Sequence[tf.Tensor]) -> tf.Tensor:
+        outputs, _ = layer.stateless_call(values, state, tf.ones([1, _TIME_STEPS, 8]))
+        return outputs[0, -1, 0]
+
+    return _seconds(steps, devices, weights) / _TIME_STEPS
 
 
 def default_dtypes() -> tuple[str, ...]:

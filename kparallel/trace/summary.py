@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from kparallel.forecast.estimate import Estimate
 from kparallel.planning.plan import Plan
 from kparallel.planning.predict import passes
 from kparallel.planning.report import between_lines, brief, count, format_bytes, schedule_name
@@ -12,6 +13,7 @@ from kparallel.schedule import BACKWARD, FORWARD, WEIGHT, Clock, clock, splits_b
 from kparallel.trace.breakdown import Breakdown, attribute_time, average
 from kparallel.trace.events import RecordedStep
 from kparallel.trace.lanes import LaneStep, programs_of
+from kparallel.trace.prediction import prediction_line
 from kparallel.trace.processes import Machine, Process
 
 __all__: list[str] = []
@@ -35,6 +37,8 @@ class Summary:
         cores: The number of these cores, or None if each device computes by itself.
         threads: The number of threads of one operation.
         planned: The times of all actions in a simulation with the plan's costs, in seconds.
+        busiest: The seconds of a step, by the names of `Breakdown`, of the device that computes longest.
+        predicted: What a forecast says of a step, or None.
         processes: In one program over several machines, each worker's process, by its index; else empty.
     """
 
@@ -51,6 +55,8 @@ class Summary:
     cores: int | None
     threads: int
     planned: Clock
+    busiest: Mapping[str, float] = field(default_factory=dict)
+    predicted: Estimate | None = None
     processes: Mapping[int, Process] = field(default_factory=dict)
 
     @property
@@ -102,6 +108,7 @@ def summarize(
     # The lanes that share the cores that most lanes share.
     crowded = max((machine.beside(home, homes) for home in homes), key=len)
     measured = _stage_times(laid, number)
+    parts = _parts(steps, laid, number, machine)
     # Layers that are placed by name are one stage here, whatever the number of groups.
     shares = [group.share for group in plan.groups] if number > 1 else [1.0]
     forward, backward, weight = map(tuple, measured)
@@ -113,7 +120,7 @@ def summarize(
     return Summary(
         plan,
         tuple(step.end - step.start for step in steps),
-        average(_parts(steps, laid, number, machine)),
+        average([part for of_step in parts for part in of_step]),
         fmean(_bubble(lanes) for lanes in laid),
         planned.bubble,
         clock(programs, *measured).bubble if total else 0.0,
@@ -124,20 +131,32 @@ def summarize(
         machine.cores_of(crowded[0]),
         machine.threads,
         planned,
-        machine.processes,
+        _busiest(parts),
+        processes=machine.processes,
     )
 
 
 def _parts(
     steps: Sequence[RecordedStep], laid: Sequence[Sequence[LaneStep]], stages: int, machine: Machine
-) -> list[dict[str, float]]:
-    """Return the seconds of each cause, one entry for each lane of each step."""
+) -> list[list[dict[str, float]]]:
+    """Return the seconds of each cause, `[step][lane]`."""
     homes = [lane.lane for lane in laid[0]]
     return [
-        attribute_time(step, lane, lanes, stages, machine.cores_of(lane.lane), machine.beside(lane.lane, homes))
+        [
+            attribute_time(step, lane, lanes, stages, machine.cores_of(lane.lane), machine.beside(lane.lane, homes))
+            for lane in lanes
+        ]
         for step, lanes in zip(steps, laid, strict=True)
-        for lane in lanes
     ]
+
+
+def _busiest(parts: Sequence[Sequence[dict[str, float]]]) -> dict[str, float]:
+    """Return the mean seconds of a step, by cause, of the lane that computes longest."""
+    lanes = [
+        {cause: fmean(part.get(cause, 0.0) for part in of_lane) for cause in {c for part in of_lane for c in part}}
+        for of_lane in zip(*parts, strict=True)
+    ]
+    return max(lanes, key=lambda lane: lane.get("work", 0.0))
 
 
 def _stage_times(laid: Sequence[Sequence[LaneStep]], stages: int) -> list[list[float]]:
@@ -196,6 +215,8 @@ def _lines(summary: Summary) -> list[str]:
             f"slowest stage  {slowest} ({summary.layers_of(slowest)}), {summary.imbalance:.1f} times the mean; "
             f"all stages: {each} ms a step"
         )
+    if summary.predicted is not None:
+        lines.append(f"prediction     {prediction_line(summary.predicted, summary.step_time, summary.busiest)}")
     return lines + machine_lines(summary)
 
 

@@ -10,7 +10,10 @@ import pytest
 import tensorflow as tf
 
 import kparallel
+from kparallel import errors
 from kparallel.callbacks import Throughput, Trace
+from kparallel.forecast.configuration import Configuration
+from kparallel.forecast.estimate import Estimate, StepTime
 from kparallel.schedule import Action
 
 L = keras.layers
@@ -88,8 +91,11 @@ def test_recording_changes_nothing(hybrid):
 def test_other_models_are_recorded(kind, tmp_path):
     model = net(256) if kind == "plain" else kparallel.wrap(net(256), replicas=2)
     model.compile("sgd", "mse", jit_compile=kind == "xla", steps_per_execution=2 if kind == "several steps" else 1)
-    trace = Trace(tmp_path, steps=2, start=1, picture=None, verbose=False)
+    told = Estimate(Configuration(2), StepTime(1.0, 0, 0, 0, 0, 0, 0), 1.0, 128) if kind == "data parallel" else None
+    trace = Trace(tmp_path, steps=2, start=1, picture=None, verbose=False, predicted=told)
     fit(model, trace, epochs=2)
+    off = "prediction     predicted 1e+03 ms for a batch of 128 rows, measured "
+    assert (off in trace.report) == (told is not None) == ("off by most is compute" in trace.report)
     events = json.loads(trace.files[0].read_text())["traceEvents"]
     actions = [(e["pid"], e["name"]) for e in events if e["ph"] == "X" and e["pid"] and e["tid"] == 0]
     devices = 1 if kind == "plain" else 2
@@ -137,6 +143,13 @@ def test_what_cannot_be_recorded_is_refused(tmp_path):
             Trace(tmp_path, **arguments)
     model = kparallel.wrap(net(), replicas=2)
     model.compile("sgd", "mse", run_eagerly=True)
+    told = Estimate(Configuration(3), StepTime(1.0, 0, 0, 0, 0, 0, 0), 1.0, 128)
+    with pytest.raises(errors.PlanError, match="Expected a prediction for the plan of the model, 2 replicas"):
+        fit(model, Trace(tmp_path, predicted=told))
+    plain = net()
+    plain.compile("sgd", "mse")
+    with pytest.raises(errors.PlanError, match="Expected a wrapped model to hold a prediction against"):
+        fit(plain, Trace(tmp_path, predicted=told))
     with pytest.raises(ValueError, match="run_eagerly"):
         fit(model, Trace(tmp_path))
     model.compile("sgd", "mse")

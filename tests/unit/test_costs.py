@@ -45,6 +45,12 @@ def test_what_is_frozen_has_no_gradient_and_a_shared_layer_counts_once():
     assert (second.parameters, third.parameters) == (12, 0) and third.reads == (1,)
 
 
+def test_a_recurrent_layer_has_its_time_steps():
+    x = keras.layers.LSTM(2, return_sequences=True)
+    both = keras.layers.Bidirectional(keras.layers.GRU(2))
+    assert [unit.loop_steps for unit in units(x, both, keras.layers.Dense(1), shape=(7, 3))] == [7, 14, 0]
+
+
 def test_calls_that_change_one_state_stay_together():
     norm = keras.layers.BatchNormalization()
     assert [unit.stays_with for unit in units(norm, keras.layers.Dense(3), norm)] == [None, None, 0]

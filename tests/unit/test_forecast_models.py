@@ -77,6 +77,12 @@ def test_layers_compute_at_the_pace_of_their_dtype():
         kparallel.plan(lambda: small("float16"), cluster=NODE, batch_size=8)
 
 
+def test_shared_weights_are_counted():
+    made = kparallel.plan(small, cluster=NODE, batch_size=64, devices=4, shard="weights", stages=3, microbatches=1)
+    assert {(each.configuration.stages, each.configuration.lanes) for each in made.best} == {(3, 1)}
+    assert "3 stages, 1 microbatch, all on one device" in str(made) and "shard='weights'" in str(made)
+
+
 def test_times_may_be_measured_here():
     made = kparallel.plan(small, cluster=NODE, batch_size=64, balance="time", devices=1)
     assert made.best[0].time.compute > 0
@@ -92,7 +98,6 @@ def test_times_may_be_measured_here():
         ({"batch_size": 8, "balance": "parameters"}, "'flops' or 'time' along with cluster"),
         ({"batch_size": 8, "devices": ["GPU:0"]}, "Expected devices as a number along with cluster"),
         ({"batch_size": 8, "replicas": 99}, "16 devices, a batch of 8 rows"),
-        ({"batch_size": 8, "shard": "weights"}, "Expected shard 'auto'"),
         ({"batch_size": 8, "recompute": "sometimes"}, "Expected recompute to be one of"),
     ],
 )

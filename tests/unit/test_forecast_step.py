@@ -115,6 +115,21 @@ def test_measured_times_replace_arithmetic():
     assert time.compute == pytest.approx(2 * 3 * 1.0)
 
 
+def test_a_loop_over_time_costs_a_microbatch_as_much_as_the_batch():
+    units = [replace(unit, loop_steps=50) for unit in chain(4)]
+    hardware = replace(IDEAL, loop_step=1e-3)
+    whole, parts = (step(units, Configuration(1, microbatches=number), hardware=hardware).time for number in (1, 4))
+    assert parts.compute - whole.compute == pytest.approx(3 * 4 * 3 * 50e-3)
+    model = StepModel(Work(units, hardware), 64)
+    fixed = Fixed(replicas=1, stages=2, recompute="never", shard=None)
+    assert (
+        best(model, fixed)[0].configuration.microbatches
+        < best(StepModel(Work(chain(4), hardware), 64), fixed)[0].configuration.microbatches
+    )
+    told = step(chain(1), Configuration(1, microbatches=2), seconds_per_row=[0.1], seconds_per_call=[2.0]).time
+    assert told.compute == pytest.approx(3 * (64 * 0.1 + 2 * 2.0))
+
+
 def test_terms_add_up_and_the_quick_time_is_never_above():
     source = random.Random(7)
     hardware = Hardware("it", 4, 1e12, {"float32": 1e11}, 0.5, Link(1e9, 1e-5), 8, Link(2e8, 1e-4), 1e10, 1e-4, "nccl")

@@ -1,6 +1,7 @@
 """Plans: what they refuse, when they are equal, what they print and draw."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -55,6 +56,13 @@ def test_a_plan_prints_its_reason_recomputation_and_unknown_batch():
     assert text.startswith("plan for 'mlp': 2 replicas x 2 stages, 4 microbatches, schedule 1f1b, recompute always\n")
     assert "of one row a microbatch; give batch_size" in text
     assert text.endswith("chosen: because")
+
+
+def test_a_plan_warns_of_microbatches_for_loops_over_time():
+    units = [replace(unit, loop_steps=64 * (index == 6)) for index, unit in enumerate(UNITS)]
+    text = str(plan(units=units))
+    assert "warning: recurrent layers loop over time (stage 1 64 time steps); unless each step computes much" in text
+    assert "warning" not in str(plan(units=units, microbatches=1)) and "warning" not in str(plan())
 
 
 def test_long_layer_lists_are_cut_short():

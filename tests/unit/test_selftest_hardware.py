@@ -8,7 +8,7 @@ from kparallel.forecast.hardware_file import hardware_text, parse_hardware
 from kparallel.selftest.hardware import Speed, combined, measure_speed
 from kparallel.selftest.links import Link
 
-FAST = Speed(2, 8e9, {"float32": 2e11, "float64": 1e11}, 0.6, 2e10, 1e-4)
+FAST = Speed(2, 8e9, {"float32": 2e11, "float64": 1e11}, 0.6, 2e10, 1e-4, 5e-5)
 SLOW = Speed(2, 4e9, {"float32": 1e11, "float64": 9e10}, 0.5, 3e10, 2e-4)
 
 
@@ -22,7 +22,7 @@ def test_the_slowest_of_each_counts():
     assert (hardware.machines, hardware.devices_per_machine, hardware.memory_per_device) == (2, 4, 4e9)
     assert hardware.flops == {"float32": 1e11, "float64": 9e10} and hardware.efficiency == 0.5
     assert hardware.between == Bandwidth(1e9, 2e-4) and hardware.within == Bandwidth(8e9, 1e-5)
-    assert (hardware.memory_bandwidth, hardware.action_start) == (2e10, 2e-4)
+    assert (hardware.memory_bandwidth, hardware.action_start, hardware.loop_step) == (2e10, 2e-4, 5e-5)
     assert parse_hardware(hardware_text(hardware)) == hardware
 
 
@@ -38,3 +38,4 @@ def test_devices_are_measured():
     assert speed.devices == 2 and speed.memory > 1e8 and 0 < speed.efficiency <= 1
     assert {"float32", "float64", "bfloat16", "float16"} <= set(speed.flops) and min(speed.flops.values()) > 1e6
     assert speed.flops["float32"] > 1e9 and speed.memory_rate > 1e8 and 1e-6 < speed.start < 1
+    assert 1e-7 < speed.loop_step < 1

@@ -1,0 +1,30 @@
+"""The time of calls as lines over the rows."""
+
+import keras
+import pytest
+import tensorflow as tf
+
+from kparallel.stage import call_times
+from kparallel.stage.call_times import CallTime, lines
+from kparallel.stage.graph import open_graph
+
+
+def test_lines_neither_start_below_zero_nor_fall():
+    assert lines(1, [1.0], 4, [4.0]) == [CallTime(0.0, 1.0)]
+    assert lines(1, [5.0], 4, [4.0]) == [CallTime(4.0, 0.0)]  # Noise: fewer rows took longer.
+    assert lines(1, [0.0], 4, [4.0]) == [CallTime(0.0, 1.0)]
+    assert lines(2, [3.0], 8, [6.0]) == [CallTime(2.0, 0.5)]
+
+
+def test_all_rows_and_a_quarter_of_them_are_measured(monkeypatch):
+    asked = []
+
+    def measured(graph, inputs):
+        asked.append([tuple(value.shape) for value in inputs])
+        return [1.0 + inputs[0].shape[0]]
+
+    monkeypatch.setattr(call_times, "measured", measured)
+    graph = open_graph(keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]))
+    assert call_times.call_times(graph, [tf.zeros([8, 3])]) == [CallTime(pytest.approx(1.0), pytest.approx(1.0))]
+    assert asked == [[(8, 3)], [(2, 3)]]
+    assert call_times.call_times(graph, [tf.zeros([1, 3])]) == [CallTime(0.0, 2.0)]
