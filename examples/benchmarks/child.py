@@ -33,17 +33,18 @@ def begin() -> dict[str, Any]:
     return options
 
 
-def serve(options: Mapping[str, Any], runs: Mapping[str, Run], facts: Mapping[str, Any]) -> None:
+def serve(options: Mapping[str, Any], runs: Mapping[str, Run], facts: Mapping[str, Any], steps: int = 2) -> None:
     """Run each variant twice to trace it and warm it up, say so, then answer the parent until it closes the pipe.
 
     Args:
         options: What `begin` returned.
         runs: One function for each variant; it runs the number of steps that it is given.
         facts: Told to the parent with the first answer.
+        steps: How many steps each of these first runs takes. Default 2.
     """
     for run in runs.values():
-        run(2)
-        run(2)
+        run(steps)
+        run(steps)
     _answer(options, dict(facts))
     rested = _clock()
     for line in sys.stdin:

@@ -39,7 +39,7 @@ def main() -> None:
             devices=[f"CPU:{index}" for index in range(devices)],
         )
         runs[f"{schedule} {stages} {number}"] = _run(model, number)
-    serve(options, runs, {})
+    serve(options, runs, {}, steps=1)  # They are traced, and a step of many naps takes a quarter of a minute.
 
 
 def _model(stages: int, seconds: float, naps: int, parted: bool = False) -> Any:
