@@ -138,7 +138,7 @@ def _measured(graph: Graph, options: Options, hardware: Hardware) -> tuple[list[
 
 
 def _measured_devices() -> list[str]:
-    """Return the devices on which calls are measured at once: virtual CPU devices share cores, a GPU works by itself."""
+    """Return the devices on which calls are measured at once: virtual CPU devices share cores, a GPU has its own."""
     devices = local_devices()
     own = [full_device_name(name) for name in devices if device_worker(name) == device_worker(devices[0])]
     return own if device_kind(devices[0]) == "CPU" else own[:1]
