@@ -90,7 +90,9 @@ def _measured(work: str, settings: Settings) -> dict[str, list[float]]:
 
 def _run(arguments: Sequence[str]) -> str:
     """Run a program in the environment of the arms; return its last line."""
-    environment = os.environ | ALLOCATOR | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    # One intra-op thread, as in the arms: the cluster file and the times of layers are scaled by one another's rates.
+    settings = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3", "TF_NUM_INTRAOP_THREADS": "1"}
+    environment = os.environ | ALLOCATOR | settings
     command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=_LIMIT)
     if done.returncode:

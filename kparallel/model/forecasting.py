@@ -13,7 +13,7 @@ from kparallel.forecast.configuration import Fixed
 from kparallel.forecast.forecast import Forecast, forecast
 from kparallel.forecast.hardware import Hardware
 from kparallel.forecast.hardware_file import read_hardware
-from kparallel.mesh import full_device_name
+from kparallel.mesh import device_kind, device_worker, full_device_name
 from kparallel.model.decide import sample_inputs
 from kparallel.model.options import Options, check_options
 from kparallel.model.required_graph import required_graph
@@ -122,17 +122,23 @@ def _by_arithmetic(graph: Graph, units: tuple[Unit, ...], hardware: Hardware) ->
 
 def _measured(graph: Graph, options: Options, hardware: Hardware) -> tuple[list[float], list[float]]:
     """Return the seconds of each call for one row and for any number, measured here and scaled to the cluster."""
-    rates: dict[str, float] = {}
-    per_row, per_call = [], []
-    for call, time in zip(graph.calls, call_times(graph, sample_inputs(graph, options.sample)), strict=True):
-        dtype = getattr(call.operation, "compute_dtype", None) or "float32"
-        if dtype not in rates:
-            hardware.flop_rate(dtype)  # Refuses a dtype without a figure before anything is measured.
-            first = [full_device_name(name) for name in local_devices()[:1]]
-            rates[dtype] = matmul_rate(dtype, first) / hardware.flops[dtype]
-        # A measured time covers forward and backward, where a unit's is forward alone. It is scaled by how much faster
-        # the cluster multiplies matrices.
-        scale = rates[dtype] / (1 + BACKWARD_COST)
-        per_row.append(time.per_row * scale)
-        per_call.append(time.per_call * scale)
-    return per_row, per_call
+    dtypes = [getattr(call.operation, "compute_dtype", None) or "float32" for call in graph.calls]
+    for dtype in dtypes:
+        hardware.flop_rate(dtype)  # Refuses a dtype without a figure before anything is measured.
+    devices = _measured_devices()
+    # How much faster the cluster multiplies matrices.
+    scale = {dtype: matmul_rate(dtype, devices) / hardware.flops[dtype] for dtype in set(dtypes)}
+    # A measured time covers forward and backward, where a unit's is forward alone.
+    times = call_times(graph, sample_inputs(graph, options.sample), devices)
+    factors = [scale[dtype] / (1 + BACKWARD_COST) for dtype in dtypes]
+    return (
+        [time.per_row * factor for time, factor in zip(times, factors, strict=True)],
+        [time.per_call * factor for time, factor in zip(times, factors, strict=True)],
+    )
+
+
+def _measured_devices() -> list[str]:
+    """Return the devices on which calls are measured at once: virtual CPU devices share cores, a GPU has its own."""
+    devices = local_devices()
+    own = [full_device_name(name) for name in devices if device_worker(name) == device_worker(devices[0])]
+    return own if device_kind(devices[0]) == "CPU" else own[:1]

@@ -34,19 +34,20 @@ class CallTime:
     per_row: float
 
 
-def call_times(graph: Graph, inputs: list[Any]) -> list[CallTime]:
+def call_times(graph: Graph, inputs: list[Any], devices: Sequence[str] = ("",)) -> list[CallTime]:
     """Measure each call with all rows of a sample, and with a quarter of them.
 
     Args:
         graph: An opened graph.
         inputs: The model's flat inputs for a few rows.
+        devices: Where each call runs at the same time, as in `measured`.
     """
     rows = int(inputs[0].shape[0])
     few = max(1, rows // 4)
-    all_rows = measured(graph, inputs)
+    all_rows = measured(graph, inputs, devices=devices)
     if few == rows:  # A single row tells nothing about a second one.
         return [CallTime(0.0, seconds / rows) for seconds in all_rows]
-    return lines(few, measured(graph, [value[:few] for value in inputs]), rows, all_rows)
+    return lines(few, measured(graph, [value[:few] for value in inputs], devices=devices), rows, all_rows)
 
 
 def lines(few: int, of_few: Sequence[float], rows: int, of_rows: Sequence[float]) -> list[CallTime]:

@@ -6,7 +6,7 @@ pixel), and one operation for each number that an elementwise call returns. `mea
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
@@ -72,7 +72,7 @@ def _first_to_change(layer: keras.layers.Layer, unit: int, first_change: dict[in
     return first
 
 
-def measured(graph: Graph, x: list[Any], repeats: int = 3) -> list[float]:
+def measured(graph: Graph, x: list[Any], repeats: int = 3, devices: Sequence[str] = ("",)) -> list[float]:
     """Return the median time of each call, forward and backward on one batch, in seconds.
 
     What it takes to call a function that computes nothing is taken off: in a step the calls are one function.
@@ -81,6 +81,8 @@ def measured(graph: Graph, x: list[Any], repeats: int = 3) -> list[float]:
         graph: An opened graph.
         x: The model's flat inputs for a few rows.
         repeats: The number of timed runs of each call, after one run that is not timed.
+        devices: Where each call runs, at the same time: virtual CPU devices share cores and the way to the memory.
+            Default one device, of TensorFlow's choice.
     """
     values: dict[int, Any] = dict(zip(graph.inputs, x, strict=True))
     times = []
@@ -89,7 +91,7 @@ def measured(graph: Graph, x: list[Any], repeats: int = 3) -> list[float]:
     for call in graph.calls:
         arguments = {key: values[number] for key, number in call.reads}
         # Each call by itself, on the outputs of the calls before it.
-        run = _with_gradients(call)
+        run = _with_gradients(call, devices)
         outputs = run(arguments)  # Its outputs are the inputs of later calls.
         times.append(max(0.0, _median_time(run, arguments, repeats) - idle))
         values.update(zip(call.writes, outputs, strict=True))
@@ -108,11 +110,11 @@ def _median_time(run: Callable[[Any], list[Any]], arguments: Any, repeats: int) 
     return median(samples)
 
 
-def _with_gradients(call: Call) -> Callable[[dict[int, Any]], list[Any]]:
+def _with_gradients(call: Call, devices: Sequence[str]) -> Callable[[dict[int, Any]], list[Any]]:
     layer = call.operation if isinstance(call.operation, keras.layers.Layer) else None
     weights = [] if layer is None else [v.value for v in trained([layer])]
 
-    def run(arguments: dict[int, Any]) -> list[Any]:
+    def on_one(arguments: dict[int, Any]) -> list[Any]:
         floats = [value for value in arguments.values() if value.dtype.is_floating]
         with tf.GradientTape() as tape:
             tape.watch(floats)
@@ -125,7 +127,15 @@ def _with_gradients(call: Call) -> Callable[[dict[int, Any]], list[Any]]:
                 outputs = [tf.identity(output) for output in outputs]
         return outputs
 
-    function: Callable[[dict[int, Any]], list[Any]] = traced(run)
+    def on_all(arguments: dict[int, Any]) -> list[Any]:
+        of_each = []
+        for name in devices:
+            with tf.device(name or None):
+                of_each.append(on_one(arguments))
+        with tf.control_dependencies([output for outputs in of_each[1:] for output in outputs]):
+            return [tf.identity(output) for output in of_each[0]]
+
+    function: Callable[[dict[int, Any]], list[Any]] = traced(on_all)
     return function
 
 

@@ -80,7 +80,11 @@ def test_layers_compute_at_the_pace_of_their_dtype():
 def test_shared_weights_are_counted():
     made = kparallel.plan(small, cluster=NODE, batch_size=64, devices=4, shard="weights", stages=3, microbatches=1)
     assert {(each.configuration.stages, each.configuration.lanes) for each in made.best} == {(3, 1)}
-    assert "3 stages, 1 microbatch, all on one device" in str(made) and "shard='weights'" in str(made)
+    assert "3 stages, 1 microbatch, all on one device" in str(made)
+    line = str(made).splitlines()[-1]  # The way to run it, which `plan` accepts.
+    options = eval(f"dict({line[line.index('(model, ') + 8 : -1]})")
+    plan = kparallel.plan(small(), devices=[f"CPU:{index}" for index in range(4)], **options)
+    assert (plan.shard, plan.mesh.stages, set(plan.lanes)) == ("weights", 3, {0})
 
 
 def test_times_may_be_measured_here():
