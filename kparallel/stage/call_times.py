@@ -17,6 +17,7 @@ from typing import Any
 
 from kparallel.stage.costs import measured
 from kparallel.stage.graph import Graph
+from kparallel.stage.whole_pass import scaled, whole_pass
 
 __all__: list[str] = []
 
@@ -37,6 +38,8 @@ class CallTime:
 def call_times(graph: Graph, inputs: list[Any], devices: Sequence[str] = ("",)) -> list[CallTime]:
     """Measure each call with all rows of a sample, and with a quarter of them.
 
+    The times of the calls add up to that of the whole pass with as many rows.
+
     Args:
         graph: An opened graph.
         inputs: The model's flat inputs for a few rows.
@@ -44,10 +47,15 @@ def call_times(graph: Graph, inputs: list[Any], devices: Sequence[str] = ("",)) 
     """
     rows = int(inputs[0].shape[0])
     few = max(1, rows // 4)
-    all_rows = measured(graph, inputs, devices=devices)
+    all_rows = _measured(graph, inputs, devices)
     if few == rows:  # A single row tells nothing about a second one.
         return [CallTime(0.0, seconds / rows) for seconds in all_rows]
-    return lines(few, measured(graph, [value[:few] for value in inputs], devices=devices), rows, all_rows)
+    return lines(few, _measured(graph, [value[:few] for value in inputs], devices), rows, all_rows)
+
+
+def _measured(graph: Graph, inputs: list[Any], devices: Sequence[str]) -> list[float]:
+    times = measured(graph, inputs, devices=devices)
+    return scaled(times, whole_pass(graph, inputs, devices=devices))
 
 
 def lines(few: int, of_few: Sequence[float], rows: int, of_rows: Sequence[float]) -> list[CallTime]:

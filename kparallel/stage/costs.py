@@ -87,18 +87,18 @@ def measured(graph: Graph, x: list[Any], repeats: int = 3, devices: Sequence[str
     values: dict[int, Any] = dict(zip(graph.inputs, x, strict=True))
     times = []
     nothing = traced(lambda value: [tf.identity(value)])
-    idle = _median_time(nothing, tf.zeros([]), 10 * repeats)
+    idle = median_time(nothing, tf.zeros([]), 10 * repeats)
     for call in graph.calls:
         arguments = {key: values[number] for key, number in call.reads}
         # Each call by itself, on the outputs of the calls before it.
         run = _with_gradients(call, devices)
         outputs = run(arguments)  # Its outputs are the inputs of later calls.
-        times.append(max(0.0, _median_time(run, arguments, repeats) - idle))
+        times.append(max(0.0, median_time(run, arguments, repeats) - idle))
         values.update(zip(call.writes, outputs, strict=True))
     return times
 
 
-def _median_time(run: Callable[[Any], list[Any]], arguments: Any, repeats: int) -> float:
+def median_time(run: Callable[[Any], list[Any]], arguments: Any, repeats: int) -> float:
     """Return the median time of some runs, after one that is not timed: it may trace."""
     samples = []
     for turn in range(repeats + 1):
