@@ -156,8 +156,6 @@ def owners_of(model: keras.Model, runtime: Runtime) -> dict[int, int] | None:
     if runtime.plan.shard is None:
         return None
     last, stages = len(runtime.plan.groups) - 1, _stages(model, runtime)
-    # Those of the optimizers come first, in an order that stays: owners that moved when a layer is frozen would bring a
-    # new trace, by which the layer is frozen at once, where plain Keras goes on until `compile`.
     weights: dict[int, keras.Variable] = {}
     # Bytes: a weight has as much to hold and to update as its slots are large.
     slots: dict[int, int] = {}  # By the id of a weight.
@@ -165,14 +163,21 @@ def owners_of(model: keras.Model, runtime: Runtime) -> dict[int, int] | None:
         weights |= {id(weight): weight for weight in trained_by(optimizer)}
         for slot, weight in slots_by_weight(optimizer):
             slots[id(weight)] = slots.get(id(weight), 0) + bytes_of(slot)
-    weights |= {id(weight): weight for weight in model.trainable_variables}
-    weights_too = runtime.plan.shard == "weights"
-    columns = [runtime.replicas_of(stages.get(key, last)) for key in weights]
-    loads = [
-        Load(slots.get(key, 0) + weights_too * bytes_of(weight), bytes_of(weight), column)
-        for (key, weight), column in zip(weights.items(), columns, strict=True)
-    ]
-    return dict(zip(weights, share_out(loads), strict=True))
+    # Owners that moved when a layer is frozen or unfrozen would bring a new trace, by which that counts at once, where
+    # plain Keras goes on until `compile`. So what the optimizers were built for is shared out by itself.
+    others = {id(weight): weight for weight in model.trainable_variables if id(weight) not in weights}
+    owners: dict[int, int] = {}
+    for each in (weights, others):
+        loads = [
+            Load(
+                slots.get(key, 0) + (bytes_of(weight) if runtime.plan.shard == "weights" else 0),
+                bytes_of(weight),
+                runtime.replicas_of(stages.get(key, last)),
+            )
+            for key, weight in each.items()
+        ]
+        owners |= zip(each, share_out(loads), strict=True)
+    return owners
 
 
 def _columns(model: keras.Model, runtime: Runtime) -> Iterator[tuple[keras.Variable, Column, bool, SlotOwner | None]]:

@@ -82,6 +82,18 @@ def test_everything_that_reads_a_weight_gets_it(tmp_path):
     assert_alike(state(keras.saving.load_model(tmp_path / "model.keras")), state(plain))
 
 
+def test_weights_stay_with_their_owners_when_a_layer_is_unfrozen_until_the_next_compile():
+    """As in plain Keras, whose optimizer does not know the layer's weights."""
+    plain, model = pair(net, **{**SHARED, "replicas": 3})
+    for each in (plain, model):
+        each.layers[0].trainable = False
+        each.compile(O.Adam(0.01), "mse")
+        for _ in range(2):
+            fit(each)
+            each.layers[0].trainable = True
+    assert_alike(state(model), state(plain))
+
+
 @pytest.mark.full
 def test_plans_follow_one_another():
     """Other shards, unwrapped, wrapped again, assigned: each time it goes on."""
