@@ -1,7 +1,7 @@
 """Makes a plan from the user's options: replicas, stages, devices and cut."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from math import ceil
@@ -26,6 +26,7 @@ from kparallel.planning.by_name import count_stages, stages_by_name
 from kparallel.planning.cut import partition
 from kparallel.planning.groups import layer_groups
 from kparallel.planning.plan import LayerGroup, Plan
+from kparallel.planning.request import Request
 from kparallel.planning.search import choose
 from kparallel.planning.shared_search import choose_shared
 from kparallel.planning.units import Unit
@@ -123,10 +124,7 @@ def _search(model: keras.Model, graph: Graph, options: Options, workers: int) ->
     units = profile(graph)
     devices = local_devices() if options.devices is None else check_devices(options.devices)
     rows_of = partial(machine_rows, devices, options) if has_several_machines() else None
-    search: Callable[..., Plan] = partial(choose, shard=_shard(options, None), rows_of=rows_of)
-    if options.shard == "weights":
-        search = choose_shared
-    plan = search(
+    request = Request(
         units,
         devices,
         options.batch_size,
@@ -140,6 +138,8 @@ def _search(model: keras.Model, graph: Graph, options: Options, workers: int) ->
         microbatches=options.microbatches,
         recompute=options.recompute,
     )
+    shared = options.shard == "weights"
+    plan = choose_shared(request) if shared else choose(request, shard=_shard(options, None), rows_of=rows_of)
     # A model of one stage is not cut, so its group has no calls; a plan that was not searched has none either.
     # `choose` knows units alone, and groups of it name the calls of the graph.
     plan = replace(plan, groups=(_whole(model),)) if plan.mesh.stages == 1 else plan

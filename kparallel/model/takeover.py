@@ -28,12 +28,14 @@ from typing import Any
 
 import keras
 
-from kparallel.compat.optimizers import own_optimizer, slots_by_weight, trained_by
+from kparallel.compat.layers import flatten_layers
+from kparallel.compat.optimizers import optimizers_in, own_optimizer, slots_by_weight, trained_by
 from kparallel.compat.placed_variables import SlotOwner
 from kparallel.compat.training import renew_functions
 from kparallel.compat.variables import (
     foreign_strategy,
     gather_variable,
+    has_single_copy,
     is_placed,
     place_variable,
     placed_value,
@@ -81,7 +83,8 @@ def check_variables(model: keras.Model, runtime: Runtime, former: Runtime | None
             raise ModelError(
                 f"Expected the devices of the model {others[0].plan.model_name!r}, which is wrapped and holds "
                 f"{variable.path!r} as well, received a plan for {model.name!r} that puts it elsewhere. Wrap both with "
-                "replicas and stages that give this layer the same devices, or unwrap the other one first."
+                "replicas and stages that give this layer the same devices and without shard='weights', by which each "
+                "model chooses owners of its own, or unwrap the other one first."
             )
 
 
@@ -156,23 +159,28 @@ def owners_of(model: keras.Model, runtime: Runtime) -> dict[int, int] | None:
     if runtime.plan.shard is None:
         return None
     last, stages = len(runtime.plan.groups) - 1, _stages(model, runtime)
-    # Those of the optimizers come first, in an order that stays: owners that moved when a layer is frozen would bring a
-    # new trace, by which the layer is frozen at once, where plain Keras goes on until `compile`.
     weights: dict[int, keras.Variable] = {}
     # Bytes: a weight has as much to hold and to update as its slots are large.
     slots: dict[int, int] = {}  # By the id of a weight.
-    for optimizer in optimizers_of(model):
+    for optimizer in _optimizers(model, runtime):
         weights |= {id(weight): weight for weight in trained_by(optimizer)}
         for slot, weight in slots_by_weight(optimizer):
             slots[id(weight)] = slots.get(id(weight), 0) + bytes_of(slot)
-    weights |= {id(weight): weight for weight in model.trainable_variables}
-    weights_too = runtime.plan.shard == "weights"
-    columns = [runtime.replicas_of(stages.get(key, last)) for key in weights]
-    loads = [
-        Load(slots.get(key, 0) + weights_too * bytes_of(weight), bytes_of(weight), column)
-        for (key, weight), column in zip(weights.items(), columns, strict=True)
-    ]
-    return dict(zip(weights, share_out(loads), strict=True))
+    # Owners that moved when a layer is frozen or unfrozen would bring a new trace, by which that counts at once, where
+    # plain Keras goes on until `compile`. So what the optimizers were built for is shared out by itself.
+    others = {id(weight): weight for weight in model.trainable_variables if id(weight) not in weights}
+    owners: dict[int, int] = {}
+    for each in (weights, others):
+        loads = [
+            Load(
+                slots.get(key, 0) + (bytes_of(weight) if runtime.plan.shard == "weights" else 0),
+                bytes_of(weight),
+                runtime.replicas_of(stages.get(key, last)),
+            )
+            for key, weight in each.items()
+        ]
+        owners |= zip(each, share_out(loads), strict=True)
+    return owners
 
 
 def _columns(model: keras.Model, runtime: Runtime) -> Iterator[tuple[keras.Variable, Column, bool, SlotOwner | None]]:
@@ -183,10 +191,18 @@ def _columns(model: keras.Model, runtime: Runtime) -> Iterator[tuple[keras.Varia
     last, stages, owners = len(runtime.plan.groups) - 1, _stages(model, runtime), owners_of(model, runtime)
     alone = set(map(id, _updated(model))) if runtime.plan.shard == "weights" else set()
     slots: dict[int, keras.Variable] = {}
-    for optimizer in optimizers_of(model):
+    for optimizer in _optimizers(model, runtime):
         for slot, weight in slots_by_weight(optimizer):
             slots.setdefault(id(slot), weight)
+    elsewhere = {
+        id(slot)
+        for optimizer in _optimizers_of_wrapped(model, runtime)
+        for slot, _ in slots_by_weight(optimizer)
+        if has_single_copy(slot)
+    }
     for variable in _variables(model):
+        if id(variable) in elsewhere:
+            continue
         # kernel                stages[kernel]      its own stage, with shard="weights" on its owner's device alone
         # slot of kernel        stages[kernel]      that of its weight
         # metric, counter       last                no stage's
@@ -224,6 +240,26 @@ def _check_together(variable: keras.Variable, runtime: Runtime | None) -> None:
             "worker alone, since a step has failed. Call fit or train_on_batch again, or load a checkpoint into a "
             "model that is built anew."
         )
+
+
+def _optimizers(model: keras.Model, runtime: Runtime) -> list[keras.optimizers.Optimizer]:
+    """Return the optimizers whose slots follow the model's own plan."""
+    others = set(map(id, _optimizers_of_wrapped(model, runtime)))
+    return [optimizer for optimizer in optimizers_of(model) if id(optimizer) not in others]
+
+
+def _optimizers_of_wrapped(model: keras.Model, runtime: Runtime) -> list[keras.optimizers.Optimizer]:
+    """Return the optimizers of wrapped models inside a model that share them out: their plans place the slots.
+
+    So are the discriminator's, which is compiled and trained by itself, in a model of the generator and it.
+    """
+    found: dict[int, keras.optimizers.Optimizer] = {}
+    for layer in flatten_layers(model):
+        inner = vars(layer).get("_kparallel")
+        if layer is not model and inner is not None and inner is not runtime and inner.plan.shard is not None:
+            found |= {id(each): each for each in optimizers_in(getattr(layer, "optimizer", None))}
+    own = set(map(id, optimizers_in(getattr(model, "optimizer", None))))
+    return [optimizer for key, optimizer in found.items() if key not in own]
 
 
 def _stages(model: keras.Model, runtime: Runtime) -> dict[int, int]:

@@ -12,12 +12,13 @@ from kparallel.mesh import Mesh
 from kparallel.planning.candidate import Candidate, candidates
 from kparallel.planning.cut import least_slowest, most_stages, partition
 from kparallel.planning.groups import layer_groups
-from kparallel.planning.memory import parse_bytes, stage_memory
+from kparallel.planning.memory import stage_memory
 from kparallel.planning.plan import Plan
 from kparallel.planning.predict import even_replicas, predict, step_time_bound
 from kparallel.planning.report import count, format_bytes
-from kparallel.planning.units import Unit, cut_points, incoming_bytes
-from kparallel.schedule import Schedule, deferred, in_flight, programs_for, registered, splits_backward
+from kparallel.planning.request import Request
+from kparallel.planning.units import cut_points, incoming_bytes
+from kparallel.schedule import deferred, in_flight, programs_for, registered, splits_backward
 
 __all__: list[str] = []
 
@@ -25,39 +26,14 @@ Rows = tuple[tuple[str, ...], ...]
 
 
 def choose(
-    units: Sequence[Unit],
-    devices: Sequence[str],
-    batch_size: int,
-    memory_per_device: str | float | None = None,
-    *,
-    model_name: str = "model",
-    costs: Sequence[float] | None = None,
-    schedule: str | Schedule = "1f1b",
-    slots: float = 2,
-    replicas: int | None = None,
-    stages: int | None = None,
-    microbatches: int | None = None,
-    recompute: str | None = None,
-    shard: str | None = None,
-    rows_of: Callable[[int, int], Rows | None] | None = None,
+    request: Request, *, shard: str | None = None, rows_of: Callable[[int, int], Rows | None] | None = None
 ) -> Plan:
     """Choose replicas, stages, microbatches and recompute policy with the least predicted step time that fit.
 
     Plain data parallelism is chosen whenever it fits.
 
     Args:
-        units: The model's units.
-        devices: The names of the devices.
-        batch_size: The number of rows of a global batch.
-        memory_per_device: The memory limit, such as `"8GB"`, or a number of bytes. Default no limit.
-        model_name: The name of the model, for the plan.
-        costs: The cost of each unit, in any unit of measure; default its FLOPs.
-        schedule: The name of the schedule, or a function; default 1F1B.
-        slots: The number of optimizer variables for each weight; default 2, as for Adam.
-        replicas: Fixes the number of replicas; default free, as for the next three.
-        stages: Fixes the number of stages.
-        microbatches: Fixes the number of microbatches.
-        recompute: Fixes the recompute policy.
+        request: The model, the devices, and what is fixed.
         shard: `"optimizer"` for plans of several replicas that share the optimizer's slots out; default None. For
             `"weights"` there is `choose_shared`.
         rows_of: Returns the devices of each replica for the numbers of replicas and stages, or None if there are none;
@@ -71,8 +47,9 @@ def choose(
         DeviceError: A device is named twice.
 
     Example:
+        >>> from kparallel.planning.units import Unit
         >>> units = [Unit(f"dense_{i}", 1e6, 1000, 4000, 4000, 4000, (), (f"dense_{i}",)) for i in range(4)]
-        >>> print(choose(units, ["CPU:0", "CPU:1"], batch_size=32, memory_per_device="1MB"))
+        >>> print(choose(Request(units, ["CPU:0", "CPU:1"], batch_size=32, memory_per_device="1MB")))
         plan for 'model': 2 replicas x 1 stage
                     stage 0
         replica 0   CPU:0
@@ -80,15 +57,15 @@ def choose(
         stage 0: 4 layers, 4,000 parameters, 16 kB of weights on each of CPU:0, CPU:1
         chosen: plain data parallelism fits: 320 kB of 1 MB on each device
     """
-    limit = np.inf if memory_per_device is None else parse_bytes(memory_per_device)
+    units, devices, batch_size = request.units, request.devices, request.batch_size
     if batch_size < 1 or not units or not devices:
         raise PlanError(
             f"Expected a batch, units and devices, received batch_size={batch_size}, {len(units)} units and "
             f"{len(devices)} devices."
         )
     Mesh(tuple((name,) for name in devices))  # Refuses a device that is named twice.
-    search = _Search(units, costs, schedule, batch_size, limit, slots, shard is not None)
-    fixed = (replicas, stages, microbatches, recompute)
+    search = _Search(request, shard is not None)
+    fixed = (request.replicas, request.stages, request.microbatches, request.recompute)
     possible = list(candidates(len(devices), batch_size, search.most_stages, fixed))
     rows_of = rows_of or partial(_neighbors, devices)
     possible = [each for each in possible if rows_of(each.replicas, each.stages) is not None]
@@ -97,23 +74,23 @@ def choose(
     if not possible:
         raise PlanError(
             f"Expected a plan for {count(len(devices), 'device')}, a batch of {count(batch_size, 'row')} and at most "
-            f"{count(search.most_stages, 'stage')}, received replicas={replicas}, stages={stages}, "
-            f"microbatches={microbatches}, shard={shard!r}. Every replica needs a row for each microbatch and "
-            "a device for each stage; a sharded optimizer needs several replicas."
+            f"{count(search.most_stages, 'stage')}, received replicas={request.replicas}, "
+            f"stages={request.stages}, microbatches={request.microbatches}, shard={shard!r}. Every replica needs a row "
+            "for each microbatch and a device for each stage; a sharded optimizer needs several replicas."
         )
     best, reason = search.best(possible)
     stage_of = search.stage_of(best)
     rows = rows_of(best.replicas, best.stages)
     assert rows is not None
     return Plan(
-        model_name,
+        request.model_name,
         Mesh(rows),
-        layer_groups(units, stage_of, best.stages, costs),
+        layer_groups(units, stage_of, best.stages, request.costs),
         best.microbatches,
-        schedule,
+        request.schedule,
         best.recompute,
         batch_size,
-        slots,
+        request.slots,
         reason,
         shard=shard,
     )
@@ -130,22 +107,13 @@ def _neighbors(devices: Sequence[str], replicas: int, stages: int) -> Rows:
 class _Search:
     """The tables that all candidates share. A table `[start, end]` has an entry for every run of units."""
 
-    def __init__(
-        self,
-        units: Sequence[Unit],
-        costs: Sequence[float] | None,
-        schedule: str | Schedule,
-        batch_size: int,
-        limit: float,
-        slots: float,
-        sharded: bool,
-    ) -> None:
-        self._units = units
-        self._costs = [unit.flops_per_row for unit in units] if costs is None else list(costs)
-        self._schedule = schedule
-        self._batch_size = batch_size
-        self._limit = limit
-        self._slots = slots
+    def __init__(self, request: Request, sharded: bool) -> None:
+        self._units = units = request.units
+        self._costs = request.unit_costs
+        self._schedule = schedule = request.schedule
+        self._batch_size = request.batch_size
+        self._limit = request.limit
+        self._slots = request.slots
         self._sharded = sharded
         self._weights = _runs([unit.weight_bytes for unit in units])
         self._frozen = _runs([unit.frozen_bytes for unit in units])

@@ -1,48 +1,29 @@
 """Chooses the number of stages where the replicas share the weights out: as few as the memory of a device allows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 from kparallel.errors import PlanError
 from kparallel.mesh import Mesh
 from kparallel.planning.cut import most_stages, partition
 from kparallel.planning.groups import layer_groups
-from kparallel.planning.memory import parse_bytes
 from kparallel.planning.plan import Plan
 from kparallel.planning.report import count, format_bytes
+from kparallel.planning.request import Request
 from kparallel.planning.shares import shares
-from kparallel.planning.units import Unit
-from kparallel.schedule import Schedule
 
 __all__: list[str] = []
 
 
-def choose_shared(
-    units: Sequence[Unit],
-    devices: Sequence[str],
-    batch_size: int,
-    memory_per_device: str | float,
-    *,
-    model_name: str = "model",
-    costs: Sequence[float] | None = None,
-    schedule: str | Schedule = "1f1b",
-    slots: float = 2,
-    replicas: int | None = None,
-    stages: int | None = None,
-    microbatches: int | None = None,
-    recompute: str | None = None,
-) -> Plan:
+def choose_shared(request: Request) -> Plan:
     """Choose the fewest stages on each device that fit, and recomputation only where no number of stages fits without.
 
     Each device is a replica and runs all stages, since a stage is what weights are brought for: the more there are, the
     fewer bytes are brought at a time, and the more often.
 
     Args:
-        units, devices, batch_size, memory_per_device, model_name, costs, schedule, slots: As in `choose`.
-        replicas: How many of the devices to use; default all, but no more than the batch has rows.
-        stages: Fixes the number of stages.
-        microbatches: How many; default 1, with which each weight is brought twice in a step.
-        recompute: Fixes the recompute policy.
+        request: With a memory limit. Replicas are by default as many as devices, but no more than the batch has rows;
+            microbatches are 1, with which each weight is brought twice in a step.
 
     Returns:
         The plan, with its reason.
@@ -51,31 +32,32 @@ def choose_shared(
         PlanError: No number of stages fits; the message has the closest miss.
 
     Example:
+        >>> from kparallel.planning.units import Unit
         >>> units = [Unit(f"dense_{i}", 1e6, 1000, 4000, 4000, 4000, (), (f"dense_{i}",)) for i in range(4)]
-        >>> choose_shared(units, ["CPU:0", "CPU:1"], batch_size=2, memory_per_device="65kB").reason
+        >>> choose_shared(Request(units, ["CPU:0", "CPU:1"], batch_size=2, memory_per_device="65kB")).reason
         '4 stages on each device are the fewest that fit: 64 kB of 65 kB'
     """
-    limit = parse_bytes(memory_per_device)
-    costs = [unit.flops_per_row for unit in units] if costs is None else list(costs)
-    rows = list(devices)[: replicas or min(len(devices), batch_size)]
+    limit, units, costs, replicas = request.limit, request.units, request.unit_costs, request.replicas
+    rows = list(request.devices)[: replicas or min(len(request.devices), request.batch_size)]
     if len(rows) < (replicas or 0):
         raise PlanError(f"Expected at most {len(rows)} replicas for the devices {rows}, received {replicas}.")
-    numbers = [stages] if stages is not None else list(range(1, max(1, most_stages(costs, units)) + 1))
+    most = max(1, most_stages(costs, units))
+    numbers = [request.stages] if request.stages is not None else list(range(1, most + 1))
 
     def plans() -> Iterator[Plan]:
-        for policy in ("never", "always") if recompute is None else (recompute,):
+        for policy in ("never", "always") if request.recompute is None else (request.recompute,):
             for number in numbers:
                 starts = partition(costs, number, units)
                 stage_of = [sum(index >= start for start in starts) - 1 for index in range(len(units))]
                 yield Plan(
-                    model_name,
+                    request.model_name,
                     Mesh(tuple((device,) * number for device in rows)),
                     layer_groups(units, stage_of, number, costs),
-                    microbatches or 1,
-                    schedule,
+                    request.microbatches or 1,
+                    request.schedule,
                     policy,
-                    batch_size,
-                    slots,
+                    request.batch_size,
+                    request.slots,
                     shard="weights",
                 )
 
@@ -90,8 +72,8 @@ def choose_shared(
     raise PlanError(
         f"Expected a plan that fits {format_bytes(limit)} per device; there is none with shard='weights'. The closest "
         f"miss is {count(plan.mesh.stages, 'stage')} on each device with recompute {plan.recompute!r}, which needs "
-        f"{format_bytes(needed)}. Use more devices, a smaller batch_size (now {batch_size}), or an optimizer with "
-        "fewer slots."
+        f"{format_bytes(needed)}. Use more devices, a smaller batch_size (now {request.batch_size}), or an optimizer "
+        "with fewer slots."
     )
 
 

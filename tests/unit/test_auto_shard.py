@@ -197,3 +197,20 @@ def test_slots_stay_where_they_are_when_their_optimizer_is_compiled_again():
         update()
         states.append(state(model))
     assert_alike(*states)
+
+
+@pytest.mark.usefixtures("every_model_is_large")
+def test_a_model_with_a_shared_out_optimizer_stands_in_another_one():
+    """A GAN: its critic is compiled, and trained, by itself, and has its slots where it has put them."""
+    states = []
+    for critic in wrapped_and_plain():
+        critic.trainable = False
+        inputs = keras.Input((2,))
+        both = keras.Model(inputs, critic(L.Dense(2, name="maker")(inputs)))
+        both = kparallel.wrap(both, replicas=2) if hasattr(critic, "plan") else both
+        both.compile(keras.optimizers.Adam(0.1), "mse")
+        for _ in range(2):
+            fit(both)
+            fit(critic)
+        states.append([state(both), state(critic)])
+    assert_alike(*states)

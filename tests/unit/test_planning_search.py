@@ -8,13 +8,19 @@ import pytest
 
 from kparallel.errors import DeviceError, PlanError
 from kparallel.mesh import Mesh
+from kparallel.planning import search
 from kparallel.planning.cut import partition
 from kparallel.planning.groups import layer_groups
 from kparallel.planning.plan import Plan
-from kparallel.planning.search import choose
+from kparallel.planning.request import Request
 from kparallel.planning.units import Unit
 
 DEVICES = [f"GPU:{index}" for index in range(4)]
+
+
+def choose(units, devices, batch_size, memory_per_device=None, rows_of=None, shard=None, **fixed):
+    request = Request(units, devices, batch_size, memory_per_device, **fixed)
+    return search.choose(request, rows_of=rows_of, shard=shard)
 
 
 def chain(number, weight_bytes=400, kept=100, output=10, spread=0.0, seed=0):

@@ -18,26 +18,16 @@ from tests.equality.tolerances import FLOAT64
 from tests.ownstep import measure as own
 from tests.ownstep.programs import PROGRAMS
 from tests.pairs import pair, seeded
+from tests.uneven import fit, net
 
 L = keras.layers
 O = keras.optimizers  # noqa: E741
-RNG = np.random.default_rng(0)
-X, Y = RNG.normal(size=(10, 3)), RNG.normal(size=(10, 1))
 SHARDED = {"replicas": 2, "shard": "optimizer"}
 
 
 @pytest.fixture(autouse=True)
 def _doubles():
     doubles()
-
-
-def net():
-    hidden = [L.Dense(5, activation="tanh"), L.Dense(7, activation="tanh"), L.Dense(4, activation="tanh")]
-    return keras.Sequential([keras.Input((3,)), *hidden, L.Dense(1)])
-
-
-def fit(model, **options):
-    return model.fit(X, Y, batch_size=4, shuffle=False, verbose=0, **options).history
 
 
 def copies_are_equal(model):

@@ -3,6 +3,7 @@
 import pytest
 
 from kparallel.errors import PlanError
+from kparallel.planning.request import Request
 from kparallel.planning.shared_search import choose_shared
 from kparallel.planning.shares import shares
 from kparallel.planning.units import Unit
@@ -15,7 +16,7 @@ UNITS = [
 
 
 def choose(memory, devices=("CPU:0", "CPU:1", "CPU:2", "CPU:3"), **options):
-    return choose_shared(UNITS, devices, batch_size=4, memory_per_device=memory, **options)
+    return choose_shared(Request(UNITS, devices, batch_size=4, memory_per_device=memory, **options))
 
 
 def test_as_few_stages_as_fit_and_recomputation_only_where_none_do():

@@ -13,11 +13,10 @@ from kparallel.errors import ModelError, PlanError
 from kparallel.model_variables import bytes_of
 from tests.assertions import assert_alike, doubles, state
 from tests.pairs import pair, seeded
+from tests.uneven import X, Y, fit, net
 
 L = keras.layers
 O = keras.optimizers  # noqa: E741
-RNG = np.random.default_rng(0)
-X, Y = RNG.normal(size=(10, 3)), RNG.normal(size=(10, 1))
 SHARED = {"replicas": 2, "shard": "weights"}
 STAGES = {**SHARED, "stages": 3, "microbatches": 1, "devices": ["CPU:0", "CPU:1"]}  # All on each device.
 
@@ -25,15 +24,6 @@ STAGES = {**SHARED, "stages": 3, "microbatches": 1, "devices": ["CPU:0", "CPU:1"
 @pytest.fixture(autouse=True)
 def _doubles():
     doubles()
-
-
-def net():
-    hidden = [L.Dense(5, activation="tanh"), L.Dense(7, activation="tanh"), L.Dense(4, activation="tanh")]
-    return keras.Sequential([keras.Input((3,)), *hidden, L.Dense(1)])
-
-
-def fit(model, **options):
-    return model.fit(X, Y, batch_size=4, shuffle=False, verbose=0, **options).history
 
 
 @pytest.mark.parametrize("make", [O.Adam, O.Muon, lambda: O.SGD(momentum=0.9, use_ema=True)])
@@ -80,6 +70,18 @@ def test_everything_that_reads_a_weight_gets_it(tmp_path):
     assert_alike(state(model), state(plain))
     model.save(tmp_path / "model.keras")
     assert_alike(state(keras.saving.load_model(tmp_path / "model.keras")), state(plain))
+
+
+def test_weights_stay_with_their_owners_when_a_layer_is_unfrozen_until_the_next_compile():
+    """As in plain Keras, whose optimizer does not know the layer's weights."""
+    plain, model = pair(net, **{**SHARED, "replicas": 3})
+    for each in (plain, model):
+        each.layers[0].trainable = False
+        each.compile(O.Adam(0.01), "mse")
+        for _ in range(2):
+            fit(each)
+            each.layers[0].trainable = True
+    assert_alike(state(model), state(plain))
 
 
 @pytest.mark.full
