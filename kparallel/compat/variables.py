@@ -127,7 +127,10 @@ def has_single_copy(variable: keras.Variable) -> bool:
 
 
 def has_copy_on(variable: keras.Variable, device: str) -> bool:
-    """Tell whether a placed variable has a copy on a device."""
+    """Tell whether a placed variable has a copy on a device; not while another worker holds the only one."""
+    owned = slot_of_workers(variable)
+    if owned is not None and not owned.owner.is_here:
+        return False
     return any(own_device(each.device, device) for each in copies_of(variable))
 
 
@@ -147,6 +150,17 @@ def one_copy_each(chosen: Sequence[tuple[keras.Variable, int]]) -> Iterator[None
     finally:
         for variable, value in placed:
             variable._value = value
+
+
+@contextmanager
+def as_ordinary(variables: Sequence[keras.Variable]) -> Iterator[None]:
+    """Let variables that the workers share out be ordinary ones, where this worker has their values.
+
+    A function that reads them can then be traced. It keeps what they are now, so it must not run after later steps.
+    """
+    shared = [(variable, slot_of_workers(variable)) for variable in variables]
+    with one_copy_each([(variable, 0) for variable, each in shared if each is not None and each.has_value]):
+        yield
 
 
 def is_placed(

@@ -60,7 +60,7 @@ class ReplicaResult:
                     start.append(stage.state.read(replica.index))
         return cls(
             tuple(counts),
-            StageWeights(stages, replica.stage_devices, held),
+            StageWeights(stages, replica.stage_devices, held, () if replica.is_single else replica.communicators),
             start,
             ends=[[] for _ in stages],
             assigned=[[None] * len(stage.weights) for stage in stages],

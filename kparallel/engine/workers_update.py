@@ -25,7 +25,7 @@ from kparallel.compat.optimizers import (
     trained_by,
     training_only,
 )
-from kparallel.compat.variables import copies_of, one_copy_each
+from kparallel.compat.variables import copies_of, has_single_copy, one_copy_each
 from kparallel.engine.colocate import colocate_with_inputs
 from kparallel.engine.optimizer_update import OptimizerUpdate
 from kparallel.engine.placement import Placement
@@ -83,7 +83,8 @@ class WorkersUpdate:
         if any(each.use_ema and each.ema_overwrite_frequency for each in self._optimizers):
             # An average overwrites weights without a gradient too, and those that were frozen since.
             written = self._weights(variables)
-        self._spread(written, replica)
+        # A weight that its owner alone holds stays there: the next step brings it to the others.
+        self._spread([weight for weight in written if not has_single_copy(weight)], replica)
 
     def _weights(self, variables: Iterable[keras.Variable]) -> list[keras.Variable]:
         """Return all weights that the optimizer may write, in an order that is the same on all workers."""
@@ -185,6 +186,7 @@ class WorkersUpdate:
             if first <= self._owners[id(weight)] < first + number
         ]
         replica_of = {id(weight): index for weight, index in here}
+        copies = [(weight, 0 if has_single_copy(weight) else index) for weight, index in here]
         gradients: list[Any] = [None] * len(variables)
         for index, gradient in zip(known, of_replicas, strict=True):
             if id(variables[index]) in replica_of:
@@ -194,7 +196,7 @@ class WorkersUpdate:
         with (
             one_replica_view(),
             colocate_with_inputs(),
-            one_copy_each(here),
+            one_copy_each(copies),
             training_only(self._optimizers, lambda weight: id(weight) in replica_of),
             as_with_all_gradients(self._optimizer, finite, rests),
         ):

@@ -197,7 +197,8 @@ def _columns(model: keras.Model, runtime: Runtime) -> Iterator[tuple[keras.Varia
             continue
         local = owners[id(weight)] - runtime.placement.first_replica
         is_here = 0 <= local < len(column)
-        owner = None if runtime.slots is None else SlotOwner(owners[id(weight)], is_here, runtime.slots)
+        is_weight = weight is variable
+        owner = None if runtime.slots is None else SlotOwner(owners[id(weight)], is_here, runtime.slots, is_weight)
         yield variable, (column[local] if is_here else runtime.host,), True, owner
 
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from kparallel.comm.group import WorkerGroup
 from kparallel.compat.optimizers import own_optimizer
+from kparallel.compat.variables import slot_of_workers
 from kparallel.data.digest import BatchDigest
 from kparallel.errors import DataError, WorkerError
 
@@ -36,7 +37,9 @@ def check_drift(group: WorkerGroup, model: keras.Model, read: BatchDigest) -> No
         WorkerError: Their weights or learning rates differ.
     """
     # A norm for each weight: a number travels where the weight itself would be as large as a step's gradients.
-    weights = [weight for weight in model.weights if tf.as_dtype(weight.dtype).is_floating]
+    # A weight that one worker alone holds cannot differ.
+    floating = [weight for weight in model.weights if tf.as_dtype(weight.dtype).is_floating]
+    weights = [weight for weight in floating if slot_of_workers(weight) is None]
     status = {"read": str(read), "rate": _rate(model), "norms": [_norm(weight) for weight in weights]}
     answers = [json.loads(answer) for answer in group.all_gather_text(json.dumps(status))]
     check_same_batch(read, [answer["read"] for answer in answers])

@@ -38,9 +38,10 @@ class SlotsOfWorkers(SlotAccess):
         replicas: The number of replicas on each.
     """
 
-    def __init__(self, group: WorkerGroup, replicas: int) -> None:
+    def __init__(self, group: WorkerGroup, replicas: int, shard: str) -> None:
         self._group = group
         self._replicas = replicas
+        self._shard = shard
         self._model: Callable[[], keras.Model | None] = lambda: None
         self._ask: Callable[[], None] | None = None
         self.is_apart = False  # The same on all workers.
@@ -93,29 +94,33 @@ class SlotsOfWorkers(SlotAccess):
         finally:
             self._ask = before
 
-    def before_read(self, name: str, in_graph: bool) -> None:
+    def before_read(self, variable: SlotOfWorkers, in_graph: bool) -> None:
         if in_graph:
             raise ModelError(
-                f"Expected the slot {name!r} of an optimizer with shard='optimizer' to be read outside of every "
-                "tf.function, received a read inside one: another worker holds it while steps run. Read it with "
-                "numpy() where all workers pass."
+                f"Expected the {self._described(variable)} to be read outside of every tf.function, received a read "
+                "inside one: another worker holds it while steps run. Read it with numpy() where all workers pass."
             )
-        self._bring_together(name, "read")
+        self._bring_together(variable, "read")
 
-    def before_write(self, name: str) -> None:
+    def before_write(self, variable: SlotOfWorkers) -> None:
         # A worker that first wrote its own slots and then asked for others would send what it has written already.
         if self.is_apart:
-            self._bring_together(name, "written")
+            self._bring_together(variable, "written")
 
-    def _bring_together(self, name: str, what: str) -> None:
+    def _bring_together(self, variable: SlotOfWorkers, what: str) -> None:
         if self._ask is None:
+            kind = "weight" if variable.owner.is_weight else "slot"
             raise ModelError(
-                f"Expected the slot {name!r} of an optimizer with shard='optimizer' to be {what} where all workers "
-                f"pass, received worker {self._group.worker_index} alone, while each slot is on one worker. Do it "
-                "after fit or train_on_batch, or in fit in a callback's hook at the begin or end of training, an epoch "
-                "or a training batch."
+                f"Expected the {self._described(variable)} to be {what} where all workers pass, received worker "
+                f"{self._group.worker_index} alone, while each {kind} is on one worker. Do it after fit or "
+                "train_on_batch, or in fit in a callback's hook at the begin or end of training, an epoch or a "
+                "training batch."
             )
         self._ask()
+
+    def _described(self, variable: SlotOfWorkers) -> str:
+        kind = f"weight {variable.name!r}" if variable.owner.is_weight else f"slot {variable.name!r} of an optimizer"
+        return f"{kind} with shard={self._shard!r}"
 
     def _slots(self) -> list[SlotOfWorkers]:
         """Return all slots, in an order that is the same on all workers."""
