@@ -175,8 +175,10 @@ class SlotOfWorkers(SingleCopyVariable):
 
     @property
     def _values(self) -> tuple[tf.Variable, ...]:
-        in_graph = not tf.executing_eagerly()  # It would keep the copy that is here now, and read it after later steps.
-        if not self.owner.is_here and (self._held is None or in_graph):
+        # A graph would keep the copy that is here now, and read it after later steps. A step has the weights as
+        # arguments of its stages, so the owner's worker refuses such a read too: no worker goes on alone.
+        in_graph = not tf.executing_eagerly() and (self.owner.is_weight or not self.owner.is_here)
+        if in_graph or self._held is None:
             self.owner.access.before_read(self, in_graph)
         assert self._held is not None
         return self._held
@@ -206,9 +208,9 @@ class SlotOfWorkers(SingleCopyVariable):
         return self._unique_id_of_value
 
     @property
-    def has_value(self) -> bool:
-        """Whether this worker has the value: it holds it, or all have come together."""
-        return self._held is not None
+    def local_copies(self) -> tuple[tf.Variable, ...]:
+        """The copy of the owner, or one of the value where all have come together; else none. A step may use it."""
+        return self._held or ()
 
     def _before_write(self) -> None:
         if tf.executing_eagerly():  # In a step the owner's worker writes.
@@ -216,7 +218,7 @@ class SlotOfWorkers(SingleCopyVariable):
 
     def local_value(self) -> tf.Tensor | None:
         """Return the value where the owner is a replica of this process, else None."""
-        if not self.owner.is_here or self._held is None:
+        if not self.owner.is_here or self._held is None:  # There is none while it is made.
             return None
         with tf.device(self._held[0].device):
             return self._held[0].read_value()

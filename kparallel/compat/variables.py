@@ -113,7 +113,8 @@ def slot_of_workers(variable: keras.Variable) -> SlotOfWorkers | None:
 
 def copies_of(variable: keras.Variable) -> tuple[tf.Variable, ...]:
     """Return the copies of a placed variable on this process's devices, in the order of the replicas."""
-    return tuple(variable._value.values)
+    owned = slot_of_workers(variable)
+    return tuple(variable._value.values if owned is None or not owned.local_copies else owned.local_copies)
 
 
 def is_initialized(variable: keras.Variable) -> bool:
@@ -144,7 +145,7 @@ def one_copy_each(chosen: Sequence[tuple[keras.Variable, int]]) -> Iterator[None
     # The Keras variable stays; only what it holds is exchanged for a while.
     placed = [(variable, variable._value) for variable, _ in chosen]
     for variable, index in chosen:
-        variable._value = variable._value.values[index]
+        variable._value = copies_of(variable)[index]
     try:
         yield
     finally:
@@ -159,7 +160,7 @@ def as_ordinary(variables: Sequence[keras.Variable]) -> Iterator[None]:
     A function that reads them can then be traced. It keeps what they are now, so it must not run after later steps.
     """
     shared = [(variable, slot_of_workers(variable)) for variable in variables]
-    with one_copy_each([(variable, 0) for variable, each in shared if each is not None and each.has_value]):
+    with one_copy_each([(variable, 0) for variable, each in shared if each is not None and each.local_copies]):
         yield
 
 

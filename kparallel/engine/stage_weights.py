@@ -81,10 +81,22 @@ class StageWeights:
         held = self._held[s]
         return self._bring(s, [self._stages[s].weights[w]], ())[0] if held is None else held[w]
 
+    def state_of_owners(self, s: int) -> dict[int, tf.Tensor]:
+        """Return, by the id of the variable, the state of a stage that another worker may hold.
+
+        It is weights that were frozen after `compile`: until the next one they stay with their owners.
+        """
+        apart = self._apart(self._stages[s].state.variables)
+        return dict(zip(map(id, apart), self._bring(s, apart, ()), strict=True))
+
+    def _apart(self, variables: Sequence[keras.Variable]) -> list[keras.Variable]:
+        """Return those variables that the workers share out."""
+        return [each for each in variables if self._communicators and slot_of_workers(each) is not None]
+
     def _bring(self, s: int, variables: Sequence[keras.Variable], after: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Return copies of weights on the device of a stage, made when some tensors exist."""
         device = self._devices[s].name
-        apart = [variable for variable in variables if self._communicators and slot_of_workers(variable) is not None]
+        apart = self._apart(variables)
         sent = iter(_broadcast(apart, device, self._communicators[s], after) if apart else [])
         ids = set(map(id, apart))
         return [next(sent) if id(each) in ids else _brought(each, device, after) for each in variables]

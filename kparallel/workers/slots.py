@@ -96,9 +96,11 @@ class SlotsOfWorkers(SlotAccess):
 
     def before_read(self, variable: SlotOfWorkers, in_graph: bool) -> None:
         if in_graph:
+            way_out = ", or say shard='optimizer' where a step reads it" if variable.owner.is_weight else ""
             raise ModelError(
                 f"Expected the {self._described(variable)} to be read outside of every tf.function, received a read "
-                "inside one: another worker holds it while steps run. Read it with numpy() where all workers pass."
+                "inside one: one worker alone holds it while steps run. Read it with numpy() where all workers pass"
+                f"{way_out}."
             )
         self._bring_together(variable, "read")
 
