@@ -19,7 +19,7 @@ worker 1      bias ──┴─► broadcast ───┴──► kernel, bias
 All workers trace the same actions in the same order, so they launch the same broadcasts in the same order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 import tensorflow as tf
@@ -97,7 +97,10 @@ class StageWeights:
         """Return copies of weights on the device of a stage, made when some tensors exist."""
         device = self._devices[s].name
         apart = self._apart(variables)
-        sent = iter(_broadcast(apart, device, self._communicators[s], after) if apart else [])
+        sent: Iterator[tf.Tensor] = iter([])
+        if apart:
+            with tf.name_scope(f"reduce{s}"):  # `kparallel.trace` counts what is under this name as communication.
+                sent = iter(_broadcast(apart, device, self._communicators[s], after))
         ids = set(map(id, apart))
         return [next(sent) if id(each) in ids else _brought(each, device, after) for each in variables]
 

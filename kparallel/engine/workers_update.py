@@ -43,23 +43,30 @@ class WorkersUpdate:
         optimizer: The compiled optimizer.
         owners: By the id of a weight, the index of its owner among the replicas of all workers.
         placement: The replicas of this process.
+        shard: What the replicas share out: `"optimizer"` (default) or `"weights"`.
 
     Raises:
         ModelError: The optimizer, or one that it holds, is a class of the user's own.
     """
 
     def __init__(
-        self, update: OptimizerUpdate, optimizer: Any, owners: Mapping[int, int], placement: Placement
+        self,
+        update: OptimizerUpdate,
+        optimizer: Any,
+        owners: Mapping[int, int],
+        placement: Placement,
+        shard: str = "optimizer",
     ) -> None:
         self._update = update
         self._optimizer = optimizer
         self._optimizers = optimizers_in(optimizer)
         self._owners = owners
         self._placement = placement
+        self._shard = shard
         for each in self._optimizers:
             if getattr(keras.optimizers, type(each).__name__, None) is not type(each):
                 raise ModelError(
-                    "Expected an optimizer of Keras's with shard='optimizer' over several workers, received "
+                    f"Expected an optimizer of Keras's with shard={shard!r} over several workers, received "
                     f"{type(each).__name__}, which may read weights and slots that another worker holds. Say "
                     "shard=None."
                 )
@@ -105,7 +112,7 @@ class WorkersUpdate:
             idle = sorted(workers - set(owners))
             if owners and idle:
                 raise PlanError(
-                    f"Expected a weight to update for each of {len(workers)} workers with shard='optimizer', received "
+                    f"Expected a weight to update for each of {len(workers)} workers with shard={self._shard!r}, received "
                     f"{len(owners)} weights with a gradient for {type(optimizer).__name__}, of which worker {idle[0]} "
                     "owns none. Say shard=None."
                 )

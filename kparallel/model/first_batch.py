@@ -27,9 +27,16 @@ class FirstBatch:
         self._runtime = runtime
         # With one part there is nothing that could differ.
         self._due = runtime.check != "off" and runtime.placement.replicas * runtime.plan.microbatches > 1
+        self._is_first = True
 
     def is_due(self, batch: Any) -> bool:
         """Tell whether to compare a batch: one with two rows, and none was before."""
+        is_first, self._is_first = self._is_first, False
+        if is_first and self._due and self._runtime.plan.shard == "weights" and self._runtime.slots is not None:
+            # All workers are at their first batch here, also those that have no two rows to compare. What is compared
+            # reads all weights.
+            if own_code(self._model, self._name != "predict_step"):
+                self._runtime.slots.gather_if_apart()
         return self._due and row_count(first_share(self._runtime, batch)) > 1
 
     def compare(self, batch: Any) -> str | None:

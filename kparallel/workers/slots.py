@@ -24,6 +24,7 @@ from kparallel.compat.placed_variables import SlotAccess, SlotOfWorkers
 from kparallel.compat.variables import slot_of_workers
 from kparallel.errors import ModelError
 from kparallel.model_variables import variables_of
+from kparallel.workers.drift import check_written
 
 __all__: list[str] = []
 
@@ -45,6 +46,7 @@ class SlotsOfWorkers(SlotAccess):
         self._model: Callable[[], keras.Model | None] = lambda: None
         self._ask: Callable[[], None] | None = None
         self.is_apart = False  # The same on all workers.
+        self._is_written = False  # Whether this worker has written into one since they came together.
 
     def belong_to(self, model: keras.Model) -> None:
         """Say which model has the slots."""
@@ -57,9 +59,13 @@ class SlotsOfWorkers(SlotAccess):
         """Drop, before a step, what other workers hold."""
         if self.is_apart:
             return
+        model = self._model()
+        if self._shard == "weights" and model is not None:
+            # What another worker has written into its copy of this worker's weights is dropped now.
+            check_written(self._group, model, self._is_written)
         for slot in self._slots():
             slot.release()
-        self.is_apart = True
+        self.is_apart, self._is_written = True, False
 
     def gather(self) -> None:
         """Give every worker the values of all slots. All workers make the same call."""
@@ -108,6 +114,7 @@ class SlotsOfWorkers(SlotAccess):
         # A worker that first wrote its own slots and then asked for others would send what it has written already.
         if self.is_apart:
             self._bring_together(variable, "written")
+        self._is_written = True
 
     def _bring_together(self, variable: SlotOfWorkers, what: str) -> None:
         if self._ask is None:
