@@ -108,6 +108,9 @@ def all_reduce(
         variables = [variable for variable in stage.owned if id(variable) in gradients]
         with tf.name_scope(f"reduce{s}"), replica.stage_devices[s].reduction():
             local = [zeroed(_total(gradients[id(variable)]), share) for variable in variables]
+            for gradient, variable in zip(local, variables, strict=True):
+                if isinstance(gradient, tf.Tensor):  # That of a sparse input's product does not say its shape.
+                    gradient.set_shape(variable.shape)
             if dense and not replica.is_single:
                 local = [_dense(gradient, variable) for gradient, variable in zip(local, variables, strict=True)]
             # Every replica sends the same list. Its order is the key by which the sums are taken apart again:
