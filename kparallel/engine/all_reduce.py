@@ -107,10 +107,7 @@ def all_reduce(
         # A tied weight is summed once, with the stage that owns it.
         variables = [variable for variable in stage.owned if id(variable) in gradients]
         with tf.name_scope(f"reduce{s}"), replica.stage_devices[s].reduction():
-            local = [zeroed(_total(gradients[id(variable)]), share) for variable in variables]
-            for gradient, variable in zip(local, variables, strict=True):
-                if isinstance(gradient, tf.Tensor):  # That of a sparse input's product does not say its shape.
-                    gradient.set_shape(variable.shape)
+            local = [zeroed(_total(gradients[id(variable)], variable), share) for variable in variables]
             if dense and not replica.is_single:
                 local = [_dense(gradient, variable) for gradient, variable in zip(local, variables, strict=True)]
             # Every replica sends the same list. Its order is the key by which the sums are taken apart again:
@@ -166,9 +163,14 @@ def _report_dtype(gradients: list[Any]) -> tf.DType:
     return tf.float32 if tf.float32 in dtypes and tf.float64 not in dtypes else tf.float64
 
 
-def _total(gradients: list[Any]) -> Any:
+def _total(gradients: list[Any], variable: keras.Variable) -> Any:
     """Add the gradients of one variable from several stages: all tensors, or all `SlicedGradient`s."""
-    return joined(gradients) if isinstance(gradients[0], SlicedGradient) else add(gradients)
+    if isinstance(gradients[0], SlicedGradient):
+        return joined(gradients)
+    total = add(gradients)
+    if isinstance(total, tf.Tensor):  # That of a sparse input's product does not say its shape.
+        total.set_shape(variable.shape)
+    return total
 
 
 def _pieces(gradient: Any) -> list[Any]:

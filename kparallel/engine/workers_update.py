@@ -112,9 +112,9 @@ class WorkersUpdate:
             idle = sorted(workers - set(owners))
             if owners and idle:
                 raise PlanError(
-                    f"Expected a weight to update for each of {len(workers)} workers with shard={self._shard!r}, received "
-                    f"{len(owners)} weights with a gradient for {type(optimizer).__name__}, of which worker {idle[0]} "
-                    "owns none. Say shard=None."
+                    f"Expected a weight to update for each of {len(workers)} workers with shard={self._shard!r}, "
+                    f"received {len(owners)} weights with a gradient for {type(optimizer).__name__}, of which worker "
+                    f"{idle[0]} owns none. Say shard=None."
                 )
 
     def _agreement(

@@ -99,7 +99,7 @@ class State:
         return [
             tf.identity(variable.value) + tf.cast(shift, variable.value.dtype)
             if rule is Rule.SEED and replica_index
-            else tf.identity(known[id(variable)] if id(variable) in known else variable.value)
+            else tf.identity(known.get(id(variable), variable.value))
             for variable, rule in zip(self.variables, self.known, strict=True)
         ]
 
