@@ -105,7 +105,9 @@ def test_a_function_may_not_keep_a_copy(made):
 
 def test_a_slot_has_a_shape_where_it_has_no_value(made):
     slots, (_, bias), _ = made
+    known_by = bias.value._unique_id
     slots.release()
+    assert bias.value._unique_id == known_by  # By this, optimizers find the slots of a weight.
     assert bias.shape == (2,) and bias.value.shape == (2,) and bias.value.dtype == tf.as_dtype(bias.dtype)
     assert "bias" in bias.value.name
 
