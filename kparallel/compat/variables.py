@@ -40,7 +40,7 @@ def place_variable(
         strategy: In whose steps it will be used.
         devices: The column; of a variable with a single copy its device alone.
         single: Whether all replicas read and write a single copy. Default False.
-        owner: Who holds it, for a slot of an optimizer that is sharded over workers. Default None.
+        owner: Who holds it, for a variable that the workers share out. Default None.
 
     Returns:
         What it was, for `restore_variable`; None if it lies there already.
@@ -107,7 +107,7 @@ def placed_value(variable: keras.Variable) -> PlacedVariable | None:
 
 
 def slot_of_workers(variable: keras.Variable) -> SlotOfWorkers | None:
-    """Return the slot of an optimizer that is sharded over workers that a Keras variable holds, or None."""
+    """Return what a Keras variable holds that the workers share out, a slot or a weight; None for any other."""
     return variable._value if isinstance(variable._value, SlotOfWorkers) else None
 
 
@@ -178,7 +178,7 @@ def is_placed(
         strategy: In whose steps it is used.
         devices: The devices of the column, or None.
         single: Whether all replicas are to read and write a single copy. Default False.
-        owner: Who is to hold it, of a slot of an optimizer that is sharded over workers. Default None.
+        owner: Who is to hold it, of a variable that the workers share out. Default None.
     """
     placed = variable._value
     if owner is not None:  # As all workers say, of which one may have it on another device.

@@ -1,4 +1,4 @@
-"""The slots of an optimizer that is sharded over workers: where they come together, and what reads of them wait for.
+"""What the workers share out: where it comes together, and what reads of it wait for.
 
 ```text
              step               where all workers pass               step
@@ -6,6 +6,7 @@ worker 0     a's slots    ──►   slots of a, slots of b    ──►   a's 
 worker 1     b's slots    ──►   slots of a, slots of b    ──►   b's slots       holds b
 ```
 
+These are the slots of a sharded optimizer, and with `shard="weights"` the weights too; both are called slots here.
 Between steps a slot has a value on one worker alone. A worker that reads another one's slot could wait forever, since
 the others may be in the next step. So slots come together only where all workers pass: after `fit` and
 `train_on_batch`, and in those hooks of callbacks after which the workers exchange messages, if one of them reads there.
@@ -37,6 +38,7 @@ class SlotsOfWorkers(SlotAccess):
     Args:
         group: The workers.
         replicas: The number of replicas on each.
+        shard: What they share out: `"optimizer"` or `"weights"`.
     """
 
     def __init__(self, group: WorkerGroup, replicas: int, shard: str) -> None:
@@ -56,19 +58,21 @@ class SlotsOfWorkers(SlotAccess):
         self.is_apart = False  # A slot is on every worker when it is placed; the next step drops it.
 
     def release(self) -> None:
-        """Drop, before a step, what other workers hold."""
+        """Drop, before a step, what other workers hold.
+
+        Raises:
+            WorkerError: A weight was written, and not on all workers alike.
+        """
         if self.is_apart:
             return
-        model = self._model()
-        if self._shard == "weights" and model is not None:
-            # What another worker has written into its copy of this worker's weights is dropped now.
-            check_written(self._group, model, self._is_written)
+        self._check_written()
         for slot in self._slots():
             slot.release()
-        self.is_apart, self._is_written = True, False
+        self.is_apart = True
 
     def gather(self) -> None:
         """Give every worker the values of all slots. All workers make the same call."""
+        self._check_written()
         slots = self._slots()
         while slots:
             part = [slots.pop(0)]
@@ -81,6 +85,13 @@ class SlotsOfWorkers(SlotAccess):
                 if own is None:
                     slot.receive(value)
         self.is_apart = False
+
+    def _check_written(self) -> None:
+        """Compare weights that are together: what a worker has written into another one's weight is lost from here."""
+        model, is_written = self._model(), self._is_written
+        if self._shard == "weights" and model is not None and not self.is_apart:
+            self._is_written = False
+            check_written(self._group, model, is_written)
 
     def gather_if_apart(self) -> None:
         """Give every worker the values of all slots, if one lacks some. All workers make the same call."""
