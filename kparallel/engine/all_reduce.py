@@ -168,9 +168,13 @@ def _total(gradients: list[Any], variable: keras.Variable) -> Any:
     if isinstance(gradients[0], SlicedGradient):
         return joined(gradients)
     total = add(gradients)
-    if isinstance(total, tf.Tensor):  # That of a sparse input's product does not say its shape.
-        total.set_shape(variable.shape)
-    return total
+    return _shaped(total, variable) if isinstance(total, tf.Tensor) else total
+
+
+def _shaped(gradient: tf.Tensor, variable: keras.Variable) -> tf.Tensor:
+    """Return a gradient with its variable's shape, which the graph of a sparse input or of a lookup may not tell."""
+    gradient.set_shape(variable.shape)
+    return gradient
 
 
 def _pieces(gradient: Any) -> list[Any]:
@@ -191,8 +195,9 @@ def _dense(gradient: Any, variable: keras.Variable) -> Any:
     if not isinstance(gradient, SlicedGradient):
         return gradient
     slices = gradient.whole()
-    small = math.prod(variable.shape) * slices.dtype.size <= _SMALL
-    return tf.convert_to_tensor(slices) if small else gradient
+    if math.prod(variable.shape) * slices.dtype.size > _SMALL:
+        return gradient
+    return _shaped(tf.convert_to_tensor(slices), variable)
 
 
 def zeroed(value: Any, share: Share) -> Any:

@@ -620,7 +620,7 @@ def weights_written_by_one(worker):
     fit(net(optimizer="adam", shard="weights"), callbacks=[on_one(worker, on_train_batch_end=zero_weights)])
 
 
-@raises("ValueError", "with shard='weights' to be read outside of every tf.function")
+@raises("ModelError", "with shard='weights' to be read outside of every tf.function")
 def weights_read_in_a_step(worker):
     model = net(optimizer="adam", shard="weights")
     kernel = model.layers[-1].kernel
