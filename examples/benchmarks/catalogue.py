@@ -67,6 +67,7 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Row]]] = {
     "memory-mlp": partial(memory.schedules, "mlp"),
     "memory-transformer": partial(memory.schedules, "transformer"),
     "memory-shared-weights": memory.shared_weights,
+    "memory-shared-weights-workers": memory.shared_weights_of_workers,
     "recompute-mlp": partial(memory.recomputation, "mlp"),
     "recompute-transformer": partial(memory.recomputation, "transformer"),
 }
