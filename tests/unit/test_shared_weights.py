@@ -186,6 +186,12 @@ def test_microbatches_over_workers_are_refused():
     assert kparallel.Plan("line", mesh, (), **options).replicas == 3
 
 
+def test_one_program_over_several_machines_is_refused(monkeypatch):
+    monkeypatch.setattr("kparallel.model.shared_weights.has_several_machines", lambda: True)
+    with pytest.raises(PlanError, match="received one program over several machines, .* without --one-program"):
+        kparallel.plan(net(), **SHARED)
+
+
 def test_a_step_of_ones_own_is_refused():
     class Own(keras.Model):
         def train_step(self, data):
