@@ -56,7 +56,7 @@ def deep():
 
 def normed_deep():
     x = inputs = keras.Input((4,))
-    for index in range(3):
+    for index in range(2):
         x = L.Dense(5 + index, activation="tanh", kernel_regularizer="l2", name=f"dense_{index}")(x)
         x = L.BatchNormalization(synchronized=True)(x)
     return keras.Model(inputs, L.Dense(3, activation="softmax")(x))
