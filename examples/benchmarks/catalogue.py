@@ -89,6 +89,7 @@ TABLES: dict[str, tuple[str, dict[str, Benchmark]]] = {
             "sharded-weights-mlp": partial(sharded.weights, "mlp"),
             "sharded-weights-transformer": partial(sharded.weights, "transformer"),
             "memory-shared-weights": memory.shared_weights,
+            "memory-shared-weights-workers": memory.shared_weights_of_workers,
         },
     ),
     "first-steps": (

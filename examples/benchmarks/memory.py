@@ -7,12 +7,17 @@ from examples.benchmarks.processes import keras_arm
 from examples.benchmarks.ratio import alternate, milliseconds, report, row_of
 from examples.benchmarks.row import Row, Settings
 from examples.benchmarks.work import WORK
+from kparallel.cluster import Cluster
+from kparallel.launcher.local import free_addresses
 
 __all__: list[str] = []
 
 _STAGES, _MICROBATCHES = 4, 16
 _BATCH = {"mlp": 8192, "transformer": 128}
 _MB = 1e6
+_WORKERS = 4
+# Large tensors go back to the kernel when they are dropped, so that it can tell what a process has.
+_EXACT = {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=65536"}
 
 
 def schedules(work: str, settings: Settings) -> list[Row]:
@@ -69,6 +74,43 @@ def shared_weights(settings: Settings) -> list[Row]:
             conditions=setting,
         ),
     ]
+
+
+def shared_weights_of_workers(settings: Settings) -> list[Row]:
+    """Compare the memory of each worker's process where the workers share the weights out, and where each has all."""
+    shared, whole = (_memory_of_workers(settings, shard) for shard in ("weights", None))
+    setting = f"Transformer of 12 blocks, {_WORKERS} workers on two cores, 12 stages on each, Adam"
+    most, least = max(shared["peak"]), min(whole["peak"])
+    return [
+        Row(
+            "growth of a worker's process in a step, weights shared out ÷ each worker has all",
+            most / least,
+            at_most=0.45,
+            conditions=f"{setting}; {most / _MB:.0f} against {least / _MB:.0f} MB over that of a narrow model; "
+            f"weights, gradients and slots {shared['state'] / _MB:.0f} MB",
+        ),
+        Row(
+            "growth of a worker's process between steps, weights shared out ÷ each worker has all",
+            max(shared["rest"]) / min(whole["rest"]),
+            conditions=setting,
+        ),
+    ]
+
+
+def _memory_of_workers(settings: Settings, shard: str | None) -> Any:
+    addresses = free_addresses(_WORKERS)
+    processes = [
+        Process(
+            "examples.benchmarks.worker_memory_arm",
+            {"shard": shard, "workers": _WORKERS},
+            [index % 2],
+            environment={"TF_CONFIG": Cluster(addresses, index).to_tf_config(), **_EXACT},
+            allocator="default",
+        )
+        for index in range(_WORKERS)
+    ]
+    with running({"workers": processes}, settings.log) as started:
+        return started["workers"].facts
 
 
 def _live_bytes(settings: Settings, shard: str | None) -> Any:

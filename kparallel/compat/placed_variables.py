@@ -121,40 +121,43 @@ class SingleCopyVariable(PlacedVariable):
 
 
 class SlotAccess(abc.ABC):
-    """What the slots of an optimizer that is sharded over workers ask before they are read or written on one worker."""
+    """What variables that the workers share out ask before they are read or written on one worker."""
 
     @abc.abstractmethod
-    def before_read(self, name: str, in_graph: bool) -> None:
-        """Bring all slots together, of which one is to be read that another worker holds, or raise."""
+    def before_read(self, variable: "SlotOfWorkers", in_graph: bool) -> None:
+        """Bring all variables together, of which one is to be read that another worker holds, or raise."""
 
     @abc.abstractmethod
-    def before_write(self, name: str) -> None:
-        """Bring all slots together, of which one is to be written, or raise."""
+    def before_write(self, variable: "SlotOfWorkers") -> None:
+        """Bring all variables together, of which one is to be written, or raise."""
 
     @abc.abstractmethod
     def placed(self) -> None:
-        """Take note that a slot has been placed, with its value on every worker."""
+        """Take note that a variable has been placed, with its value on every worker."""
 
 
 @dataclass(frozen=True)
 class SlotOwner:
-    """Who holds a slot of an optimizer that is sharded over workers.
+    """Who holds a variable that the workers share out.
 
     Args:
         replica: The index of the owner among the replicas of all workers.
         is_here: Whether it is a replica of this process.
-        access: What the slot asks.
+        access: What the variable asks.
+        is_weight: Whether it is a weight. Default False: it is a slot of an optimizer.
     """
 
     replica: int
     is_here: bool
     access: SlotAccess
+    is_weight: bool = False
 
 
 class SlotOfWorkers(SingleCopyVariable):
-    """A slot of an optimizer that is sharded over workers: between steps it has a value on its owner's worker alone.
+    """A variable that the workers share out: between steps it has a value on its owner's worker alone.
 
-    Where all workers pass, the slots come together: then each worker has the value, and it is an ordinary variable.
+    It is a slot of a sharded optimizer, or with `shard="weights"` a weight. Where all workers pass, such variables come
+    together: then each worker has the value, and it is an ordinary variable.
 
     Args:
         strategy: The strategy of the variable whose slot it is.
@@ -172,9 +175,11 @@ class SlotOfWorkers(SingleCopyVariable):
 
     @property
     def _values(self) -> tuple[tf.Variable, ...]:
-        in_graph = not tf.executing_eagerly()  # It would keep the copy that is here now, and read it after later steps.
-        if not self.owner.is_here and (self._held is None or in_graph):
-            self.owner.access.before_read(self.name, in_graph)
+        # A graph would keep the copy that is here now, and read it after later steps. A step has the weights as
+        # arguments of its stages, so the owner's worker refuses such a read too: no worker goes on alone.
+        in_graph = not tf.executing_eagerly() and (self.owner.is_weight or not self.owner.is_here)
+        if in_graph or self._held is None:
+            self.owner.access.before_read(self, in_graph)
         assert self._held is not None
         return self._held
 
@@ -197,18 +202,31 @@ class SlotOfWorkers(SingleCopyVariable):
         """The name, also where the value is elsewhere."""
         return str(self._name_of_value)
 
+    @property
+    def _unique_id(self) -> Any:
+        """That by which optimizers know it, also where the value is elsewhere."""
+        return self._unique_id_of_value
+
+    @property
+    def local_copies(self) -> tuple[tf.Variable, ...]:
+        """The copy of the owner, or one of the value where all have come together; else none. A step may use it."""
+        return self._held or ()
+
     def _before_write(self) -> None:
         if tf.executing_eagerly():  # In a step the owner's worker writes.
-            self.owner.access.before_write(self.name)
+            self.owner.access.before_write(self)
 
     def local_value(self) -> tf.Tensor | None:
         """Return the value where the owner is a replica of this process, else None."""
-        return self._held[0].read_value() if self.owner.is_here and self._held is not None else None
+        if not self.owner.is_here or self._held is None:  # There is none while it is made.
+            return None
+        with tf.device(self._held[0].device):
+            return self._held[0].read_value()
 
     def receive(self, value: tf.Tensor) -> None:
         """Hold a value on this worker's host that the owner has sent."""
         with tf.device("CPU:0"), tf.init_scope():
-            copy = tf.Variable(value, dtype=self.dtype, trainable=False, name=self.name.split(":")[0])
+            copy = tf.Variable(value, dtype=self.dtype, trainable=self.owner.is_weight, name=self.name.split(":")[0])
         copy._unique_id = self._unique_id_of_value
         set_container(copy, self)
         self._held = (copy,)

@@ -40,7 +40,7 @@ def place_variable(
         strategy: In whose steps it will be used.
         devices: The column; of a variable with a single copy its device alone.
         single: Whether all replicas read and write a single copy. Default False.
-        owner: Who holds it, for a slot of an optimizer that is sharded over workers. Default None.
+        owner: Who holds it, for a variable that the workers share out. Default None.
 
     Returns:
         What it was, for `restore_variable`; None if it lies there already.
@@ -107,13 +107,14 @@ def placed_value(variable: keras.Variable) -> PlacedVariable | None:
 
 
 def slot_of_workers(variable: keras.Variable) -> SlotOfWorkers | None:
-    """Return the slot of an optimizer that is sharded over workers that a Keras variable holds, or None."""
+    """Return what a Keras variable holds that the workers share out, a slot or a weight; None for any other."""
     return variable._value if isinstance(variable._value, SlotOfWorkers) else None
 
 
 def copies_of(variable: keras.Variable) -> tuple[tf.Variable, ...]:
     """Return the copies of a placed variable on this process's devices, in the order of the replicas."""
-    return tuple(variable._value.values)
+    owned = slot_of_workers(variable)
+    return tuple(variable._value.values if owned is None or not owned.local_copies else owned.local_copies)
 
 
 def is_initialized(variable: keras.Variable) -> bool:
@@ -127,7 +128,10 @@ def has_single_copy(variable: keras.Variable) -> bool:
 
 
 def has_copy_on(variable: keras.Variable, device: str) -> bool:
-    """Tell whether a placed variable has a copy on a device."""
+    """Tell whether a placed variable has a copy on a device; not while another worker holds the only one."""
+    owned = slot_of_workers(variable)
+    if owned is not None and not owned.owner.is_here:
+        return False
     return any(own_device(each.device, device) for each in copies_of(variable))
 
 
@@ -141,12 +145,23 @@ def one_copy_each(chosen: Sequence[tuple[keras.Variable, int]]) -> Iterator[None
     # The Keras variable stays; only what it holds is exchanged for a while.
     placed = [(variable, variable._value) for variable, _ in chosen]
     for variable, index in chosen:
-        variable._value = variable._value.values[index]
+        variable._value = copies_of(variable)[index]
     try:
         yield
     finally:
         for variable, value in placed:
             variable._value = value
+
+
+@contextmanager
+def as_ordinary(variables: Sequence[keras.Variable]) -> Iterator[None]:
+    """Let variables that the workers share out be ordinary ones, where this worker has their values.
+
+    A function that reads them can then be traced. It keeps what they are now, so it must not run after later steps.
+    """
+    shared = [(variable, slot_of_workers(variable)) for variable in variables]
+    with one_copy_each([(variable, 0) for variable, each in shared if each is not None and each.local_copies]):
+        yield
 
 
 def is_placed(
@@ -163,7 +178,7 @@ def is_placed(
         strategy: In whose steps it is used.
         devices: The devices of the column, or None.
         single: Whether all replicas are to read and write a single copy. Default False.
-        owner: Who is to hold it, of a slot of an optimizer that is sharded over workers. Default None.
+        owner: Who is to hold it, of a variable that the workers share out. Default None.
     """
     placed = variable._value
     if owner is not None:  # As all workers say, of which one may have it on another device.

@@ -107,7 +107,7 @@ def all_reduce(
         # A tied weight is summed once, with the stage that owns it.
         variables = [variable for variable in stage.owned if id(variable) in gradients]
         with tf.name_scope(f"reduce{s}"), replica.stage_devices[s].reduction():
-            local = [zeroed(_total(gradients[id(variable)]), share) for variable in variables]
+            local = [zeroed(_total(gradients[id(variable)], variable), share) for variable in variables]
             if dense and not replica.is_single:
                 local = [_dense(gradient, variable) for gradient, variable in zip(local, variables, strict=True)]
             # Every replica sends the same list. Its order is the key by which the sums are taken apart again:
@@ -163,9 +163,18 @@ def _report_dtype(gradients: list[Any]) -> tf.DType:
     return tf.float32 if tf.float32 in dtypes and tf.float64 not in dtypes else tf.float64
 
 
-def _total(gradients: list[Any]) -> Any:
+def _total(gradients: list[Any], variable: keras.Variable) -> Any:
     """Add the gradients of one variable from several stages: all tensors, or all `SlicedGradient`s."""
-    return joined(gradients) if isinstance(gradients[0], SlicedGradient) else add(gradients)
+    if isinstance(gradients[0], SlicedGradient):
+        return joined(gradients)
+    total = add(gradients)
+    return _shaped(total, variable) if isinstance(total, tf.Tensor) else total
+
+
+def _shaped(gradient: tf.Tensor, variable: keras.Variable) -> tf.Tensor:
+    """Return a gradient with its variable's shape, which the graph of a sparse input or of a lookup may not tell."""
+    gradient.set_shape(variable.shape)
+    return gradient
 
 
 def _pieces(gradient: Any) -> list[Any]:
@@ -186,8 +195,9 @@ def _dense(gradient: Any, variable: keras.Variable) -> Any:
     if not isinstance(gradient, SlicedGradient):
         return gradient
     slices = gradient.whole()
-    small = math.prod(variable.shape) * slices.dtype.size <= _SMALL
-    return tf.convert_to_tensor(slices) if small else gradient
+    if math.prod(variable.shape) * slices.dtype.size > _SMALL:
+        return gradient
+    return _shaped(tf.convert_to_tensor(slices), variable)
 
 
 def zeroed(value: Any, share: Share) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from kparallel.compat.variables import has_copy_on, has_single_copy
+from kparallel.compat.variables import copies_of, has_copy_on, has_single_copy
 from kparallel.data.share import Share
 from kparallel.engine.all_reduce import Sums
 from kparallel.engine.loss_state import LossState
@@ -43,8 +43,12 @@ def commit(
         with tf.device(replica.devices[s]):
             for variable, value in zip(stage.weights, result.assigned[s], strict=True):
                 # A weight that one replica alone holds is written by that replica.
-                if value is not None and (not has_single_copy(variable) or has_copy_on(variable, replica.devices[s])):
+                if value is None:
+                    continue
+                if not has_single_copy(variable):
                     variable.assign(value)
+                elif has_copy_on(variable, replica.devices[s]):
+                    copies_of(variable)[0].assign(value)
             rules = result.rules[s].rules
             stage.state.commit(result.start[s], result.ends[s], rules, sums.states[s], totals, replica.index)
     _commit_rows(replica, share, result)

@@ -54,13 +54,16 @@ class ReplicaResult:
         """
         stages = replica.pipeline.stages
         held, start = replica.values or (None, [])
+        communicators = () if replica.is_single else replica.communicators
+        weights = StageWeights(stages, replica.stage_devices, held, communicators)
         if replica.values is None:
-            for stage, device in zip(stages, replica.stage_devices, strict=True):
+            for s, (stage, device) in enumerate(zip(stages, replica.stage_devices, strict=True)):
+                brought = weights.state_of_owners(s)
                 with tf.device(device.name):
-                    start.append(stage.state.read(replica.index))
+                    start.append(stage.state.read(replica.index, brought))
         return cls(
             tuple(counts),
-            StageWeights(stages, replica.stage_devices, held),
+            weights,
             start,
             ends=[[] for _ in stages],
             assigned=[[None] * len(stage.weights) for stage in stages],

@@ -7,14 +7,25 @@ the owner alone has it      owner ─► brought ─► F ─► dropped ... own
 
 The second is `shard="weights"`. No more than two stages' weights are then on a device at once: those of the action
 that runs, and those of the next one, which travel meanwhile.
+
+Over several workers the weights of a stage are brought by one broadcast over the stage's column, to which each owner
+gives what it holds:
+
+```text
+worker 0    kernel ──┐                ┌──► kernel, bias
+worker 1      bias ──┴─► broadcast ───┴──► kernel, bias
+```
+
+All workers trace the same actions in the same order, so they launch the same broadcasts in the same order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 import tensorflow as tf
 
-from kparallel.compat.variables import copies_of, has_single_copy
+from kparallel.comm.communicator import Communicator
+from kparallel.compat.variables import copies_of, has_single_copy, slot_of_workers
 from kparallel.engine.stage_device import StageDevice
 from kparallel.stage.stage import Stage
 
@@ -30,6 +41,8 @@ class StageWeights:
         stages: The stages.
         devices: `[s]`: where they run.
         held: `[s][w]`: their values; None to read them from the variables.
+        communicators: `[s]`: those of the stages' columns, by which weights come that another worker holds. Default
+            none: every weight can be read in this process.
     """
 
     def __init__(
@@ -37,9 +50,11 @@ class StageWeights:
         stages: Sequence[Stage],
         devices: Sequence[StageDevice],
         held: Sequence[list[tf.Tensor]] | None = None,
+        communicators: Sequence[Communicator] = (),
     ) -> None:
         self._stages = stages
         self._devices = devices
+        self._communicators = communicators
         # `[s][w]`; None for a stage whose weights are brought.
         self._held: list[list[tf.Tensor] | None] = (
             [_read(stage, device) for stage, device in zip(stages, devices, strict=True)] if held is None else [*held]
@@ -55,7 +70,7 @@ class StageWeights:
         held = self._held[s]
         if held is not None:
             return held
-        return [_brought(variable, self._devices[s].name, after) for variable in self._stages[s].weights]
+        return self._bring(s, self._stages[s].weights, after)
 
     def all(self) -> list[list[tf.Tensor]]:
         """Return the weights of all stages on their devices."""
@@ -64,7 +79,30 @@ class StageWeights:
     def one(self, s: int, w: int) -> tf.Tensor:
         """Return a single weight of a stage on its device."""
         held = self._held[s]
-        return _brought(self._stages[s].weights[w], self._devices[s].name, ()) if held is None else held[w]
+        return self._bring(s, [self._stages[s].weights[w]], ())[0] if held is None else held[w]
+
+    def state_of_owners(self, s: int) -> dict[int, tf.Tensor]:
+        """Return, by the id of the variable, the state of a stage that another worker may hold.
+
+        It is weights that were frozen after `compile`: until the next one they stay with their owners.
+        """
+        apart = self._apart(self._stages[s].state.variables)
+        return dict(zip(map(id, apart), self._bring(s, apart, ()), strict=True))
+
+    def _apart(self, variables: Sequence[keras.Variable]) -> list[keras.Variable]:
+        """Return those variables that the workers share out."""
+        return [each for each in variables if self._communicators and slot_of_workers(each) is not None]
+
+    def _bring(self, s: int, variables: Sequence[keras.Variable], after: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Return copies of weights on the device of a stage, made when some tensors exist."""
+        device = self._devices[s].name
+        apart = self._apart(variables)
+        sent: Iterator[tf.Tensor] = iter([])
+        if apart:
+            with tf.name_scope(f"reduce{s}"):  # `kparallel.trace` counts what is under this name as communication.
+                sent = iter(_broadcast(apart, device, self._communicators[s], after))
+        ids = set(map(id, apart))
+        return [next(sent) if id(each) in ids else _brought(each, device, after) for each in variables]
 
 
 def _read(stage: Stage, device: StageDevice) -> list[tf.Tensor] | None:
@@ -83,3 +121,21 @@ def _brought(variable: keras.Variable, device: str, after: Sequence[tf.Tensor]) 
         value = owned.read_value()
     with tf.device(device):
         return tf.identity(value)
+
+
+def _broadcast(
+    variables: Sequence[keras.Variable], device: str, communicator: Communicator, after: Sequence[tf.Tensor]
+) -> list[tf.Tensor]:
+    """Return the values that the owners of weights, replicas of any worker, have sent to a device."""
+    values, owners = [], []
+    # All of it waits, the broadcast too: a worker that owns none of these weights would have room for them too early.
+    with tf.control_dependencies(list(after)):
+        for variable in variables:
+            owned = slot_of_workers(variable)
+            assert owned is not None
+            owners.append(owned.owner.replica)
+            value = owned.local_value()
+            with tf.device(device):
+                values.append(tf.zeros(owned.shape, owned.dtype) if value is None else tf.identity(value))
+        with tf.device(device):
+            return communicator.broadcast(values, owners)

@@ -90,7 +90,9 @@ class Step:
         self._owners = owners
         over_workers = owners is not None and not placement.group.is_single
         self._workers_update = (
-            WorkersUpdate(self._optimizer, model.optimizer, owners, placement) if owners and over_workers else None
+            WorkersUpdate(self._optimizer, model.optimizer, owners, placement, plan.shard or "optimizer")
+            if owners and over_workers
+            else None
         )
 
     def _may_share(self, jit: bool | None) -> bool:

@@ -25,7 +25,7 @@ from kparallel.compat.optimizers import (
     trained_by,
     training_only,
 )
-from kparallel.compat.variables import copies_of, one_copy_each
+from kparallel.compat.variables import copies_of, has_single_copy, one_copy_each
 from kparallel.engine.colocate import colocate_with_inputs
 from kparallel.engine.optimizer_update import OptimizerUpdate
 from kparallel.engine.placement import Placement
@@ -43,23 +43,30 @@ class WorkersUpdate:
         optimizer: The compiled optimizer.
         owners: By the id of a weight, the index of its owner among the replicas of all workers.
         placement: The replicas of this process.
+        shard: What the replicas share out: `"optimizer"` (default) or `"weights"`.
 
     Raises:
         ModelError: The optimizer, or one that it holds, is a class of the user's own.
     """
 
     def __init__(
-        self, update: OptimizerUpdate, optimizer: Any, owners: Mapping[int, int], placement: Placement
+        self,
+        update: OptimizerUpdate,
+        optimizer: Any,
+        owners: Mapping[int, int],
+        placement: Placement,
+        shard: str = "optimizer",
     ) -> None:
         self._update = update
         self._optimizer = optimizer
         self._optimizers = optimizers_in(optimizer)
         self._owners = owners
         self._placement = placement
+        self._shard = shard
         for each in self._optimizers:
             if getattr(keras.optimizers, type(each).__name__, None) is not type(each):
                 raise ModelError(
-                    "Expected an optimizer of Keras's with shard='optimizer' over several workers, received "
+                    f"Expected an optimizer of Keras's with shard={shard!r} over several workers, received "
                     f"{type(each).__name__}, which may read weights and slots that another worker holds. Say "
                     "shard=None."
                 )
@@ -83,7 +90,8 @@ class WorkersUpdate:
         if any(each.use_ema and each.ema_overwrite_frequency for each in self._optimizers):
             # An average overwrites weights without a gradient too, and those that were frozen since.
             written = self._weights(variables)
-        self._spread(written, replica)
+        # A weight that its owner alone holds stays there: the next step brings it to the others.
+        self._spread([weight for weight in written if not has_single_copy(weight)], replica)
 
     def _weights(self, variables: Iterable[keras.Variable]) -> list[keras.Variable]:
         """Return all weights that the optimizer may write, in an order that is the same on all workers."""
@@ -104,9 +112,9 @@ class WorkersUpdate:
             idle = sorted(workers - set(owners))
             if owners and idle:
                 raise PlanError(
-                    f"Expected a weight to update for each of {len(workers)} workers with shard='optimizer', received "
-                    f"{len(owners)} weights with a gradient for {type(optimizer).__name__}, of which worker {idle[0]} "
-                    "owns none. Say shard=None."
+                    f"Expected a weight to update for each of {len(workers)} workers with shard={self._shard!r}, "
+                    f"received {len(owners)} weights with a gradient for {type(optimizer).__name__}, of which worker "
+                    f"{idle[0]} owns none. Say shard=None."
                 )
 
     def _agreement(
@@ -185,6 +193,7 @@ class WorkersUpdate:
             if first <= self._owners[id(weight)] < first + number
         ]
         replica_of = {id(weight): index for weight, index in here}
+        copies = [(weight, 0 if has_single_copy(weight) else index) for weight, index in here]
         gradients: list[Any] = [None] * len(variables)
         for index, gradient in zip(known, of_replicas, strict=True):
             if id(variables[index]) in replica_of:
@@ -194,7 +203,7 @@ class WorkersUpdate:
         with (
             one_replica_view(),
             colocate_with_inputs(),
-            one_copy_each(here),
+            one_copy_each(copies),
             training_only(self._optimizers, lambda weight: id(weight) in replica_of),
             as_with_all_gradients(self._optimizer, finite, rests),
         ):

@@ -5,8 +5,10 @@ from typing import Any
 import keras
 
 from kparallel.compat.training import build_layers, build_symbolically
+from kparallel.compat.variables import as_ordinary
 from kparallel.model.runtime import Runtime
 from kparallel.model.takeover import take_over
+from kparallel.model_variables import variables_of
 
 __all__: list[str] = []
 
@@ -32,8 +34,9 @@ def build_missing(model: keras.Model, runtime: Runtime, data_batch: Any, inputs_
         data_batch: Tensors or specs.
         inputs_only: Whether to build layers alone: neither loss nor optimizer can be built without targets.
     """
-    if inputs_only:
-        build_layers(model, data_batch)
-    else:
-        build_symbolically(model, data_batch)
+    with as_ordinary(variables_of(model)):  # Keras traces what it builds.
+        if inputs_only:
+            build_layers(model, data_batch)
+        else:
+            build_symbolically(model, data_batch)
     place_new(model, runtime)

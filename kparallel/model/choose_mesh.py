@@ -79,7 +79,7 @@ def _local_replicas(options: Options, stages: int, workers: int, names: Sequence
         if len(names) < needed:
             raise PlanError(
                 f"Expected at most {len(names)} stages for the devices {list(names)}, received {stages}. {way_out} "
-                "Or say replicas=1 to put several stages on one device."
+                f"Or say replicas={workers} to put several stages on one device."
             )
         return 1 if dealt or one_replica else len(names) // stages
     if options.replicas % workers:

@@ -27,10 +27,21 @@ class FirstBatch:
         self._runtime = runtime
         # With one part there is nothing that could differ.
         self._due = runtime.check != "off" and runtime.placement.replicas * runtime.plan.microbatches > 1
+        self._is_first = True
 
     def is_due(self, batch: Any) -> bool:
         """Tell whether to compare a batch: one with two rows, and none was before."""
+        is_first, self._is_first = self._is_first, False
+        if is_first and self._due:
+            self._bring_weights()
         return self._due and row_count(first_share(self._runtime, batch)) > 1
+
+    def _bring_weights(self) -> None:
+        """Let weights that the workers share out come together, of which the comparison reads all."""
+        shared = self._runtime.slots if self._runtime.plan.shard == "weights" else None
+        # All workers are at their first batch here, also those that have no two rows to compare.
+        if shared is not None and own_code(self._model, self._name != "predict_step"):
+            shared.gather_if_apart()
 
     def compare(self, batch: Any) -> str | None:
         """Compare a batch with its parts.

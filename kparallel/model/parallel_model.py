@@ -10,6 +10,7 @@ from kparallel.comm.failures import translate_worker_loss
 from kparallel.compat.data import epoch_batches
 from kparallel.compat.optimizers import own_optimizer
 from kparallel.compat.training import compile_arguments, forget_functions, record_jit
+from kparallel.compat.variables import as_ordinary
 from kparallel.data.batches import WholeBatchStrategy
 from kparallel.errors import ModelError
 from kparallel.model.arguments import named, takes
@@ -141,7 +142,10 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
 
     def export(self, *args: Any, **kwargs: Any) -> Any:
         """Export for serving, as `keras.Model.export` does; in a cluster only the chief writes."""
-        return super().export(*args, **kwargs) if self._kparallel.writes else None
+        if not self._kparallel.writes:
+            return None
+        with as_ordinary(self.weights):  # Exporting traces a function, which keeps what the weights are now.
+            return super().export(*args, **kwargs)
 
     def unwrap(self) -> keras.Model:
         """Turn this model back into a plain one, in place, and return it."""

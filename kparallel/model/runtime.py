@@ -49,8 +49,9 @@ class Runtime:
         self.check = check
         self.feeding = False
         self.shard_is_free = False  # Whether `compile` may decide anew what the replicas share out.
-        over_workers = plan.shard is not None and not placement.group.is_single
-        self.slots = SlotsOfWorkers(placement.group, len(placement.rows)) if over_workers else None
+        self.slots: SlotsOfWorkers | None = None
+        if plan.shard is not None and not placement.group.is_single:
+            self.slots = SlotsOfWorkers(placement.group, len(placement.rows), plan.shard)
         self.epoch = EpochState()
         self.jit: bool | None = None
         self.loop: LoopStrategy | None = None

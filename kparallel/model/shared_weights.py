@@ -24,6 +24,6 @@ def check_shared_weights(model: keras.Model, graph: Graph | None) -> None:
     required_graph(graph, model, "for shard='weights'")
     if has_several_machines():
         raise PlanError(
-            "Expected one machine for shard='weights', received one program over several, where weights do not travel "
-            "for each action. Say shard='optimizer'."
+            "Expected one machine or several workers for shard='weights', received one program over several machines, "
+            "where weights do not travel for each action. Say shard='optimizer', or run without --one-program."
         )

@@ -186,7 +186,7 @@ def owners_of(model: keras.Model, runtime: Runtime) -> dict[int, int] | None:
 def _columns(model: keras.Model, runtime: Runtime) -> Iterator[tuple[keras.Variable, Column, bool, SlotOwner | None]]:
     """Yield each variable of a model once, with the devices of its copies, whether a single one is for all, and whose.
 
-    The last one is given for a slot of an optimizer that is sharded over workers.
+    The last one is given for what the workers share out: a slot, with `shard="weights"` a weight too.
     """
     last, stages, owners = len(runtime.plan.groups) - 1, _stages(model, runtime), owners_of(model, runtime)
     alone = set(map(id, _updated(model))) if runtime.plan.shard == "weights" else set()
@@ -213,7 +213,8 @@ def _columns(model: keras.Model, runtime: Runtime) -> Iterator[tuple[keras.Varia
             continue
         local = owners[id(weight)] - runtime.placement.first_replica
         is_here = 0 <= local < len(column)
-        owner = None if runtime.slots is None else SlotOwner(owners[id(weight)], is_here, runtime.slots)
+        is_weight = weight is variable
+        owner = None if runtime.slots is None else SlotOwner(owners[id(weight)], is_here, runtime.slots, is_weight)
         yield variable, (column[local] if is_here else runtime.host,), True, owner
 
 

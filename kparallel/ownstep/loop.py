@@ -81,9 +81,11 @@ class LoopStrategy:
         """
         kwargs = kwargs or {}
         if not self._placement.group.is_single and self._owners() is not None:
+            shared = any(has_single_copy(weight) for weight in self._model.trainable_variables)
+            shard, what = ("weights", "weights") if shared else ("optimizer", "slots")
             raise ModelError(
-                "Expected fit or train_on_batch with shard='optimizer' over several workers, received a loop of one's "
-                "own, which may read slots that another worker holds. Say shard=None."
+                f"Expected fit or train_on_batch with shard={shard!r} over several workers, received a loop of one's "
+                f"own, which may read {what} that another worker holds. Say shard=None."
             )
         if any(has_single_copy(weight) for weight in self._model.trainable_variables):
             raise ModelError(

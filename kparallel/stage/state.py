@@ -16,7 +16,7 @@ the total weight, is added to the start, see `State.commit`.
 """
 
 import enum
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -87,18 +87,19 @@ class State:
         known = dict.fromkeys(seeds, Rule.SEED) | dict.fromkeys(moments, Rule.MOMENTS) | dict.fromkeys(rows, Rule.ROWS)
         self.known: list[Rule | None] = [known.get(id(variable)) for variable in self.variables]
 
-    def read(self, replica_index: int) -> list[tf.Tensor]:
+    def read(self, replica_index: int, known: Mapping[int, tf.Tensor] | None = None) -> list[tf.Tensor]:
         """Return this replica's state as tensors.
 
         Args:
             replica_index: It shifts the seeds, so that each replica draws random numbers of its own. Replica 0 has the
                 seeds of one device.
+            known: By the id of a variable, the value of one that cannot be read here. Default none.
         """
-        shift = seed_shift(replica_index)
+        shift, known = seed_shift(replica_index), known or {}
         return [
             tf.identity(variable.value) + tf.cast(shift, variable.value.dtype)
             if rule is Rule.SEED and replica_index
-            else tf.identity(variable.value)
+            else tf.identity(known.get(id(variable), variable.value))
             for variable, rule in zip(self.variables, self.known, strict=True)
         ]
 

@@ -54,7 +54,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         order: The data whose order depends on the epoch, or None.
         model: The wrapped model.
         epoch: What is known of the data, and of a checkpoint that was read.
-        slots: The slots of an optimizer that is sharded over the workers; default None.
+        slots: What the workers share out, slots and perhaps weights; default None.
         **params: The arguments of `keras.callbacks.CallbackList`.
     """
 
@@ -167,7 +167,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         status = {"error": f"{type(error).__name__}: {error}" if error else "", "stop": bool(self.model.stop_training)}
         answers = self._exchange(status)
         while any(answer.get("gather") for answer in answers):
-            # A worker asks within its hook for the slots of an optimizer that is sharded over the workers.
+            # A worker asks within its hook for what the workers share out.
             if self._slots is not None:
                 self._slots.gather()
             answers = self._exchange(status)

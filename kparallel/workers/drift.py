@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from kparallel.comm.group import WorkerGroup
 from kparallel.compat.optimizers import own_optimizer
+from kparallel.compat.variables import slot_of_workers
 from kparallel.data.digest import BatchDigest
 from kparallel.errors import DataError, WorkerError
 
@@ -36,7 +37,8 @@ def check_drift(group: WorkerGroup, model: keras.Model, read: BatchDigest) -> No
         WorkerError: Their weights or learning rates differ.
     """
     # A norm for each weight: a number travels where the weight itself would be as large as a step's gradients.
-    weights = [weight for weight in model.weights if tf.as_dtype(weight.dtype).is_floating]
+    # A weight that one worker alone holds cannot differ.
+    weights = [weight for weight in model.weights if _is_floating(weight) and slot_of_workers(weight) is None]
     status = {"read": str(read), "rate": _rate(model), "norms": [_norm(weight) for weight in weights]}
     answers = [json.loads(answer) for answer in group.all_gather_text(json.dumps(status))]
     check_same_batch(read, [answer["read"] for answer in answers])
@@ -44,7 +46,34 @@ def check_drift(group: WorkerGroup, model: keras.Model, read: BatchDigest) -> No
     # NaN equals NaN here: no worker has a rate, or all have lost it alike.
     if not _alike([np.nan if rate is None else rate for rate in rates]):
         _refuse("learning rate", rates)
-    for weight, norms in zip(weights, zip(*(answer["norms"] for answer in answers), strict=True), strict=True):
+    _check_norms(weights, [answer["norms"] for answer in answers])
+
+
+def check_written(group: WorkerGroup, model: keras.Model, is_written: bool) -> None:
+    """Check that the workers have the same values of weights that they share out, before each drops the others'.
+
+    Args:
+        group: The workers.
+        model: The wrapped model, its weights together.
+        is_written: Whether one may have been written on this worker since they came together.
+
+    Raises:
+        WorkerError: The values differ.
+    """
+    if not any(json.loads(text) for text in group.all_gather_text(json.dumps(is_written))):
+        return
+    weights = [weight for weight in model.weights if _is_floating(weight) and slot_of_workers(weight) is not None]
+    own = json.dumps([_norm(weight) for weight in weights])
+    _check_norms(weights, [json.loads(text) for text in group.all_gather_text(own)])
+
+
+def _is_floating(weight: keras.Variable) -> bool:
+    return bool(tf.as_dtype(weight.dtype).is_floating)
+
+
+def _check_norms(weights: Sequence[keras.Variable], of_workers: Sequence[Sequence[float]]) -> None:
+    """Compare the norms of weights, `[worker][weight]`."""
+    for weight, norms in zip(weights, zip(*of_workers, strict=True), strict=True):
         if not _alike(norms):
             _refuse(f"values of weight {weight.path!r}", [f"a norm of {norm:.6g}" for norm in norms])
 

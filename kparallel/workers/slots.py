@@ -1,4 +1,4 @@
-"""The slots of an optimizer that is sharded over workers: where they come together, and what reads of them wait for.
+"""What the workers share out: where it comes together, and what reads of it wait for.
 
 ```text
              step               where all workers pass               step
@@ -6,6 +6,7 @@ worker 0     a's slots    ──►   slots of a, slots of b    ──►   a's 
 worker 1     b's slots    ──►   slots of a, slots of b    ──►   b's slots       holds b
 ```
 
+These are the slots of a sharded optimizer, and with `shard="weights"` the weights too; both are called slots here.
 Between steps a slot has a value on one worker alone. A worker that reads another one's slot could wait forever, since
 the others may be in the next step. So slots come together only where all workers pass: after `fit` and
 `train_on_batch`, and in those hooks of callbacks after which the workers exchange messages, if one of them reads there.
@@ -24,6 +25,7 @@ from kparallel.compat.placed_variables import SlotAccess, SlotOfWorkers
 from kparallel.compat.variables import slot_of_workers
 from kparallel.errors import ModelError
 from kparallel.model_variables import variables_of
+from kparallel.workers.drift import check_written
 
 __all__: list[str] = []
 
@@ -36,14 +38,17 @@ class SlotsOfWorkers(SlotAccess):
     Args:
         group: The workers.
         replicas: The number of replicas on each.
+        shard: What they share out: `"optimizer"` or `"weights"`.
     """
 
-    def __init__(self, group: WorkerGroup, replicas: int) -> None:
+    def __init__(self, group: WorkerGroup, replicas: int, shard: str) -> None:
         self._group = group
         self._replicas = replicas
+        self._shard = shard
         self._model: Callable[[], keras.Model | None] = lambda: None
         self._ask: Callable[[], None] | None = None
         self.is_apart = False  # The same on all workers.
+        self._is_written = False  # Whether this worker has written into one since they came together.
 
     def belong_to(self, model: keras.Model) -> None:
         """Say which model has the slots."""
@@ -53,15 +58,21 @@ class SlotsOfWorkers(SlotAccess):
         self.is_apart = False  # A slot is on every worker when it is placed; the next step drops it.
 
     def release(self) -> None:
-        """Drop, before a step, what other workers hold."""
+        """Drop, before a step, what other workers hold.
+
+        Raises:
+            WorkerError: A weight was written, and not on all workers alike.
+        """
         if self.is_apart:
             return
+        self._check_written()
         for slot in self._slots():
             slot.release()
         self.is_apart = True
 
     def gather(self) -> None:
         """Give every worker the values of all slots. All workers make the same call."""
+        self._check_written()
         slots = self._slots()
         while slots:
             part = [slots.pop(0)]
@@ -74,6 +85,13 @@ class SlotsOfWorkers(SlotAccess):
                 if own is None:
                     slot.receive(value)
         self.is_apart = False
+
+    def _check_written(self) -> None:
+        """Compare weights that are together: what a worker has written into another one's weight is lost from here."""
+        model, is_written = self._model(), self._is_written
+        if self._shard == "weights" and model is not None and not self.is_apart:
+            self._is_written = False
+            check_written(self._group, model, is_written)
 
     def gather_if_apart(self) -> None:
         """Give every worker the values of all slots, if one lacks some. All workers make the same call."""
@@ -93,29 +111,36 @@ class SlotsOfWorkers(SlotAccess):
         finally:
             self._ask = before
 
-    def before_read(self, name: str, in_graph: bool) -> None:
+    def before_read(self, variable: SlotOfWorkers, in_graph: bool) -> None:
         if in_graph:
+            way_out = ", or say shard='optimizer' where a step reads it" if variable.owner.is_weight else ""
             raise ModelError(
-                f"Expected the slot {name!r} of an optimizer with shard='optimizer' to be read outside of every "
-                "tf.function, received a read inside one: another worker holds it while steps run. Read it with "
-                "numpy() where all workers pass."
+                f"Expected the {self._described(variable)} to be read outside of every tf.function, received a read "
+                "inside one: one worker alone holds it while steps run. Read it with numpy() where all workers pass"
+                f"{way_out}."
             )
-        self._bring_together(name, "read")
+        self._bring_together(variable, "read")
 
-    def before_write(self, name: str) -> None:
+    def before_write(self, variable: SlotOfWorkers) -> None:
         # A worker that first wrote its own slots and then asked for others would send what it has written already.
         if self.is_apart:
-            self._bring_together(name, "written")
+            self._bring_together(variable, "written")
+        self._is_written = True
 
-    def _bring_together(self, name: str, what: str) -> None:
+    def _bring_together(self, variable: SlotOfWorkers, what: str) -> None:
         if self._ask is None:
+            kind = "weight" if variable.owner.is_weight else "slot"
             raise ModelError(
-                f"Expected the slot {name!r} of an optimizer with shard='optimizer' to be {what} where all workers "
-                f"pass, received worker {self._group.worker_index} alone, while each slot is on one worker. Do it "
-                "after fit or train_on_batch, or in fit in a callback's hook at the begin or end of training, an epoch "
-                "or a training batch."
+                f"Expected the {self._described(variable)} to be {what} where all workers pass, received worker "
+                f"{self._group.worker_index} alone, while each {kind} is on one worker. Do it after fit or "
+                "train_on_batch, or in fit in a callback's hook at the begin or end of training, an epoch or a "
+                "training batch."
             )
         self._ask()
+
+    def _described(self, variable: SlotOfWorkers) -> str:
+        kind = f"weight {variable.name!r}" if variable.owner.is_weight else f"slot {variable.name!r} of an optimizer"
+        return f"{kind} with shard={self._shard!r}"
 
     def _slots(self) -> list[SlotOfWorkers]:
         """Return all slots, in an order that is the same on all workers."""

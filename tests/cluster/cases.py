@@ -54,6 +54,14 @@ def deep():
     return keras.Model(inputs, L.Dense(3, activation="softmax")(x))
 
 
+def normed_deep():
+    x = inputs = keras.Input((4,))
+    for index in range(2):
+        x = L.Dense(5 + index, activation="tanh", kernel_regularizer="l2", name=f"dense_{index}")(x)
+        x = L.BatchNormalization(synchronized=True)(x)
+    return keras.Model(inputs, L.Dense(3, activation="softmax")(x))
+
+
 @dataclass(frozen=True)
 class Case:
     """One model, how it is compiled and what is done with it; `run` returns numbers that must agree.
@@ -289,6 +297,32 @@ SHARDED = {
     "sharded_several": case(lambda: each_of_two(), build=deep, options={"shard": "optimizer"}),
 }
 CASES |= SHARDED
+# Both stages on one device of each worker, where their weights are brought in turn; or a device for each.
+IN_TURN = {"shard": "weights", "stages": 2, "replicas": 2, "devices": ["CPU:0"]}
+WEIGHTS_SHARED = {
+    "weights": case(lambda: opt.Adam(0.01, global_clipnorm=0.05), options={"shard": "weights"}, job=resumed),
+    "weights_in_turn": case(lambda: opt.Adam(0.01), build=normed_deep, options=IN_TURN, job=by_hand),
+    "weights_accumulation": case(
+        lambda: opt.AdamW(0.01, gradient_accumulation_steps=2, global_clipnorm=0.05),
+        build=deep,
+        options=IN_TURN | {"stages": 3, "recompute": "always"},
+    ),
+    "weights_average": case(
+        lambda: opt.SGD(0.1, momentum=0.9, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2),
+        build=masked,
+        fit={"callbacks": [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]},
+        options={"shard": "weights"},
+    ),
+    "weights_scaled": case(
+        lambda: opt.LossScaleOptimizer(opt.Muon(0.01, global_clipnorm=0.05), initial_scale=8.0),
+        build=deep,
+        options=IN_TURN,
+    ),
+    "weights_traced": case(
+        lambda: opt.Adam(0.01), build=deep, job=traced, options={"shard": "weights", "stages": 2, "replicas": 2}
+    ),
+}
+CASES |= WEIGHTS_SHARED
 
 
 def own_metric(y_true, y_pred):

@@ -4,9 +4,11 @@ The workers run them in this order, in one process each. What a case leaves behi
 """
 
 import contextlib
+import gc
 import json
 import re
 import time
+import weakref
 
 import keras
 import numpy as np
@@ -561,6 +563,94 @@ def one_weight_shared_out(worker):
     model = kparallel.wrap(keras.Model(inputs, L.Dense(1, use_bias=False)(inputs)), shard="optimizer")
     model.compile("adam", "mse")
     fit(model)
+
+
+# Weights that are shared out.
+
+
+def weights_of(model):
+    return [slot_of_workers(weight) for weight in model.trainable_weights]
+
+
+@returns(lambda one, other: one == other and len(set(map(str, one[:-1]))) == 2 and one[-2] == one[-1])
+def weights_read_by_one(worker):
+    """One worker reads all of them between steps, the other none; after fit they are on both."""
+    read, model = [], net(optimizer="adam", shard="weights")
+    reading = on_one(worker, on_train_batch_end=lambda m: read.append([w.tolist() for w in m.get_weights()]))
+    fit(model, epochs=1, batch_size=8, callbacks=[reading])
+    told = [json.loads(text) for text in model._kparallel.placement.group.all_gather_text(json.dumps(read))][1]
+    return [*told, [weight.tolist() for weight in model.get_weights()]]
+
+
+def part_at_rest(one, other):
+    (held, dropped, sizes), (others, also, _) = one, other
+    bound = 3 * (sum(sizes) / 2 + max(sizes))  # A weight and its two slots.
+    return dropped and also and held + others == 3 * sum(sizes) and 0 < max(held, others) <= bound
+
+
+@returns(part_at_rest)
+def weights_at_rest(worker):
+    """Between steps a worker has at most its part of weights and slots, and the largest weight with its slots."""
+    model, held = net(optimizer="adam", shard="weights"), []
+    others = [weakref.ref(each.local_copies[0]) for each in weights_of(model) if not each.owner.is_here]
+
+    def note(*_, **__):
+        gc.collect()
+        local = [each.local_value() for each in (*weights_of(model), *map(slot_of_workers, slots_of(model)))]
+        held.append(sum(int(tf.size(value)) for value in local if value is not None))
+        held.append(bool(others) and not any(copy() for copy in others))
+
+    fit(model, epochs=1, callbacks=[C.LambdaCallback(on_train_batch_end=note)])
+    return [*held[:2], [int(np.prod(weight.shape)) for weight in model.trainable_weights]]
+
+
+class ReadingWeights(C.Callback):
+    def on_test_begin(self, logs=None):
+        self.model.get_weights()
+
+
+@raises("ModelError", "with shard='weights' to be read where all workers pass, received worker ")
+def weights_read_where_the_other_does_not_pass(worker):
+    model = net(optimizer="adam", shard="weights")
+    fit(model, validation_data=(X[:4], Y[:4]), callbacks=[ReadingWeights()])
+
+
+@raises("WorkerError", "same values of weight ")
+def weights_written_by_one(worker):
+    fit(net(optimizer="adam", shard="weights"), callbacks=[on_one(worker, on_train_batch_end=zero_weights)])
+
+
+@raises("ModelError", "with shard='weights' to be read outside of every tf.function")
+def weights_read_in_a_step(worker):
+    model = net(optimizer="adam", shard="weights")
+    kernel = model.layers[-1].kernel
+    model.layers[1].kernel.regularizer = lambda own: keras.ops.sum(own) * keras.ops.sum(kernel)
+    fit(model)
+
+
+@raises("ModelError", "with shard='weights' over several workers, received a loop of one's own")
+def own_loop_with_weights_shared_out(worker):
+    net(shard="weights").distribute_strategy.run(lambda: None)
+
+
+@raises("PlanError", "Expected one microbatch for shard='weights' over 2 workers, received 2")
+def microbatches_with_weights_shared_out(worker):
+    net(shard="weights", microbatches=2)
+
+
+@returns(lambda one, other: one == other and one[0])
+def weights_with_code_of_ones_own(worker):
+    """A comparison with parts reads all weights, also that of a validation within fit; then some are frozen."""
+    model = net(optimizer="adam", loss=lambda y, p: keras.ops.mean((y - p) ** 2, axis=-1), shard="weights")
+    losses = fit(model, validation_data=(X[:8], Y[:8]))
+    model.layers[-1].trainable = False  # Without another compile.
+    model.test_function = None
+    whole = model.evaluate(X, Y, verbose=0)
+    outputs = model.predict(X, verbose=0)
+    same = np.allclose(whole, np.mean((outputs - Y) ** 2), atol=1e-6) and np.allclose(outputs, model(X), atol=1e-6)
+    if worker.index == 0:
+        model.export(worker.folder / "weights_exported", verbose=False)
+    return [bool(same), losses]
 
 
 # After all these errors.

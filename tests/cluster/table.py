@@ -2,7 +2,7 @@
 
     kparallel run -n 2 table.py DIRECTORY NAME ...     python table.py DIRECTORY NAME ...
 
-With SHARD=optimizer in the environment the workers share the optimizer out.
+With SHARD=optimizer in the environment the workers share the optimizer out, with SHARD=weights the weights too.
 
 Each named case's weights, slots, history and outputs are pickled into the directory, in a file for each worker.
 """

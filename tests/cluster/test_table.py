@@ -42,6 +42,12 @@ def sharded(tmp_path_factory):
     return outcomes(tmp_path_factory.mktemp("sharded"), SHARDED, timeout=1800, shard="optimizer")
 
 
+@pytest.fixture(scope="module")
+def weights_shared(tmp_path_factory):
+    """What they made of it with the weights shared out."""
+    return outcomes(tmp_path_factory.mktemp("weights"), SHARDED, timeout=1800, shard="weights")
+
+
 def outcomes(folder, names, timeout, **options):
     # A short heartbeat: should one worker alone raise, the other is not to wait for it long.
     gang = [sys.executable, "-m", "kparallel", "run", "-n", "2", "--timeout", "60", "--heartbeat", "20"]
@@ -78,6 +84,13 @@ def test_each_worker_equals_plain_keras_in_the_other_cases(rest, name, worker):
 @pytest.mark.parametrize("name", SHARDED)
 def test_each_worker_equals_plain_keras_with_the_optimizer_shared_out(sharded, name, worker):
     check(sharded, name, worker)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("worker", ["0", "1"])
+@pytest.mark.parametrize("name", SHARDED)
+def test_each_worker_equals_plain_keras_with_the_weights_shared_out(weights_shared, name, worker):
+    check(weights_shared, name, worker)
 
 
 def check(results, name, worker):

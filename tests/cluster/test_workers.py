@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 IN_FULL = ["adam", "clipnorm", "ema", "sample_weight", "normed", "steps_per_execution", "dice", "mixed_float16"]
 IN_FULL += ["momentum_validation", "generator", "dicts", "pipeline", "global_clipnorm", "dataset"]
 IN_FULL += ["sharded_by_hand", "sharded_average", "sharded_scaled", "sharded_several", "sharded_accumulation"]
+IN_FULL += ["weights_average", "weights_scaled", "weights_accumulation", "weights_traced"]
 CHOSEN = [name for name in CASES if name not in IN_FULL]
 
 
@@ -71,7 +72,7 @@ def test_three_hosts_equal_one_device(folder, tmp_path):
 
 
 def test_tensorflows_collectives_equal_one_device(folder, tmp_path):
-    names = ("accumulation", "mask", "compressed", "sharded")
+    names = ("accumulation", "mask", "compressed", "sharded", "weights_in_turn")
     choice = {"KPARALLEL_COLLECTIVES": "tensorflow", "CARRIER": "TFCommunicator"}
     gang = [sys.executable, "-m", "kparallel", "run", "-n", "2", "--timeout", "60", HERE / "work.py", tmp_path, *names]
     done = subprocess.run(gang, env=ENVIRONMENT | choice, capture_output=True, text=True, timeout=600)

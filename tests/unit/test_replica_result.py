@@ -13,12 +13,15 @@ def before():
     weights = [[tf.constant(1.0), tf.constant(2.0)], [tf.constant(3.0), tf.constant(4.0)]]
     stages = [
         SimpleNamespace(
-            weights=[SimpleNamespace(value=w, _value=w) for w in own], state=SimpleNamespace(read=lambda index: [])
+            weights=[SimpleNamespace(value=w, _value=w) for w in own],
+            state=SimpleNamespace(variables=[], read=lambda index, known: []),
         )
         for own in weights
     ]
     devices = (StageDevice("CPU:0"), StageDevice("CPU:1"))
-    replica = SimpleNamespace(pipeline=SimpleNamespace(stages=stages), stage_devices=devices, index=0, values=None)
+    replica = SimpleNamespace(
+        pipeline=SimpleNamespace(stages=stages), stage_devices=devices, index=0, values=None, is_single=True
+    )
     return ReplicaResult.before(replica, [2, 1])
 
 

@@ -1,4 +1,7 @@
-"""Slots that another worker holds between steps: where they come together, and what is refused."""
+"""Slots and weights that another worker holds between steps: where they come together, and what is refused."""
+
+import gc
+import weakref
 
 import keras
 import numpy as np
@@ -8,8 +11,8 @@ import tensorflow as tf
 from kparallel.comm.group import WorkerGroup
 from kparallel.compat.distribute import mirrored
 from kparallel.compat.placed_variables import SlotOwner
-from kparallel.compat.variables import place_variable, slot_of_workers
-from kparallel.errors import ModelError
+from kparallel.compat.variables import as_ordinary, copies_of, place_variable, slot_of_workers
+from kparallel.errors import ModelError, WorkerError
 from kparallel.workers.slots import SlotsOfWorkers
 
 DEVICE = ("CPU:0",)
@@ -39,12 +42,23 @@ def made():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     model.compile(keras.optimizers.SGD(0.1, momentum=0.9))
     model.optimizer.build(model.trainable_variables)
-    slots = SlotsOfWorkers(Group(), 1)
+    slots = SlotsOfWorkers(Group(), 1, "optimizer")
     slots.belong_to(model)
     momenta = model.optimizer.variables[2:]
     for owner, momentum in enumerate(momenta):
         place_variable(momentum, mirrored(DEVICE), DEVICE, True, SlotOwner(owner, owner == 0, slots))
     return slots, momenta, model
+
+
+@pytest.fixture
+def weights():
+    """The weights of a model: worker 0 holds the kernel, worker 1 the bias."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, kernel_initializer="ones")])
+    access = SlotsOfWorkers(Group(), 1, "weights")
+    access.belong_to(model)
+    for owner, weight in enumerate(model.weights):
+        place_variable(weight, mirrored(DEVICE), DEVICE, True, SlotOwner(owner, owner == 0, access, is_weight=True))
+    return access, model
 
 
 def test_what_another_worker_holds_is_dropped_before_a_step_and_comes_where_all_gather(made):
@@ -91,7 +105,9 @@ def test_a_function_may_not_keep_a_copy(made):
 
 def test_a_slot_has_a_shape_where_it_has_no_value(made):
     slots, (_, bias), _ = made
+    known_by = bias.value._unique_id
     slots.release()
+    assert bias.value._unique_id == known_by  # By this, optimizers find the slots of a weight.
     assert bias.shape == (2,) and bias.value.shape == (2,) and bias.value.dtype == tf.as_dtype(bias.dtype)
     assert "bias" in bias.value.name
 
@@ -103,3 +119,62 @@ def test_what_is_placed_since_is_on_every_worker(made):
     assert not slots.is_apart
     slots.gather_if_apart()
     assert not slots._group.owners
+
+
+def test_a_weight_is_dropped_and_comes_as_a_slot_does(weights):
+    access, model = weights
+    kernel, bias = model.weights
+    dropped = weakref.ref(slot_of_workers(bias).local_copies[0])
+    access.release()
+    gc.collect()
+    assert dropped() is None and not slot_of_workers(bias).local_copies  # Nothing else keeps its bytes.
+    with pytest.raises(ModelError, match="the weight '.*bias.*' with shard='weights' to be read where all"):
+        bias.numpy()
+    access.gather()
+    assert bias.numpy().tolist() == [7, 7] and bias.value.values[0].trainable
+    np.testing.assert_array_equal(model(np.ones((1, 3))), [[10, 10]])
+    assert kernel.numpy().tolist() == [[1, 1]] * 3
+
+
+def test_a_graph_has_no_weight_of_its_owner_either_but_what_is_traced_to_be_dropped_has(weights):
+    """A step that read it would go on where it is, while the other workers refuse it."""
+    access, model = weights
+    kernel = model.weights[0]
+
+    def traced():
+        return tf.function(lambda: tf.identity(kernel.value), autograph=False).get_concrete_function()
+
+    with pytest.raises(ValueError, match="outside of every tf.function.*say shard='optimizer' where a step reads it"):
+        traced()
+    with as_ordinary(model.weights):
+        assert traced()().numpy().tolist() == [[1, 1]] * 3
+    access.release()
+    with as_ordinary(model.weights):
+        traced()  # This worker holds it.
+    assert slot_of_workers(kernel) is not None and len(copies_of(kernel)) == 1
+
+
+@pytest.mark.parametrize("change", [1, 0])
+def test_weights_that_were_written_are_compared_before_each_worker_drops_the_others(weights, change, monkeypatch):
+    access, model = weights
+    texts = []
+    # The other worker has the norms that the kernel of ones has, whatever this worker says.
+    other = ["false", "[2.449489742783178, 0.0]"]
+
+    def gathered(text):
+        texts.append(text)
+        return [text, other[len(texts) - 1]]
+
+    monkeypatch.setattr(access._group, "all_gather_text", gathered)
+    access.release()
+    assert texts == ["false"]  # Nothing was written.
+    access.gather()
+    texts.clear()
+    model.weights[0].assign_add(np.full((3, 2), change))
+    model.weights[1].assign([0, 0])
+    if change:
+        with pytest.raises(WorkerError, match="same values of weight '.*kernel' on all workers, received worker 0"):
+            access.release()
+    else:
+        access.release()
+        assert len(texts) == 2 and access.is_apart
