@@ -125,7 +125,7 @@ def _with_gradients(call: Call, devices: Sequence[str]) -> Callable[[dict[int, A
 
     def on_all(arguments: dict[int, Any]) -> list[Any]:
         first: list[Any] = []
-        sums = []
+        sums: list[Any] = []
         for name in devices:
             with tf.device(name or None):
                 outputs, computed = on_one(arguments)
