@@ -92,7 +92,7 @@ def measured(graph: Graph, x: list[Any], repeats: int = 3, devices: Sequence[str
         arguments = {key: values[number] for key, number in call.reads}
         # Each call by itself, on the outputs of the calls before it.
         run = _with_gradients(call, devices)
-        outputs = run(arguments)  # Its outputs are the inputs of later calls.
+        outputs = run(arguments)[: len(call.writes)]  # The inputs of later calls; what follows is to be waited for.
         times.append(max(0.0, median_time(run, arguments, repeats) - idle))
         values.update(zip(call.writes, outputs, strict=True))
     return times
@@ -114,26 +114,26 @@ def _with_gradients(call: Call, devices: Sequence[str]) -> Callable[[dict[int, A
     layer = call.operation if isinstance(call.operation, keras.layers.Layer) else None
     weights = [] if layer is None else [v.value for v in trained([layer])]
 
-    def on_one(arguments: dict[int, Any]) -> list[Any]:
+    def on_one(arguments: dict[int, Any]) -> tuple[list[Any], list[Any]]:
         floats = [value for value in arguments.values() if value.dtype.is_floating]
         with tf.GradientTape() as tape:
             tape.watch(floats)
             outputs = call_operation(call.operation, call.arguments, arguments, True)
         gradients = tape.gradient([o for o in outputs if o.dtype.is_floating], [*floats, *weights])
-        # The outputs wait for the gradients. Nothing else needs them, and TensorFlow would prune them.
-        computed = [tf.reduce_sum(tf.cast(tf.convert_to_tensor(g), tf.float32)) for g in gradients if g is not None]
-        if computed:
-            with tf.control_dependencies(computed):
-                outputs = [tf.identity(output) for output in outputs]
-        return outputs
+        # Sums are returned: what only a control dependency reads TensorFlow turns into nothing, with all before it.
+        return outputs, [tf.reduce_sum(tf.convert_to_tensor(g)) for g in gradients if g is not None]
 
     def on_all(arguments: dict[int, Any]) -> list[Any]:
-        of_each = []
+        first: list[Any] = []
+        sums: list[Any] = []
         for name in devices:
             with tf.device(name or None):
-                of_each.append(on_one(arguments))
-        with tf.control_dependencies([output for outputs in of_each[1:] for output in outputs]):
-            return [tf.identity(output) for output in of_each[0]]
+                outputs, computed = on_one(arguments)
+                sums += computed
+                if first:
+                    sums += [tf.reduce_sum(output) for output in outputs if output.dtype.is_floating]
+                first = first or outputs
+        return [*first, *sums]
 
     function: Callable[[dict[int, Any]], list[Any]] = traced(on_all)
     return function

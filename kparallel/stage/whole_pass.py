@@ -5,7 +5,7 @@ calls      one, one, one ... │ two, two, two ...     each alone, again and aga
 a pass     one, two, three ... three, two, one       each once, on every device at once, with weights of its own
 ```
 
-On CPUs the calls of a large model add up to a third of its pass: what they leave out is the way to the memory.
+What the calls leave out is the way to the memory.
 """
 
 import math
@@ -42,7 +42,7 @@ def whole_pass(graph: Graph, x: list[Any], repeats: int = 5, devices: Sequence[s
         with tf.device(name or None):
             copies.append([tf.identity(v.value) for v in variables])
 
-    def on_one(values: list[tf.Tensor]) -> tf.Tensor:
+    def on_one(values: list[tf.Tensor]) -> list[tf.Tensor]:
         weights = [value for v, value in zip(variables, values, strict=True) if id(v) in trains]
         known: dict[int, Any] = dict(zip(graph.inputs, x, strict=True))
         with tf.GradientTape() as tape, keras.StatelessScope(list(zip(variables, values, strict=True))):
@@ -50,22 +50,20 @@ def whole_pass(graph: Graph, x: list[Any], repeats: int = 5, devices: Sequence[s
             with one_model_call(training=True):
                 for call in graph.calls:
                     arguments = {key: known[number] for key, number in call.reads}
-                    known.update(
-                        zip(call.writes, call_operation(call.operation, call.arguments, arguments, True), strict=True)
-                    )
-            outputs = [known[number] for number in graph.outputs if known[number].dtype.is_floating]
-            loss = tf.add_n([tf.reduce_mean(tf.cast(output, tf.float32)) for output in outputs])
-        # The loss waits for the gradients. Nothing else needs them, and TensorFlow would prune them.
-        gradients = [g for g in tape.gradient(loss, weights) if g is not None]
-        with tf.control_dependencies([g.values if isinstance(g, tf.IndexedSlices) else g for g in gradients]):
-            return tf.identity(loss)
+                    outputs = call_operation(call.operation, call.arguments, arguments, True)
+                    known.update(zip(call.writes, outputs, strict=True))
+            results = [known[number] for number in graph.outputs if known[number].dtype.is_floating]
+        gradients = tape.gradient(results, weights)
+        tensors = [g.values if isinstance(g, tf.IndexedSlices) else g for g in gradients if g is not None]
+        # Sums are returned: what only a control dependency reads TensorFlow turns into nothing, with all before it.
+        return [tf.reduce_sum(tensor) for tensor in [*tensors, *results]]
 
     def on_all(of_devices: list[list[tf.Tensor]]) -> list[tf.Tensor]:
-        losses = []
+        sums = []
         for name, values in zip(devices, of_devices, strict=True):
             with tf.device(name or None):
-                losses.append(on_one(values))
-        return losses
+                sums += on_one(values)
+        return sums
 
     return median_time(traced(on_all), copies, repeats)
 
