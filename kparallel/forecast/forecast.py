@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from kparallel.forecast.configuration import Configuration, Fixed
 from kparallel.forecast.estimate import Estimate
 from kparallel.forecast.hardware import Hardware
-from kparallel.forecast.placement import place
 from kparallel.forecast.report import report
+from kparallel.forecast.runnable import unsupported
 from kparallel.forecast.scaling import Scaling, scaling
 from kparallel.forecast.search import best, fastest
 from kparallel.forecast.step import StepModel
@@ -116,25 +116,3 @@ def forecast(
     if running is None:
         running = fastest(model, fixed, runs)
     return Forecast(model_name, hardware, batch_size, found, running, model, fixed)
-
-
-def unsupported(configuration: Configuration, hardware: Hardware) -> str:
-    """Say why kparallel cannot run a configuration today; an empty text if it can.
-
-    Example:
-        >>> from kparallel.forecast.hardware_file import read_hardware
-        >>> two = read_hardware("8xA100").with_devices(16)
-        >>> unsupported(Configuration(2, 8, 8, 32), two)
-        ''
-        >>> unsupported(Configuration(1, 16, 16, 64), two)
-        'the stages of a replica lie on several machines'
-    """
-    shape = configuration.replicas, configuration.lanes
-    placement = place(hardware.devices_per_machine, *shape, configuration.neighbors)
-    # The hop from the last lane to the first is only taken where a lane has several stages.
-    hops = placement.crosses if configuration.stages > configuration.lanes else placement.crosses[:-1]
-    if any(hops):
-        return "the stages of a replica lie on several machines"
-    if configuration.shard == "weights" and configuration.devices > hardware.devices_per_machine:
-        return "the weights are shared out between machines"
-    return ""

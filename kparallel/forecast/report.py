@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from kparallel.forecast.estimate import TERMS, Estimate, StepTime
 from kparallel.forecast.hardware import Hardware
 from kparallel.forecast.quantity import seconds
+from kparallel.forecast.runnable import needs_one_program
 from kparallel.planning.report import count, format_bytes
 
 __all__: list[str] = []
@@ -41,7 +42,7 @@ def report(
         left = [cell.rjust(width) for cell, width in zip(row[:4], widths, strict=False)]
         lines.append("   ".join([*left, row[4].ljust(widths[4]), row[5]]).rstrip())
     lines.append(f"the first is bound by {_ADVICE[best[0].time.bound_by]}")
-    return "\n".join([*lines, _today(best, runs)])
+    return "\n".join([*lines, _today(best, runs, hardware)])
 
 
 def shares(time: StepTime, most: int = 2) -> str:
@@ -66,10 +67,12 @@ def _cells(each: Estimate) -> list[str]:
     ]
 
 
-def _today(best: Sequence[Estimate], runs: Estimate | None) -> str:
+def _today(best: Sequence[Estimate], runs: Estimate | None, hardware: Hardware) -> str:
     """Say which of them kparallel runs today, and how to ask for it."""
     if runs is None:
-        return "kparallel runs none today: the stages of a replica, and a shared optimizer, have to be on one machine"
+        return (
+            "kparallel runs none today: the stages of a replica, or the replicas of a stage, have to be on one machine"
+        )
     name = f"number {best.index(runs) + 1}" if runs in best else "the last line"
     made = runs.configuration
     # Only what differs from the defaults, so that the line can be copied.
@@ -80,4 +83,6 @@ def _today(best: Sequence[Estimate], runs: Estimate | None) -> str:
         options += [f"microbatches={made.microbatches}"]
     options += [f"recompute={made.recompute!r}"] if made.recompute != "never" else []
     options += [f"shard={made.shard!r}"] if made.shard is not None else []
-    return f"the fastest that kparallel runs today is {name}: kparallel.wrap(model, {', '.join(options)})"
+    one = needs_one_program(made, hardware)
+    how = f" in one program, kparallel run -n {hardware.machines} --one-program," if one else ""
+    return f"the fastest that kparallel runs today is {name}:{how} kparallel.wrap(model, {', '.join(options)})"
