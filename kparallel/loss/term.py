@@ -231,8 +231,8 @@ def _same_rank(first: tf.Tensor, second: tf.Tensor, count: int) -> tuple[tf.Tens
         return (first[..., None], second) if rank_1 == 1 else (first, second[..., 0])
     if rank_1 != rank_2 and count > 1:  # A single row broadcasts to its own positions.
         raise DataError(
-            f"Expected sample weights and masks with the dims of the loss values, of shape {tuple(first.shape)} here, or "
-            f"of their rows with a last dim of 1, received shape {tuple(second.shape)}, whose dims would broadcast to "
-            "others. For a weight a row of a loss with several values a row, say sample_weight[:, None]."
+            f"Expected sample weights and masks with the dims of the loss values, of shape {tuple(first.shape)} here, "
+            f"or of their rows with a last dim of 1, received shape {tuple(second.shape)}, whose dims would broadcast "
+            "to others. For a weight a row of a loss with several values a row, say sample_weight[:, None]."
         )
     return first, second

@@ -53,7 +53,7 @@ def test_an_unknown_reduction_is_refused():
 
 @pytest.mark.parametrize("rows", [1, 3])
 def test_a_weight_a_row_does_not_broadcast_to_positions(rows):
-    """A share of as many rows as positions would: plain Keras fails for the whole batch, but for one of a single row."""
+    """A share of as many rows as positions would: plain Keras fails for all batches but those of a single row."""
     loss = keras.losses.SparseCategoricalCrossentropy(dtype="float64")
     tags, scores = np.zeros((rows, 3), "int32"), RNG.uniform(size=(rows, 3, 2))
     want = float(loss(tags, scores, W[:rows, None]))
