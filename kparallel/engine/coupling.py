@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from kparallel.compat.losses import compiled_loss, flat_losses
+from kparallel.loss.broadcast import check_targets
 from kparallel.loss.term import is_batch_coupled, is_rowwise, loss_values
 from kparallel.stage.dependence import Dependence
 from kparallel.stage.traced_dependence import dependence
@@ -53,6 +54,7 @@ class Coupling:
         Raises:
             WholeBatchNeeded: The loss needs the whole batch, and these are the rows of a microbatch. The attribute
                 `whole` is set before.
+            DataError: The loss takes targets and outputs of these shapes for some numbers of rows only.
         """
         if id(loss) not in self._found:
             self._found[id(loss)] = self._of_loss(loss, call)
@@ -84,6 +86,8 @@ class Coupling:
     def _of_loss(self, loss: Any, call: tuple[Any, Any, Any]) -> str:
         if is_batch_coupled(loss):
             return "global"
+        if is_rowwise(loss) and not self._undivided:
+            check_targets(loss, *call[:2])
         if self._reduction == "global":
             # A loss of Keras's that gives a value for each row needs no gathering: the parts' values are the batch's.
             couples = not is_rowwise(loss) or not loss.call(call[0], call[1]).shape.rank
