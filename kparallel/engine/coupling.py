@@ -57,7 +57,10 @@ class Coupling:
             DataError: The loss takes targets and outputs of these shapes for some numbers of rows only.
         """
         if id(loss) not in self._found:
-            self._found[id(loss)] = self._of_loss(loss, call)
+            meaning = self._of_loss(loss, call)
+            if meaning != "global" and not self._undivided:
+                check_targets(loss, *call[:2])
+            self._found[id(loss)] = meaning
         return self._checked(self._found[id(loss)], whole)
 
     def of_own(self, compute: Callable[..., Any], arguments: list[Any], whole: bool) -> str:
@@ -86,8 +89,6 @@ class Coupling:
     def _of_loss(self, loss: Any, call: tuple[Any, Any, Any]) -> str:
         if is_batch_coupled(loss):
             return "global"
-        if is_rowwise(loss) and not self._undivided:
-            check_targets(loss, *call[:2])
         if self._reduction == "global":
             # A loss of Keras's that gives a value for each row needs no gathering: the parts' values are the batch's.
             couples = not is_rowwise(loss) or not loss.call(call[0], call[1]).shape.rank

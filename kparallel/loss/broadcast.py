@@ -21,10 +21,10 @@ __all__: list[str] = []
 
 
 def check_targets(loss: Any, y_true: Any, y_pred: Any) -> None:
-    """Check that a loss of Keras's takes targets and outputs whatever the number of rows.
+    """Check that a loss takes targets and outputs whatever the number of rows.
 
     Args:
-        loss: The loss.
+        loss: A loss that is computed from parts of a batch.
         y_true, y_pred: The targets and outputs of a share. Other structures than tensors are not looked at.
 
     Raises:
