@@ -55,8 +55,7 @@ def place_variable(
         # A copy that lies on the device already stays the same object: it may be captured by functions traced before.
         same = next((each for each in former if own_device(each.device, device)), None)
         if same is None:
-            with tf.device(device), tf.init_scope():
-                same = tf.Variable(value, dtype=old.dtype, trainable=old.trainable, name=variable.name)
+            same = _copy_on(device, value, like=former[0])
         # In a cluster the chief's value counts, also for a copy that stays.
         elif value is not former[0]:
             same.assign(value)
@@ -68,6 +67,14 @@ def place_variable(
         variable._value = SlotOfWorkers(strategy, copies, owner)
         owner.access.placed()
     return old
+
+
+def _copy_on(device: str, value: Any, like: tf.Variable) -> tf.Variable:
+    """Return a new variable of a value on a device, of the kind and name of another one."""
+    # The whole name, with the layer's: by it Keras finds the weights that a decay leaves out.
+    name = like.name.split(":")[0]
+    with tf.device(device), tf.init_scope(), tf.name_scope(""):
+        return tf.Variable(value, dtype=like.dtype, trainable=like.trainable, name=name)
 
 
 def _from_chief(strategy: tf.distribute.Strategy, value: tf.Variable) -> Any:
@@ -93,9 +100,7 @@ def gather_variable(variable: keras.Variable, device: str) -> None:
     placed = variable._value
     single = next((each for each in placed.values if own_device(each.device, device)), None)
     if single is None:
-        with tf.device(device), tf.init_scope():
-            first = placed.values[0]
-            single = tf.Variable(first, dtype=first.dtype, trainable=first.trainable, name=variable.name)
+        single = _copy_on(device, placed.values[0], like=placed.values[0])
     single._unique_id = placed._unique_id
     set_container(single, None)
     variable._value = single

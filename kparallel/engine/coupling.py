@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from kparallel.compat.losses import compiled_loss, flat_losses
+from kparallel.loss.broadcast import check_targets
 from kparallel.loss.term import is_batch_coupled, is_rowwise, loss_values
 from kparallel.stage.dependence import Dependence
 from kparallel.stage.traced_dependence import dependence
@@ -53,9 +54,13 @@ class Coupling:
         Raises:
             WholeBatchNeeded: The loss needs the whole batch, and these are the rows of a microbatch. The attribute
                 `whole` is set before.
+            DataError: The loss takes targets and outputs of these shapes for some numbers of rows only.
         """
         if id(loss) not in self._found:
-            self._found[id(loss)] = self._of_loss(loss, call)
+            meaning = self._of_loss(loss, call)
+            if meaning != "global" and not self._undivided:
+                check_targets(loss, *call[:2])
+            self._found[id(loss)] = meaning
         return self._checked(self._found[id(loss)], whole)
 
     def of_own(self, compute: Callable[..., Any], arguments: list[Any], whole: bool) -> str:

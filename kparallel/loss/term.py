@@ -14,7 +14,7 @@ import tensorflow as tf
 from kparallel.compat.distribute import whole_losses
 from kparallel.compat.losses import reduced_dims, wrapped_function
 from kparallel.compat.tensors import keras_mask
-from kparallel.errors import ModelError
+from kparallel.errors import DataError, ModelError
 
 __all__: list[str] = []
 
@@ -120,6 +120,7 @@ def loss_term(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any, count: in
 
     Raises:
         ModelError: The loss has a reduction that Keras does not know.
+        DataError: The weights or the mask have other dims than the values of the loss.
     """
     _check_reduction(loss)
     dtype = loss.dtype
@@ -133,12 +134,12 @@ def loss_term(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any, count: in
         valid = [tf.reduce_sum(flags), tf.cast(tf.size(flags), dtype)]
         # Keras scales the mask by total / valid before it multiplies. Here the scale is left to the factor, because
         # both numbers are known only after they are summed over all parts.
-        weight = flags if weight is None else _times(weight, flags)
+        weight = flags if weight is None else _times(weight, flags, count)
     if not values.shape.rank:
         return _scalar_term(values, weight, count, scalar, loss.reduction)
     if weight is not None:
         # values [rows, positions], weight [rows, 1] or [rows, positions]      multiplied as Keras broadcasts them
-        values, weight = _same_rank(values, tf.cast(weight, values.dtype))
+        values, weight = _same_rank(values, tf.cast(weight, values.dtype), count)
         values = values * weight
     return _vector_term(values, weight, valid, loss.reduction, count if is_rowwise(loss) else None)
 
@@ -212,16 +213,26 @@ def _both(first: Any, second: Any) -> Any:
     return first & second
 
 
-def _times(weight: tf.Tensor, flags: tf.Tensor) -> tf.Tensor:
-    flags, weight = _same_rank(flags, weight)
+def _times(weight: tf.Tensor, flags: tf.Tensor, count: int) -> tf.Tensor:
+    flags, weight = _same_rank(flags, weight, count)
     return weight * flags
 
 
-def _same_rank(first: tf.Tensor, second: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Squeeze or expand a last dim of 1 where ranks differ by one, as Keras does."""
+def _same_rank(first: tf.Tensor, second: tf.Tensor, count: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Squeeze or expand a last dim of 1 where ranks differ by one, as Keras does; refuse other ranks that differ.
+
+    Plain Keras fails there, as (6, 3) and (6,) do not broadcast. A share of 3 rows would: each position of every row
+    would get the weight of another row.
+    """
     rank_1, rank_2 = first.shape.rank, second.shape.rank
     if rank_1 == rank_2 + 1 and first.shape[-1] == 1:
         return (first, second[..., None]) if rank_2 == 1 else (first[..., 0], second)
     if rank_2 == rank_1 + 1 and second.shape[-1] == 1:
         return (first[..., None], second) if rank_1 == 1 else (first, second[..., 0])
+    if rank_1 != rank_2 and count > 1:  # A single row broadcasts to its own positions.
+        raise DataError(
+            f"Expected sample weights and masks with the dims of the loss values, of shape {tuple(first.shape)} here, "
+            f"or of their rows with a last dim of 1, received shape {tuple(second.shape)}, whose dims would broadcast "
+            "to others. For a weight a row of a loss with several values a row, say sample_weight[:, None]."
+        )
     return first, second

@@ -15,9 +15,15 @@ def required_graph(graph: Graph | None, model: keras.Model, purpose: str) -> Gra
         PlanError: It has none.
     """
     if graph is None:
+        # A Sequential makes its graph when it learns the shape of its inputs.
+        is_unbuilt = isinstance(model, keras.Sequential) and not model.built
+        cause, way_out = (
+            ("which has no weights yet", "Begin it with a keras.Input")
+            if is_unbuilt
+            else ("whose call is Python of its own", "Express it as keras.Model(inputs, outputs) of its layers")
+        )
         raise PlanError(
             f"Expected a built Functional or Sequential model {purpose}, received {model.name!r} "
-            f"({type(model).__name__}), whose call is Python of its own. Express it as keras.Model(inputs, outputs) "
-            "of its layers, or use replicas only."
+            f"({type(model).__name__}), {cause}. {way_out}, or use replicas only."
         )
     return graph

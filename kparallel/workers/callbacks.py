@@ -43,6 +43,8 @@ WRITERS = (
 # Callbacks of Keras's that neither stop training nor fail at the ends of a step.
 _QUIET = (keras.callbacks.ProgbarLogger, keras.callbacks.History, *WRITERS[len(_CHECKPOINTS) :])
 _STEP_HOOKS = {"begin": ("on_train_batch_begin", "on_batch_begin"), "end": ("on_train_batch_end", "on_batch_end")}
+# Where a callback such as `SwapEMAWeights` reads and writes weights and slots around a validation.
+_TEST_HOOKS = {"test_begin": ("on_test_begin",), "test_end": ("on_test_end",)}
 
 
 class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
@@ -131,6 +133,14 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         reason = "" if self._notice is None else self._notice.reason_at_step()
         if reason and not (reason == RESIZE and self._epoch_state.only_epochs):
             self._leave(reason)
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Begin a validation."""
+        self._perhaps_together("test_begin", lambda: super(SynchronizedCallbacks, self).on_test_begin(logs))
+
+    def on_test_end(self, logs: Any = None) -> None:
+        """End a validation."""
+        self._perhaps_together("test_end", lambda: super(SynchronizedCallbacks, self).on_test_end(logs))
 
     def on_train_end(self, logs: Any = None) -> None:
         """End training."""
@@ -227,16 +237,17 @@ def is_chief_only(callback: keras.callbacks.Callback) -> bool:
 
 
 def _hooks_of(callbacks: list[keras.callbacks.Callback], reads_together: bool) -> list[str]:
-    """Return the ends of a step (`"begin"`, `"end"`) at which a callback may stop training or fail.
+    """Return the ends of a step (`"begin"`, `"end"`) and of a validation that the workers pass together.
+
+    At those of a step a callback may stop training or fail, at those of a validation it may read what is shared out.
 
     Args:
         callbacks: Of this worker.
-        reads_together: Whether what saves the optimizer's slots needs the other workers.
+        reads_together: Whether what reads the optimizer's slots needs the other workers.
     """
+    ends = _STEP_HOOKS | _TEST_HOOKS if reads_together else _STEP_HOOKS
     active = [each for each in callbacks if not _is_quiet(each) or (reads_together and _saves_within_epochs(each))]
-    return [
-        when for when, names in _STEP_HOOKS.items() if any(_has_own(each, name) for each in active for name in names)
-    ]
+    return [when for when, names in ends.items() if any(_has_own(each, name) for each in active for name in names)]
 
 
 def _is_quiet(callback: keras.callbacks.Callback) -> bool:

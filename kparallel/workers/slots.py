@@ -133,8 +133,8 @@ class SlotsOfWorkers(SlotAccess):
             raise ModelError(
                 f"Expected the {self._described(variable)} to be {what} where all workers pass, received worker "
                 f"{self._group.worker_index} alone, while each {kind} is on one worker. Do it after fit or "
-                "train_on_batch, or in fit in a callback's hook at the begin or end of training, an epoch or a "
-                "training batch."
+                "train_on_batch, or in fit in a callback's hook at the begin or end of training, an epoch, a "
+                "training batch or a validation."
             )
         self._ask()
 

@@ -287,7 +287,7 @@ SHARDED = {
     "sharded_average": case(
         lambda: opt.SGD(0.1, momentum=0.9, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2),
         build=masked,
-        fit={"callbacks": [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]},
+        fit={"callbacks": [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)], "validation_data": (TOKENS, TAGS)},
         options={"shard": "optimizer"},
     ),
     "sharded_scaled": case(
@@ -310,7 +310,7 @@ WEIGHTS_SHARED = {
     "weights_average": case(
         lambda: opt.SGD(0.1, momentum=0.9, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2),
         build=masked,
-        fit={"callbacks": [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]},
+        fit={"callbacks": [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)], "validation_data": (TOKENS, TAGS)},
         options={"shard": "weights"},
     ),
     "weights_scaled": case(

@@ -345,6 +345,18 @@ def test_the_old_variable_is_the_first_copy_of_a_placed_one():
     assert variable.value is old and not hasattr(old.handle, "_distributed_container")
 
 
+def test_copies_have_the_whole_name_of_the_old_variable():
+    """By it Keras's optimizers find the weights that a decay leaves out; it has the layer's name."""
+    layer = keras.layers.Dense(1, name="norm")
+    layer.build((None, 2))
+    name = layer.kernel.value.name
+    assert name == "norm/kernel:0"
+    with tf.name_scope("step"):
+        assert [copy.name for copy in placed(layer.kernel).values] == [name, name]
+    gather_variable(layer.kernel, "CPU:2")  # Which had none.
+    assert layer.kernel.value.name == name
+
+
 def test_a_variable_with_a_single_copy_is_read_and_written_there_by_all_replicas():
     variable, strategy = keras.Variable(np.ones(2)), mirrored(PAIR)
     old = variable.value

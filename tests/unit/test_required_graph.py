@@ -14,6 +14,21 @@ def test_a_graph_is_returned():
     assert required_graph(graph, model, "for a test") is graph
 
 
-def test_a_model_without_one_is_refused():
-    with pytest.raises(PlanError, match="Expected a built Functional or Sequential model for a test, received 'mine'"):
-        required_graph(None, keras.Sequential(name="mine"), "for a test")
+class Own(keras.Model):
+    def call(self, x):
+        return x
+
+
+@pytest.mark.parametrize(
+    ("model", "cause"),
+    [
+        (Own(name="mine"), r"'mine' \(Own\), whose call is Python of its own\. Express it as"),
+        (
+            keras.Sequential(name="mine"),
+            r"'mine' \(Sequential\), which has no weights yet\. Begin it with a",
+        ),
+    ],
+)
+def test_a_model_without_one_is_refused(model, cause):
+    with pytest.raises(PlanError, match=f"a built Functional or Sequential model for a test, received {cause}"):
+        required_graph(None, model, "for a test")

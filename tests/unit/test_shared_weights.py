@@ -84,6 +84,18 @@ def test_weights_stay_with_their_owners_when_a_layer_is_unfrozen_until_the_next_
     assert_alike(state(model), state(plain))
 
 
+@pytest.mark.parametrize("options", [STAGES, {"replicas": 1, "stages": 2, "microbatches": 2}])
+def test_a_decay_leaves_out_the_layers_that_it_names(options):
+    """Weights whose variable is new, since they have moved, keep the name by which the decay knows them."""
+    plain, model = pair(net, **options)
+    for each in (plain, model):
+        optimizer = O.AdamW(0.01, weight_decay=0.5)
+        optimizer.exclude_from_weight_decay(var_names=["dense_2", "dense_3/kernel", "dense/"])
+        each.compile(optimizer, "mse")
+        fit(each)
+    assert_alike(state(model), state(plain))
+
+
 @pytest.mark.full
 def test_plans_follow_one_another():
     """Other shards, unwrapped, wrapped again, assigned: each time it goes on."""

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kparallel.errors import ModelError
+from kparallel.errors import DataError, ModelError
 from kparallel.loss.term import is_batch_coupled, loss_term, row_mean
 
 RNG = np.random.default_rng(0)
@@ -49,3 +49,20 @@ def test_an_unknown_reduction_is_refused():
     loss.reduction = "median"
     with pytest.raises(ModelError, match="received MeanSquaredError with 'median'"):
         loss_term(loss, Y, P, None, 7, "mean")
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_weight_a_row_does_not_broadcast_to_positions(rows):
+    """A share of as many rows as positions would: plain Keras fails for all batches but those of a single row."""
+    loss = keras.losses.SparseCategoricalCrossentropy(dtype="float64")
+    tags, scores = np.zeros((rows, 3), "int32"), RNG.uniform(size=(rows, 3, 2))
+    want = float(loss(tags, scores, W[:rows, None]))
+    assert total([loss_term(loss, tags, scores, W[:rows, None], rows, "mean")]) == pytest.approx(want, rel=1e-12)
+    if rows == 1:
+        assert total([loss_term(loss, tags, scores, W[:1], 1, "mean")]) == pytest.approx(want, rel=1e-12)
+        return
+    masked = tf.constant(scores)
+    masked._keras_mask = tf.ones((rows, 3), tf.bool)
+    for predicted in (scores, masked):
+        with pytest.raises(DataError, match=r"of shape \(3, 3\) here.*received shape \(3,\)"):
+            loss_term(loss, tags, predicted, W[:rows], rows, "mean")

@@ -1,6 +1,7 @@
 """Which callbacks belong to the chief of a cluster."""
 
 import inspect
+from contextlib import contextmanager
 
 import keras
 import pytest
@@ -37,6 +38,16 @@ class Seat(WorkerGroup):
         return values
 
 
+class Counting(Seat):
+    """Counts what it sends."""
+
+    messages = 0
+
+    def all_gather_text(self, text):
+        self.messages += 1
+        return super().all_gather_text(text)
+
+
 @pytest.mark.parametrize("worker", [0, 1])
 def test_a_callback_that_says_so_runs_on_the_chief_alone(worker):
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
@@ -50,3 +61,31 @@ def test_a_callback_of_keras_that_writes_may_run_everywhere():
     callback = keras.callbacks.CSVLogger("log.csv")
     callback.chief_only = False
     assert not is_chief_only(callback)
+
+
+class Shared:
+    """What workers share out; notes whether a hook may bring it together."""
+
+    may_gather = False
+
+    @contextmanager
+    def asking(self, ask):
+        self.may_gather = True
+        yield
+        self.may_gather = False
+
+
+@pytest.mark.parametrize("shared", [Shared(), None])
+def test_a_hook_of_a_validation_reads_what_is_shared_out(shared):
+    """As `SwapEMAWeights` does. Where nothing is shared out, the hook costs no message."""
+    model, group, seen = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]), Counting(2, 0), []
+    note = keras.callbacks.LambdaCallback(
+        on_test_begin=lambda logs: seen.append(shared and shared.may_gather),
+        on_test_end=lambda logs: seen.append(shared and shared.may_gather),
+    )
+    callbacks = SynchronizedCallbacks([note], group, None, model, BatchDigest(), shared)
+    before, model.stop_training = group.messages, False
+    callbacks.on_test_begin()
+    callbacks.on_test_end()
+    assert seen == ([None, None] if shared is None else [True, True])
+    assert group.messages - before == (0 if shared is None else 2)
