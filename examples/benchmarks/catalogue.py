@@ -148,8 +148,6 @@ CHOSEN = (
     f"Transformer: {_STOCK}",
     "MLP: data parallel on 2 devices ÷ one stock device pinned to one core",
     f"MLP: {_APART}",
-    f"ResNet: {_APART}",
-    f"Transformer: {_APART}",
     "ResNet: two pinned workers ÷ (2 × one worker)",
     "ResNet: two pinned workers ÷ (2 × one worker): kparallel ÷ PyTorch DDP",
     "MLP: two pinned workers ÷ (2 × one worker)",
