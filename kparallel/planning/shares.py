@@ -88,7 +88,7 @@ def shared_weights(
 
     Example:
         >>> shared_weights([100, 100, 100], 0, 50, 10, replicas=3, slots=2, microbatches=1)
-        Shares(weights=100.0, slots=200.0, brought=200, gradients=300, activations=10)
+        Shares(weights=100.0, slots=200.0, brought=200, gradients=300.0, activations=10)
     """
     held = owned(sum(trained), largest, replicas)
     # The stage that runs, and the next one, whose weights travel meanwhile.

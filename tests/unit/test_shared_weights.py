@@ -183,7 +183,6 @@ def subclassed():
             "Expected shard to be 'auto', None, 'optimizer' or 'weights', received",
         ),
         (subclassed, SHARED, "Expected a built Functional or Sequential model for shard='weights', received"),
-        (net, {"shard": "weights", "cluster": "8xA100", "batch_size": 64}, "'optimizer' along with cluster, received"),
     ],
 )
 def test_what_cannot_be_shared_out_is_refused(build, options, words):
