@@ -504,7 +504,7 @@ def slots_at_rest(worker):
 
 
 class Reading(C.Callback):
-    def on_test_begin(self, logs=None):
+    def on_test_batch_begin(self, batch, logs=None):
         numbers_of(self.model)
 
 
@@ -605,7 +605,7 @@ def weights_at_rest(worker):
 
 
 class ReadingWeights(C.Callback):
-    def on_test_begin(self, logs=None):
+    def on_test_batch_begin(self, batch, logs=None):
         self.model.get_weights()
 
 
