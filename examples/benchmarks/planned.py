@@ -20,7 +20,7 @@ __all__: list[str] = []
 _MODELS = ("mlp", "resnet", "transformer")
 # Of one process with two devices. What is wrapped and what is predicted are the same arguments.
 _PLANS: dict[str, dict[str, Any]] = {
-    "2 replicas": {"replicas": 2},
+    "2 replicas": {"replicas": 2, "shard": None},
     "2 replicas, shard optimizer": {"replicas": 2, "shard": "optimizer"},
     "2 stages, 4 microbatches": {"replicas": 1, "stages": 2, "microbatches": 4, "balance": "time"},
 }

@@ -118,7 +118,9 @@ def weights(work: str, settings: Settings) -> list[Row]:
     """Measure a step for which weights are brought from their owners, in stages, against one that has all of them."""
     shared = {"replicas": 2, "stages": _STAGES[work], "microbatches": 1, "devices": ["CPU:0", "CPU:1"]}
     arms = {
-        "each has all": keras_arm(work, "wrapped", [0, 1], devices=2, adam=True, variants={"": {"replicas": 2}}),
+        "each has all": keras_arm(
+            work, "wrapped", [0, 1], devices=2, adam=True, variants={"": {"replicas": 2, "shard": None}}
+        ),
         "shared out": keras_arm(
             work, "wrapped", [0, 1], devices=2, adam=True, variants={"": {**shared, "shard": "weights"}}
         ),
