@@ -7,7 +7,7 @@ from kparallel.forecast.configuration import Configuration
 from kparallel.forecast.timing import kept, lanes_of
 from kparallel.forecast.work import Array, StageWork, Work
 from kparallel.planning.memory import stage_memory
-from kparallel.planning.shares import shared_weights
+from kparallel.planning.shares import at_once, shared_weights
 
 __all__: list[str] = []
 
@@ -45,21 +45,13 @@ def device_memory(configuration: Configuration, stages: StageWork, rows: int, sl
             stages.trained.tolist(),
             float(stages.frozen.sum()),
             float(stages.largest.max()),
-            _at_once(configuration, activations, (rows * stages.arriving * flying).tolist()),
+            at_once(configuration.recompute, activations, (rows * stages.arriving * flying).tolist()),
             configuration.replicas,
             slots,
             configuration.microbatches,
         )
         return np.array([held.total])
     return by_lane
-
-
-def _at_once(configuration: Configuration, activations: list[float], inputs: list[float]) -> float:
-    """Return the bytes of activations that the stages of one device hold at the peak."""
-    if configuration.recompute != "always":
-        return sum(activations)
-    # The inputs of all stages stay, and one stage at a time has been run again.
-    return sum(inputs) + max(whole - own for whole, own in zip(activations, inputs, strict=True))
 
 
 def fitting_runs(configuration: Configuration, work: Work, rows: int, slots: float) -> npt.NDArray[np.bool_]:

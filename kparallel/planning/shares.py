@@ -100,9 +100,24 @@ def shared_weights(
 def _activations(plan: "Plan", stages: list[int]) -> float:
     """Return the bytes of activations on a lane at the peak."""
     of_stages = [float(plan.memory(stage).activations) for stage in stages]
-    if plan.recompute != "always":
-        return sum(of_stages)
-    # The inputs of all stages stay, and one stage at a time has been run again.
     flying = in_flight(plan.programs())
     inputs = [plan.rows_per_microbatch * plan.groups[s].arriving_bytes_per_row * flying[s] for s in stages]
-    return sum(inputs) + max(whole - kept for whole, kept in zip(of_stages, inputs, strict=True))
+    return at_once(plan.recompute, of_stages, inputs)
+
+
+def at_once(recompute: str, activations: Sequence[float], inputs: Sequence[float]) -> float:
+    """Return the bytes of activations that the stages of one device hold at the peak.
+
+    Args:
+        recompute: As of the plan.
+        activations: Bytes of each stage at its own peak.
+        inputs: Bytes of each stage's inputs that wait for their backward passes.
+
+    Example:
+        >>> at_once("never", [5.0, 7.0], [1.0, 2.0]), at_once("always", [5.0, 7.0], [1.0, 2.0])
+        (12.0, 8.0)
+    """
+    if recompute != "always":
+        return sum(activations)
+    # The inputs of all stages stay, and one stage at a time has been run again.
+    return sum(inputs) + max(whole - kept for whole, kept in zip(activations, inputs, strict=True))
