@@ -13,7 +13,7 @@ def main() -> None:
     """Build the model as the options say, then serve.
 
     Options: `work`; `kind`: `"single"`, `"ddp"` or `"pipeline"`; `batch` of one worker; `workers`; `index`;
-    `variants` of a pipeline: by name `{"schedule": "gpipe" or "1f1b", "microbatches": M}`.
+    `variants` of a pipeline: by name `{"schedule": "gpipe", "1f1b" or "zero bubble", "microbatches": M}`.
     """
     options = begin()
     import torch
@@ -60,7 +60,12 @@ def _training(model: Any, options: Mapping[str, Any]) -> Run:
 def _pipeline(model: Any, options: Mapping[str, Any], variant: Mapping[str, Any]) -> Run:
     """Return training of this process's stage."""
     import torch
-    from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
+    from torch.distributed.pipelining import (
+        PipelineStage,
+        Schedule1F1B,
+        ScheduleGPipe,
+        ScheduleInterleavedZeroBubble,
+    )
 
     from examples.benchmarks.torch_models import batches, halves, loss, optimizer
 
@@ -68,8 +73,12 @@ def _pipeline(model: Any, options: Mapping[str, Any], variant: Mapping[str, Any]
     index = options["index"]
     part = halves(model, options["work"])[index]
     stage = PipelineStage(part, index, 2, torch.device("cpu"))
-    kind = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}[variant["schedule"]]
-    schedule = kind(stage, variant["microbatches"], loss_fn=loss)
+    microbatches = variant["microbatches"]
+    if variant["schedule"] == "zero bubble":  # Of one stage in each process.
+        schedule: Any = ScheduleInterleavedZeroBubble([stage], microbatches, loss_fn=loss)
+    else:
+        kind = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}[variant["schedule"]]
+        schedule = kind(stage, microbatches, loss_fn=loss)
     update = optimizer(part)
 
     def run(steps: int) -> None:
