@@ -120,15 +120,15 @@ class SingleCopyVariable(PlacedVariable):
         return False
 
 
-class SlotAccess(abc.ABC):
+class VariableAccess(abc.ABC):
     """What variables that the workers share out ask before they are read or written on one worker."""
 
     @abc.abstractmethod
-    def before_read(self, variable: "SlotOfWorkers", in_graph: bool) -> None:
+    def before_read(self, variable: "VariableOfWorkers", in_graph: bool) -> None:
         """Bring all variables together, of which one is to be read that another worker holds, or raise."""
 
     @abc.abstractmethod
-    def before_write(self, variable: "SlotOfWorkers") -> None:
+    def before_write(self, variable: "VariableOfWorkers") -> None:
         """Bring all variables together, of which one is to be written, or raise."""
 
     @abc.abstractmethod
@@ -137,7 +137,7 @@ class SlotAccess(abc.ABC):
 
 
 @dataclass(frozen=True)
-class SlotOwner:
+class VariableOwner:
     """Who holds a variable that the workers share out.
 
     Args:
@@ -149,23 +149,23 @@ class SlotOwner:
 
     replica: int
     is_here: bool
-    access: SlotAccess
+    access: VariableAccess
     is_weight: bool = False
 
 
-class SlotOfWorkers(SingleCopyVariable):
+class VariableOfWorkers(SingleCopyVariable):
     """A variable that the workers share out: between steps it has a value on its owner's worker alone.
 
     It is a slot of a sharded optimizer, or with `shard="weights"` a weight. Where all workers pass, such variables come
     together: then each worker has the value, and it is an ordinary variable.
 
     Args:
-        strategy: The strategy of the variable whose slot it is.
+        strategy: The strategy in whose steps it is used.
         copies: This worker's only copy.
         owner: Who holds it.
     """
 
-    def __init__(self, strategy: tf.distribute.Strategy, copies: Sequence[tf.Variable], owner: SlotOwner) -> None:
+    def __init__(self, strategy: tf.distribute.Strategy, copies: Sequence[tf.Variable], owner: VariableOwner) -> None:
         self._held: tuple[tf.Variable, ...] | None = None
         first = copies[0]
         self._shape_of_value, self._dtype_of_value, self._name_of_value = first.shape, first.dtype, first.name

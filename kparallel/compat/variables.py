@@ -10,8 +10,8 @@ import tensorflow as tf
 from kparallel.compat.placed_variables import (
     PlacedVariable,
     SingleCopyVariable,
-    SlotOfWorkers,
-    SlotOwner,
+    VariableOfWorkers,
+    VariableOwner,
     set_container,
 )
 
@@ -29,7 +29,7 @@ def place_variable(
     strategy: tf.distribute.Strategy,
     devices: Sequence[str],
     single: bool = False,
-    owner: SlotOwner | None = None,
+    owner: VariableOwner | None = None,
 ) -> Any:
     """Give a Keras variable one copy on each device of a column, with the same value.
 
@@ -64,7 +64,7 @@ def place_variable(
     if owner is None:
         variable._value = (SingleCopyVariable if single else PlacedVariable)(strategy, copies)
     else:
-        variable._value = SlotOfWorkers(strategy, copies, owner)
+        variable._value = VariableOfWorkers(strategy, copies, owner)
         owner.access.placed()
     return old
 
@@ -111,14 +111,14 @@ def placed_value(variable: keras.Variable) -> PlacedVariable | None:
     return variable._value if isinstance(variable._value, PlacedVariable) else None
 
 
-def slot_of_workers(variable: keras.Variable) -> SlotOfWorkers | None:
+def variable_of_workers(variable: keras.Variable) -> VariableOfWorkers | None:
     """Return what a Keras variable holds that the workers share out, a slot or a weight; None for any other."""
-    return variable._value if isinstance(variable._value, SlotOfWorkers) else None
+    return variable._value if isinstance(variable._value, VariableOfWorkers) else None
 
 
 def copies_of(variable: keras.Variable) -> tuple[tf.Variable, ...]:
     """Return the copies of a placed variable on this process's devices, in the order of the replicas."""
-    owned = slot_of_workers(variable)
+    owned = variable_of_workers(variable)
     return tuple(variable._value.values if owned is None or not owned.local_copies else owned.local_copies)
 
 
@@ -134,7 +134,7 @@ def has_single_copy(variable: keras.Variable) -> bool:
 
 def has_copy_on(variable: keras.Variable, device: str) -> bool:
     """Tell whether a placed variable has a copy on a device; not while another worker holds the only one."""
-    owned = slot_of_workers(variable)
+    owned = variable_of_workers(variable)
     if owned is not None and not owned.owner.is_here:
         return False
     return any(own_device(each.device, device) for each in copies_of(variable))
@@ -164,7 +164,7 @@ def as_ordinary(variables: Sequence[keras.Variable]) -> Iterator[None]:
 
     A function that reads them can then be traced. It keeps what they are now, so it must not run after later steps.
     """
-    shared = [(variable, slot_of_workers(variable)) for variable in variables]
+    shared = [(variable, variable_of_workers(variable)) for variable in variables]
     with one_copy_each([(variable, 0) for variable, each in shared if each is not None and each.local_copies]):
         yield
 
@@ -174,7 +174,7 @@ def is_placed(
     strategy: tf.distribute.Strategy,
     devices: Sequence[str] | None,
     single: bool = False,
-    owner: SlotOwner | None = None,
+    owner: VariableOwner | None = None,
 ) -> bool:
     """Tell whether a variable has its copies on the devices of a column, or on any column of the strategy for None.
 
@@ -187,7 +187,7 @@ def is_placed(
     """
     placed = variable._value
     if owner is not None:  # As all workers say, of which one may have it on another device.
-        return type(placed) is SlotOfWorkers and placed.distribute_strategy is strategy and placed.owner == owner
+        return type(placed) is VariableOfWorkers and placed.distribute_strategy is strategy and placed.owner == owner
     if type(placed) is not (SingleCopyVariable if single else PlacedVariable):
         return False
     if placed.distribute_strategy is not strategy:

@@ -80,7 +80,8 @@ def loss_function(
                 with one_replica_view():
                     result.append((weight, _whole(loss(*batch), share)))
             else:
-                result.append((weight, loss_term(loss, y_true, y_pred, row_weight, share.count, meaning)))
+                term = loss_term(loss, y_true, y_pred, row_weight, share.count, meaning, share.whole)
+                result.append((weight, term))
         return result
 
     return terms

@@ -25,7 +25,7 @@ import keras
 import tensorflow as tf
 
 from kparallel.comm.communicator import Communicator
-from kparallel.compat.variables import copies_of, has_single_copy, slot_of_workers
+from kparallel.compat.variables import copies_of, has_single_copy, variable_of_workers
 from kparallel.engine.stage_device import StageDevice
 from kparallel.stage.stage import Stage
 
@@ -91,7 +91,7 @@ class StageWeights:
 
     def _apart(self, variables: Sequence[keras.Variable]) -> list[keras.Variable]:
         """Return those variables that the workers share out."""
-        return [each for each in variables if self._communicators and slot_of_workers(each) is not None]
+        return [each for each in variables if self._communicators and variable_of_workers(each) is not None]
 
     def _bring(self, s: int, variables: Sequence[keras.Variable], after: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Return copies of weights on the device of a stage, made when some tensors exist."""
@@ -131,7 +131,7 @@ def _broadcast(
     # All of it waits, the broadcast too: a worker that owns none of these weights would have room for them too early.
     with tf.control_dependencies(list(after)):
         for variable in variables:
-            owned = slot_of_workers(variable)
+            owned = variable_of_workers(variable)
             assert owned is not None
             owners.append(owned.owner.replica)
             value = owned.local_value()

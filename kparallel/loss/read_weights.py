@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from kparallel.compat.losses import compiled_loss, flat_losses
-from kparallel.compat.variables import copies_of, placed_value, slot_of_workers
+from kparallel.compat.variables import copies_of, placed_value, variable_of_workers
 from kparallel.loss.overridden import NotOfOutputsError
 from kparallel.loss.term import is_rowwise
 
@@ -62,7 +62,7 @@ def weights_read(tape: tf.GradientTape, weights: Iterable[keras.Variable]) -> li
 
 def _ids(variable: keras.Variable) -> set[int]:
     """Return the ids by which a tape may know a variable: of its copies, or of the variable that holds them."""
-    placed, owned = placed_value(variable), slot_of_workers(variable)
+    placed, owned = placed_value(variable), variable_of_workers(variable)
     if owned is not None:  # Another worker may hold its only copy.
         return {id(owned), *map(id, owned.local_copies)}
     return set() if placed is None else {id(placed), *map(id, copies_of(variable))}

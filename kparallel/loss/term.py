@@ -106,7 +106,9 @@ def loss_values(loss: Any, y_true: Any, y_pred: Any) -> tf.Tensor:
         return cast(loss.call(y_true, y_pred))
 
 
-def loss_term(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any, count: int, scalar: str) -> Term:
+def loss_term(
+    loss: Any, y_true: Any, y_pred: Any, sample_weight: Any, count: int, scalar: str, whole: int | None
+) -> Term:
     """Split one Keras loss into its numerator and statistics.
 
     Args:
@@ -114,6 +116,7 @@ def loss_term(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any, count: in
         y_true, y_pred, sample_weight: The rows.
         count: The number of rows.
         scalar: The meaning of a loss that returns a scalar: a `"mean"` over the rows, or a `"sum"`.
+        whole: The number of rows of the whole batch, or None if it is not known.
 
     Returns:
         The term, equal to `loss(y_true, y_pred, sample_weight)` once summed over replicas.
@@ -134,12 +137,12 @@ def loss_term(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any, count: in
         valid = [tf.reduce_sum(flags), tf.cast(tf.size(flags), dtype)]
         # Keras scales the mask by total / valid before it multiplies. Here the scale is left to the factor, because
         # both numbers are known only after they are summed over all parts.
-        weight = flags if weight is None else _times(weight, flags, count)
+        weight = flags if weight is None else _times(weight, flags, count, whole)
     if not values.shape.rank:
         return _scalar_term(values, weight, count, scalar, loss.reduction)
     if weight is not None:
         # values [rows, positions], weight [rows, 1] or [rows, positions]      multiplied as Keras broadcasts them
-        values, weight = _same_rank(values, tf.cast(weight, values.dtype), count)
+        values, weight = _same_rank(values, tf.cast(weight, values.dtype), count, whole)
         values = values * weight
     return _vector_term(values, weight, valid, loss.reduction, count if is_rowwise(loss) else None)
 
@@ -213,26 +216,36 @@ def _both(first: Any, second: Any) -> Any:
     return first & second
 
 
-def _times(weight: tf.Tensor, flags: tf.Tensor, count: int) -> tf.Tensor:
-    flags, weight = _same_rank(flags, weight, count)
+def _times(weight: tf.Tensor, flags: tf.Tensor, count: int, whole: int | None) -> tf.Tensor:
+    flags, weight = _same_rank(flags, weight, count, whole)
     return weight * flags
 
 
-def _same_rank(first: tf.Tensor, second: tf.Tensor, count: int) -> tuple[tf.Tensor, tf.Tensor]:
+def _same_rank(first: tf.Tensor, second: tf.Tensor, count: int, whole: int | None) -> tuple[tf.Tensor, tf.Tensor]:
     """Squeeze or expand a last dim of 1 where ranks differ by one, as Keras does; refuse other ranks that differ.
 
     Plain Keras fails there, as (6, 3) and (6,) do not broadcast. A share of 3 rows would: each position of every row
-    would get the weight of another row.
+    would get the weight of another row. In a batch that is not divided they meet as in plain Keras.
     """
     rank_1, rank_2 = first.shape.rank, second.shape.rank
     if rank_1 == rank_2 + 1 and first.shape[-1] == 1:
         return (first, second[..., None]) if rank_2 == 1 else (first[..., 0], second)
     if rank_2 == rank_1 + 1 and second.shape[-1] == 1:
         return (first[..., None], second) if rank_1 == 1 else (first, second[..., 0])
-    if rank_1 != rank_2 and count > 1:  # A single row broadcasts to its own positions.
+    # A batch of a single row broadcasts to its own positions.
+    meet = whole == 1 or (count == whole and _broadcast(first, second))
+    if rank_1 != rank_2 and not meet:
         raise DataError(
             f"Expected sample weights and masks with the dims of the loss values, of shape {tuple(first.shape)} here, "
             f"or of their rows with a last dim of 1, received shape {tuple(second.shape)}, whose dims would broadcast "
             "to others. For a weight a row of a loss with several values a row, say sample_weight[:, None]."
         )
     return first, second
+
+
+def _broadcast(first: tf.Tensor, second: tf.Tensor) -> bool:
+    """Return whether two shapes broadcast as far as they are known."""
+    return all(
+        None in sizes or 1 in sizes or sizes[0] == sizes[1]
+        for sizes in zip(first.shape[::-1], second.shape[::-1], strict=False)
+    )

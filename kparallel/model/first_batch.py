@@ -38,7 +38,7 @@ class FirstBatch:
 
     def _bring_weights(self) -> None:
         """Let weights that the workers share out come together, of which the comparison reads all."""
-        shared = self._runtime.slots if self._runtime.plan.shard == "weights" else None
+        shared = self._runtime.shared_out if self._runtime.plan.shard == "weights" else None
         # All workers are at their first batch here, also those that have no two rows to compare.
         if shared is not None and own_code(self._model, self._name != "predict_step"):
             shared.gather_if_apart()

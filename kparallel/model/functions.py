@@ -179,8 +179,8 @@ class _Compiled:
             if not self._model.run_eagerly:
                 graph.get_concrete_function(batch)  # What a trace refuses comes first: it names the reason.
             warning = self._check.compare(batch)
-        if self._trains and runtime.slots is not None:
-            runtime.slots.release()
+        if self._trains and runtime.shared_out is not None:
+            runtime.shared_out.release()
         with translate_worker_loss():
             try:
                 found = graph(batch)

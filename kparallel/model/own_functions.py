@@ -148,7 +148,7 @@ class _OwnFunction:
         runtime = self._runtime
         if self._step is None:
             placement = runtime.placement
-            if runtime.slots is not None and self._name == "train_step":
+            if runtime.shared_out is not None and self._name == "train_step":
                 raise ModelError(
                     "Expected Keras's own training step with shard='optimizer' over several workers, received one that "
                     f"runs {self._model.__class__.__name__}'s own code, which may read slots that another worker "

@@ -103,8 +103,8 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
     @wraps(keras.Model.train_on_batch)
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         logs = super().train_on_batch(*args, **kwargs)
-        if self._kparallel.slots is not None:
-            self._kparallel.slots.gather()  # All workers pass here; a save may follow on one alone.
+        if self._kparallel.shared_out is not None:
+            self._kparallel.shared_out.gather()  # All workers pass here; a save may follow on one alone.
         return logs
 
     @wraps(keras.Model.evaluate)
@@ -263,8 +263,8 @@ def make_parallel(model: keras.Model, runtime: Runtime) -> ParallelModel:
         _check_rest(model)
     # A class may refuse to have subclasses, so it is made before anything moves.
     kind = type(f"Parallel{type(model).__name__}", (ParallelModel, type(model)), {}) if former is None else type(model)
-    if runtime.slots is not None:
-        runtime.slots.belong_to(model)
+    if runtime.shared_out is not None:
+        runtime.shared_out.belong_to(model)
     take_over(model, runtime)
     if former is None:
         _set_class(model, kind)

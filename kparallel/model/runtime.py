@@ -18,7 +18,7 @@ from kparallel.planning.plan import Plan
 from kparallel.resume.epoch import EpochState
 from kparallel.stage.graph import open_graph
 from kparallel.stage.pipeline import Pipeline, cut_into_stages, one_stage
-from kparallel.workers.slots import SlotsOfWorkers
+from kparallel.workers.variables import VariablesOfWorkers
 
 __all__: list[str] = []
 
@@ -49,9 +49,9 @@ class Runtime:
         self.check = check
         self.feeding = False
         self.shard_is_free = False  # Whether `compile` may decide anew what the replicas share out.
-        self.slots: SlotsOfWorkers | None = None
+        self.shared_out: VariablesOfWorkers | None = None
         if plan.shard is not None and not placement.group.is_single:
-            self.slots = SlotsOfWorkers(placement.group, len(placement.rows), plan.shard)
+            self.shared_out = VariablesOfWorkers(placement.group, len(placement.rows), plan.shard)
         self.epoch = EpochState()
         self.jit: bool | None = None
         self.loop: LoopStrategy | None = None

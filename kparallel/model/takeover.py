@@ -30,7 +30,7 @@ import keras
 
 from kparallel.compat.layers import flatten_layers
 from kparallel.compat.optimizers import optimizers_in, own_optimizer, slots_by_weight, trained_by
-from kparallel.compat.placed_variables import SlotOwner
+from kparallel.compat.placed_variables import VariableOwner
 from kparallel.compat.training import renew_functions
 from kparallel.compat.variables import (
     foreign_strategy,
@@ -40,7 +40,7 @@ from kparallel.compat.variables import (
     place_variable,
     placed_value,
     restore_variable,
-    slot_of_workers,
+    variable_of_workers,
 )
 from kparallel.engine.owners import Load, share_out
 from kparallel.errors import ModelError
@@ -183,7 +183,9 @@ def owners_of(model: keras.Model, runtime: Runtime) -> dict[int, int] | None:
     return owners
 
 
-def _columns(model: keras.Model, runtime: Runtime) -> Iterator[tuple[keras.Variable, Column, bool, SlotOwner | None]]:
+def _columns(
+    model: keras.Model, runtime: Runtime
+) -> Iterator[tuple[keras.Variable, Column, bool, VariableOwner | None]]:
     """Yield each variable of a model once, with the devices of its copies, whether a single one is for all, and whose.
 
     The last one is given for what the workers share out: a slot, with `shard="weights"` a weight too.
@@ -214,7 +216,11 @@ def _columns(model: keras.Model, runtime: Runtime) -> Iterator[tuple[keras.Varia
         local = owners[id(weight)] - runtime.placement.first_replica
         is_here = 0 <= local < len(column)
         is_weight = weight is variable
-        owner = None if runtime.slots is None else SlotOwner(owners[id(weight)], is_here, runtime.slots, is_weight)
+        owner = (
+            None
+            if runtime.shared_out is None
+            else VariableOwner(owners[id(weight)], is_here, runtime.shared_out, is_weight)
+        )
         yield variable, (column[local] if is_here else runtime.host,), True, owner
 
 
@@ -232,12 +238,12 @@ def _check_together(variable: keras.Variable, runtime: Runtime | None) -> None:
     """Check that a variable can be moved: on every worker, or on none, since a move takes a collective.
 
     Raises:
-        ModelError: It is a slot that has its value on one worker alone.
+        ModelError: The workers share it out, and it has its value on one worker alone.
     """
-    apart = runtime is not None and runtime.slots is not None and runtime.slots.is_apart
-    if apart and slot_of_workers(variable) is not None:
+    apart = runtime is not None and runtime.shared_out is not None and runtime.shared_out.is_apart
+    if apart and variable_of_workers(variable) is not None:
         raise ModelError(
-            f"Expected the slot {variable.path!r} on every worker to move it, received one that is on its owner's "
+            f"Expected {variable.path!r} on every worker to move it, received a variable that is on its owner's "
             "worker alone, since a step has failed. Call fit or train_on_batch again, or load a checkpoint into a "
             "model that is built anew."
         )

@@ -26,7 +26,7 @@ from kparallel.resume.resumable import writers_last
 from kparallel.resume.resumed_fit import resume_training
 from kparallel.workers.agreed_notice import AgreedNotice
 from kparallel.workers.drift import check_drift
-from kparallel.workers.slots import SlotsOfWorkers
+from kparallel.workers.variables import VariablesOfWorkers
 
 __all__: list[str] = []
 
@@ -56,7 +56,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         order: The data whose order depends on the epoch, or None.
         model: The wrapped model.
         epoch: What is known of the data, and of a checkpoint that was read.
-        slots: What the workers share out, slots and perhaps weights; default None.
+        shared_out: What the workers share out, slots and perhaps weights; default None.
         **params: The arguments of `keras.callbacks.CallbackList`.
     """
 
@@ -67,7 +67,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         order: ShuffledArrays | Shards | None,
         model: Any,
         epoch: EpochState,
-        slots: SlotsOfWorkers | None = None,
+        shared_out: VariablesOfWorkers | None = None,
         **params: Any,
     ) -> None:
         all_callbacks = list(keras.tree.flatten(callbacks)) if callbacks else []
@@ -78,10 +78,10 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         self._order = order
         self._epoch_state = epoch
         epoch.callbacks = own_callbacks
-        self._slots = slots
+        self._shared_out = shared_out
         self._checkpoint = next((each for each in all_callbacks if isinstance(each, Checkpoint)), None)
         restores = any(isinstance(each, Checkpoint | keras.callbacks.BackupAndRestore) for each in all_callbacks)
-        status = [_hooks_of(all_callbacks, slots is not None), restores, self._checkpoint is not None]
+        status = [_hooks_of(all_callbacks, shared_out is not None), restores, self._checkpoint is not None]
         # Whether a hook is synchronized has to be the same on every worker, and callbacks may differ between workers.
         answers = [json.loads(answer) for answer in group.all_gather_text(json.dumps(status))]
         # If one worker has a callback that may stop at the end of a step, all of them exchange their status there.
@@ -94,8 +94,8 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Begin, and start every worker where the chief's checkpoint was written."""
-        if self.follows and self._slots is not None:
-            self._slots.gather_if_apart()  # What is read is assigned on every worker.
+        if self.follows and self._shared_out is not None:
+            self._shared_out.gather_if_apart()  # What is read is assigned on every worker.
         self._together(lambda: super(SynchronizedCallbacks, self).on_train_begin(logs))
         # Every worker reads the checkpoint's place and values from the chief: only the chief has read the file.
         if self.follows:
@@ -115,8 +115,9 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         check_drift(self._group, self.model, self._epoch_state.digest)
         self._together(lambda: super(SynchronizedCallbacks, self).on_epoch_end(epoch, logs))
         ends = epoch + 1 == self.params["epochs"] or self.model.stop_training
-        if ends and self._slots is not None:
-            self._slots.gather()  # Keras may put averages into the weights now; and a save may follow on one worker.
+        if ends and self._shared_out is not None:
+            # Keras may put averages into the weights now; and a save may follow on one worker.
+            self._shared_out.gather()
         if self._notice is None or not self._epoch_state.only_epochs:
             return
         # After the last epoch the training is done; leaving would make a launcher start it again.
@@ -169,7 +170,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         """Run a hook on all workers. All stop if one stops, and all raise if one raises."""
         error: Exception | None = None
         try:
-            with nullcontext() if self._slots is None else self._slots.asking(self._gather_slots):
+            with nullcontext() if self._shared_out is None else self._shared_out.asking(self._gather_variables):
                 hook()
         except Exception as caught:
             # Kept until all workers have exchanged their status: raised at once, it would leave the others waiting.
@@ -178,8 +179,8 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         answers = self._exchange(status)
         while any(answer.get("gather") for answer in answers):
             # A worker asks within its hook for what the workers share out.
-            if self._slots is not None:
-                self._slots.gather()
+            if self._shared_out is not None:
+                self._shared_out.gather()
             answers = self._exchange(status)
         # The worker that failed raises its own error, with its own traceback; the others name that worker.
         if error is not None:
@@ -193,11 +194,11 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         if any(answer["stop"] for answer in answers):
             self.model.stop_training = True
 
-    def _gather_slots(self) -> None:
-        """Let all workers bring the slots together, which are in the same hook, or at its end."""
+    def _gather_variables(self) -> None:
+        """Let all workers bring together what they share out, which are in the same hook, or at its end."""
         self._exchange({"gather": True})
-        if self._slots is not None:
-            self._slots.gather()
+        if self._shared_out is not None:
+            self._shared_out.gather()
 
     def _exchange(self, status: dict[str, Any]) -> list[dict[str, Any]]:
         return [json.loads(answer) for answer in self._group.all_gather_text(json.dumps(status))]

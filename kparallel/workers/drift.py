@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from kparallel.comm.group import WorkerGroup
 from kparallel.compat.optimizers import own_optimizer
-from kparallel.compat.variables import slot_of_workers
+from kparallel.compat.variables import variable_of_workers
 from kparallel.data.digest import BatchDigest
 from kparallel.errors import DataError, WorkerError
 
@@ -38,7 +38,7 @@ def check_drift(group: WorkerGroup, model: keras.Model, read: BatchDigest) -> No
     """
     # A norm for each weight: a number travels where the weight itself would be as large as a step's gradients.
     # A weight that one worker alone holds cannot differ.
-    weights = [weight for weight in model.weights if _is_floating(weight) and slot_of_workers(weight) is None]
+    weights = [weight for weight in model.weights if _is_floating(weight) and variable_of_workers(weight) is None]
     status = {"read": str(read), "rate": _rate(model), "norms": [_norm(weight) for weight in weights]}
     answers = [json.loads(answer) for answer in group.all_gather_text(json.dumps(status))]
     check_same_batch(read, [answer["read"] for answer in answers])
@@ -62,7 +62,7 @@ def check_written(group: WorkerGroup, model: keras.Model, is_written: bool) -> N
     """
     if not any(json.loads(text) for text in group.all_gather_text(json.dumps(is_written))):
         return
-    weights = [weight for weight in model.weights if _is_floating(weight) and slot_of_workers(weight) is not None]
+    weights = [weight for weight in model.weights if _is_floating(weight) and variable_of_workers(weight) is not None]
     own = json.dumps([_norm(weight) for weight in weights])
     _check_norms(weights, [json.loads(text) for text in group.all_gather_text(own)])
 

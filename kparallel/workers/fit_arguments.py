@@ -54,7 +54,7 @@ def fit_arguments(model: Any, group: WorkerGroup, epoch: EpochState, asked: dict
     callbacks = arguments["callbacks"]
     callbacks = callbacks.callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else callbacks
     options = {"verbose": arguments["verbose"], "epochs": arguments["epochs"], "steps": steps_of(arguments)}
-    synchronized = SynchronizedCallbacks(callbacks, group, order, model, epoch, model._kparallel.slots, **options)
+    synchronized = SynchronizedCallbacks(callbacks, group, order, model, epoch, model._kparallel.shared_out, **options)
     arguments["callbacks"], epoch.follows_data = synchronized, synchronized.follows
     return {name: value for name, value in arguments.items() if name in asked or value is not defaults[name]}
 

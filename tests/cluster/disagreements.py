@@ -16,7 +16,7 @@ import tensorflow as tf
 
 import kparallel
 from kparallel.compat.optimizers import slots_by_weight
-from kparallel.compat.variables import slot_of_workers
+from kparallel.compat.variables import variable_of_workers
 from tests.cluster.outcomes import agrees, fails_on, raises, raises_each, returns
 
 L, C = keras.layers, keras.callbacks
@@ -496,7 +496,7 @@ def slots_at_rest(worker):
     held, model = [], net(optimizer="adam", shard="optimizer")
 
     def note(model):
-        local = [slot_of_workers(slot).local_value() for slot in slots_of(model)]
+        local = [variable_of_workers(slot).local_value() for slot in slots_of(model)]
         held.append(sum(int(tf.size(value)) for value in local if value is not None))
 
     fit(model, callbacks=[C.LambdaCallback(on_train_batch_end=lambda *_, **__: note(model))])
@@ -569,7 +569,7 @@ def one_weight_shared_out(worker):
 
 
 def weights_of(model):
-    return [slot_of_workers(weight) for weight in model.trainable_weights]
+    return [variable_of_workers(weight) for weight in model.trainable_weights]
 
 
 @returns(lambda one, other: one == other and len(set(map(str, one[:-1]))) == 2 and one[-2] == one[-1])
@@ -596,7 +596,7 @@ def weights_at_rest(worker):
 
     def note(*_, **__):
         gc.collect()
-        local = [each.local_value() for each in (*weights_of(model), *map(slot_of_workers, slots_of(model)))]
+        local = [each.local_value() for each in (*weights_of(model), *map(variable_of_workers, slots_of(model)))]
         held.append(sum(int(tf.size(value)) for value in local if value is not None))
         held.append(bool(others) and not any(copy() for copy in others))
 

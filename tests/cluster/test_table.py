@@ -31,21 +31,27 @@ def results(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def rest(tmp_path_factory):
+def rest(request, tmp_path_factory):
     """What they made of the others."""
-    return outcomes(tmp_path_factory.mktemp("rest"), [name for name in RUNS if name not in CHOSEN], timeout=1200)
+    return outcomes(tmp_path_factory.mktemp("rest"), selected(request), timeout=1200)
 
 
 @pytest.fixture(scope="module")
-def sharded(tmp_path_factory):
+def sharded(request, tmp_path_factory):
     """What they made of the single-machine table with the optimizer shared out."""
-    return outcomes(tmp_path_factory.mktemp("sharded"), SHARDED, timeout=1800, shard="optimizer")
+    return outcomes(tmp_path_factory.mktemp("sharded"), selected(request), timeout=1800, shard="optimizer")
 
 
 @pytest.fixture(scope="module")
-def weights_shared(tmp_path_factory):
+def weights_shared(request, tmp_path_factory):
     """What they made of it with the weights shared out."""
-    return outcomes(tmp_path_factory.mktemp("weights"), SHARDED, timeout=1800, shard="weights")
+    return outcomes(tmp_path_factory.mktemp("weights"), selected(request), timeout=1800, shard="weights")
+
+
+def selected(request):
+    """The cases of those tests that run and ask for this fixture: `-k` takes a part of a long table."""
+    items = [item for item in request.session.items if request.fixturename in item.fixturenames]
+    return sorted({item.callspec.params["name"] for item in items})
 
 
 def outcomes(folder, names, timeout, **options):

@@ -9,12 +9,12 @@ import tensorflow as tf
 from kparallel.comm.communicator import SingleReplica
 from kparallel.comm.group import SingleWorker
 from kparallel.compat.distribute import mirrored
-from kparallel.compat.placed_variables import SlotOwner
+from kparallel.compat.placed_variables import VariableOwner
 from kparallel.compat.variables import copies_of, place_variable
 from kparallel.data.share import Share
 from kparallel.engine.commit import commit
 from kparallel.errors import ModelError, PlanError
-from kparallel.workers.slots import SlotsOfWorkers
+from kparallel.workers.variables import VariablesOfWorkers
 
 SHARE = Share(None, None, None, 2, 2)
 
@@ -60,10 +60,10 @@ def test_assigned_weights_are_written_and_every_stage_commits_its_state():
 
 
 def test_a_weight_that_workers_share_out_is_written_by_its_owner():
-    access = SlotsOfWorkers(SingleWorker(), 1, "weights")
+    access = VariablesOfWorkers(SingleWorker(), 1, "weights")
     weights = [keras.Variable(1.0, dtype="float32") for _ in range(2)]
     for owner, each in enumerate(weights):  # The second one's owner is another worker's replica.
-        place_variable(each, mirrored(("CPU:0",)), ("CPU:0",), True, SlotOwner(owner, owner == 0, access, True))
+        place_variable(each, mirrored(("CPU:0",)), ("CPU:0",), True, VariableOwner(owner, owner == 0, access, True))
     copies = [copies_of(each)[0] for each in weights]
     tf.function(lambda: run(weights, [tf.constant(5.0)] * 2, [False, False]) and None, autograph=False)()
     assert [float(copy) for copy in copies] == [5.0, 1.0]

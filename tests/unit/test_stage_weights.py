@@ -6,12 +6,12 @@ from kparallel.comm.communicator import Communicator
 from kparallel.comm.group import SingleWorker
 from kparallel.compat.distribute import mirrored
 from kparallel.compat.functions import captured
-from kparallel.compat.placed_variables import SlotOwner
+from kparallel.compat.placed_variables import VariableOwner
 from kparallel.compat.variables import place_variable
 from kparallel.engine.stage_device import StageDevice
 from kparallel.engine.stage_weights import StageWeights
 from kparallel.mesh import full_device_name
-from kparallel.workers.slots import SlotsOfWorkers
+from kparallel.workers.variables import VariablesOfWorkers
 from tests.unit.stages import stages_of, traced
 
 FIRST, SECOND = (StageDevice(full_device_name(name)) for name in ("CPU:0", "CPU:1"))
@@ -66,9 +66,9 @@ class Column(Communicator):
 
 
 def test_weights_that_workers_share_out_come_by_one_broadcast_of_their_stage():
-    stages, access = stages_of(), SlotsOfWorkers(SingleWorker(), 1, "weights")
+    stages, access = stages_of(), VariablesOfWorkers(SingleWorker(), 1, "weights")
     for owner, weight in enumerate(stages[1].weights):  # The kernel is here, the bias on the other worker.
-        place_variable(weight, mirrored(("CPU:0",)), ("CPU:0",), True, SlotOwner(owner, owner == 0, access, True))
+        place_variable(weight, mirrored(("CPU:0",)), ("CPU:0",), True, VariableOwner(owner, owner == 0, access, True))
     columns = [Column() for _ in stages]
 
     def work():
@@ -86,9 +86,9 @@ def test_weights_that_workers_share_out_come_by_one_broadcast_of_their_stage():
 
 
 def test_weights_that_were_frozen_since_come_as_state():
-    stages, access, column = stages_of(), SlotsOfWorkers(SingleWorker(), 1, "weights"), Column()
+    stages, access, column = stages_of(), VariablesOfWorkers(SingleWorker(), 1, "weights"), Column()
     kernel = stages[1].weights[0]
-    place_variable(kernel, mirrored(("CPU:0",)), ("CPU:0",), True, SlotOwner(1, False, access, True))
+    place_variable(kernel, mirrored(("CPU:0",)), ("CPU:0",), True, VariableOwner(1, False, access, True))
     stages[1].state.variables = [kernel]
 
     def work():

@@ -26,7 +26,7 @@ def total(terms):
 def test_shares_add_up_to_the_whole(kind, reduction, weights):
     loss = kind(reduction=reduction, dtype="float64")
     terms = [
-        loss_term(loss, Y[rows], P[rows], None if weights is None else weights[rows], len(Y[rows]), "mean")
+        loss_term(loss, Y[rows], P[rows], None if weights is None else weights[rows], len(Y[rows]), "mean", 7)
         for rows in SHARES
     ]
     assert total(terms) == pytest.approx(float(loss(Y, P, weights)), rel=1e-12)
@@ -48,21 +48,35 @@ def test_an_unknown_reduction_is_refused():
     loss = keras.losses.MeanSquaredError()
     loss.reduction = "median"
     with pytest.raises(ModelError, match="received MeanSquaredError with 'median'"):
-        loss_term(loss, Y, P, None, 7, "mean")
+        loss_term(loss, Y, P, None, 7, "mean", 7)
 
 
-@pytest.mark.parametrize("rows", [1, 3])
-def test_a_weight_a_row_does_not_broadcast_to_positions(rows):
-    """A share of as many rows as positions would: plain Keras fails for all batches but those of a single row."""
+@pytest.mark.parametrize(("rows", "whole"), [(1, 1), (1, 2), (3, 6), (3, None)])
+def test_a_weight_a_row_does_not_broadcast_to_positions(rows, whole):
+    """A share of as many rows as positions would, and one of a single row: plain Keras fails for the whole batch."""
     loss = keras.losses.SparseCategoricalCrossentropy(dtype="float64")
     tags, scores = np.zeros((rows, 3), "int32"), RNG.uniform(size=(rows, 3, 2))
     want = float(loss(tags, scores, W[:rows, None]))
-    assert total([loss_term(loss, tags, scores, W[:rows, None], rows, "mean")]) == pytest.approx(want, rel=1e-12)
-    if rows == 1:
-        assert total([loss_term(loss, tags, scores, W[:1], 1, "mean")]) == pytest.approx(want, rel=1e-12)
+    assert total([loss_term(loss, tags, scores, W[:rows, None], rows, "mean", whole)]) == pytest.approx(want, rel=1e-12)
+    if whole == 1:
+        assert total([loss_term(loss, tags, scores, W[:1], 1, "mean", 1)]) == pytest.approx(want, rel=1e-12)
         return
     masked = tf.constant(scores)
     masked._keras_mask = tf.ones((rows, 3), tf.bool)
     for predicted in (scores, masked):
-        with pytest.raises(DataError, match=r"of shape \(3, 3\) here.*received shape \(3,\)"):
-            loss_term(loss, tags, predicted, W[:rows], rows, "mean")
+        with pytest.raises(DataError, match=rf"of shape \({rows}, 3\) here.*received shape \({rows},\)"):
+            loss_term(loss, tags, predicted, W[:rows], rows, "mean", whole)
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "mean_with_sample_weight"])
+def test_a_weight_a_row_of_an_undivided_batch_meets_what_it_meets_in_plain_keras(reduction):
+    """Where the batch has as many rows as the loss has positions, Keras gives each position another row's weight."""
+    loss = keras.losses.SparseCategoricalCrossentropy(reduction=reduction, dtype="float64")
+    tags, scores = np.zeros((3, 3), "int32"), RNG.uniform(size=(3, 3, 2))
+    masked = tf.constant(scores)
+    masked._keras_mask = tf.constant([[True, True, False], [True, False, False], [True, True, True]])
+    for predicted in (scores, masked):
+        want = float(loss(tags, predicted, W[:3]))
+        assert total([loss_term(loss, tags, predicted, W[:3], 3, "mean", 3)]) == pytest.approx(want, rel=1e-12)
+    with pytest.raises(DataError, match=r"received shape \(2,\)"):
+        loss_term(loss, tags[:2], scores[:2], W[:2], 2, "mean", 2)

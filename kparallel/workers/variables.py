@@ -1,4 +1,4 @@
-"""What the workers share out: where it comes together, and what reads of it wait for.
+"""The variables that the workers share out: where they come together, and what reads of them wait for.
 
 ```text
              step               where all workers pass               step
@@ -6,10 +6,10 @@ worker 0     a's slots    ──►   slots of a, slots of b    ──►   a's 
 worker 1     b's slots    ──►   slots of a, slots of b    ──►   b's slots       holds b
 ```
 
-These are the slots of a sharded optimizer, and with `shard="weights"` the weights too; both are called slots here.
-Between steps a slot has a value on one worker alone. A worker that reads another one's slot could wait forever, since
-the others may be in the next step. So slots come together only where all workers pass: after `fit` and
-`train_on_batch`, and in those hooks of callbacks after which the workers exchange messages, if one of them reads there.
+These are the slots of a sharded optimizer, and with `shard="weights"` the weights too. Between steps such a variable
+has a value on one worker alone. A worker that reads another one's variable could wait forever, since the others may be
+in the next step. So they come together only where all workers pass: after `fit` and `train_on_batch`, and in those
+hooks of callbacks after which the workers exchange messages, if one of them reads there.
 """
 
 import json
@@ -21,8 +21,8 @@ import keras
 import tensorflow as tf
 
 from kparallel.comm.group import WorkerGroup
-from kparallel.compat.placed_variables import SlotAccess, SlotOfWorkers
-from kparallel.compat.variables import slot_of_workers
+from kparallel.compat.placed_variables import VariableAccess, VariableOfWorkers
+from kparallel.compat.variables import variable_of_workers
 from kparallel.errors import ModelError
 from kparallel.model_variables import variables_of
 from kparallel.workers.drift import check_written
@@ -32,8 +32,8 @@ __all__: list[str] = []
 _AT_ONCE = 2**26  # Bytes that travel in one collective; each worker needs as many again for what it adds.
 
 
-class SlotsOfWorkers(SlotAccess):
-    """Brings the slots of a model together, and drops them again before a step.
+class VariablesOfWorkers(VariableAccess):
+    """Brings what the workers share out of a model together, and drops it again before a step.
 
     Args:
         group: The workers.
@@ -51,11 +51,11 @@ class SlotsOfWorkers(SlotAccess):
         self._is_written = False  # Whether this worker has written into one since they came together.
 
     def belong_to(self, model: keras.Model) -> None:
-        """Say which model has the slots."""
+        """Say which model has the variables."""
         self._model = weakref.ref(model)
 
     def placed(self) -> None:
-        self.is_apart = False  # A slot is on every worker when it is placed; the next step drops it.
+        self.is_apart = False  # A variable is on every worker when it is placed; the next step drops it.
 
     def release(self) -> None:
         """Drop, before a step, what other workers hold.
@@ -66,24 +66,24 @@ class SlotsOfWorkers(SlotAccess):
         if self.is_apart:
             return
         self._check_written()
-        for slot in self._slots():
-            slot.release()
+        for variable in self._variables():
+            variable.release()
         self.is_apart = True
 
     def gather(self) -> None:
-        """Give every worker the values of all slots. All workers make the same call."""
+        """Give every worker the values of all variables. All workers make the same call."""
         self._check_written()
-        slots = self._slots()
-        while slots:
-            part = [slots.pop(0)]
-            while slots and sum(map(_bytes, part)) + _bytes(slots[0]) <= _AT_ONCE:
-                part.append(slots.pop(0))
-            values = [slot.local_value() for slot in part]
-            sent = [tf.zeros(s.shape, s.dtype) if v is None else v for s, v in zip(part, values, strict=True)]
-            owners = [slot.owner.replica // self._replicas for slot in part]
-            for slot, own, value in zip(part, values, self._group.broadcast(sent, owners), strict=True):
+        variables = self._variables()
+        while variables:
+            part = [variables.pop(0)]
+            while variables and sum(map(_bytes, part)) + _bytes(variables[0]) <= _AT_ONCE:
+                part.append(variables.pop(0))
+            values = [variable.local_value() for variable in part]
+            sent = [tf.zeros(v.shape, v.dtype) if own is None else own for v, own in zip(part, values, strict=True)]
+            owners = [variable.owner.replica // self._replicas for variable in part]
+            for variable, own, value in zip(part, values, self._group.broadcast(sent, owners), strict=True):
                 if own is None:
-                    slot.receive(value)
+                    variable.receive(value)
         self.is_apart = False
 
     def _check_written(self) -> None:
@@ -94,13 +94,13 @@ class SlotsOfWorkers(SlotAccess):
             check_written(self._group, model, is_written)
 
     def gather_if_apart(self) -> None:
-        """Give every worker the values of all slots, if one lacks some. All workers make the same call."""
+        """Give every worker the values of all variables, if one lacks some. All workers make the same call."""
         if any(json.loads(text) for text in self._group.all_gather_text(json.dumps(self.is_apart))):
             self.gather()
 
     @contextmanager
     def asking(self, ask: Callable[[], None]) -> Iterator[None]:
-        """Let a read or a write bring the slots together.
+        """Let a read or a write bring the variables together.
 
         Args:
             ask: Asks the other workers, all of which answer, to make the same call of `gather`, and makes it.
@@ -111,7 +111,7 @@ class SlotsOfWorkers(SlotAccess):
         finally:
             self._ask = before
 
-    def before_read(self, variable: SlotOfWorkers, in_graph: bool) -> None:
+    def before_read(self, variable: VariableOfWorkers, in_graph: bool) -> None:
         if in_graph:
             way_out = ", or say shard='optimizer' where a step reads it" if variable.owner.is_weight else ""
             raise ModelError(
@@ -121,13 +121,13 @@ class SlotsOfWorkers(SlotAccess):
             )
         self._bring_together(variable, "read")
 
-    def before_write(self, variable: SlotOfWorkers) -> None:
-        # A worker that first wrote its own slots and then asked for others would send what it has written already.
+    def before_write(self, variable: VariableOfWorkers) -> None:
+        # A worker that first wrote its own variables and then asked for others would send what it has written already.
         if self.is_apart:
             self._bring_together(variable, "written")
         self._is_written = True
 
-    def _bring_together(self, variable: SlotOfWorkers, what: str) -> None:
+    def _bring_together(self, variable: VariableOfWorkers, what: str) -> None:
         if self._ask is None:
             kind = "weight" if variable.owner.is_weight else "slot"
             raise ModelError(
@@ -138,16 +138,16 @@ class SlotsOfWorkers(SlotAccess):
             )
         self._ask()
 
-    def _described(self, variable: SlotOfWorkers) -> str:
+    def _described(self, variable: VariableOfWorkers) -> str:
         kind = f"weight {variable.name!r}" if variable.owner.is_weight else f"slot {variable.name!r} of an optimizer"
         return f"{kind} with shard={self._shard!r}"
 
-    def _slots(self) -> list[SlotOfWorkers]:
-        """Return all slots, in an order that is the same on all workers."""
+    def _variables(self) -> list[VariableOfWorkers]:
+        """Return all variables that are shared out, in an order that is the same on all workers."""
         model = self._model()
-        found = [] if model is None else [slot_of_workers(variable) for variable in variables_of(model)]
-        return [slot for slot in found if slot is not None]
+        found = [] if model is None else [variable_of_workers(variable) for variable in variables_of(model)]
+        return [variable for variable in found if variable is not None]
 
 
-def _bytes(slot: SlotOfWorkers) -> int:
-    return int(slot.shape.num_elements() * slot.dtype.size)
+def _bytes(variable: VariableOfWorkers) -> int:
+    return int(variable.shape.num_elements() * variable.dtype.size)

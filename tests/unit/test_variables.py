@@ -10,10 +10,10 @@ import tensorflow as tf
 
 from kparallel.comm.group import WorkerGroup
 from kparallel.compat.distribute import mirrored
-from kparallel.compat.placed_variables import SlotOwner
-from kparallel.compat.variables import as_ordinary, copies_of, place_variable, slot_of_workers
+from kparallel.compat.placed_variables import VariableOwner
+from kparallel.compat.variables import as_ordinary, copies_of, place_variable, variable_of_workers
 from kparallel.errors import ModelError, WorkerError
-from kparallel.workers.slots import SlotsOfWorkers
+from kparallel.workers.variables import VariablesOfWorkers
 
 DEVICE = ("CPU:0",)
 
@@ -42,11 +42,11 @@ def made():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     model.compile(keras.optimizers.SGD(0.1, momentum=0.9))
     model.optimizer.build(model.trainable_variables)
-    slots = SlotsOfWorkers(Group(), 1, "optimizer")
+    slots = VariablesOfWorkers(Group(), 1, "optimizer")
     slots.belong_to(model)
     momenta = model.optimizer.variables[2:]
     for owner, momentum in enumerate(momenta):
-        place_variable(momentum, mirrored(DEVICE), DEVICE, True, SlotOwner(owner, owner == 0, slots))
+        place_variable(momentum, mirrored(DEVICE), DEVICE, True, VariableOwner(owner, owner == 0, slots))
     return slots, momenta, model
 
 
@@ -54,10 +54,10 @@ def made():
 def weights():
     """The weights of a model: worker 0 holds the kernel, worker 1 the bias."""
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, kernel_initializer="ones")])
-    access = SlotsOfWorkers(Group(), 1, "weights")
+    access = VariablesOfWorkers(Group(), 1, "weights")
     access.belong_to(model)
     for owner, weight in enumerate(model.weights):
-        place_variable(weight, mirrored(DEVICE), DEVICE, True, SlotOwner(owner, owner == 0, access, is_weight=True))
+        place_variable(weight, mirrored(DEVICE), DEVICE, True, VariableOwner(owner, owner == 0, access, is_weight=True))
     return access, model
 
 
@@ -65,7 +65,7 @@ def test_what_another_worker_holds_is_dropped_before_a_step_and_comes_where_all_
     slots, (kernel, bias), _ = made
     assert bias.numpy().tolist() == [0, 0] and not slots.is_apart
     slots.release()
-    assert slots.is_apart and slot_of_workers(bias)._held is None and slot_of_workers(kernel)._held is not None
+    assert slots.is_apart and variable_of_workers(bias)._held is None and variable_of_workers(kernel)._held is not None
     assert kernel.numpy().tolist() == [[0, 0]] * 3  # Its owner may read it at any time.
     slots.gather()
     assert slots._group.owners == [[0, 1]] and bias.numpy().tolist() == [7, 7]
@@ -124,10 +124,10 @@ def test_what_is_placed_since_is_on_every_worker(made):
 def test_a_weight_is_dropped_and_comes_as_a_slot_does(weights):
     access, model = weights
     kernel, bias = model.weights
-    dropped = weakref.ref(slot_of_workers(bias).local_copies[0])
+    dropped = weakref.ref(variable_of_workers(bias).local_copies[0])
     access.release()
     gc.collect()
-    assert dropped() is None and not slot_of_workers(bias).local_copies  # Nothing else keeps its bytes.
+    assert dropped() is None and not variable_of_workers(bias).local_copies  # Nothing else keeps its bytes.
     with pytest.raises(ModelError, match="the weight '.*bias.*' with shard='weights' to be read where all"):
         bias.numpy()
     access.gather()
@@ -151,7 +151,7 @@ def test_a_graph_has_no_weight_of_its_owner_either_but_what_is_traced_to_be_drop
     access.release()
     with as_ordinary(model.weights):
         traced()  # This worker holds it.
-    assert slot_of_workers(kernel) is not None and len(copies_of(kernel)) == 1
+    assert variable_of_workers(kernel) is not None and len(copies_of(kernel)) == 1
 
 
 @pytest.mark.parametrize("change", [1, 0])
