@@ -11,6 +11,7 @@ from kparallel.compat.tensors import keras_logits
 from kparallel.data.share import Share
 from kparallel.engine.replica import Replica
 from kparallel.metric.additive import is_additive, state_change
+from kparallel.metric.broadcast import check_metrics
 
 __all__: list[str] = []
 
@@ -82,15 +83,17 @@ class Metrics:
 
     Args:
         model: The compiled model.
+        replicas: The number of replicas.
     """
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, model: keras.Model, replicas: int) -> None:
         self._metrics = compiled_metrics(model)
         # An overridden `compute_metrics` may do anything with the rows, so it gets all of them.
         self._own = getattr(model.compute_metrics, "__func__", None) is not keras.Model.compute_metrics
         self._additive = not self._own and (
             self._metrics is None or all(is_additive(metric) for metric in self._metrics.metrics)
         )
+        self._unchecked = replicas > 1  # A single replica has all rows, as plain Keras.
 
     @property
     def may_add_up(self) -> bool:
@@ -98,10 +101,19 @@ class Metrics:
         return self._additive
 
     def changes(self, outputs: Any, share: Share) -> list[tf.Tensor]:
-        """Return this replica's changes of the metrics' variables; an empty list if they need the whole batch."""
+        """Return this replica's changes of the metrics' variables; an empty list if they need the whole batch.
+
+        Raises:
+            DataError: A metric takes targets, outputs and weights of these shapes for some numbers of rows only.
+        """
         if self._metrics is None or not self._metrics.variables or not self.add_up(outputs):
             return []
-        return state_change(self._metrics, share.y, outputs, sample_weight=share.sample_weight)
+        changes = state_change(self._metrics, share.y, outputs, sample_weight=share.sample_weight)
+        # What fails anyway has failed by now, with Keras's own words.
+        if self._unchecked:
+            check_metrics(self._metrics, share.y, outputs, share.sample_weight)
+            self._unchecked = False
+        return changes
 
     def batch(self, outputs: Any, share: Share, replica: Replica) -> Any:
         """Return the inputs, targets, outputs, weights and logits of all replicas if metrics need them, else None."""

@@ -82,7 +82,7 @@ class Step:
         jit = False if plan.placed else jit
         self._passes = ForwardBackward(model, pipeline, plan, coupling, bool(jit), functions)
         self._kinds = Kinds(pipeline, self._passes.train_functions, plan.microbatches, placement.replicas)
-        self._metrics = Metrics(model)
+        self._metrics = Metrics(model, placement.replicas)
         self._shares = self._may_share(jit)
         self._shared_passes = SharedPasses(self._local)
         self._optimizer = OptimizerUpdate(getattr(model, "optimizer", None), jit)

@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from kparallel.compat.functions import called_graphs, captured
-from kparallel.stage.dependence import Dependence, RowDependence
+from kparallel.stage.dependence import Dependence, RowDependence, key_of
 
 __all__: list[str] = []
 
@@ -20,17 +20,24 @@ class StepRows(RowDependence):
     Args:
         graph: The graph of the step.
         rows: The tensors that hold this replica's rows.
+        equal: The keys of the tensors that are equal on all replicas, to which each replica adds those that it makes.
+            The graph has the operations of all replicas, and each follows all of them. Default its own alone.
     """
 
-    def __init__(self, graph: Any, rows: Sequence[tf.Tensor]) -> None:
+    def __init__(self, graph: Any, rows: Sequence[tf.Tensor], equal: set[tuple[int, str, int]] | None = None) -> None:
         super().__init__(rows, [])
         self._graph = graph
+        self._equal: set[tuple[int, str, int]] = set() if equal is None else equal
 
     def set(self, tensor: tf.Tensor, dependence: Dependence) -> None:
         """Say of a tensor what the graph does not show, such as that it is equal on all replicas."""
-        self._known[(id(tensor.graph), tensor.op.name, tensor.value_index)] = dependence
+        self._known[key_of(tensor)] = dependence
+        if dependence is Dependence.NONE:
+            self._equal.add(key_of(tensor))
 
     def _inputs(self, tensor: tf.Tensor) -> list[tf.Tensor]:
+        if key_of(tensor) in self._equal:
+            return []
         if tensor.op.type == "Placeholder" and tensor.graph is not self._graph:
             # A function's own input that stands for a tensor outside: its dependence is that of the tensor.
             outside = captured(tensor)
@@ -39,6 +46,10 @@ class StepRows(RowDependence):
 
     def _through(self, tensor: tf.Tensor, inputs: list[tf.Tensor]) -> Dependence:
         operation = tensor.op
+        if key_of(tensor) in self._equal:
+            return Dependence.NONE
+        if operation.type == "Equal" and not tensor.shape.rank and operation.inputs[0] is operation.inputs[1]:
+            return Dependence.NONE  # By such a comparison, always true, `tf.recompute_grad` waits for a gradient.
         if operation.type == "Placeholder" and tensor.graph is not self._graph:
             # What a function is called with, or a loop carries, is not known inside it.
             if inputs:

@@ -69,6 +69,7 @@ class OwnStep:
         self.sized = False  # Whether the step has to be traced with the number of rows.
         self.draw: str | None = None  # Where the step first draws what a comparison cannot hold equal.
         self._drawn: set[str] = set()  # The operations of its last graph by which replicas draw what can be held equal.
+        self._equal: set[tuple[int, str, int]] = set()  # The tensors of that graph that are equal on all replicas.
         self.sizes: set[int] = set()  # Numbers of rows that are written into it.
         self.choice: str | None = None  # Where it first chooses by a number of a replica's rows.
         self.trial: Notes | None = None  # What a run that is compared with another one does otherwise.
@@ -142,7 +143,7 @@ class OwnStep:
     def _observed(self) -> Iterator[None]:
         """Let the running step see what leaves tapes, reaches optimizers and is read of metrics."""
         if not tf.executing_eagerly():
-            self._drawn = set()
+            self._drawn, self._equal = set(), set()
         with ExitStack() as stack:
             stack.enter_context(through_steps())
             for owners, name, take in (
@@ -214,7 +215,7 @@ class OwnStep:
         """Return what follows a replica through the graph that it is about to make."""
         graph = tf.compat.v1.get_default_graph()
         leaves = tf.nest.flatten(data, expand_composites=True)
-        rows = StepRows(graph, [leaf for leaf in leaves if tf.is_tensor(leaf)])
+        rows = StepRows(graph, [leaf for leaf in leaves if tf.is_tensor(leaf)], self._equal)
         local = index - self._placement.first_replica
         # Of variables with a single copy only optimizers write, whose writes are not followed.
         followed = [variable for variable in self._held.variables if not has_single_copy(variable)]

@@ -24,6 +24,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from kparallel.stage.mixed_rows import mixes
+
 __all__: list[str] = []
 
 
@@ -69,8 +71,8 @@ class RowDependence:
     """
 
     def __init__(self, rows: Sequence[tf.Tensor], random: Sequence[tf.Tensor]) -> None:
-        self._known: dict[tuple[int, str, int], Dependence] = {_key(tensor): Dependence.ROWS for tensor in rows}
-        self._known |= {_key(tensor): Dependence.OTHER for tensor in random}
+        self._known: dict[tuple[int, str, int], Dependence] = {key_of(tensor): Dependence.ROWS for tensor in rows}
+        self._known |= {key_of(tensor): Dependence.OTHER for tensor in random}
 
     def of(self, tensor: tf.Tensor) -> Dependence:
         """Return how a tensor depends on the rows."""
@@ -79,17 +81,17 @@ class RowDependence:
         pending = [tensor]
         while pending:
             top = pending[-1]
-            if _key(top) in self._known:
+            if key_of(top) in self._known:
                 pending.pop()
                 continue
             inputs = self._inputs(top)
-            unknown = [source for source in inputs if _key(source) not in self._known]
+            unknown = [source for source in inputs if key_of(source) not in self._known]
             if unknown:
                 pending += unknown
                 continue
-            self._known[_key(top)] = self._through(top, inputs)
+            self._known[key_of(top)] = self._through(top, inputs)
             pending.pop()
-        return self._known[_key(tensor)]
+        return self._known[key_of(tensor)]
 
     def of_update(self, new: tf.Tensor, old: tf.Tensor) -> Dependence:
         """Return how the new value of a variable depends on the rows.
@@ -107,7 +109,9 @@ class RowDependence:
         if new.op.type not in ("AddV2", "Add"):
             return Dependence.OTHER
         origins = [_origin(summand) for summand in new.op.inputs]
-        changes = [summand for summand, origin in zip(new.op.inputs, origins, strict=True) if _key(origin) != _key(old)]
+        changes = [
+            summand for summand, origin in zip(new.op.inputs, origins, strict=True) if key_of(origin) != key_of(old)
+        ]
         adds_sum = len(changes) == 1 and self.of(changes[0]) is Dependence.SUM
         return Dependence.SUM if adds_sum else Dependence.OTHER
 
@@ -127,14 +131,14 @@ class RowDependence:
         # A stateful operation that is no read draws random numbers, or does something unknown.
         if tensor.op.op_def.is_stateful and kind not in _READS:
             return Dependence.OTHER
-        of_inputs = [self._known[_key(source)] for source in inputs]
+        of_inputs = [self._known[key_of(source)] for source in inputs]
         if all(of_input is Dependence.NONE for of_input in of_inputs):
             return Dependence.NONE
         # `zeros_like(x)`, or a constant that is broadcast to the rows: the shape depends on them.
         if kind in _SHAPED and _has_rows(tensor):
             return Dependence.ROWS
         # `shape(x)[0]`: the number of rows is the sum of a 1 for each row.
-        if _is_row_count(tensor) and self._known[_key(inputs[0].op.inputs[0])] is Dependence.ROWS:
+        if _is_row_count(tensor) and self._known[key_of(inputs[0].op.inputs[0])] is Dependence.ROWS:
             return Dependence.SUM
         # A sum over the rows divided by their number, or by a fixed multiple of it.
         if kind in _QUOTIENTS and of_inputs == [Dependence.SUM, Dependence.SUM] and self._counts_rows(inputs[1]):
@@ -155,15 +159,15 @@ class RowDependence:
         inputs = list(tensor.op.inputs)
         if tensor.op.type == "Size" or _is_row_count(tensor):
             source = inputs[0] if tensor.op.type == "Size" else inputs[0].op.inputs[0]
-            return self._known[_key(source)] is Dependence.ROWS
+            return self._known[key_of(source)] is Dependence.ROWS
         if tensor.op.type == "Shape":
-            return self._known[_key(inputs[0])] is Dependence.ROWS
+            return self._known[key_of(inputs[0])] is Dependence.ROWS
         if tensor.op.type == "Prod":
             return self._counts_rows(inputs[0])
         if tensor.op.type not in ("Mul", "Pack"):
             return False
         # A product, or a shape that is built from parts: exactly one factor may depend on the rows.
-        factors = [source for source in inputs if self._known[_key(source)] is not Dependence.NONE]
+        factors = [source for source in inputs if self._known[key_of(source)] is not Dependence.NONE]
         return len(factors) == 1 and self._counts_rows(factors[0])
 
 
@@ -179,9 +183,11 @@ def _of_rows(tensor: tf.Tensor, of_inputs: list[Dependence]) -> Dependence:
         return Dependence.SUM
     if any(row_bounds(tensor.op)):  # `x[1:]`: rows by their places in the batch.
         return Dependence.OTHER
-    # Unknown operations are trusted to keep rows apart if the first dim is still the rows. One that mixes rows unseen,
-    # such as a cumulative sum, is documented: the user says loss_reduction="global".
+    # Unknown operations are trusted to keep rows apart if the first dim is still the rows. One that mixes rows unseen
+    # is documented: the user says loss_reduction="global".
     separate = _has_rows(tensor) and kind not in _SOME_ROWS and set(of_inputs) <= {Dependence.ROWS, Dependence.NONE}
+    # A reshape has the data as its one input here.
+    separate = separate and (kind == "Reshape" or not mixes(tensor.op, [each is Dependence.ROWS for each in of_inputs]))
     return Dependence.ROWS if separate else Dependence.OTHER
 
 
@@ -236,5 +242,6 @@ def _origin(tensor: tf.Tensor) -> tf.Tensor:
     return tensor
 
 
-def _key(tensor: tf.Tensor) -> tuple[int, str, int]:
+def key_of(tensor: tf.Tensor) -> tuple[int, str, int]:
+    """Return what tells a tensor from all others while its graph exists."""
     return id(tensor.graph), tensor.op.name, tensor.value_index

@@ -40,7 +40,7 @@ def compares_rows(model, y, y_pred):
 
 
 def mixes_in_a_product(model, y, y_pred):
-    """No reading of code sees that these rows are mixed: the product has as many rows as each factor."""
+    """The product has as many rows as each factor."""
     return tf.reduce_mean(tf.nn.softmax(tf.matmul(y_pred, y_pred, transpose_b=True), 1) @ y)
 
 
@@ -167,6 +167,35 @@ def test_a_choice_by_a_replicas_rows_is_said(choice):
     """A few rows choose alike."""
     with pytest.warns(UserWarning, match=r"chooses by a number of each replica's own rows at .*test_check.py:\d+"):
         fit(wrapped(lambda model, y, y_pred: choice(y, y_pred)))
+
+
+class Scaled(Step):
+    """A step that recomputes, and scales gradients by hand where their norm is large. A warning is an error here."""
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((y - tf.recompute_grad(self.net)(x)) ** 2)
+        gradients = tape.gradient(loss, self.trainable_weights)
+        norm = tf.linalg.global_norm(gradients)
+        scaled = [tf.where(norm > 0.1, 0.1 * each / norm, each) for each in gradients]
+        self.optimizer.apply(scaled, self.trainable_weights)
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize("replicas", some([2, 3], 3))
+def test_a_choice_by_the_whole_batchs_gradients_is_none(replicas):
+    """The graph has such a choice of each replica, and each reads all of it."""
+    use("float64")
+    ends = []
+    for wrap in (lambda model: model, lambda model: kparallel.wrap(model, replicas=replicas)):
+        keras.utils.set_random_seed(0)
+        model = wrap(Scaled(None))
+        model.compile(keras.optimizers.SGD(0.1))
+        fit(model)
+        ends.append(model.get_weights())
+    for plain, own in zip(*ends, strict=True):
+        np.testing.assert_allclose(own, plain, atol=FLOAT64)
 
 
 def test_a_step_that_runs_in_graphs_alone_is_not_compared():

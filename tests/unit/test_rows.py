@@ -58,3 +58,27 @@ def test_the_step_may_say_what_the_graph_does_not_show():
         return 2.0 * tf.reduce_max(x, name="of_all")
 
     assert of(summed) is OTHER and of(summed, ["of_all:0"]) is NONE
+
+
+def test_what_one_replica_says_is_equal_the_others_know():
+    """All replicas' operations are in one graph, and a sum of all depends on the rows of each."""
+
+    def trace(x):
+        total = tf.reduce_max(x)
+        equal = set()
+        first, second = (StepRows(x.graph, [x], equal) for _ in range(2))
+        first.set(total, NONE)
+        assert second.of(2.0 * total) is NONE
+        assert StepRows(x.graph, [x]).of(2.0 * total) is OTHER
+
+    tf.function(trace, autograph=False).get_concrete_function(tf.TensorSpec((None, 3)))
+
+
+def test_a_comparison_with_itself_is_the_same_for_all_rows():
+    """`tf.recompute_grad` makes one."""
+
+    def with_itself(x):
+        first = tf.reduce_max(x)
+        return first == first
+
+    assert of(with_itself) is NONE
