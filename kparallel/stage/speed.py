@@ -17,6 +17,7 @@ __all__: list[str] = []
 
 _CPU_SIZE, _GPU_SIZE = 512, 4096  # Rows and columns of a matrix.
 _REPETITIONS = 5
+_LEAST_TIME = 0.25  # Seconds of runs: a few milliseconds may all fall into what else the machine does.
 _LAYERS, _WIDTH, _ROWS = 4, 256, 128  # Of the layers whose efficiency is measured.
 _ACTIONS = 16
 _TIME_STEPS = 64
@@ -119,10 +120,15 @@ def _seconds(run: Callable[[Any], tf.Tensor], devices: Sequence[str], values: Se
         return [_on(name, partial(run, value)) for name, value in zip(devices, arguments, strict=True)]
 
     function = traced(on_all)
-    samples = []
-    for _ in range(_REPETITIONS + 1):
+
+    def seconds() -> float:
         start = time.perf_counter()
         for result in function(list(values)):
             result.numpy()  # Waits for it.
-        samples.append(time.perf_counter() - start)
-    return min(samples[1:])
+        return time.perf_counter() - start
+
+    seconds()
+    samples: list[float] = []
+    while len(samples) < _REPETITIONS or sum(samples) < _LEAST_TIME:
+        samples.append(seconds())
+    return min(samples)
