@@ -78,7 +78,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         """
         runtime = self._kparallel
         if runtime.feeding:
-            return WholeBatchStrategy(runtime.strategy)
+            return WholeBatchStrategy(runtime.strategy, runtime.reading)
         if runtime.loop is None:
             owners = partial(owners_of, self, runtime)
             place, whole = partial(place_new, self, runtime), partial(keep_whole, self, runtime)

@@ -184,7 +184,10 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
             answers = self._exchange(status)
         # The worker that failed raises its own error, with its own traceback; the others name that worker.
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                error = None  # Its traceback holds this frame, and those of `fit` with all that they hold.
         failed = [(index, answer["error"]) for index, answer in enumerate(answers) if answer["error"]]
         if failed:
             raise WorkerError(
