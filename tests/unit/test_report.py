@@ -50,3 +50,14 @@ def test_metrics_of_the_whole_batch_see_its_mask():
         results.append(wrap(model).evaluate(x, np.zeros((3, 3, 1)), verbose=0, return_dict=True))
     assert results[1] == pytest.approx(results[0], rel=1e-6)
     assert results[0]["absolute"] == pytest.approx(results[0]["mae"])
+
+
+@pytest.mark.parametrize("metric", [keras.losses.MeanSquaredError, lambda: keras.losses.dice])
+def test_a_loss_as_a_metric_counts_once_a_batch(metric):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "sigmoid")])
+    model.compile(loss="mse", metrics=[metric()])
+    x, y = np.random.default_rng(0).uniform(size=(2, 8, 3)).astype("float32")
+    results = []
+    for wrap in (lambda model: model, lambda model: kparallel.wrap(model, replicas=2)):
+        results.append(wrap(model).evaluate(x[:, :2], y, batch_size=5, verbose=0))
+    assert results[1] == pytest.approx(results[0], rel=1e-6)
