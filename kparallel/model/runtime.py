@@ -72,7 +72,9 @@ class Runtime:
         if self._draws is None:
             # One more than the default's state: the numbers repeat with the user's seed, and are not those that the
             # default draws.
-            self._draws = self._make_draws(int(default_generator().state.numpy()[0]) + 1)
+            with tf.init_scope():  # A loop of one's own makes the call while it is traced.
+                default = int(default_generator().state.numpy()[0])
+            self._draws = self._make_draws(default + 1)
         return self._draws
 
     def resume_draws(self, state: Any) -> None:

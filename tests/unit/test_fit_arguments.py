@@ -27,7 +27,7 @@ class Other(Answers):
 def model():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
-    object.__setattr__(model, "_kparallel", SimpleNamespace(slots=None))
+    object.__setattr__(model, "_kparallel", SimpleNamespace(shared_out=None))
     return model
 
 
