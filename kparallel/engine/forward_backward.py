@@ -68,6 +68,10 @@ class ForwardBackward:
         self._renews = plan.shard == "weights"
         # Else traced only by an order that splits backward passes. Functions from elsewhere are not cut.
         self._splits = [self._split(stage, jit) if functions is None else None for stage in pipeline.stages]
+        # The results of an empty share count nowhere, but its actions keep their order. TensorFlow makes a NoOp of a
+        # call that others only wait for, and looks for a program of this name if the call was to be compiled.
+        compiled = jit and not inline and functions is None
+        self._of_empty = ForwardBackward(model, pipeline, plan, coupling, False) if compiled else self
 
     def _split(self, stage: Stage, jit: bool) -> SplitFunction | None:
         received = [number not in self._pipeline.inputs for number in stage.reads]
@@ -84,18 +88,19 @@ class ForwardBackward:
         Returns:
             The result of the passes, and the losses.
         """
+        passes = self if share.count else self._of_empty
         try:
-            return self._run(replica, share, training)
+            return passes._run(replica, share, training)
         except WholeBatchNeeded:
             # The graph of a loss exists only once the first outputs do. Nothing has been reduced or written yet, so the
             # passes are traced again, now with one loss of the whole share; the first trace is pruned.
-            return self._run(replica, share, training)
+            return passes._run(replica, share, training)
 
     def predict(self, replica: Replica, share: Share) -> tuple[ReplicaResult, Any]:
         """Return the result of the forward passes, and the outputs of a replica's rows."""
         parts = microbatches(share, self._plan.microbatches)
-        outputs = Predictions(len(self._pipeline.stages))
-        result = self._execute(replica, parts, outputs, self._test_functions, self._forward(), self._lanes)
+        outputs, passes = Predictions(len(self._pipeline.stages)), self if share.count else self._of_empty
+        result = passes._execute(replica, parts, outputs, passes._test_functions, self._forward(), self._lanes)
         return result, outputs.joined()
 
     def _run(self, replica: Replica, share: Share, training: bool) -> tuple[ReplicaResult, LossStage]:

@@ -148,6 +148,16 @@ def test_penalties_frozen_weights_and_schedules(options):
     assert len(wrapped.layers[3].kernel.value.values) == 1
 
 
+def test_a_replica_without_rows_runs_no_compiled_stage():
+    """Its results count nowhere: TensorFlow made a NoOp of the calls, and then looked for a program of that name."""
+    plain, model = pair(net, **STAGES)
+    for each in (plain, model):
+        each.compile(O.SGD(0.1), "mse", jit_compile=True)
+        each.fit(X[:1], Y[:1], verbose=0)
+    assert_alike(state(model), state(plain))
+    assert_alike(model.predict(X[:1], verbose=0), plain.predict(X[:1], verbose=0))
+
+
 @pytest.mark.full
 def test_it_runs_eagerly():
     plain, wrapped = pair(net, **STAGES)
