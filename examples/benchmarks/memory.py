@@ -16,7 +16,7 @@ _STAGES, _MICROBATCHES = 4, 16
 _BATCH = {"mlp": 8192, "transformer": 128}
 _MB = 1e6
 _WORKERS = 4
-_SECONDS = 1500.0  # Four workers trace twelve stages twice each on two cores before they answer.
+_SECONDS = 1500.0  # Until an arm answers that traces twelve stages for four replicas, or four workers do.
 # Large tensors go back to the kernel when they are dropped, so that it can tell what a process has.
 _EXACT = {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=65536"}
 
@@ -116,7 +116,7 @@ def _memory_of_workers(settings: Settings, shard: str | None) -> Any:
 
 def _live_bytes(settings: Settings, shard: str | None) -> Any:
     process = Process("examples.benchmarks.live_bytes_arm", {"shard": shard}, [0, 1])
-    with running({"live bytes": [process]}, settings.log) as started:
+    with running({"live bytes": [process]}, settings.log, _SECONDS) as started:
         return started["live bytes"].facts
 
 

@@ -94,6 +94,14 @@ def test_two_workers_equal_one_device_in_the_other_cases(rest, name):
     compare(rest, rest, name, workers=2)
 
 
+@pytest.mark.full
+def test_three_hosts_equal_one_device_where_shares_have_fewer_microbatches_than_others(rest, tmp_path):
+    names = ("weights_split", "weights_gpipe", "weights_in_denominators", "weights_backwards")
+    run_hosts(tmp_path, *names)
+    for name in names:
+        compare(tmp_path, rest, name, workers=3)
+
+
 def test_compressed_gradients_were_rounded_alike_on_both_workers(folder):
     plain, *workers = (np.load(folder / f"compressed.{who}.npz")["weight0"] for who in ("plain", "worker0", "worker1"))
     assert np.abs(workers[0] - plain).max() > 1e-6  # float64 alone stays below 1e-9.
