@@ -50,7 +50,7 @@ def mixes(operation: tf.Operation, rows: Sequence[bool]) -> bool:
         # The last two dims are those of the matrices.
         return operation.outputs[0].shape.rank == 2 or _other_rank(operation, rows)
     if kind in _ALONG_LAST:
-        return operation.inputs[0].shape.rank == 1
+        return bool(operation.inputs[0].shape.rank == 1)
     if kind in _ALONG_DIMS:
         return _has_zero(operation.inputs[1], operation.inputs[0].shape.rank)
     further = _FURTHER.get(kind)
