@@ -308,22 +308,36 @@ PIPELINES = {
     ),
 }
 CASES |= PIPELINES
+
+
+def accumulating():
+    return opt.AdamW(0.01, gradient_accumulation_steps=2, global_clipnorm=0.05)
+
+
+def averaging():
+    return opt.SGD(0.1, momentum=0.9, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2)
+
+
+def scaling():
+    return opt.LossScaleOptimizer(opt.Muon(0.01, global_clipnorm=0.05), initial_scale=8.0)
+
+
 SHARDED = {
     "sharded": case(lambda: opt.Adam(0.01, global_clipnorm=0.05), options={"shard": "optimizer"}, job=resumed),
     "sharded_by_hand": case(lambda: opt.Nadam(0.01, clipnorm=0.1), options={"shard": "optimizer"}, job=by_hand),
     "sharded_accumulation": case(
-        lambda: opt.AdamW(0.01, gradient_accumulation_steps=2, global_clipnorm=0.05),
+        accumulating,
         build=deep,
         options={"shard": "optimizer", "stages": 2, "microbatches": 2},
     ),
     "sharded_average": case(
-        lambda: opt.SGD(0.1, momentum=0.9, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2),
+        averaging,
         build=masked,
         fit={"callbacks": [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)], "validation_data": (TOKENS, TAGS)},
         options={"shard": "optimizer"},
     ),
     "sharded_scaled": case(
-        lambda: opt.LossScaleOptimizer(opt.Muon(0.01, global_clipnorm=0.05), initial_scale=8.0),
+        scaling,
         options={"shard": "optimizer"},
     ),
     "sharded_several": case(lambda: each_of_two(), build=deep, options={"shard": "optimizer"}),
@@ -335,7 +349,7 @@ WEIGHTS_SHARED = {
     "weights": case(lambda: opt.Adam(0.01, global_clipnorm=0.05), options={"shard": "weights"}, job=resumed),
     "weights_in_turn": case(lambda: opt.Adam(0.01), build=normed_deep, options=IN_TURN, job=by_hand),
     "weights_accumulation": case(
-        lambda: opt.AdamW(0.01, gradient_accumulation_steps=2, global_clipnorm=0.05),
+        accumulating,
         build=deep,
         options=IN_TURN | {"stages": 3, "recompute": "always"},
     ),
@@ -378,13 +392,13 @@ WEIGHTS_SHARED = {
         options={"shard": "weights", "stages": 4, "replicas": 2, "microbatches": 3, "devices": ["CPU:0", "CPU:1"]},
     ),
     "weights_average": case(
-        lambda: opt.SGD(0.1, momentum=0.9, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2),
+        averaging,
         build=masked,
         fit={"callbacks": [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)], "validation_data": (TOKENS, TAGS)},
         options={"shard": "weights"},
     ),
     "weights_scaled": case(
-        lambda: opt.LossScaleOptimizer(opt.Muon(0.01, global_clipnorm=0.05), initial_scale=8.0),
+        scaling,
         build=deep,
         options=IN_TURN,
     ),

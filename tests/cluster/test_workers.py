@@ -67,14 +67,14 @@ def run_hosts(folder, *names):
 
 
 def test_three_hosts_equal_one_device(folder, tmp_path):
-    names = ("accumulation", "mask", "by_hand")
+    names = ("mask", "by_hand")
     run_hosts(tmp_path, *names)
     for name in names:
         compare(tmp_path, folder, name, workers=3)
 
 
 def test_tensorflows_collectives_equal_one_device(folder, tmp_path):
-    names = ("accumulation", "mask", "compressed", "sharded", "weights_in_turn")
+    names = ("mask", "compressed", "sharded", "weights_in_turn")
     choice = {"KPARALLEL_COLLECTIVES": "tensorflow", "CARRIER": "TFCommunicator"}
     gang = [sys.executable, "-m", "kparallel", "run", "-n", "2", "--timeout", "60", HERE / "work.py", tmp_path, *names]
     done = subprocess.run(gang, env=ENVIRONMENT | choice, capture_output=True, text=True, timeout=600)
