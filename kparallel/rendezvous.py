@@ -159,8 +159,9 @@ class _Rendezvous:
         host, port = host_and_port(self._cluster.workers[peer])
         while True:
             try:
-                opening = asyncio.open_connection(host, port, limit=_LINE)
-                reader, writer = await asyncio.wait_for(opening, 5)
+                # Not `wait_for`: in Python 3.11 it loses a cancellation that comes together with what is waited for.
+                async with asyncio.timeout(5):
+                    reader, writer = await asyncio.open_connection(host, port, limit=_LINE)
                 self._opened.add(writer)
                 await self._shake_hands(peer, reader, writer)
                 return
@@ -182,7 +183,8 @@ class _Rendezvous:
         """
         self._send(writer, {"handshake": self._handshake})
         try:
-            answer = self._messages.read(await asyncio.wait_for(reader.readline(), 5))
+            async with asyncio.timeout(5):
+                answer = self._messages.read(await reader.readline())
             if answer["worker"] != peer or "handshake" not in answer:
                 raise NoMessageError(f"it says that it is worker {answer['worker']}")
         except BaseException:

@@ -91,9 +91,9 @@ class Arm:
         self._log = [Path(log) / f"{name}.{index}.log" for index in range(len(processes))]
         self._children = [_start(process, file) for process, file in zip(processes, self._log, strict=True)]
 
-    def wait(self) -> None:
+    def wait(self, seconds: float = _START) -> None:
         """Wait until every process is ready."""
-        self.facts = self._answers(_START)[0]
+        self.facts = self._answers(seconds)[0]
 
     def run(self, steps: int, variant: str = "") -> Sample:
         """Run steps on all processes at once."""
@@ -153,14 +153,20 @@ def _start(process: Process, log: Path) -> Any:
 
 
 @contextlib.contextmanager
-def running(arms: Mapping[str, Sequence[Process]], log: str) -> Iterator[dict[str, Arm]]:
-    """Start all arms, wait until they are ready, and end them however the block ends."""
+def running(arms: Mapping[str, Sequence[Process]], log: str, seconds: float = _START) -> Iterator[dict[str, Arm]]:
+    """Start all arms, wait until they are ready, and end them however the block ends.
+
+    Args:
+        arms: By name, the processes of each.
+        log: A folder for what they print.
+        seconds: Until an arm has to be ready.
+    """
     started: dict[str, Arm] = {}
     try:
         for name, processes in arms.items():
             started[name] = Arm(name, processes, log)
         for arm in started.values():
-            arm.wait()
+            arm.wait(seconds)
         yield started
     finally:
         for arm in started.values():

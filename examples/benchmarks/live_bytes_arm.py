@@ -24,9 +24,10 @@ def main() -> None:
 
     kparallel.virtual_devices(_DEVICES)
     from examples.benchmarks.live_bytes import live_bytes, tensor_bytes
+    from examples.benchmarks.transformer import transformer
 
     model = kparallel.wrap(
-        _transformer(),
+        transformer(_BLOCKS, _WIDTH, _HEADS, _TOKENS),
         replicas=_DEVICES,
         stages=_BLOCKS,
         microbatches=1,
@@ -45,19 +46,6 @@ def main() -> None:
         "state": 4 * weights,
     }
     serve(options, {}, facts)
-
-
-def _transformer() -> Any:
-    import keras
-    from keras import layers
-
-    x = inputs = keras.Input((_TOKENS, _WIDTH))
-    for _ in range(_BLOCKS):
-        h = layers.LayerNormalization()(x)
-        x = layers.Add()([x, layers.MultiHeadAttention(_HEADS, _WIDTH // _HEADS)(h, h)])
-        h = layers.Dense(4 * _WIDTH, activation="relu")(layers.LayerNormalization()(x))
-        x = layers.Add()([x, layers.Dense(_WIDTH)(h)])
-    return keras.Model(inputs, x)
 
 
 if __name__ == "__main__":

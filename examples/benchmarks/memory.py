@@ -16,6 +16,7 @@ _STAGES, _MICROBATCHES = 4, 16
 _BATCH = {"mlp": 8192, "transformer": 128}
 _MB = 1e6
 _WORKERS = 4
+_SECONDS = 1500.0  # Four workers trace twelve stages twice each on two cores before they answer.
 # Large tensors go back to the kernel when they are dropped, so that it can tell what a process has.
 _EXACT = {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=65536"}
 
@@ -109,7 +110,7 @@ def _memory_of_workers(settings: Settings, shard: str | None) -> Any:
         )
         for index in range(_WORKERS)
     ]
-    with running({"workers": processes}, settings.log) as started:
+    with running({"workers": processes}, settings.log, _SECONDS) as started:
         return started["workers"].facts
 
 

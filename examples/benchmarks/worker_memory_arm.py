@@ -47,6 +47,7 @@ def _grown(width: int, options: dict[str, Any]) -> tuple[dict[str, int], Any]:
     import numpy as np
 
     import kparallel
+    from examples.benchmarks.transformer import transformer
 
     seen: dict[str, int] = {}
 
@@ -62,7 +63,7 @@ def _grown(width: int, options: dict[str, Any]) -> tuple[dict[str, int], Any]:
     gc.collect()
     before = _status("VmRSS")
     model = kparallel.wrap(
-        _transformer(width),
+        transformer(_BLOCKS, width, _HEADS, _TOKENS),
         replicas=options["workers"],
         stages=_BLOCKS,
         microbatches=1,
@@ -79,19 +80,6 @@ def _status(key: str) -> int:
     """Return the bytes that Linux tells of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
-
-
-def _transformer(width: int) -> Any:
-    import keras
-    from keras import layers
-
-    x = inputs = keras.Input((_TOKENS, width))
-    for _ in range(_BLOCKS):
-        h = layers.LayerNormalization()(x)
-        x = layers.Add()([x, layers.MultiHeadAttention(_HEADS, width // _HEADS)(h, h)])
-        h = layers.Dense(4 * width, activation="relu")(layers.LayerNormalization()(x))
-        x = layers.Add()([x, layers.Dense(width)(h)])
-    return keras.Model(inputs, x)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The connections between workers over which columns of CPUs sum: made once for each process, kept for all models."""
 
-import json
 import socket
 import warnings
 from collections.abc import Callable
@@ -57,9 +56,7 @@ class PeerConnections:
             group: How the workers tell one another.
         """
         # A worker that had no failure of its own takes part as well: its connections lead to one that had.
-        if not self._rings or not any(
-            json.loads(left) for left in group.all_gather_text(json.dumps(self._is_aborted()))
-        ):
+        if not self._rings or not any(group.exchange("calls fit, evaluate or predict", self._is_aborted())):
             return
         for ring in self._rings:
             ring.abort()
@@ -103,7 +100,7 @@ class PeerConnections:
         found = ""
         for _ in range(self._attempts):
             pairs, error_text = self._attempt(number, group)
-            errors = group.all_gather_text(error_text)
+            errors = group.exchange("has tried to connect to the others", error_text)
             if not any(errors):
                 return pairs
             # This worker has connected, and another one has not. A ring needs all.
@@ -143,19 +140,19 @@ def connect_pair(
     Returns:
         The connection to the other one and that from it, or why they cannot connect; None on all other workers.
     """
-    nothing = json.dumps(None)
+    doing = "measures links"
     if cluster.index not in (first, second):
         # The two exchange their endpoints by a collective of all workers, in which the others have nothing to say.
-        group.all_gather_text(nothing)
+        group.exchange(doing, None)
         return None
     try:
         listener, endpoint = listen(cluster)
     except OSError as error:
-        group.all_gather_text(nothing)
+        group.exchange(doing, None)
         return str(error)
     with listener:
-        texts = group.all_gather_text(json.dumps(asdict(endpoint)))
-        ends = [json.loads(texts[index]) for index in (first, second)]
+        told = group.exchange(doing, asdict(endpoint))
+        ends = [told[index] for index in (first, second)]
         if None in ends:
             return f"worker {(first, second)[ends.index(None)]} cannot listen"
         try:
@@ -166,5 +163,5 @@ def connect_pair(
 
 def _all_endpoints(group: WorkerGroup, endpoint: Endpoint | None) -> list[Endpoint]:
     """Return every worker's endpoint, or nothing if one has none."""
-    texts = [json.loads(answer) for answer in group.all_gather_text(json.dumps(endpoint and asdict(endpoint)))]
-    return [Endpoint(**fields) for fields in texts] if all(texts) else []
+    told = group.exchange("connects to the others", endpoint and asdict(endpoint))
+    return [Endpoint(**fields) for fields in told] if all(told) else []

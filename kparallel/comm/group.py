@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from kparallel.comm.departures import Departures
 from kparallel.comm.packs import sum_by_dtype
 from kparallel.compat.distribute import CollectiveReducer
 from kparallel.compat.functions import traced
+from kparallel.errors import WorkerError
 
 __all__: list[str] = []
 
@@ -43,6 +45,25 @@ class WorkerGroup(abc.ABC):
     def is_single(self) -> bool:
         """Whether this is the only worker."""
         return self.workers == 1
+
+    def exchange(self, doing: str, value: Any) -> list[Any]:
+        """Return every worker's value, in the order of the workers.
+
+        Args:
+            doing: What the workers do here, as words for a user: the same on all of them, and no other exchange's.
+            value: What JSON can hold.
+
+        Raises:
+            WorkerError: Another worker does something else.
+        """
+        answers = [json.loads(text) for text in self.all_gather_text(json.dumps([doing, value]))]
+        if any(other != doing for other, _ in answers):
+            listed = "; ".join(f"worker {index} {other}" for index, (other, _) in enumerate(answers))
+            raise WorkerError(
+                f"Expected all workers to do the same, received: {listed}. They have to make the same calls in one "
+                "order: where one worker alone catches an error, let it end that script, or let all go on alike."
+            )
+        return [value for _, value in answers]
 
     @abc.abstractmethod
     def all_gather_text(self, text: str) -> list[str]:

@@ -77,19 +77,23 @@ def init(timeout: float = 300.0, heartbeat: float = 60.0) -> None:
     if devices:
         virtual_devices(int(devices))
     expect_cluster(len(cluster.workers), timeout, heartbeat)
-    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+    # Here TensorFlow starts, and takes the ports that the rendezvous has left.
+    with _exiting_after(cluster, timeout):
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(_resolver(cluster))
+    own = len(cluster.workers) > 1 and _choice() == "auto"
+    news = os.environ.get("KPARALLEL_NEWS")  # Of the launcher, if there is one.
+    departures = Departures(int(news), abort_collectives) if news else None
+    made.append(_Joined(strategy, PeerConnections(cluster, heartbeat) if own else None, departures))
+
+
+def _resolver(cluster: Cluster) -> tf.distribute.cluster_resolver.ClusterResolver:
+    """Return a cluster in TensorFlow's form."""
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(cluster.workers)}),
         task_type="worker",
         task_id=cluster.index,
         rpc_layer="grpc",
     )
-    # Here TensorFlow starts, and takes the ports that the rendezvous has left.
-    with _exiting_after(cluster, timeout):
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
-    own = len(cluster.workers) > 1 and _choice() == "auto"
-    news = os.environ.get("KPARALLEL_NEWS")  # Of the launcher, if there is one.
-    departures = Departures(int(news), abort_collectives) if news else None
-    made.append(_Joined(strategy, PeerConnections(cluster, heartbeat) if own else None, departures))
 
 
 def cluster_strategy() -> tf.distribute.Strategy | None:

@@ -30,6 +30,7 @@ def place_variable(
     devices: Sequence[str],
     single: bool = False,
     owner: VariableOwner | None = None,
+    is_equal: bool = False,
 ) -> Any:
     """Give a Keras variable one copy on each device of a column, with the same value.
 
@@ -41,6 +42,8 @@ def place_variable(
         devices: The column; of a variable with a single copy its device alone.
         single: Whether all replicas read and write a single copy. Default False.
         owner: Who holds it, for a variable that the workers share out. Default None.
+        is_equal: Whether its value is the same on all workers already. Default False: in a cluster all workers make
+            this call together, and take the chief's value.
 
     Returns:
         What it was, for `restore_variable`; None if it lies there already.
@@ -49,7 +52,7 @@ def place_variable(
     if is_placed(variable, strategy, devices, single, owner):
         return None
     former = list(old.values) if isinstance(old, tf.distribute.DistributedValues) else [old]
-    value = _from_chief(strategy, former[0])
+    value = former[0] if is_equal else _from_chief(strategy, former[0])
     copies = []
     for device in devices:
         # A copy that lies on the device already stays the same object: it may be captured by functions traced before.

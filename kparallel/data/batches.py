@@ -1,7 +1,8 @@
 """The batches that Keras's loops read: whole batches, which the step divides, or batches that are divided already."""
 
 import abc
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, MutableSet
 from typing import Any
 
 import keras
@@ -30,19 +31,34 @@ class Batches:
         self._seen = False
         self.passes = 0  # How many iterators were made: the order of a shuffled dataset is a function of it.
         self.watch: Callable[[int, Any], None] | None = None  # Is told each batch, and in which pass it is read.
+        self._open: weakref.WeakSet[_Pass] = weakref.WeakSet()
 
     def __iter__(self) -> Iterator[Any]:
         # The iterator is made now, not at the first `next`: making it draws the order of a shuffled dataset.
         self.passes += 1
-        return self._read(iter(self._dataset), self.passes)
+        made = _Pass(self, iter(self._dataset), self.passes)
+        self._open.add(made)
+        return made
 
-    def _read(self, iterator: Iterator[Any], number: int) -> Iterator[Any]:
-        for batch in iterator:
-            self._seen = True
-            changed = batch if self._change is None else self._change(batch)
-            if self.watch is not None:
-                self.watch(number, changed)
-            yield changed
+    def close(self) -> None:
+        """End all passes, so that TensorFlow's iterators go now, with their threads.
+
+        Keras, a traceback and the step keep a pass in cycles of references. The iterator in it would go in some later
+        garbage collection, which may begin at any place, and there wait for threads that run the Python of a dataset.
+        """
+        for each in list(self._open):
+            each.close()
+
+    def seen(self, number: int, batch: Any) -> Any:
+        """Return a batch that a pass has read, as it is given on."""
+        self._seen = True
+        changed = batch if self._change is None else self._change(batch)
+        if self.watch is not None:
+            self.watch(number, changed)
+        return changed
+
+    def check_seen(self) -> None:
+        """Refuse data that have never had a batch, at the end of a pass."""
         if not self._seen:
             raise DataError(
                 "Expected a dataset with at least one batch, received an empty one. Look at what filters it, "
@@ -64,6 +80,36 @@ class Batches:
         return spec if all(shape.rank is not None for shape in shapes) else None
 
 
+class _Pass(Iterator[Any]):
+    """One pass over batches.
+
+    Args:
+        batches: What it reads.
+        iterator: Over the dataset.
+        number: Of the pass.
+    """
+
+    def __init__(self, batches: Batches, iterator: Iterator[Any], number: int) -> None:
+        self._batches = batches
+        self._iterator: Iterator[Any] | None = iterator
+        self._number = number
+
+    def __next__(self) -> Any:
+        if self._iterator is None:
+            raise StopIteration
+        try:
+            batch = next(self._iterator)
+        except StopIteration:
+            self.close()
+            self._batches.check_seen()
+            raise
+        return self._batches.seen(self._number, batch)
+
+    def close(self) -> None:
+        """Let go of the iterator."""
+        self._iterator = None
+
+
 class WholeBatchStrategy:
     """A strategy that distributes no dataset, so that Keras's loops pass whole batches to the step.
 
@@ -71,14 +117,18 @@ class WholeBatchStrategy:
 
     Args:
         strategy: The strategy that has all other methods and attributes.
+        reading: Takes note of the batches.
     """
 
-    def __init__(self, strategy: tf.distribute.Strategy) -> None:
+    def __init__(self, strategy: tf.distribute.Strategy, reading: MutableSet[Batches]) -> None:
         self._strategy = strategy
+        self._reading = reading
 
     def experimental_distribute_dataset(self, dataset: Any, options: Any = None) -> Batches:
         """Return the dataset's whole batches."""
-        return dataset if isinstance(dataset, Batches) else Batches(dataset)
+        batches = dataset if isinstance(dataset, Batches) else Batches(dataset)
+        self._reading.add(batches)
+        return batches
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._strategy, name)

@@ -110,10 +110,21 @@ class Executor:
         with refuse_shared_writes(replicas * len(self._result.counts)):
             for action in order:
                 if action.microbatch >= len(self._result.counts):
+                    self._take_part(action)
                     continue
                 with tf.name_scope(str(action)):  # `kparallel.trace` recognizes actions in a profile by this name.
                     run_action[action.kind](action.stage, action.microbatch)
         return self._result
+
+    def _take_part(self, action: Action) -> None:
+        """Take part in what workers exchange for an action on a microbatch that this replica's share is too small for.
+
+        Every worker launches the same collectives in the same order.
+        """
+        if self._result.weights.come_from_workers(action.stage):
+            self._lanes.weights(action.stage)
+            if action.kind == BACKWARD and action.stage == len(self._devices) - 1:
+                self._outputs.added_factors(action.stage)  # Summed over the workers.
 
     def _forward(self, s: int, m: int) -> None:
         stage, weights = self._pipeline.stages[s], self._lanes.weights(s)

@@ -12,12 +12,13 @@ from kparallel.engine.coupling import Coupling, WholeBatchNeeded
 from kparallel.engine.denominators import whole_batch_factors
 from kparallel.engine.executor import Executor
 from kparallel.engine.loss_function import loss_function
-from kparallel.engine.loss_stage import Factors, LossStage, OutputStage, Predictions
+from kparallel.engine.loss_stage import Counted, Factors, LossStage, OutputStage, Predictions
 from kparallel.engine.loss_state import LossState
 from kparallel.engine.replica import Replica
 from kparallel.engine.replica_result import ReplicaResult
 from kparallel.engine.split_function import SplitFunction
 from kparallel.engine.stage_function import StageFunction, StageFunctions, is_function, stage_function
+from kparallel.engine.stand_ins import StandIns, weights_come_from_workers
 from kparallel.engine.term_table import WeightedTerm
 from kparallel.loss.overridden import refuse_added
 from kparallel.planning.plan import Plan
@@ -62,6 +63,7 @@ class ForwardBackward:
         self.train_functions, self._test_functions = (
             [make(stage, training) for stage in pipeline.stages] for training in (True, False)
         )
+        self._counts: bool | None = None  # Whether statistics can be counted beforehand; None until it is found.
         # Weights that are brought for each action are given anew to the backward pass, which a tape cannot take.
         self._renews = plan.shard == "weights"
         # Else traced only by an order that splits backward passes. Functions from elsewhere are not cut.
@@ -93,23 +95,56 @@ class ForwardBackward:
         """Return the result of the forward passes, and the outputs of a replica's rows."""
         parts = microbatches(share, self._plan.microbatches)
         outputs = Predictions(len(self._pipeline.stages))
-        return self._execute(replica, parts, outputs, self._test_functions, self._forward()), outputs.joined()
+        result = self._execute(replica, parts, outputs, self._test_functions, self._forward(), self._lanes)
+        return result, outputs.joined()
 
     def _run(self, replica: Replica, share: Share, training: bool) -> tuple[ReplicaResult, LossStage]:
         parts = microbatches(share, self._plan.microbatches)
         order = self._forward_and_backward() if training else self._forward()
+        number = len(parts)
+        together = self._plan.microbatches > 1 and weights_come_from_workers(replica)
+        if together:
+            # A worker that has fewer microbatches launches the same broadcasts, so it runs the same order.
+            number, order = self._plan.microbatches, self._without_early_weights(order, replica, share, training)
         # 1F1B runs backward on microbatch 0 before forward on the last one. Its factors need the statistics of all.
-        statistics = None
-        if training and len(parts) > 1 and not _all_forward_first(order, len(self._pipeline.stages) - 1, len(parts)):
-            statistics = self._count(replica, share)
-        losses = self._loss_stage(replica, share, parts, training, statistics)
+        counted = None
+        if training and not _all_forward_first(order, len(self._pipeline.stages) - 1, number):
+            counted = self._count(StandIns(replica).replica if together else replica, share)
+        losses = self._loss_stage(replica, share, parts, training, counted)
         functions = self.train_functions if training else self._test_functions
-        result = self._execute(replica, parts, losses, functions, order)
+        result = self._execute(replica, parts, losses, functions, order, self._lanes)
         # Whether layers call `add_loss` is known only once they have been called.
         refuse_added(self._model, losses.terms.added())
         return result, losses
 
-    def _count(self, replica: Replica, share: Share) -> list[tf.Tensor]:
+    def _without_early_weights(
+        self, order: Sequence[Action], replica: Replica, share: Share, training: bool
+    ) -> Sequence[Action]:
+        """Return an order for which nothing is counted before the passes that depends on weights of other workers.
+
+        Raises:
+            WholeBatchNeeded: A loss needs the whole batch. It is found here, before a weight has been sent for it.
+        """
+        if self._coupling.whole or self._may_count(replica, share) or not training:
+            return order
+        return self._gpipe()
+
+    def _may_count(self, replica: Replica, share: Share) -> bool:
+        """Tell whether statistics can be counted without the weights that other workers hold.
+
+        Found once, from a pass that is traced and never run: the graph of a model is the same for any number of rows.
+        """
+        if self._counts is None:
+
+            def count() -> None:
+                stand_ins = StandIns(replica)
+                counted = self._count(stand_ins.replica, share)
+                self._counts = not stand_ins.are_needed(counted.statistics)
+
+            tf.function(count, autograph=False).get_concrete_function()
+        return bool(self._counts)
+
+    def _count(self, replica: Replica, share: Share) -> Counted:
         """Return this replica's statistics before its passes run.
 
         This traces a forward pass over the whole share. TensorFlow prunes every operation that no statistic depends on,
@@ -119,12 +154,14 @@ class ForwardBackward:
         # Inline and without XLA: in the step's own graph operations can be pruned one by one.
         functions = [stage_function(stage, True, jit=False, inline=True) for stage in self._pipeline.stages]
         order = [action for action in self._forward() if action.microbatch == 0]
+        # A lane for each stage: no action waits for another one, which then could not be pruned.
+        lanes = range(len(self._pipeline.stages))
         with tf.name_scope("count"):
-            self._execute(replica, [share], losses, functions, order)
-        return losses.statistics()
+            self._execute(replica, [share], losses, functions, order, lanes)
+        return losses.count()
 
     def _loss_stage(
-        self, replica: Replica, share: Share, parts: list[Share], training: bool, statistics: list[tf.Tensor] | None
+        self, replica: Replica, share: Share, parts: list[Share], training: bool, counted: Counted | None
     ) -> LossStage:
         coupled = self._coupling.whole
         state = LossState(self._model, training, replica.index)
@@ -143,7 +180,7 @@ class ForwardBackward:
 
         all_rows = share if coupled and len(parts) > 1 else None
         return LossStage(
-            self._pipeline, replica.devices[-1], function, parts, factors, training, all_rows, statistics, state
+            self._pipeline, replica.devices[-1], function, parts, factors, training, all_rows, counted, state
         )
 
     def scaled(self, factor: tf.Tensor) -> tf.Tensor:
@@ -158,20 +195,24 @@ class ForwardBackward:
         outputs: OutputStage,
         functions: Sequence[StageFunction],
         order: Sequence[Action],
+        lanes: Sequence[int],
     ) -> ReplicaResult:
         ranges = [RowRange(part.first, part.count, part.whole) for part in parts]
         keeps_tape = _keeps_tape(self._plan.recompute, len(parts))
         splits = self._splits if self._renews or any(action.kind == WEIGHT for action in order) else ()
-        executor = Executor(replica, functions, self._lanes, ranges, outputs, keeps_tape, splits)
+        executor = Executor(replica, functions, lanes, ranges, outputs, keeps_tape, splits)
         return executor.run(order, [part.x for part in parts])
 
     def _forward(self) -> Sequence[Action]:
         return linear_order(forward_only(len(self._pipeline.stages), self._plan.microbatches))
 
     def _forward_and_backward(self) -> Sequence[Action]:
-        if self._coupling.whole:  # A loss of all rows needs all outputs, so all forward actions come first.
-            return linear_order(gpipe(len(self._pipeline.stages), self._plan.microbatches))
+        if self._coupling.whole:  # A loss of all rows needs all outputs.
+            return self._gpipe()
         return linear_order(gpipe(1, 1) if self._plan.placed else self._plan.programs())
+
+    def _gpipe(self) -> Sequence[Action]:
+        return linear_order(gpipe(len(self._pipeline.stages), self._plan.microbatches))
 
 
 def _keeps_tape(recompute: str, microbatches: int) -> Callable[[int, int], bool]:

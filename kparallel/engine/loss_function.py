@@ -46,15 +46,8 @@ def loss_function(
         arguments = [share.x, share.y, outputs, share.sample_weight]
         meaning = coupling.of_own(lambda *traced: loss_state.computed(list(traced)), arguments, whole)
         if meaning == "global":
-            # Every replica computes the loss of the whole batch from the same rows. So each assigns the same values,
-            # and they are written at once, without an all-reduce.
             arguments = [_gathered(argument, share, communicator, replicas) for argument in arguments]
-            state = own_state(model)
-            value, new_values, _ = own_loss(model, arguments, training, state)
-            for (variable, _), new in zip(state, new_values, strict=True):
-                if new is not None:
-                    variable.assign(new)
-            return _whole(value, share)
+            return _whole(_own_loss_of_batch(model, arguments, training), share)
         value = loss_state.loss(arguments, share.count)
         return row_mean(value, share.count) if meaning == "mean" else summed(value)
 
@@ -85,6 +78,19 @@ def loss_function(
         return result
 
     return terms
+
+
+def _own_loss_of_batch(model: keras.Model, arguments: list[Any], training: bool) -> tf.Tensor:
+    """Return what an overridden `compute_loss` makes of the whole batch, and write the state that it changes.
+
+    Every replica computes it from the same rows. So each assigns the same values, and no all-reduce is needed.
+    """
+    state = own_state(model)
+    value, new_values, _ = own_loss(model, arguments, training, state)
+    for (variable, _), new in zip(state, new_values, strict=True):
+        if new is not None:
+            variable.assign(new)
+    return value
 
 
 def _gathered(value: Any, share: Share, communicator: Communicator, replicas: int) -> Any:

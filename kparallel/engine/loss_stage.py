@@ -43,6 +43,18 @@ class Factors(NamedTuple):
     report: list[tf.Tensor]
 
 
+class Counted(NamedTuple):
+    """What the factors follow from.
+
+    Args:
+        terms: All terms of one microbatch; they say what the statistics mean.
+        statistics: One replica's statistics of all terms, in one list.
+    """
+
+    terms: list[WeightedTerm]
+    statistics: list[tf.Tensor]
+
+
 class Cotangent(NamedTuple):
     """The gradient of the loss with respect to one `Value`. A leaf is None where the loss does not depend on it.
 
@@ -114,7 +126,7 @@ class LossStage(OutputStage):
         factors: Takes one microbatch's terms and this replica's statistics, returns the factors of the whole batch.
         training: Whether gradients will be needed.
         whole: All rows of the share if the loss function needs them at once, else None.
-        statistics: This replica's statistics of all terms if they were counted beforehand, else None.
+        counted: The terms and this replica's statistics of them if they were counted beforehand, else None.
         loss_state: The state that the loss function changes.
     """
 
@@ -127,7 +139,7 @@ class LossStage(OutputStage):
         factors: Callable[[list[WeightedTerm], list[tf.Tensor]], Factors],
         training: bool,
         whole: Share | None,
-        statistics: list[tf.Tensor] | None,
+        counted: Counted | None,
         loss_state: LossState,
     ) -> None:
         super().__init__(len(pipeline.stages), training)
@@ -138,7 +150,7 @@ class LossStage(OutputStage):
         self._shares = shares
         self._make_factors = factors
         self._whole = whole
-        self._counted = statistics
+        self._counted = counted
         self._factors: Factors | None = None
         # `[m]`: from the forward pass of a microbatch to its backward pass.
         self._tapes: dict[int, tf.GradientTape] = {}
@@ -172,13 +184,12 @@ class LossStage(OutputStage):
             # The first call comes from the first backward action. By then either every microbatch has run forward, or
             # the statistics were counted beforehand.
             with tf.device(self._device):
-                statistics = self.statistics() if self._counted is None else self._counted
-                self._factors = self._make_factors(self.terms.of_one_microbatch(), statistics)
+                self._factors = self._make_factors(*(self._counted or self.count()))
         return self._factors
 
-    def statistics(self) -> list[tf.Tensor]:
-        """Return this replica's statistics of all terms, summed over the microbatches."""
-        return self.terms.summed(lambda term: term.statistics)
+    def count(self) -> Counted:
+        """Return the terms, and this replica's statistics of them, summed over the microbatches."""
+        return Counted(self.terms.of_one_microbatch(), self.terms.summed(lambda term: term.statistics))
 
     def values(self) -> list[tf.Tensor]:
         """Return this replica's part of the reported value of each term, as float64 scalars."""

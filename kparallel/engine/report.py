@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from kparallel.compat.losses import compiled_metrics
-from kparallel.compat.tensors import keras_logits
+from kparallel.compat.tensors import keras_logits, keras_mask
 from kparallel.data.share import Share
 from kparallel.engine.replica import Replica
 from kparallel.metric.additive import is_additive, state_change
@@ -69,7 +69,7 @@ class StepReport(NamedTuple):
         rows: The number of rows of the batch.
         terms: `[term]`: the value of each loss term, as one vector.
         metrics: The change of each variable of the metrics.
-        batch: Inputs, targets, outputs, weights and logits of all rows if the metrics need them at once, else None.
+        batch: Inputs, targets, outputs, weights, logits and masks of all rows if metrics need them at once, else None.
     """
 
     rows: tf.Tensor
@@ -116,13 +116,13 @@ class Metrics:
         return changes
 
     def batch(self, outputs: Any, share: Share, replica: Replica) -> Any:
-        """Return the inputs, targets, outputs, weights and logits of all replicas if metrics need them, else None."""
+        """Return inputs, targets, outputs, weights, logits and masks of all rows if metrics need them, else None."""
         if self.add_up(outputs):
             return None
-        # Logits are attributes of the outputs, which the gathered tensors would lose.
-        logits = keras.tree.map_structure(keras_logits, outputs)
+        # Logits and masks are attributes of the outputs, which the gathered tensors would lose.
+        attributes = [keras.tree.map_structure(read, outputs) for read in (keras_logits, keras_mask)]
         inputs = share.x if self._own else None  # Keras's own metrics do not read them.
-        return gathered((inputs, share.y, outputs, share.sample_weight, logits), share, replica)
+        return gathered((inputs, share.y, outputs, share.sample_weight, *attributes), share, replica)
 
     def add_up(self, outputs: Any) -> bool:
         """Tell whether the metrics are sums over the rows, so that changes of them suffice."""

@@ -16,7 +16,8 @@ worker 0    kernel ──┐                ┌──► kernel, bias
 worker 1      bias ──┴─► broadcast ───┴──► kernel, bias
 ```
 
-All workers trace the same actions in the same order, so they launch the same broadcasts in the same order.
+All workers trace the same actions in the same order, so they launch the same broadcasts in the same order. A worker
+whose share is too small for a microbatch takes part in the broadcasts for its actions all the same.
 """
 
 from collections.abc import Iterator, Sequence
@@ -71,6 +72,10 @@ class StageWeights:
         if held is not None:
             return held
         return self._bring(s, self._stages[s].weights, after)
+
+    def come_from_workers(self, s: int) -> bool:
+        """Tell whether all workers take part whenever the weights of a stage are brought."""
+        return self._held[s] is None and bool(self._apart(self._stages[s].weights))
 
     def all(self) -> list[list[tf.Tensor]]:
         """Return the weights of all stages on their devices."""

@@ -39,14 +39,11 @@ def unsupported(configuration: Configuration, hardware: Hardware) -> str:
         >>> unsupported(Configuration(2, 16, 16, 64), two.with_devices(32))
         'the stages of a replica lie on several machines, and so do the replicas of a stage'
     """
-    over_machines = configuration.devices > hardware.devices_per_machine
     if needs_one_program(configuration, hardware):
         if _placement(configuration, hardware).group.machines > 1:
             return "the stages of a replica lie on several machines, and so do the replicas of a stage"
         if configuration.shard == "weights":
             return "one program over several machines shares out no weights"
-    elif configuration.shard == "weights" and over_machines and configuration.microbatches > 1:
-        return "weights that are shared out between machines take one microbatch"
     return ""
 
 

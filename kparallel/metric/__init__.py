@@ -1,1 +1,3 @@
+"""Metrics over all replicas."""
+
 __all__: list[str] = []

@@ -12,19 +12,26 @@ from kparallel.errors import ModelError
 
 __all__: list[str] = []
 
+# Modules whose functions give a value for each row, but for some.
+_BY_ROWS = ("keras.src.losses.", "keras.src.metrics.")
+_OF_ALL_ROWS = (keras.losses.dice, keras.losses.tversky, keras.losses.circle)
+
 
 def is_additive(metric: Any) -> bool:
     """Return whether a metric's state after a batch is the sum of its states after the batch's shares.
 
-    This holds for Keras's own metrics, except those that reduce over the rows, such as `CosineSimilarity(axis=0)`. A
-    metric that averages a user's function may see a scalar for each batch, and a user's class may do anything. Both are
-    updated once, with the whole batch.
+    This holds for Keras's own metrics, except those that reduce over the rows, such as `CosineSimilarity(axis=0)` or a
+    loss object that is passed as a metric. A metric that averages a user's function may see a scalar for each batch,
+    and a user's class may do anything. These are updated once, with the whole batch.
     """
     if not type(metric).__module__.startswith("keras.") or 0 in reduced_dims(metric):
         return False
-    # `MeanMetricWrapper` is Keras's own class, whatever function it averages.
+    # `MeanMetricWrapper` is Keras's own class, whatever it averages. A loss object reduces over the rows by itself: its
+    # value counts once for each call. So do some functions, such as `keras.ops.mean`.
     function = wrapped_function(metric)
-    return function is None or getattr(function, "__module__", "").startswith("keras.")
+    if isinstance(function, keras.losses.Loss) or function in _OF_ALL_ROWS:
+        return False
+    return function is None or getattr(function, "__module__", "").startswith(_BY_ROWS)
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
     # Four microbatches for each stage: beyond that the bubble shrinks little.
     microbatches = 4 * number
     if options.shard == "weights" and workers > 1:
-        microbatches = 1  # More are refused: the weights of a stage travel for each action.
+        microbatches = 1  # The weights of a stage travel between the workers for each action.
     if options.batch_size is not None:
         # No replica can split its rows into more parts than it has rows.
         microbatches = min(microbatches, ceil(options.batch_size / (workers * mesh.replicas)))

@@ -10,7 +10,7 @@ import tensorflow as tf
 from kparallel.comm.failures import translate_worker_loss
 from kparallel.compat.functions import traced
 from kparallel.compat.losses import compiled_loss, compiled_metrics, loss_tracker, loss_weights
-from kparallel.compat.tensors import set_logits
+from kparallel.compat.tensors import set_logits, set_mask
 from kparallel.compat.training import known_rows
 from kparallel.data.share import RowCounts, row_count
 from kparallel.engine.report import StepReport
@@ -266,10 +266,11 @@ def _log(model: Any, runtime: Runtime, report: StepReport, rows: int | None) -> 
         for tracker, value in zip(losses.metrics, tf.unstack(values), strict=False):
             tracker.update_state(value, sample_weight=rows)
     if first.batch is not None:
-        x, y, outputs, weight, logits = first.batch
-        for leaf, behind in zip(keras.tree.flatten(outputs), keras.tree.flatten(logits), strict=True):
-            if behind is not None:
-                set_logits(leaf, behind)
+        x, y, outputs, weight, logits, masks = first.batch
+        for attributes, attach in ((logits, set_logits), (masks, set_mask)):
+            for leaf, behind in zip(keras.tree.flatten(outputs), keras.tree.flatten(attributes), strict=True):
+                if behind is not None:
+                    attach(leaf, behind)
         logs: dict[str, Any] = model.compute_metrics(x, y, outputs, sample_weight=weight)
         return logs
     metrics = compiled_metrics(model)

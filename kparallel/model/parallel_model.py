@@ -1,4 +1,7 @@
-"""The model that `wrap` returns: the only room that touches Keras's trainer hooks."""
+"""The model that `wrap` returns: the only file that overrides Keras's trainer hooks.
+
+It has them all, each a few lines that call the module which does the work; so it is longer than most files.
+"""
 
 from functools import partial, wraps
 from types import MethodType
@@ -78,7 +81,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         """
         runtime = self._kparallel
         if runtime.feeding:
-            return WholeBatchStrategy(runtime.strategy)
+            return WholeBatchStrategy(runtime.strategy, runtime.reading)
         if runtime.loop is None:
             owners = partial(owners_of, self, runtime)
             place, whole = partial(place_new, self, runtime), partial(keep_whole, self, runtime)

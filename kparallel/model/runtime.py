@@ -1,5 +1,6 @@
 """What a wrapped model carries beside its Keras self; no Keras object, so that files stay plain."""
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import wraps
@@ -11,6 +12,7 @@ import tensorflow as tf
 from kparallel.comm.failures import translate_worker_loss
 from kparallel.compat.steps import CountingGenerator, default_generator
 from kparallel.compat.variables import place_variable
+from kparallel.data.batches import Batches
 from kparallel.engine.placement import Placement
 from kparallel.errors import PlanError
 from kparallel.ownstep.loop import LoopStrategy
@@ -53,6 +55,8 @@ class Runtime:
         if plan.shard is not None and not placement.group.is_single:
             self.shared_out = VariablesOfWorkers(placement.group, len(placement.rows), plan.shard)
         self.epoch = EpochState()
+        # Weakly: a long `fit` may evaluate in each epoch, and what it evaluates on goes with the call.
+        self.reading: weakref.WeakSet[Batches] = weakref.WeakSet()
         self.jit: bool | None = None
         self.loop: LoopStrategy | None = None
         self._draws: keras.random.SeedGenerator | None = None
@@ -61,15 +65,32 @@ class Runtime:
         self._redirected: dict[keras.layers.Layer, tuple[Callable[..., Any], Callable[..., Any] | None]] = {}
 
     def draws(self) -> keras.random.SeedGenerator:
-        """Return what Keras's random functions draw from that are given no seed: one, with a copy on each replica."""
+        """Return what Keras's random functions draw from that are given no seed: one, with a copy on each replica.
+
+        In a cluster all workers make the first call together, unless `resume_draws` came before.
+        """
         if self._draws is None:
-            with tf.init_scope():
-                # One more than the default's state: the numbers repeat with the user's seed, and are not those that
-                # the default draws.
-                made = CountingGenerator(int(default_generator().state.numpy()[0]) + 1)
-                place_variable(made.state, self.strategy, self.column(0))
-            self._draws = made
+            # One more than the default's state: the numbers repeat with the user's seed, and are not those that the
+            # default draws.
+            with tf.init_scope():  # A loop of one's own makes the call while it is traced.
+                default = int(default_generator().state.numpy()[0])
+            self._draws = self._make_draws(default + 1)
         return self._draws
+
+    def resume_draws(self, state: Any) -> None:
+        """Let what `draws` returns go on from a state that all workers know; a worker may call it alone."""
+        if self._draws is None:
+            self._draws = self._make_draws(0, state)
+        else:
+            self._draws.state.assign(state)
+
+    def _make_draws(self, seed: int, state: Any = None) -> keras.random.SeedGenerator:
+        with tf.init_scope():
+            made = CountingGenerator(seed)
+            if state is not None:
+                made.state.assign(state)
+            place_variable(made.state, self.strategy, self.column(0), is_equal=state is not None)
+        return made
 
     @property
     def draws_if_made(self) -> keras.random.SeedGenerator | None:
@@ -103,7 +124,7 @@ class Runtime:
 
     @contextmanager
     def whole_batches(self) -> Iterator[None]:
-        """Let Keras's loops read whole batches, which the step divides."""
+        """Let Keras's loops read whole batches, which the step divides. Iterators over data end with the outermost."""
         # `fit` calls `evaluate` for its validation, inside of its own context.
         before, self.feeding = self.feeding, True
         if not before:
@@ -113,6 +134,9 @@ class Runtime:
                 yield
         finally:
             self.feeding = before
+            if not before:
+                for batches in list(self.reading):
+                    batches.close()
 
     def pipeline(self, model: keras.Model) -> Pipeline:
         """Cut a built model into the plan's stages, as its layers stand now."""

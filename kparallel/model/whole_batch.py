@@ -63,7 +63,7 @@ def gathered_as_text(values: Sequence[Any], group: WorkerGroup) -> list[Any]:
     # One word for each tensor, in an alphabet without blanks.
     own = " ".join(base64.b64encode(tf.io.serialize_tensor(part).numpy()).decode() for part in parts)
     of_workers = []  # `[worker][value]`.
-    for text in group.all_gather_text(own):
+    for text in group.exchange("gathers the first batch", own):
         tensors = iter(
             tf.io.parse_tensor(base64.b64decode(word), part.dtype)
             for word, part in zip(text.split(), parts, strict=True)

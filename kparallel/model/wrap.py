@@ -254,14 +254,7 @@ def wrap(
         batch_size=batch_size,
         shard=shard,
     )
-    if not isinstance(plan, Plan | None):
-        raise PlanError(
-            f"Expected a plan that kparallel.plan made, received {plan!r}. Options have names: wrap(model, replicas=2)."
-        )
-    if plan is not None and options.given():
-        raise PlanError(
-            f"Expected either a plan or the options that make one, received a plan and {', '.join(options.given())}."
-        )
+    _check_plan_or_options(plan, options)
     free = plan is None and shard == "auto"
     model, pending = build_model(model)
     with translate_worker_loss(), pending:
@@ -282,6 +275,17 @@ def wrap(
         runtime.shard_is_free = free
         place_pending(model, runtime, pending)
         return make_parallel(model, runtime)
+
+
+def _check_plan_or_options(plan: Any, options: Options) -> None:
+    if not isinstance(plan, Plan | None):
+        raise PlanError(
+            f"Expected a plan that kparallel.plan made, received {plan!r}. Options have names: wrap(model, replicas=2)."
+        )
+    if plan is not None and options.given():
+        raise PlanError(
+            f"Expected either a plan or the options that make one, received a plan and {', '.join(options.given())}."
+        )
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, str, str]) -> None:

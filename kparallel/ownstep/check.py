@@ -27,19 +27,10 @@ from kparallel.compat.optimizers import trained_by
 from kparallel.compat.steps import quietly, redirected
 from kparallel.data.share import RowCounts, row_count, rows_at, split_sizes
 from kparallel.errors import ModelError
-from kparallel.ownstep.compare import (
-    Finding,
-    Outcome,
-    as_arrays,
-    compare,
-    described,
-    has_squares,
-    is_finite,
-    names,
-    rounding_of,
-)
+from kparallel.ownstep.compare import Outcome, as_arrays, compare, has_squares, is_finite, names, rounding_of
 from kparallel.ownstep.draws import Draws, generators_put_back
 from kparallel.ownstep.few_rows import overlapping, telling
+from kparallel.ownstep.finding import Finding, described
 from kparallel.ownstep.notes import Notes
 from kparallel.ownstep.put_back import putting_back
 from kparallel.ownstep.step import OwnStep

@@ -1,4 +1,4 @@
-"""Whether a step does the same whole and divided, and what to say if it does not."""
+"""Whether a step does the same whole and divided."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,16 +8,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kparallel.ownstep.finding import Finding
+
 __all__: list[str] = []
 
 _NOISE = 2e3  # In units of the last place: what rounding alone may make, where an order of rows shows none.
 _ORDERS = 30.0  # Times what another order of the rows makes.
 _KEPT = 30.0  # Times the root of the last place: what another order makes that is more than rounding.
 _NARROW = 16.0  # In units of the last place of a dtype narrower than the gradients', in which layers compute.
-_GOES_ON = {
-    "train_step": "trains all the same: on averages over the replicas",
-    "test_step": "goes on all the same: each replica by itself",
-}
 
 Values = dict[str, Any]
 
@@ -112,21 +110,6 @@ def rounding_of(layers: Sequence[keras.layers.Layer], compression: str | None = 
     # bfloat16     7
     known = {"float32": _NOISE * 2.0**-23, "float16": _NARROW * 2.0**-10, "bfloat16": _NARROW * 2.0**-7}
     return max((known[dtype] for dtype in dtypes if dtype in known), default=0.0)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that is not the same whole and divided.
-
-    Args:
-        what: A description.
-        difference: By how much they differ, relative to the largest number of the whole.
-        ratio: The divided in units of the whole, where it is one number for all.
-    """
-
-    what: str
-    difference: float
-    ratio: float | None
 
 
 def compare(whole: Outcome, other: Outcome, divided: Outcome, rounding: float = 0.0) -> Finding | None:
@@ -248,50 +231,6 @@ def _ratio(one: Any, other: Any) -> float | None:
         return None
     ratio = float(one @ other) / square
     return ratio if np.allclose(other, ratio * one, rtol=1e-3, atol=1e-3 * float(np.max(np.abs(one)))) else None
-
-
-def reason(finding: Finding, replicas: int, sums: bool) -> str:
-    """Return what is likely the reason, and what to do.
-
-    Args:
-        finding: What is not the same.
-        replicas: How many parts there were.
-        sums: Whether losses were taken for sums over rows, not for means.
-    """
-    ratio = finding.ratio
-    if finding.what.startswith("the slices"):
-        return (
-            "The optimizer squares or clips the slices of a lookup one by one, and replicas give it another number of "
-            "slices of an index than one device does: indices come from tf.unique, or one table is looked up twice, "
-            "once by positions. Pass it tf.convert_to_tensor(gradient), use a table for each lookup, or SGD"
-        )
-    if ratio is not None and not sums and abs(ratio * replicas - 1) < 1e-2:
-        return (
-            f"It is {ratio:.3g} times the whole's: the step sums over its rows, or divides by a batch size that is "
-            'written into it, and is taken for a mean. Say wrap(..., loss_reduction="sum"), or divide by tf.shape(x)[0]'
-        )
-    if ratio is not None and sums and abs(ratio / replicas - 1) < 1e-2:
-        return (
-            f"It is {ratio:.3g} times the whole's: the step takes a mean over its rows, and is taken for a sum. Leave "
-            'out loss_reduction="sum"'
-        )
-    return (
-        "Likely the step compares rows with one another (kparallel.gather gives it those of all replicas), has a batch "
-        "size written into it (tf.shape(x)[0] is that of the rows it sees), or divides one sum over rows by another "
-        "(kparallel.all_reduce gives the sums of all replicas)"
-    )
-
-
-def described(finding: Finding, model: str, step: str, replicas: int, rows: int, sums: bool) -> str:
-    """Return what was expected, what came and the ways out."""
-    finite = np.isfinite(finding.difference)
-    apart = f"differs by {finding.difference:.2g} of its size" if finite else "is not finite in one of the two"
-    return (
-        f"Expected {model}.{step} to do the same with {rows} rows whole and divided between {replicas} replicas, "
-        f"received {finding.what}, which {apart}. "
-        f"{reason(finding, replicas, sums)}. "
-        f'With wrap(..., check="warn") it {_GOES_ON.get(step, _GOES_ON["test_step"])}, not as on one device.'
-    )
 
 
 def names(values: Sequence[str]) -> list[str]:

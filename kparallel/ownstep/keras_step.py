@@ -31,10 +31,11 @@ from kparallel.engine.step import Step
 from kparallel.errors import ModelError
 from kparallel.loss.overridden import overrides_compute_loss, own_variables
 from kparallel.mesh import Mesh
-from kparallel.ownstep.compare import Finding, Outcome, as_arrays, compare, is_finite, names, rounding_of
+from kparallel.ownstep.compare import Outcome, as_arrays, compare, is_finite, names, rounding_of
 from kparallel.ownstep.custom import listed
 from kparallel.ownstep.draws import Draws, generators_put_back
 from kparallel.ownstep.few_rows import telling
+from kparallel.ownstep.finding import Finding
 from kparallel.ownstep.put_back import putting_back
 from kparallel.planning.plan import Plan
 from kparallel.stage.pipeline import Pipeline

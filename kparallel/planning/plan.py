@@ -84,7 +84,7 @@ class Plan:
 
     Raises:
         PlanError: `microbatches` is below 1 or above a replica's rows; `recompute` or the schedule is unknown; there is
-            one replica and `shard` is given, or several workers and microbatches and `shard` is `"weights"`.
+            one replica and `shard` is given.
         ScheduleError: The schedule breaks a law of schedules.
 
     Example:
@@ -133,12 +133,6 @@ class Plan:
             raise PlanError(
                 f"Expected several replicas for shard={self.shard!r}, received 1: nothing is shared out, since it has "
                 f"nobody to share {what} with. Say shard=None, or replicas=2 or more."
-            )
-        if self.shard == "weights" and self.workers > 1 and self.microbatches > 1:
-            raise PlanError(
-                f"Expected one microbatch for shard='weights' over {self.workers} workers, received "
-                f"{self.microbatches}: the weights of a stage travel between the workers for each action. Say "
-                "microbatches=1."
             )
 
     @property

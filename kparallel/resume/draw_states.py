@@ -27,11 +27,14 @@ def draw_states(runtime: Any) -> dict[str, list[int] | None]:
 
 
 def restore_draws(runtime: Any, states: Mapping[str, list[int] | None]) -> None:
-    """Let the generators go on from what `draw_states` returned in another process."""
-    for name, make in (("default", default_generator), ("replicas", runtime.draws)):
-        state = states.get(name)
-        if state is not None:
-            make().state.assign(np.array(state))
+    """Let the generators go on from what `draw_states` returned in another process.
+
+    In a cluster the chief does so when it has read the file, the others when they have been told, each by itself.
+    """
+    if states.get("default") is not None:
+        default_generator().state.assign(np.array(states["default"]))
+    if states.get("replicas") is not None:
+        runtime.resume_draws(np.array(states["replicas"]))
 
 
 def _state(generator: keras.random.SeedGenerator) -> list[int]:

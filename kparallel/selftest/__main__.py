@@ -1,6 +1,5 @@
 """The program of each worker of `kparallel test`."""
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -39,17 +38,17 @@ def main(wrap: Callable[[Any], Any] = kparallel.wrap, write: str | None = None) 
     group: WorkerGroup = SingleWorker()
     if cluster is not None:
         group = TFWorkerGroup(strategy, len(cluster.workers), cluster.index, cluster_departures())
-    devices = [json.loads(text) for text in group.all_gather_text(json.dumps(local_devices()))]
+    devices = group.exchange("lists its devices", local_devices())
     _say(group, _heading(cluster, devices))
     links = device_links(local_devices()) if cluster is None else worker_links(cluster, group)
     _say(group, table(links) if links else "one device: there is no link to measure")
-    differences = [json.loads(text) for text in group.all_gather_text(json.dumps(difference_from_plain(wrap)))]
+    differences = group.exchange("has compared with one device", difference_from_plain(wrap))
     _say(group, result_text(differences))
     failed = any(link.problem for link in links) or not all(map(is_equal, differences))
     if write is not None:
         failed = not _written(cluster, group, links, write) or failed
     _say(group, "failed" if failed else "passed")
-    group.all_gather_text("")  # A launcher ends the others after the first that fails: the chief has printed by now.
+    group.exchange("ends", None)  # A launcher ends the others after the first that fails: the chief has printed by now.
     return int(failed)
 
 
@@ -57,10 +56,9 @@ def _written(cluster: Cluster | None, group: WorkerGroup, links: Sequence[Link],
     """Measure the devices of all workers at once; the chief writes the cluster file, and tells whether it could."""
     hosts = hosts_of(cluster)
     own = hosts[0 if cluster is None else cluster.index]
-    # Empty texts: a barrier.
-    group.all_gather_text("")  # All workers of a host start at the same time.
+    group.exchange("measures its devices", None)  # A barrier: all workers of a host start at the same time.
     measured = asdict(measure_speed(local_devices(), hosts.count(own)))
-    speeds = [Speed(**json.loads(text)) for text in group.all_gather_text(json.dumps(measured))]
+    speeds = [Speed(**speed) for speed in group.exchange("has measured its devices", measured)]
     try:
         hardware = combined(speeds, links, hosts)
     except PlanError as error:

@@ -1,7 +1,6 @@
 """Measures the link between each pair of workers."""
 
 import itertools
-import json
 import time
 from dataclasses import asdict
 
@@ -33,7 +32,7 @@ def worker_links(cluster: Cluster, group: WorkerGroup, listen: Listen = listen) 
         own = _measured(cluster, pair, group, listen)
         # The pairs take turns, and all workers wait for each: two links that are measured at once would slow each
         # other.
-        told = [json.loads(text) for text in group.all_gather_text(json.dumps(own and asdict(own)))]
+        told = group.exchange("has measured a link", own and asdict(own))
         first, second = (Link(**{**told[index], "ends": tuple(told[index]["ends"])}) for index in pair)
         # One end may see a fault that the other end does not.
         links.append(first if first.problem or not second.problem else second)

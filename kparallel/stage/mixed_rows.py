@@ -50,7 +50,7 @@ def mixes(operation: tf.Operation, rows: Sequence[bool]) -> bool:
         # The last two dims are those of the matrices.
         return operation.outputs[0].shape.rank == 2 or _other_rank(operation, rows)
     if kind in _ALONG_LAST:
-        return operation.inputs[0].shape.rank == 1
+        return bool(operation.inputs[0].shape.rank == 1)
     if kind in _ALONG_DIMS:
         return _has_zero(operation.inputs[1], operation.inputs[0].shape.rank)
     further = _FURTHER.get(kind)
@@ -83,6 +83,17 @@ def _taken(operation: tf.Operation, rows: Sequence[bool]) -> bool:
     return rows[0] and not by_rows and _has_zero(operation.inputs[2], operation.inputs[0].shape.rank)
 
 
+def _lengthened(operation: tf.Operation, rows: Sequence[bool]) -> bool:
+    """Tell whether rows that are equal in all parts, such as those of a memory, are put beside the batch's."""
+    *given, _ = rows
+    return not all(given) and _has_zero(operation.inputs[-1], operation.outputs[0].shape.rank)
+
+
+def _padded(operation: tf.Operation, rows: Sequence[bool]) -> bool:
+    sizes = tf.get_static_value(operation.inputs[1])
+    return sizes is not None and bool(sizes[0].any())
+
+
 def _einsum(operation: tf.Operation, rows: Sequence[bool]) -> bool:
     given, result = operation.get_attr("equation").decode().split("->")
     firsts = [dims[:1] for dims, has_rows in zip(given.split(","), rows, strict=True) if has_rows]
@@ -94,4 +105,8 @@ _FURTHER: dict[str, Callable[[tf.Operation, Sequence[bool]], bool]] = {
     "Roll": _rolled,
     "GatherV2": _taken,
     "Einsum": _einsum,
+    "ConcatV2": _lengthened,
+    "Pad": _padded,
+    "PadV2": _padded,
+    "MirrorPad": _padded,
 }

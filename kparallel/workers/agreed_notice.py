@@ -1,6 +1,5 @@
 """A notice of the end in a cluster: the workers leave after the same step, whichever of them was told."""
 
-import json
 import time
 
 from kparallel.comm.group import WorkerGroup
@@ -43,16 +42,14 @@ class AgreedNotice:
         # As many steps as fit into the interval. At most twice as many as before, because the first steps, which
         # trace, are slow and the ones after them fast.
         proposed = max(1, min(int(_INTERVAL / seconds), 2 * self._every))
-        answers = [
-            json.loads(text) for text in self._group.all_gather_text(json.dumps([self._notice.reason, proposed]))
-        ]
+        answers = self._group.exchange("has ended a step of fit", [self._notice.reason, proposed])
         self._asked = time.monotonic()
         self._every = self._left = answers[0][1]  # The chief measures for all.
         return _agreed([reason for reason, _ in answers])
 
     def reason_at_epoch(self) -> str:
         """Return, at the end of an epoch, why all workers are to leave; empty while they are not."""
-        return _agreed(self._group.all_gather_text(self._notice.reason))
+        return _agreed(self._group.exchange("has ended an epoch of fit", self._notice.reason))
 
 
 def _agreed(reasons: list[str]) -> str:

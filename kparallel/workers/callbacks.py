@@ -4,7 +4,6 @@ After every hook at which a callback may stop training or fail, the workers exch
 would leave the loop while the others wait for it in the next step's all-reduce.
 """
 
-import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -83,7 +82,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         restores = any(isinstance(each, Checkpoint | keras.callbacks.BackupAndRestore) for each in all_callbacks)
         status = [_hooks_of(all_callbacks, shared_out is not None), restores, self._checkpoint is not None]
         # Whether a hook is synchronized has to be the same on every worker, and callbacks may differ between workers.
-        answers = [json.loads(answer) for answer in group.all_gather_text(json.dumps(status))]
+        answers = group.exchange("makes the callbacks of fit", status)
         # If one worker has a callback that may stop at the end of a step, all of them exchange their status there.
         self._synchronized_hooks = {hook for hooks, *_ in answers for hook in hooks}
         self.follows = any(restores for _, restores, _ in answers)
@@ -184,7 +183,10 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
             answers = self._exchange(status)
         # The worker that failed raises its own error, with its own traceback; the others name that worker.
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                error = None  # Its traceback holds this frame, and those of `fit` with all that they hold.
         failed = [(index, answer["error"]) for index, answer in enumerate(answers) if answer["error"]]
         if failed:
             raise WorkerError(
@@ -201,14 +203,14 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
             self._shared_out.gather()
 
     def _exchange(self, status: dict[str, Any]) -> list[dict[str, Any]]:
-        return [json.loads(answer) for answer in self._group.all_gather_text(json.dumps(status))]
+        return self._group.exchange("is in a callback's hook in fit", status)
 
     def _follow_chief(self) -> None:
         """Take what the chief has read of a checkpoint: epoch, place in the data, and the values of all variables."""
         resumed, epoch = self._epoch_state.resumed, resumed_epoch(self.model)
         if resumed is None and epoch:  # A backup that plain Keras wrote.
             resumed = {"epoch": epoch, "data": None, "order_seed": None}
-        training = json.loads(self._group.all_gather_text(json.dumps(resumed))[0])
+        training = self._group.exchange("resumes a training", resumed)[0]
         if training is None:
             return
         # Also metrics and the optimizer's slots: what one step reads, in the same order on all workers.
@@ -224,7 +226,7 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         callbacks = self._epoch_state.callbacks
         counts, weights = callback_states(callbacks)
         described = [counts, [[list(weight.shape), weight.dtype.name] for weight in weights]]
-        counts, kinds = json.loads(self._group.all_gather_text(json.dumps(described))[0])
+        counts, kinds = self._group.exchange("resumes callbacks", described)[0]
         if not self._group.is_chief:
             weights = [tf.zeros(shape, name) for shape, name in kinds]
         values = self._group.broadcast(weights)

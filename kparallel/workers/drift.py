@@ -4,7 +4,6 @@ Gradients are summed over the workers, so a worker that differs causes no error 
 of its own.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -40,7 +39,7 @@ def check_drift(group: WorkerGroup, model: keras.Model, read: BatchDigest) -> No
     # A weight that one worker alone holds cannot differ.
     weights = [weight for weight in model.weights if _is_floating(weight) and variable_of_workers(weight) is None]
     status = {"read": str(read), "rate": _rate(model), "norms": [_norm(weight) for weight in weights]}
-    answers = [json.loads(answer) for answer in group.all_gather_text(json.dumps(status))]
+    answers = group.exchange("is at the begin or the end of an epoch", status)
     check_same_batch(read, [answer["read"] for answer in answers])
     rates = [answer["rate"] for answer in answers]
     # NaN equals NaN here: no worker has a rate, or all have lost it alike.
@@ -60,11 +59,10 @@ def check_written(group: WorkerGroup, model: keras.Model, is_written: bool) -> N
     Raises:
         WorkerError: The values differ.
     """
-    if not any(json.loads(text) for text in group.all_gather_text(json.dumps(is_written))):
+    if not any(group.exchange("drops weights that other workers hold", is_written)):
         return
     weights = [weight for weight in model.weights if _is_floating(weight) and variable_of_workers(weight) is not None]
-    own = json.dumps([_norm(weight) for weight in weights])
-    _check_norms(weights, [json.loads(text) for text in group.all_gather_text(own)])
+    _check_norms(weights, group.exchange("compares weights", [_norm(weight) for weight in weights]))
 
 
 def _is_floating(weight: keras.Variable) -> bool:

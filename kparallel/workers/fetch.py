@@ -1,6 +1,5 @@
 """Reads batches in a cluster and checks that all workers read the same batches and reach the end together."""
 
-import json
 from typing import Any
 
 import keras
@@ -13,6 +12,8 @@ from kparallel.resume.epoch import EpochState
 from kparallel.workers.drift import check_same_batch
 
 __all__: list[str] = []
+
+_READS = "reads a batch"
 
 
 class Fetch:
@@ -59,7 +60,7 @@ class Fetch:
         except Exception as error:
             # The others wait for this worker in the exchange below, in which it then takes part with its error.
             if compares:
-                self._group.all_gather_text(json.dumps(["failed", f"{type(error).__name__}: {error}"]))
+                self._group.exchange(_READS, ["failed", f"{type(error).__name__}: {error}"])
             else:
                 self._placement.abort()  # The others wait for this worker inside the step.
             raise
@@ -72,7 +73,7 @@ class Fetch:
     def _compared(self, state: str, batch: Any) -> Any:
         """Compare with the other workers what has been read, and return the batch for the step."""
         digest = self._epoch.digest
-        answers = [json.loads(answer) for answer in self._group.all_gather_text(json.dumps([state, str(digest)]))]
+        answers = self._group.exchange(_READS, [state, str(digest)])
         states = [entry for entry, _ in answers]
         if "failed" in states:
             index = states.index("failed")
@@ -101,7 +102,7 @@ def agree_on_end(placement: Placement, batches: int) -> None:
     Raises:
         DataError: The numbers differ.
     """
-    states = placement.group.all_gather_text(str(batches) if batches else "end")
+    states = placement.group.exchange("is in predict", str(batches) if batches else "end")
     if len(set(states)) > 1:
         raise _different_ends(states)
 

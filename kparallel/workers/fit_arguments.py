@@ -1,6 +1,5 @@
 """Makes the arguments of `fit` the same on every worker before Keras's loop starts."""
 
-import json
 import random
 from typing import Any
 
@@ -73,9 +72,8 @@ def _order_rows(arguments: dict[str, Any], group: WorkerGroup) -> ShuffledArrays
 
 def _share_random_state(group: WorkerGroup) -> None:
     """Set the state of Python's generator to the chief's: Keras shuffles the batches of a `PyDataset` with it."""
-    version, numbers, gauss = json.loads(
-        group.all_gather_text(json.dumps(random.getstate() if group.is_chief else None))[0]
-    )
+    state = random.getstate() if group.is_chief else None
+    version, numbers, gauss = group.exchange("shuffles the batches of a PyDataset", state)[0]
     random.setstate((version, tuple(numbers), gauss))
 
 
@@ -88,7 +86,7 @@ def _agree_on_size(group: WorkerGroup, arguments: dict[str, Any], x: Any) -> Non
         "validation steps": arguments["validation_steps"],
         "validation batches": validation_length(arguments),
     }
-    answers = [json.loads(answer) for answer in group.all_gather_text(json.dumps(sizes))]
+    answers = group.exchange("counts the data of fit", sizes)
     for what in sizes:
         numbers = [answer[what] for answer in answers]
         if len(set(numbers)) > 1:

@@ -12,7 +12,6 @@ in the next step. So they come together only where all workers pass: after `fit`
 hooks of callbacks after which the workers exchange messages, if one of them reads there.
 """
 
-import json
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -95,7 +94,7 @@ class VariablesOfWorkers(VariableAccess):
 
     def gather_if_apart(self) -> None:
         """Give every worker the values of all variables, if one lacks some. All workers make the same call."""
-        if any(json.loads(text) for text in self._group.all_gather_text(json.dumps(self.is_apart))):
+        if any(self._group.exchange("reads a checkpoint", self.is_apart)):
             self.gather()
 
     @contextmanager

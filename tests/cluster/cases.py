@@ -47,6 +47,19 @@ def masked():
     return keras.Model(tokens, L.Dense(3, activation="softmax")(hidden))
 
 
+def masked_dense():
+    tokens = keras.Input((5,), dtype="int32")
+    hidden = L.Dense(6, activation="tanh")(L.Embedding(7, 4, mask_zero=True)(tokens))
+    return keras.Model(tokens, L.Dense(3, activation="softmax")(hidden))
+
+
+def masked_by_weights():
+    """What is masked, and so what the loss is divided by, depends on the weights."""
+    tokens = keras.Input((5,), dtype="int32")
+    hidden = L.Masking()(L.Dense(2, activation="relu")(L.Embedding(7, 4)(tokens)))
+    return keras.Model(tokens, L.Dense(3, activation="softmax")(hidden))
+
+
 def deep():
     x = inputs = keras.Input((4,))
     for index in range(4):
@@ -99,6 +112,25 @@ def by_hand(model):
     numbers["predict"] = model.predict(X[:13], batch_size=8, verbose=0)
     numbers["predict_on_batch"] = model.predict_on_batch(X[:4])
     return numbers
+
+
+def few_rows(model):
+    """Batches that give two or three workers another number of microbatches each, or no row."""
+    numbers = {}
+    for step, size in enumerate((5, 1, 5)):
+        numbers[f"train{step}"] = model.train_on_batch(TOKENS[step : step + size], TAGS[step : step + size])
+    numbers["evaluate"] = model.evaluate(TOKENS[:8], TAGS[:8], batch_size=5, verbose=0)
+    numbers["predict"] = model.predict(TOKENS[:6], batch_size=5, verbose=0)
+    return numbers
+
+
+def last_rows_first(stages, microbatches):
+    """A schedule of one lane whose last stage runs on the last microbatch first, which a worker with few rows lacks."""
+    actions = [f"{s}F{m}" for s in range(stages - 1) for m in range(microbatches)]
+    for m in reversed(range(microbatches)):
+        actions += [f"{stages - 1}F{m}", f"{stages - 1}B{m}"]
+        actions += [f"{s}B{m}" for s in reversed(range(stages - 1))]
+    return [actions]
 
 
 def from_dataset(model):
@@ -306,6 +338,44 @@ WEIGHTS_SHARED = {
         lambda: opt.AdamW(0.01, gradient_accumulation_steps=2, global_clipnorm=0.05),
         build=deep,
         options=IN_TURN | {"stages": 3, "recompute": "always"},
+    ),
+    "weights_microbatches": case(
+        lambda: opt.Adam(0.01, global_clipnorm=0.05),
+        build=masked_dense,
+        job=few_rows,
+        options=IN_TURN | {"microbatches": 3},
+    ),
+    "weights_split": case(
+        lambda: opt.SGD(0.1, momentum=0.9),
+        build=deep,
+        job=by_hand,
+        options=IN_TURN | {"stages": 3, "microbatches": 4, "schedule": "zb_h1", "recompute": "except_last"},
+    ),
+    "weights_gpipe": case(
+        lambda: opt.AdamW(0.01, gradient_accumulation_steps=2),
+        build=masked,
+        fit={"validation_data": (TOKENS, TAGS)},
+        options=IN_TURN | {"microbatches": 2, "schedule": "gpipe", "recompute": "always"},
+    ),
+    "weights_in_denominators": case(
+        lambda: opt.SGD(0.1), build=masked_by_weights, job=few_rows, options=IN_TURN | {"microbatches": 2}
+    ),
+    "weights_backwards": case(
+        lambda: opt.SGD(0.1),
+        build=masked_dense,
+        job=few_rows,
+        options=IN_TURN | {"microbatches": 3, "schedule": last_rows_first},
+    ),
+    "weights_dice": Case(
+        lambda: {"optimizer": opt.SGD(0.1), "loss": keras.losses.Dice()},
+        build=deep,
+        job=lambda m: one_hot(m),
+        options=IN_TURN | {"microbatches": 2},
+    ),
+    "weights_pipeline": case(
+        lambda: opt.Adam(0.01),
+        build=deep,
+        options={"shard": "weights", "stages": 4, "replicas": 2, "microbatches": 3, "devices": ["CPU:0", "CPU:1"]},
     ),
     "weights_average": case(
         lambda: opt.SGD(0.1, momentum=0.9, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2),

@@ -339,6 +339,17 @@ def call(worker):
         fit(net())
 
 
+@raises("WorkerError", "received: worker 0 calls fit, evaluate or predict; worker 1 wraps a model. They have to make")
+def an_error_caught_by_one(worker):
+    """Worker 1 goes on with another model where worker 0 trains."""
+    model = net()
+    if worker.index:
+        with contextlib.suppress(ValueError):
+            model.compile("no such optimizer")
+        model = net()
+    fit(model)
+
+
 @raises("WorkerError", "same number of rows on all workers, received worker 0: 16; worker 1: 8")
 def predicted_rows(worker):
     net().predict(X[: 16 - 8 * worker.index], verbose=0)

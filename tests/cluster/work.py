@@ -28,7 +28,9 @@ def main(folder: Path, *names: str) -> None:
         keras.config.set_dtype_policy(case.policy or case.floatx)
         model = case.build()
         if cluster:
-            model = kparallel.wrap(model, **case.options)
+            # Where a case names the number of replicas, it means one on each of two workers.
+            replicas = {"replicas": len(cluster["cluster"]["worker"])} if "replicas" in case.options else {}
+            model = kparallel.wrap(model, **case.options | replicas)
             carriers = {type(exchange).__name__ for exchange in model._kparallel.placement.communicators}
             assert carriers == {os.environ.get("CARRIER", "RingCommunicator")}
         numbers, texts = case.run(model)

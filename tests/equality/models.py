@@ -17,7 +17,8 @@ def mlp():
 
 
 def sequential():
-    return keras.Sequential([keras.Input((4,)), L.Dense(6, activation="tanh"), L.Dense(3, activation="softmax")])
+    hidden = [L.Dense(units, activation="tanh") for units in (6, 5)]
+    return keras.Sequential([keras.Input((4,)), *hidden, L.Dense(3, activation="softmax")])
 
 
 def regularized():
@@ -78,6 +79,7 @@ def penalized_twice():
 def regularized_weights():
     inputs = keras.Input((4,))
     hidden = L.Dense(6, activation="tanh", kernel_regularizer="l2")(inputs)
+    hidden = L.Dense(5, activation="tanh")(hidden)
     return keras.Model(inputs, L.Dense(3, activation="softmax", kernel_regularizer="l2")(hidden))
 
 

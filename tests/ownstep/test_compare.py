@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kparallel.ownstep.compare import Finding, Outcome, as_arrays, compare, described, is_finite, rounding_of
+from kparallel.ownstep.compare import Outcome, as_arrays, compare, is_finite, rounding_of
 from kparallel.ownstep.few_rows import overlapping, telling
+from kparallel.ownstep.finding import described
 
 
 def outcome(gradient):
@@ -86,17 +87,6 @@ def test_what_is_assigned_to_weights_is_compared_where_it_is_known():
     one, other = (Outcome([], {}, {}, {"kernel": np.asarray(value)}) for value in (1.0, 1.1))
     assert compare(one, one, other).what == "the value assigned to 'kernel'"
     assert compare(one, one, Outcome([], {}, {})) is None
-
-
-def test_the_reason_is_what_was_said_of_losses():
-    """Twice the whole's is no mean that is taken for a sum where nobody has said that losses are sums."""
-    for ratio, sums, words in (
-        (0.5, False, 'Say wrap(..., loss_reduction="sum")'),
-        (2.0, True, 'Leave out loss_reduction="sum"'),
-        (2.0, False, "Likely the step compares rows"),
-        (0.5, True, "Likely the step compares rows"),
-    ):
-        assert words in described(Finding("the gradient", 1.0, ratio), "Model", "train_step", 2, 5, sums)
 
 
 def test_what_is_not_finite_in_the_parts_alone_is_said_so():

@@ -7,7 +7,7 @@ import tensorflow as tf
 from kparallel.comm.communicator import SingleReplica
 from kparallel.data.share import Share
 from kparallel.engine.executor import Executor
-from kparallel.engine.loss_stage import Factors, LossStage
+from kparallel.engine.loss_stage import Counted, Factors, LossStage
 from kparallel.engine.loss_state import LossState
 from kparallel.engine.replica import Replica
 from kparallel.engine.split_function import SplitFunction
@@ -47,7 +47,7 @@ def traced(programs, called=False):
 
         one = tf.constant([1.0], tf.float64)
         loss_stage = LossStage(
-            pipeline, "CPU:0", loss_function, rows, factors, True, None, [one], LossState(model, True, 0)
+            pipeline, "CPU:0", loss_function, rows, factors, True, None, Counted([], [one]), LossState(model, True, 0)
         )
         if called:
             calls = [stage_function(stage, True, jit=False, inline=False) for stage in pipeline.stages]

@@ -114,7 +114,7 @@ while step < 6:
 """
 
 
-def wait_until(condition, seconds=20):
+def wait_until(condition, seconds=120):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "nothing happened in time"
@@ -136,7 +136,7 @@ def group_is_empty(group):
     return True
 
 
-def assert_no_orphan(folder, seconds=5):
+def assert_no_orphan(folder):
     groups = [int(group) for group, _, _ in started(folder)]
     assert len(groups) == 2 and len(set(groups)) == 2
-    wait_until(lambda: all(map(group_is_empty, groups)), seconds)
+    wait_until(lambda: all(map(group_is_empty, groups)))

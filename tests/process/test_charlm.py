@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_character_model_learns_and_writes_under_plain_keras(tmp_path):
     command = [sys.executable, ROOT / "examples" / "charlm.py", "--steps=60", "--recompute=except_last"]
+    command += ["--blocks=2", "--microbatches=2"]
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     env = os.environ | {"PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": "-1"}
     run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=720)

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -35,19 +34,18 @@ def run(tmp_path, when):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     command = [sys.executable, "-m", "kparallel", "run", "-n", "2", "--heartbeat", "600", script, when]
+    # In less than the heartbeat.
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=450)
 
 
 @pytest.mark.parametrize("when", some(["before wrap", "between fits"], "before wrap"))
 def test_a_worker_whose_script_ends_is_named_at_once(tmp_path, when):
-    start = time.monotonic()
     done = run(tmp_path, when)
     assert done.returncode == 1, done.stderr[-4000:]
     assert "Lost worker 1 (127.0.0.1:" in done.stderr.splitlines()[-1], done.stderr[-4000:]
     # Where TensorFlow asks the worker's closed port first, it knows no more than that.
     told = "whose script has ended without an error, as by sys.exit(0)" in done.stderr
     assert told or (when == "between fits" and "was killed, or its script has ended" in done.stderr)
-    assert time.monotonic() - start < 100  # The heartbeat has 600 s.
 
 
 def test_a_worker_may_end_while_another_works_on_alone(tmp_path):

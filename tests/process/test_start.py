@@ -25,6 +25,16 @@ kparallel.wrap
 import tensorflow as tf
 from tensorflow.python.eager import context
 assert "keras" in sys.modules and not context.context()._initialized  # No device was touched.
+
+# From here on they are.
+tf.constant(1.0) + 1
+try:
+    kparallel.virtual_devices(2)
+except kparallel.errors.DeviceError as error:
+    assert "1 CPU device" in str(error) and "first thing" in str(error), error
+else:
+    raise AssertionError
+assert kparallel.virtual_devices(1) == ("CPU:0",)
 """
 
 # Keras's NumPy backend imports jax for its FFT alone.
@@ -55,19 +65,7 @@ for call in (kparallel.wrap, kparallel.plan):
         raise AssertionError(call)
 """
 
-LATE = """
-import tensorflow as tf, kparallel
-tf.constant(1.0) + 1
-try:
-    kparallel.virtual_devices(2)
-except kparallel.errors.DeviceError as error:
-    assert "1 CPU device" in str(error) and "first thing" in str(error), error
-else:
-    raise AssertionError
-assert kparallel.virtual_devices(1) == ("CPU:0",)
-"""
-
-SCRIPTS = {"import": (IMPORT, {}), "backend": (BACKEND, {"KERAS_BACKEND": "numpy"}), "late": (LATE, {})}
+SCRIPTS = {"import": (IMPORT, {}), "backend": (BACKEND, {"KERAS_BACKEND": "numpy"})}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

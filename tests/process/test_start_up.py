@@ -10,7 +10,9 @@ from kparallel.launcher.local import free_addresses
 from tests.choice import some
 from tests.processes import ENVIRONMENT
 
-# A peer that never comes, then a program that forgets to join or joins too late.
+HEARTBEAT = 60  # Seconds, by default.
+
+# Collectives of no kind, a peer that never comes, then a program that forgets to join or joins too late.
 ALONE = """
 import os, time
 import kparallel
@@ -23,9 +25,15 @@ def caught(call, kind):
         return str(error)
     raise AssertionError(call)
 
+os.environ["KPARALLEL_COLLECTIVES"] = "gloo"
+text = caught(kparallel.init, errors.ClusterError)
+assert "Expected KPARALLEL_COLLECTIVES to be one of auto, tensorflow, received 'gloo'." in text, text
+del os.environ["KPARALLEL_COLLECTIVES"]
+
 start = time.monotonic()
 text = caught(lambda: kparallel.init(timeout=2), errors.WorkerError)
-assert os.environ["PEER"] in text and "worker 1" in text and time.monotonic() - start < 10, text
+assert f"waited 2 s for worker 1 ({os.environ['PEER']})" in text, text
+assert 2 <= time.monotonic() - start < 150  # The default timeout has 300 s.
 
 import keras
 model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
@@ -71,10 +79,10 @@ def environment(cluster=None, **others):
     return {**ENVIRONMENT, **own, **others}
 
 
-def test_an_absent_peer_and_a_late_start():
+def test_unknown_collectives_an_absent_peer_and_a_late_start():
     addresses = free_addresses(2)
     surroundings = environment(Cluster(addresses, 0), PEER=addresses[1])
-    done = subprocess.run([sys.executable, "-c", ALONE], env=surroundings, capture_output=True, text=True, timeout=180)
+    done = subprocess.run([sys.executable, "-c", ALONE], env=surroundings, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
 
 
@@ -83,6 +91,7 @@ def run(script, *arguments, options=(), timeout=300):
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=timeout)
 
 
+@pytest.mark.full  # `test_launcher.py` shows it with light processes.
 def test_the_launcher_reports_who_failed_first(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(TRAIN)
@@ -103,7 +112,7 @@ def test_survivors_of_a_killed_worker_name_it():
             worker.kill()
     assert [worker.returncode for worker in workers] == [1, -9], err
     assert f"WorkerError: Lost worker 1 ({addresses[1]}), which hung up" in err.strip().splitlines()[-1], err
-    assert float(out.split()[-1]) - float(killed.split()[-1]) < 30
+    assert float(out.split()[-1]) - float(killed.split()[-1]) < HEARTBEAT
 
 
 # A step that fails on worker 1 alone, which then lives on.
@@ -138,13 +147,6 @@ def test_a_step_that_fails_on_one_worker_does_not_keep_the_others_waiting(tmp_pa
     assert "WorkerError: Lost worker 1" in done.stderr, done.stderr
 
 
-def test_kinds_of_collectives_are_checked_first():
-    surroundings = environment(Cluster(free_addresses(2), 0), KPARALLEL_COLLECTIVES="gloo")
-    command = [sys.executable, "-c", "import kparallel; kparallel.init()"]
-    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=180)
-    assert "Expected KPARALLEL_COLLECTIVES to be one of auto, tensorflow, received 'gloo'." in done.stderr
-
-
 @pytest.mark.parametrize("worker", some([0, 1], 1))
 def test_a_frozen_worker_is_named_within_the_heartbeat(tmp_path, worker):
     script = tmp_path / "script.py"
@@ -154,7 +156,7 @@ def test_a_frozen_worker_is_named_within_the_heartbeat(tmp_path, worker):
     last = done.stderr[done.stderr.index(f"kparallel: worker {1 - worker} failed") :]
     assert f"WorkerError: Lost worker {worker} (127.0.0.1:" in last and "frozen" in last, last
     times = {line.split()[1]: float(line.split()[2]) for line in done.stdout.splitlines() if line.split()[1].isupper()}
-    assert times["RAISED"] - times["NOW"] < 8 + 10, times
+    assert times["RAISED"] - times["NOW"] < HEARTBEAT, times
 
 
 # The chief freezes while it reads its fourth batch; the other one waits for it inside the step.

@@ -20,7 +20,7 @@ import os
 from kparallel.cluster import read_cluster
 from kparallel.rendezvous import to_stderr, wait_for_peers
 to_stderr("waits")
-wait_for_peers(read_cluster(os.environ), {}, 60, to_stderr, "secret")
+wait_for_peers(read_cluster(os.environ), {}, 120, to_stderr, "secret")
 to_stderr("has met its peers")
 """
 
@@ -63,7 +63,7 @@ def connected(address):
             return False
         return True
 
-    wait_until(listens, 40)
+    wait_until(listens, 120)
     return ends[0]
 
 
@@ -77,7 +77,7 @@ def test_a_forged_greeting_takes_no_workers_place(workers):
         assert stranger.makefile("rb").read() == b""
     assert chief.poll() is None  # It waits for the true worker 1.
     (other,) = workers(MEETS, addresses, [1])
-    told = [process.communicate(timeout=60)[1] for process in (chief, other)]
+    told = [process.communicate(timeout=180)[1] for process in (chief, other)]
     assert [chief.returncode, other.returncode] == [0, 0], told
     assert "dropped a connection from 127.0.0.1: " in told[0] and "KPARALLEL_TOKEN" in told[0]
     assert "an invented reason" not in told[0] and all("has met its peers" in text for text in told)

@@ -1,7 +1,5 @@
 """Groups of workers of which the others' answers are made up."""
 
-import json
-
 from kparallel.comm.group import SingleWorker
 
 
@@ -12,6 +10,5 @@ class Answers(SingleWorker):
         super().__init__()
         self.workers, self._changes = 1 + len(changes), changes
 
-    def all_gather_text(self, text):
-        own = json.loads(text)
-        return [text, *(json.dumps(own | change) for change in self._changes)]
+    def exchange(self, doing, value):
+        return [value, *(value | change for change in self._changes)]

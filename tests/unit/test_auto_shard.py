@@ -148,27 +148,34 @@ def loop_of(model):
     return lambda: [whole(x, y) for x, y in strategy.experimental_distribute_dataset(batches)]
 
 
+def assert_trains_as_plain(train):
+    """Do the same with a wrapped model and with a plain one, both trained already."""
+    states = []
+    for model in wrapped_and_plain():
+        train(model)
+        states.append(state(model))
+    assert_alike(*states)
+
+
 @pytest.mark.usefixtures("every_model_is_large")
 def test_a_loop_of_ones_own_that_updates_has_nothing_shared_out_from_then_on():
     """What it has traced keeps its slots, so that they must stay where they were."""
-    states = []
-    for model in wrapped_and_plain():
+
+    def train(model):
         loop = loop_of(model)
         loop()
         model.compile(model.optimizer, "mse")
         fit(model)
         loop()
         assert not hasattr(model, "plan") or model.plan.shard is None
-        states.append(state(model))
-    assert_alike(*states)
+
+    assert_trains_as_plain(train)
 
 
 @pytest.mark.usefixtures("every_model_is_large")
 def test_a_step_of_ones_own_that_is_assigned_after_compile_may_update_under_a_condition():
-    states = []
-    for model in wrapped_and_plain():
-
-        def step(data, model=model):
+    def train(model):
+        def step(data):
             gradients, some = gradients_of(model, *data), model.optimizer.iterations < 3
             tf.cond(some, lambda: model.optimizer.apply(gradients, model.trainable_weights), lambda: None)
             return {"loss": tf.reduce_sum(gradients[0])}
@@ -176,27 +183,27 @@ def test_a_step_of_ones_own_that_is_assigned_after_compile_may_update_under_a_co
         model.train_step = step
         model.make_train_function(force=True)
         fit(model)
-        states.append(state(model))
-    assert_alike(*states)
+
+    assert_trains_as_plain(train)
 
 
 @pytest.mark.usefixtures("every_model_is_large")
 def test_slots_stay_where_they_are_when_their_optimizer_is_compiled_again():
     """A function of one's own that updates has been traced for them there."""
-    states = []
-    for model in wrapped_and_plain():
+
+    def train(model):
         optimizer = model.optimizer
 
         @tf.function
-        def update(model=model, optimizer=optimizer):
+        def update():
             optimizer.apply(gradients_of(model, X, Y), model.trainable_weights)
 
         update()
         model.compile(optimizer, "mse", run_eagerly=True)
         fit(model)
         update()
-        states.append(state(model))
-    assert_alike(*states)
+
+    assert_trains_as_plain(train)
 
 
 @pytest.mark.usefixtures("every_model_is_large")

@@ -1,5 +1,7 @@
 """The batches that Keras's loops read."""
 
+import weakref
+
 import pytest
 import tensorflow as tf
 
@@ -40,7 +42,23 @@ def test_a_spec_is_known_without_a_batch_and_scalars_are_refused():
 
 
 def test_a_dataset_stays_whole_and_all_else_is_the_strategys():
-    strategy = WholeBatchStrategy(tf.distribute.get_strategy())
+    strategy = WholeBatchStrategy(tf.distribute.get_strategy(), reading := set())
     batches = strategy.experimental_distribute_dataset([1, 2])
     assert list(batches) == [1, 2] and strategy.experimental_distribute_dataset(batches) is batches
-    assert strategy.num_replicas_in_sync == 1
+    assert strategy.num_replicas_in_sync == 1 and reading == {batches}
+
+
+def test_a_pass_that_is_closed_lets_go_of_its_iterator():
+    class Rows:
+        def __iter__(self):
+            self.rows = (row for row in range(3))
+            kept.append(weakref.ref(self.rows))
+            return self.__dict__.pop("rows")
+
+    kept = []
+    batches = Batches(Rows())
+    passes = [iter(batches), iter(batches)]
+    assert next(passes[0]) == 0 and all(each() for each in kept)
+    batches.close()
+    assert not any(each() for each in kept) and [list(each) for each in passes] == [[], []]
+    assert list(batches) == [0, 1, 2] and not kept[2]()

@@ -11,6 +11,7 @@ import pytest
 from kparallel.cluster import Cluster
 from kparallel.comm.connections import PeerConnections
 from kparallel.comm.endpoint import TIMEOUT, listen
+from kparallel.comm.group import SingleWorker
 from kparallel.selftest.workers import worker_links
 
 SECONDS = 30
@@ -26,7 +27,7 @@ class Table:
     def seat(self, index):
         table = self
 
-        class Seat:
+        class Seat(SingleWorker):
             def all_gather_text(self, text):
                 table.texts[index] = text
                 table.barrier.wait()

@@ -20,7 +20,7 @@ def told():
         aborted.append(message)
         happened.set()
 
-    yield Departures(descriptor, abort, settle=0.3), lambda line: os.write(pipe, line), aborted, happened
+    yield Departures(descriptor, abort, settle=1.0), lambda line: os.write(pipe, line), aborted, happened
     os.close(pipe)
 
 
@@ -40,7 +40,7 @@ def test_a_wait_for_a_worker_that_has_ended_is_cut_short(told, first):
 def test_a_wait_that_ends_by_itself_is_left_alone(told):
     departures, tell, aborted, _ = told
     tell(b"1\n")
-    for _ in range(20):
+    for _ in range(25):  # Together longer than `settle`.
         with departures.waiting():
             time.sleep(0.05)
     assert aborted == []

@@ -30,7 +30,7 @@ def test_a_thread_ends_the_process_and_tells_the_launcher():
     heard, report = os.pipe()
     environment = os.environ | {"KPARALLEL_LAUNCHER": str(os.getpid()), "KPARALLEL_REPORT": str(report)}
     done = subprocess.run(
-        [sys.executable, "-c", END], env=environment, pass_fds=[report], capture_output=True, text=True, timeout=50
+        [sys.executable, "-c", END], env=environment, pass_fds=[report], capture_output=True, text=True, timeout=180
     )
     os.close(report)
     with os.fdopen(heard) as lines:

@@ -1,6 +1,5 @@
 """Workers that read batches tell one another of them, where one could wait for another."""
 
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,9 +20,9 @@ class Pair(SingleWorker):
         super().__init__()
         self.workers, self.answers = 2, list(answers)
 
-    def all_gather_text(self, text):
+    def exchange(self, doing, value):
         answer = self.answers.pop(0)
-        return [text, text if answer is None else answer]
+        return [value, value if answer is None else answer]
 
 
 def fetch(group, unsized=False):
@@ -54,7 +53,7 @@ def test_an_unknown_number_is_compared_at_each_batch():
 )
 def test_another_worker_that_reads_something_else_is_named(answer, told):
     with pytest.raises(DataError, match=told):
-        fetch(Pair(json.dumps(answer)))(iter([BATCH]))
+        fetch(Pair(answer))(iter([BATCH]))
 
 
 def test_workers_that_predict_have_as_many_batches():

@@ -29,7 +29,7 @@ print(*os.listdir("/proc/self/fd"))
 
 
 def test_a_full_disk_is_an_error_and_no_crash(tmp_path):
-    done = subprocess.run([sys.executable, "-c", WRITE, tmp_path / "file"], capture_output=True, text=True, timeout=90)
+    done = subprocess.run([sys.executable, "-c", WRITE, tmp_path / "file"], capture_output=True, text=True, timeout=180)
     assert done.returncode == 0 and not done.stderr, done.stderr
     *errors, descriptors = done.stdout.splitlines()
     assert errors == ["27", "27", "27", "None"] and len(descriptors.split()) == 4  # With that of the list itself.

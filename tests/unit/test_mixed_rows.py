@@ -19,6 +19,8 @@ MIX = {
     "a sorted column": lambda x: tf.sort(x[:, 0]),
     "the rows the other way round": lambda x: x[::-1] + tf.reverse(x, [0]),
     "the next row": lambda x: tf.roll(x, 1, 0),
+    "rows beside a memory": lambda x: tf.concat([x, tf.ones((5, 3))], 0),
+    "a row of zeros": lambda x: tf.pad(x, [[1, 0], [0, 0]]),
     "some rows": lambda x: tf.gather(x, tf.cast(x[:, 0], tf.int32)),
 }
 DO_NOT = {
@@ -30,6 +32,8 @@ DO_NOT = {
     "a softmax of each row": tf.nn.softmax,
     "a cumulative sum of each row": lambda x: tf.cumsum(x, -1),
     "the largest two of each row": lambda x: tf.math.top_k(x, 2)[0],
+    "rows twice": lambda x: tf.concat([x, 2 * x], 0),
+    "a column beside others": lambda x: tf.pad(tf.concat([x, x[:, :1]], 1), [[0, 0], [1, 0]]),
     "some columns": lambda x: tf.gather(x, [0, 2], axis=1),
     "a lookup": lambda x: tf.gather(tf.ones((5, 2)), tf.cast(x[:, 0], tf.int32)),
     "an entry of each row": lambda x: tf.gather(x, tf.cast(x[:, :1], tf.int32), batch_dims=1),

@@ -476,7 +476,7 @@ def targets():
     [
         lambda value: keras.Variable(value, dtype="float64"),
         pytest.param(lambda value: keras.Variable(value, dtype="float32"), marks=pytest.mark.full),
-        lambda value: tf.Variable(value, dtype="float64"),
+        pytest.param(lambda value: tf.Variable(value, dtype="float64"), marks=pytest.mark.full),
         pytest.param(lambda value: tf.constant(value, "float64"), marks=pytest.mark.full),
         pytest.param(np.float32, marks=pytest.mark.full),
     ],

@@ -1,7 +1,11 @@
 """A wrapped model shows itself as the plain one that it was."""
 
+import gc
+
 import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
 import kparallel
 from kparallel.errors import ModelError
@@ -41,3 +45,39 @@ def test_xla_is_left_to_the_step_and_remembered():
     assert model.get_compile_config()["jit_compile"] is True
     model.compile("sgd", "mse")
     assert model._kparallel.jit is None
+
+
+class Failing(keras.callbacks.Callback):
+    def __init__(self, hook):
+        super().__init__()
+        setattr(self, hook, self.fail)
+
+    def fail(self, *_, **__):
+        raise ArithmeticError("It fails.")
+
+
+def iterators():
+    return [each for each in gc.get_objects() if type(each).__name__ in ("OwnedIterator", "DistributedIterator")]
+
+
+@pytest.mark.parametrize("hook", ["on_train_end", "on_train_batch_end", "on_test_batch_end"])
+def test_no_iterator_over_data_outlives_a_fit(hook, tmp_path):
+    """Not even in a cycle of references, in which an error keeps the frames of `fit`; with a checkpoint or without."""
+    model = kparallel.wrap(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]), replicas=2)
+    model.compile("sgd", "mse")
+    x = np.ones((8, 2), "float32")
+    data = tf.data.Dataset.from_tensor_slices((x, x[:, :1])).batch(4)
+    gc.collect()
+    gc.disable()
+    try:
+        before = set(map(id, iterators()))
+        for more in ([], [kparallel.callbacks.Checkpoint(tmp_path)]):
+            callbacks = [Failing(hook), *more]
+            with pytest.raises(ArithmeticError) as caught:
+                model.fit(data, validation_data=data, callbacks=callbacks, verbose=0)
+            caught.value.itself = caught.value  # In a cycle, which the collector alone would end.
+        model.evaluate(data, verbose=0)
+        model.predict(x, verbose=0)
+        assert not [each for each in iterators() if id(each) not in before]
+    finally:
+        gc.enable()

@@ -18,7 +18,7 @@ TWO = read_hardware("8xA100").with_devices(16)
         (Configuration(8, 2, 2, 4, neighbors="replicas"), True, ""),  # A column on each machine.
         (Configuration(8, 2, 2, 4, neighbors="replicas", shard="weights"), True, "one program"),
         (Configuration(16, 1, 1, 1, shard="weights"), False, ""),
-        (Configuration(16, 1, 1, 2, shard="weights"), False, "one microbatch"),
+        (Configuration(16, 1, 1, 2, shard="weights"), False, ""),
     ],
 )
 def test_workers_have_whole_replicas_and_one_program_whole_columns(configuration, one_program, why_not):

@@ -190,15 +190,6 @@ def test_what_cannot_be_shared_out_is_refused(build, options, words):
         kparallel.plan(build(), **options)
 
 
-def test_microbatches_over_workers_are_refused():
-    """Each action would send its weights between them."""
-    options = {"workers": 3, "shard": "weights"}
-    mesh = kparallel.Mesh((("CPU:0",),))
-    with pytest.raises(PlanError, match="one microbatch for shard='weights' over 3 workers, received 2: .* Say micro"):
-        kparallel.Plan("line", mesh, (), microbatches=2, **options)
-    assert kparallel.Plan("line", mesh, (), **options).replicas == 3
-
-
 def test_one_program_over_several_machines_is_refused(monkeypatch):
     monkeypatch.setattr("kparallel.model.shared_weights.has_several_machines", lambda: True)
     with pytest.raises(PlanError, match="received one program over several machines, .* without --one-program"):

@@ -73,6 +73,7 @@ def test_weights_that_workers_share_out_come_by_one_broadcast_of_their_stage():
 
     def work():
         weights, barrier = StageWeights(stages, [SECOND] * 3, None, columns), tf.constant(1.0, name="barrier")
+        assert [weights.come_from_workers(s) for s in range(3)] == [False, True, False]
         return weights.of(1, [barrier]), weights.one(1, 1), weights.of(0)
 
     _, (found, bias, first) = traced(work)

@@ -90,7 +90,7 @@ def own():
 @pytest.mark.parametrize(
     ("build", "options"),
     [
-        (dense, {"stages": 2, "microbatches": 2}),
+        pytest.param(dense, {"stages": 2, "microbatches": 2}, marks=pytest.mark.full),
         pytest.param(dense, {"shard": "optimizer"}, marks=pytest.mark.full),
         (dense, {"shard": "optimizer", "stages": 2, "microbatches": 2}),
         pytest.param(own, {"check": "off"}, marks=pytest.mark.full),

@@ -157,19 +157,19 @@ def test_a_graph_has_no_weight_of_its_owner_either_but_what_is_traced_to_be_drop
 @pytest.mark.parametrize("change", [1, 0])
 def test_weights_that_were_written_are_compared_before_each_worker_drops_the_others(weights, change, monkeypatch):
     access, model = weights
-    texts = []
+    sent = []
     # The other worker has the norms that the kernel of ones has, whatever this worker says.
-    other = ["false", "[2.449489742783178, 0.0]"]
+    other = [False, [2.449489742783178, 0.0]]
 
-    def gathered(text):
-        texts.append(text)
-        return [text, other[len(texts) - 1]]
+    def gathered(doing, value):
+        sent.append(value)
+        return [value, other[len(sent) - 1]]
 
-    monkeypatch.setattr(access._group, "all_gather_text", gathered)
+    monkeypatch.setattr(access._group, "exchange", gathered)
     access.release()
-    assert texts == ["false"]  # Nothing was written.
+    assert sent == [False]  # Nothing was written.
     access.gather()
-    texts.clear()
+    sent.clear()
     model.weights[0].assign_add(np.full((3, 2), change))
     model.weights[1].assign([0, 0])
     if change:
@@ -177,4 +177,4 @@ def test_weights_that_were_written_are_compared_before_each_worker_drops_the_oth
             access.release()
     else:
         access.release()
-        assert len(texts) == 2 and access.is_apart
+        assert len(sent) == 2 and access.is_apart

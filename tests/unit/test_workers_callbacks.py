@@ -1,6 +1,8 @@
 """Which callbacks belong to the chief of a cluster."""
 
+import gc
 import inspect
+import weakref
 from contextlib import contextmanager
 
 import keras
@@ -89,3 +91,30 @@ def test_a_hook_of_a_validation_reads_what_is_shared_out(shared):
     callbacks.on_test_end()
     assert seen == ([None, None] if shared is None else [True, True])
     assert group.messages - before == (0 if shared is None else 2)
+
+
+class Fault(Exception):
+    pass
+
+
+def test_an_error_of_a_hook_goes_with_its_traceback():
+    """In a cycle of references it would keep the frames of `fit` until some later garbage collection."""
+
+    def fail(logs):
+        raise Fault
+
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    callbacks = [keras.callbacks.LambdaCallback(on_train_begin=fail)]
+    callbacks = SynchronizedCallbacks(callbacks, Seat(2, 0), None, model, BatchDigest())
+    model.stop_training = False
+    gc.disable()
+    try:
+        try:
+            callbacks.on_train_begin()
+        except Fault as fault:
+            kept = weakref.ref(fault)
+        else:
+            pytest.fail("It raised nothing.")
+        assert kept() is None
+    finally:
+        gc.enable()
