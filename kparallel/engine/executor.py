@@ -121,10 +121,13 @@ class Executor:
 
         Every worker launches the same collectives in the same order.
         """
+        is_last = action.stage == len(self._devices) - 1
         if self._result.weights.come_from_workers(action.stage):
             self._lanes.weights(action.stage)
-            if action.kind == BACKWARD and action.stage == len(self._devices) - 1:
+            if is_last and action.kind == BACKWARD:
                 self._outputs.added_factors(action.stage)  # Summed over the workers.
+        if is_last and action.kind == FORWARD:
+            self._outputs.miss()
 
     def _forward(self, s: int, m: int) -> None:
         stage, weights = self._pipeline.stages[s], self._lanes.weights(s)

@@ -115,7 +115,7 @@ class ForwardBackward:
         counted = None
         if training and not _all_forward_first(order, len(self._pipeline.stages) - 1, number):
             counted = self._count(StandIns(replica).replica if together else replica, share)
-        losses = self._loss_stage(replica, share, parts, training, counted)
+        losses = self._loss_stage(replica, share, parts, training, counted, number - len(parts))
         functions = self.train_functions if training else self._test_functions
         result = self._execute(replica, parts, losses, functions, order, self._lanes)
         # Whether layers call `add_loss` is known only once they have been called.
@@ -166,7 +166,13 @@ class ForwardBackward:
         return losses.count()
 
     def _loss_stage(
-        self, replica: Replica, share: Share, parts: list[Share], training: bool, counted: Counted | None
+        self,
+        replica: Replica,
+        share: Share,
+        parts: list[Share],
+        training: bool,
+        counted: Counted | None,
+        missing: int = 0,
     ) -> LossStage:
         coupled = self._coupling.whole
         state = LossState(self._model, training, replica.index)
@@ -183,9 +189,9 @@ class ForwardBackward:
         def factors(terms: list[WeightedTerm], statistics: list[tf.Tensor]) -> Factors:
             return whole_batch_factors(replica, share, terms, statistics, self.scaled)
 
-        all_rows = share if coupled and len(parts) > 1 else None
+        all_rows = share if coupled and len(parts) + missing > 1 else None
         return LossStage(
-            self._pipeline, replica.devices[-1], function, parts, factors, training, all_rows, counted, state
+            self._pipeline, replica.devices[-1], function, parts, factors, training, all_rows, counted, state, missing
         )
 
     def scaled(self, factor: tf.Tensor) -> tf.Tensor:

@@ -85,6 +85,10 @@ class OutputStage(abc.ABC):
         """Store one microbatch's outputs."""
         self._outputs[microbatch] = outputs
 
+    def miss(self) -> None:
+        """Take note that a microbatch has no rows on this replica, where other workers take its outputs now."""
+        return None
+
     def joined(self) -> Any:
         """Return all microbatches' outputs as one batch, with their masks and logits."""
         return _join([self._outputs[m] for m in sorted(self._outputs)])
@@ -128,6 +132,7 @@ class LossStage(OutputStage):
         whole: All rows of the share if the loss function needs them at once, else None.
         counted: The terms and this replica's statistics of them if they were counted beforehand, else None.
         loss_state: The state that the loss function changes.
+        missing: How many microbatches `miss` will tell of. Default 0.
     """
 
     def __init__(
@@ -141,8 +146,10 @@ class LossStage(OutputStage):
         whole: Share | None,
         counted: Counted | None,
         loss_state: LossState,
+        missing: int = 0,
     ) -> None:
         super().__init__(len(pipeline.stages), training)
+        self._missing = missing
         self.loss_state = loss_state
         self._pipeline = pipeline
         self._device = device
@@ -163,8 +170,13 @@ class LossStage(OutputStage):
         # A tape is stored under its microbatch. The one tape of a loss of the whole share is stored under 0.
         if self._whole is None:
             self._compute(microbatch, [outputs], self._shares[microbatch])
-        elif len(self._outputs) == len(self._shares):
-            self._compute(0, [self._outputs[m] for m in range(len(self._shares))], self._whole)
+        else:
+            self._compute_whole()
+
+    def miss(self) -> None:
+        if self._missing:
+            self._missing -= 1
+            self._compute_whole()
 
     def cotangents(self, microbatch: int) -> dict[int, Cotangent]:
         if self._whole is None:
@@ -196,6 +208,11 @@ class LossStage(OutputStage):
         report = self.factors().report
         numerators = self.terms.summed(lambda term: [tf.cast(term.numerator, tf.float64)])
         return [numerator * factor for numerator, factor in zip(numerators, report, strict=True)]
+
+    def _compute_whole(self) -> None:
+        """Compute a loss of the whole share, once no worker will take outputs any more: it gathers those of all."""
+        if self._whole is not None and len(self._outputs) == len(self._shares) and not self._missing:
+            self._compute(0, [self._outputs[m] for m in range(len(self._shares))], self._whole)
 
     def _compute(self, key: int, parts: list[Any], share: Share) -> None:
         # The tape begins at the outputs: a loss depends on the weights through the last stage's tape only.

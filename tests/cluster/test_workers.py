@@ -19,7 +19,7 @@ IN_FULL = ["adam", "clipnorm", "ema", "sample_weight", "normed", "steps_per_exec
 IN_FULL += ["momentum_validation", "generator", "dicts", "pipeline", "global_clipnorm", "dataset"]
 IN_FULL += ["sharded_by_hand", "sharded_average", "sharded_scaled", "sharded_several", "sharded_accumulation"]
 IN_FULL += ["weights_average", "weights_scaled", "weights_accumulation", "weights_traced"]
-IN_FULL += ["weights_split", "weights_gpipe", "weights_in_denominators", "weights_backwards", "weights_dice"]
+IN_FULL += ["weights_split", "weights_gpipe", "weights_in_denominators", "weights_backwards", "weights_whole_batch"]
 IN_FULL += ["weights_pipeline"]
 CHOSEN = [name for name in CASES if name not in IN_FULL]
 
