@@ -15,6 +15,11 @@ def own_optimizer(optimizer: Any) -> Any:
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
+def is_keras_class(kind: type) -> bool:
+    """Tell whether a class is an optimizer of Keras's, and none of the user's own."""
+    return getattr(keras.optimizers, kind.__name__, None) is kind
+
+
 def step_count(optimizer: Any) -> keras.Variable:
     """Return the variable that counts an optimizer's calls; `iterations` may be that divided by another number."""
     return optimizer._iterations
@@ -113,7 +118,7 @@ def only_built(optimizers: Sequence[Any]) -> Iterator[None]:
 
     Those of a class of the user's own are left alone: they may make variables at any time.
     """
-    own = [each for each in optimizers if getattr(keras.optimizers, type(each).__name__, None) is type(each)]
+    own = [each for each in optimizers if is_keras_class(type(each))]
     for each in own:
         each.build = _building_outside(each.build)
         each._distributed_tf_update_step = lambda *_: None

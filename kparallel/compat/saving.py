@@ -130,6 +130,19 @@ def write_weights(entries: Sequence[Entry], path: Path) -> None:
         raise file.error
 
 
+def load_weights(model: keras.Model, path: Path) -> None:
+    """Load a weight file as `model.load_weights` does, also into a model without a `call`, as many a GAN is.
+
+    Keras never takes such a model for built, whose layers may be.
+    """
+    built = model.built
+    model.built = True
+    try:
+        model.load_weights(path)
+    finally:
+        model.built = built
+
+
 def _plan(model: keras.Model) -> list[Entry]:
     planned = _Planned()
     with _optimizers_giving_variables(model):

@@ -44,6 +44,11 @@ def refuse_shared_writes(parts: int) -> Iterator[None]:
                 raise _refused(handle, parts)
 
 
+def written_handles(graph: Any) -> list[Any]:
+    """Return the handle of each variable that the graph of a function writes, also by functions that it calls."""
+    return list(_written(graph.get_operations(), ()))
+
+
 def _written(operations: list[tf.Operation], calls: tuple[Call, ...]) -> Iterator[Any]:
     """Yield the handle of each variable that operations, or the functions that they call, write."""
     for operation in operations:

@@ -21,6 +21,7 @@ from kparallel.compat.distribute import one_replica_view
 from kparallel.compat.optimizers import (
     accumulated,
     as_with_all_gradients,
+    is_keras_class,
     optimizers_in,
     trained_by,
     training_only,
@@ -30,6 +31,7 @@ from kparallel.engine.colocate import colocate_with_inputs
 from kparallel.engine.optimizer_update import OptimizerUpdate
 from kparallel.engine.placement import Placement
 from kparallel.engine.replica import Replica
+from kparallel.engine.weight_by_weight import check_weight_by_weight
 from kparallel.errors import ModelError, PlanError
 
 __all__: list[str] = []
@@ -46,7 +48,7 @@ class WorkersUpdate:
         shard: What the replicas share out: `"optimizer"` (default) or `"weights"`.
 
     Raises:
-        ModelError: The optimizer, or one that it holds, is a class of the user's own.
+        ModelError: The weights are shared out, and the optimizer, or one that it holds, is a class of the user's own.
     """
 
     def __init__(
@@ -63,13 +65,13 @@ class WorkersUpdate:
         self._owners = owners
         self._placement = placement
         self._shard = shard
-        for each in self._optimizers:
-            if getattr(keras.optimizers, type(each).__name__, None) is not type(each):
-                raise ModelError(
-                    f"Expected an optimizer of Keras's with shard={shard!r} over several workers, received "
-                    f"{type(each).__name__}, which may read weights and slots that another worker holds. Say "
-                    "shard=None."
-                )
+        self._checked = False  # Whether the optimizers have been looked into that are of the user's own.
+        own = [type(each).__name__ for each in self._optimizers if not is_keras_class(type(each))]
+        if own and shard == "weights":
+            raise ModelError(
+                f"Expected an optimizer of Keras's with shard='weights' over several workers, received {own[0]}, which "
+                "may read weights that another worker holds. Say shard='optimizer'."
+            )
 
     def apply(self, gradients: list[Any], variables: list[keras.Variable], replica: Replica) -> None:
         """Apply summed gradients, of which each weight's owner has the right one. Call it in a replica's context.
@@ -78,8 +80,16 @@ class WorkersUpdate:
             gradients: Of each weight; None where there is none.
             variables: The trainable weights.
             replica: The present replica.
+
+        Raises:
+            ModelError: An optimizer of the user's own does not update each weight by itself.
+            PlanError: A worker has no weight to update.
         """
         self._check_all_update(gradients, variables)
+        if not self._checked:  # In the first trace all slots are on every worker.
+            for each in self._optimizers:
+                check_weight_by_weight(each, gradients, variables)
+            self._checked = True
         with tf.name_scope("agreement"):
             agreed = self._agreement(gradients, variables, replica)
         known = [index for index, gradient in enumerate(gradients) if gradient is not None]

@@ -180,6 +180,8 @@ class _Compiled:
                 graph.get_concrete_function(batch)  # What a trace refuses comes first: it names the reason.
             warning = self._check.compare(batch)
         if self._trains and runtime.shared_out is not None:
+            if not runtime.shared_out.is_apart and not self._model.run_eagerly:
+                graph.get_concrete_function(batch)  # An optimizer of the user's own is looked into with all slots.
             runtime.shared_out.release()
         with translate_worker_loss():
             try:

@@ -12,14 +12,14 @@ from kparallel.compat.functions import traced
 from kparallel.compat.layers import flatten_layers
 from kparallel.compat.optimizers import only_built
 from kparallel.compat.steps import default_generator
+from kparallel.compat.variables import as_ordinary
 from kparallel.data.share import RowCounts, row_count
-from kparallel.errors import ModelError
 from kparallel.model.build import place_new
 from kparallel.model.functions import counts_of, first_share, over_batches, over_lists, tensors
 from kparallel.model.runtime import Runtime
 from kparallel.model.takeover import owners_of
 from kparallel.model.whole_batch import whole_batch
-from kparallel.model_variables import optimizers_of
+from kparallel.model_variables import optimizers_of, variables_of
 from kparallel.ownstep.attributes import Attributes
 from kparallel.ownstep.check import StepCheck
 from kparallel.ownstep.step import OwnStep
@@ -90,6 +90,8 @@ class _OwnFunction:
                 graph = self._graph(batch, counts)
                 if self._due:
                     self._check(batch, counts)
+                if runtime.shared_out is not None and self._name == "train_step":
+                    runtime.shared_out.release()
                 return graph(batch)
             except tf.errors.OpError:
                 runtime.placement.abort()
@@ -131,7 +133,7 @@ class _OwnFunction:
         # without need.
         if not self._built and not all(owner.built for owner in owners):
             self._attributes.changed()
-            with only_built(optimizers_of(self._model)):
+            with as_ordinary(variables_of(self._model)), only_built(optimizers_of(self._model)):
                 traced(self._function()).get_concrete_function(first_share(self._runtime, batch))
             # Numbers may be set where the model is built, as the sizes of its inputs are.
             self._warn_of(self._attributes.changed((bool,)))
@@ -148,12 +150,6 @@ class _OwnFunction:
         runtime = self._runtime
         if self._step is None:
             placement = runtime.placement
-            if runtime.shared_out is not None and self._name == "train_step":
-                raise ModelError(
-                    "Expected Keras's own training step with shard='optimizer' over several workers, received one that "
-                    f"runs {self._model.__class__.__name__}'s own code, which may read slots that another worker "
-                    "holds. Say shard=None."
-                )
             draws = runtime.draws() if placement.replicas > 1 else default_generator()
             self._step = OwnStep(
                 self._model,
@@ -193,6 +189,8 @@ class _OwnFunction:
         self._due = row_count(whole) < 2
         if self._due:
             return
+        if runtime.shared_out is not None:  # One device reads and writes all slots.
+            runtime.shared_out.gather_if_apart()
         if self._model.run_eagerly:
             self._step.find_out(runtime.strategy, batch, counts)
         graph = not runtime.placement.group.is_single

@@ -159,18 +159,21 @@ def owners_of(model: keras.Model, runtime: Runtime) -> dict[int, int] | None:
     if runtime.plan.shard is None:
         return None
     last, stages = len(runtime.plan.groups) - 1, _stages(model, runtime)
-    weights: dict[int, keras.Variable] = {}
+    known: set[int] = set()
+    groups: list[dict[int, keras.Variable]] = []
     # Bytes: a weight has as much to hold and to update as its slots are large.
     slots: dict[int, int] = {}  # By the id of a weight.
+    # Each of several optimizers counts the steps that it makes, so each gives some weight to every replica.
     for optimizer in _optimizers(model, runtime):
-        weights |= {id(weight): weight for weight in trained_by(optimizer)}
+        groups.append({id(weight): weight for weight in trained_by(optimizer) if id(weight) not in known})
+        known.update(groups[-1])
         for slot, weight in slots_by_weight(optimizer):
             slots[id(weight)] = slots.get(id(weight), 0) + bytes_of(slot)
     # Owners that moved when a layer is frozen or unfrozen would bring a new trace, by which that counts at once, where
     # plain Keras goes on until `compile`. So what the optimizers were built for is shared out by itself.
-    others = {id(weight): weight for weight in model.trainable_variables if id(weight) not in weights}
+    groups.append({id(weight): weight for weight in model.trainable_variables if id(weight) not in known})
     owners: dict[int, int] = {}
-    for each in (weights, others):
+    for each in groups:
         loads = [
             Load(
                 slots.get(key, 0) + (bytes_of(weight) if runtime.plan.shard == "weights" else 0),

@@ -18,10 +18,12 @@ from kparallel.compat.steps import (
     running_step,
     through_steps,
 )
-from kparallel.compat.variables import copies_of, has_single_copy
+from kparallel.compat.variables import copies_of, has_single_copy, placed_value
 from kparallel.data.share import RowCounts, row_count, slice_share, split_sizes
 from kparallel.engine.placement import Placement
+from kparallel.engine.replica import Replica
 from kparallel.engine.sharded_update import ShardedUpdate
+from kparallel.engine.workers_update import WorkersUpdate
 from kparallel.errors import ModelError
 from kparallel.ownstep.decisions import Decisions
 from kparallel.ownstep.held import Held
@@ -32,6 +34,7 @@ from kparallel.ownstep.rows import StepRows
 from kparallel.ownstep.traced import Traced
 from kparallel.ownstep.user_code import line_of
 from kparallel.ownstep.written import Written
+from kparallel.stage.pipeline import one_stage
 from kparallel.stage.state import seed_shift
 
 __all__: list[str] = []
@@ -61,11 +64,13 @@ class OwnStep:
         draws: keras.random.SeedGenerator | None = None,
         owners: Mapping[int, int] | None = None,
     ) -> None:
+        self._model = model
         self._step = step
         self._placement = placement
         self.sums = loss_reduction == "sum"  # Whether losses are sums over rows.
         self._draws = draws
         self._owners = owners
+        self._over_workers: dict[int, WorkersUpdate] = {}  # By the id of an optimizer.
         self.sized = False  # Whether the step has to be traced with the number of rows.
         self.draw: str | None = None  # Where the step first draws what a comparison cannot hold equal.
         self._drawn: set[str] = set()  # The operations of its last graph by which replicas draw what can be held equal.
@@ -255,10 +260,19 @@ class OwnStep:
 
     def _apply(self, optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
         update = self._held.updates[id(optimizer)]
-        if self._owners is not None:
+        placement = self._placement
+        if self._owners is not None and placement.group.is_single:
             ShardedUpdate(update, self._owners).apply(gradients, variables)
             return
-        placement = self._placement
+        if self._owners is not None:
+            # A step may name a weight by its `tf.Variable`.
+            named = {id(placed_value(variable)): variable for variable in self._held.variables}
+            weights = [named.get(id(variable), variable) for variable in variables]
+            if id(optimizer) not in self._over_workers:
+                self._over_workers[id(optimizer)] = WorkersUpdate(update, optimizer, self._owners, placement)
+            replica = Replica.present(one_stage(self._model), placement, 1)
+            self._over_workers[id(optimizer)].apply(gradients, weights, replica)
+            return
         row = placement.rows[placement.communicators[-1].replica_index - placement.first_replica]
         with local_updates(tf.distribute.get_strategy()):
             whole = len(set(row)) == 1 and not tf.executing_eagerly() and not update.compiles(gradients, variables)

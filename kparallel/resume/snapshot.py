@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from kparallel.checkpoint.folder import folders
 from kparallel.compat.optimizers import optimizers_in
-from kparallel.compat.saving import WeightFile, write_weights
+from kparallel.compat.saving import WeightFile, load_weights, write_weights
 from kparallel.errors import CheckpointError
 from kparallel.model_variables import metrics_of, variables_of
 from kparallel.resume.callback_states import callback_states, kept_weights, restore_callbacks
@@ -114,7 +114,7 @@ def _restore(model: keras.Model, folder: Path, rest: Sequence[np.ndarray[Any, An
     try:
         if shapes != expected:
             raise ValueError(f"its seeds and metrics have the shapes {expected}, not {shapes}")
-        model.load_weights(folder / _WEIGHTS)
+        load_weights(model, folder / _WEIGHTS)
     except ValueError as error:
         raise CheckpointError(
             f"Expected the model and metrics that {folder} was written from, received {model.name!r}: {error}. Build "

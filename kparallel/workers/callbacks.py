@@ -210,9 +210,15 @@ class SynchronizedCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         resumed, epoch = self._epoch_state.resumed, resumed_epoch(self.model)
         if resumed is None and epoch:  # A backup that plain Keras wrote.
             resumed = {"epoch": epoch, "data": None, "order_seed": None}
-        training = self._group.exchange("resumes a training", resumed)[0]
+        optimizer = getattr(self.model, "optimizer", None)
+        told = [resumed, bool(optimizer is not None and optimizer.built)]
+        training, has_slots = self._group.exchange("resumes a training", told)[0]
         if training is None:
             return
+        # A step of the user's own that insists on the number of rows has built nothing yet. The chief has, to read the
+        # slots.
+        if has_slots and optimizer is not None and not optimizer.built:
+            optimizer.build(self.model.trainable_variables)
         # Also metrics and the optimizer's slots: what one step reads, in the same order on all workers.
         variables = variables_of(self.model)
         for variable, value in zip(variables, self._group.broadcast([v.value for v in variables]), strict=True):

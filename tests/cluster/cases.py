@@ -256,6 +256,19 @@ def each_of_two():
     return opt.MultiOptimizer(opt.OptimizerMap(opt.Adam(0.01, clipvalue=0.1), chosen))
 
 
+class Heavy(opt.Optimizer):
+    """Momentum, as a user writes an optimizer."""
+
+    def build(self, variables):
+        super().build(variables)
+        self.momenta = [self.add_variable_from_reference(each, "momentum") for each in variables]
+
+    def update_step(self, gradient, variable, learning_rate):
+        momentum = self.momenta[self._get_variable_index(variable)]
+        self.assign(momentum, 0.9 * momentum + gradient)
+        self.assign_sub(variable, keras.ops.cast(learning_rate, variable.dtype) * momentum)
+
+
 def messages(model):
     """Texts of any length reach every worker whole and in order; also on the border of one exchange."""
     texts = [lambda i: "", lambda i: "ä" * i, lambda i: "x" * (1020 + i), lambda i: "zß" * 3000 * i, lambda i: "end"]
@@ -324,6 +337,7 @@ def scaling():
 
 SHARDED = {
     "sharded": case(lambda: opt.Adam(0.01, global_clipnorm=0.05), options={"shard": "optimizer"}, job=resumed),
+    "sharded_own": case(lambda: Heavy(0.1, global_clipnorm=0.05), options={"shard": "optimizer"}),
     "sharded_by_hand": case(lambda: opt.Nadam(0.01, clipnorm=0.1), options={"shard": "optimizer"}, job=by_hand),
     "sharded_accumulation": case(
         accumulating,

@@ -29,7 +29,7 @@ def plain(name, **options):
     return train(seeded(PROGRAMS[name].model), PROGRAMS[name].data(), **options)
 
 
-def wrapped(name, replicas, **options):
+def wrapped(name, replicas, shard="auto", **options):
     use("float64")
-    model = kparallel.wrap(seeded(PROGRAMS[name].model), replicas=replicas, **PROGRAMS[name].options)
+    model = kparallel.wrap(seeded(PROGRAMS[name].model), replicas=replicas, shard=shard, **PROGRAMS[name].options)
     return train(model, PROGRAMS[name].data(), **options)

@@ -16,6 +16,9 @@ SCRIPT = Path(__file__).parent / "workers.py"
 # One of each kind of exchange: gradients and metrics, second derivatives, rows, what no tape gave.
 CHOSEN = ["inherited", "adversaries", "rows_against_all", "by_hand"]
 CHOSEN += ["loop", "own_rows"]  # And what is no `fit` of a whole dataset.
+CHOSEN += ["resumed", "resumed_sized", "resumed_shards"]  # And what goes on in a second one.
+CHOSEN += ["shared_out:guide"]  # And an optimizer that the workers share out.
+REST = [name for name in PROGRAMS if name not in CHOSEN]
 
 
 def run(folder, names):
@@ -37,7 +40,7 @@ def results(tmp_path_factory):
 @pytest.fixture(scope="module")
 def rest(tmp_path_factory):
     """What they made of the others."""
-    return run(tmp_path_factory.mktemp("rest"), [name for name in PROGRAMS if name not in CHOSEN])
+    return run(tmp_path_factory.mktemp("rest"), REST)
 
 
 def check(results, name):
@@ -53,6 +56,6 @@ def test_two_workers_equal_one_device(results, name):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", [name for name in PROGRAMS if name not in CHOSEN])
+@pytest.mark.parametrize("name", REST)
 def test_two_workers_equal_one_device_in_the_other_programs(rest, name):
     check(rest, name)

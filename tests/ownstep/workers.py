@@ -18,6 +18,7 @@ def main(folder, *names):
     import kparallel
     from tests.ownstep.measure import plain, wrapped  # After `init`: it starts TensorFlow.
     from tests.ownstep.own_rows import trained_on_own_rows
+    from tests.ownstep.resumed import RESUMED, trained_in_two_starts
     from tests.ownstep.test_loop import trained_in_a_loop
 
     cluster = read_cluster()
@@ -28,6 +29,11 @@ def main(folder, *names):
             results[name] = trained_in_a_loop(strategy)
         elif name == "own_rows":
             results[name] = trained_on_own_rows(cluster)
+        elif name in RESUMED:
+            results[name] = trained_in_two_starts(name, cluster, folder)
+        elif name.startswith("shared_out:"):
+            program = name.removeprefix("shared_out:")
+            results[name] = plain(program) if cluster is None else wrapped(program, None, shard="optimizer")
         else:
             results[name] = plain(name) if cluster is None else wrapped(name, None)
         print("done", name, flush=True)

@@ -72,7 +72,7 @@ from kparallel.compat.optimizers import (
 )
 from kparallel.compat.placed_variables import PlacedVariable
 from kparallel.compat.profiler import XSpace, read_profile, start_profiler, wall_clock
-from kparallel.compat.saving import WeightFile, write_weights
+from kparallel.compat.saving import WeightFile, load_weights, write_weights
 from kparallel.compat.startup import abort_collectives, tensorflow_has_started
 from kparallel.compat.steps import (
     CountingGenerator,
@@ -693,6 +693,23 @@ def test_a_weight_file_is_written_as_keras_writes_it(trained, tmp_path):
     for ours, theirs in zip(*values, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert contents(tmp_path / "ours.weights.h5") == contents(tmp_path / "keras.weights.h5")
+
+
+class WithoutCall(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.inner = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+
+
+def test_a_model_without_a_call_takes_a_weight_file(tmp_path):
+    one, other = WithoutCall(), WithoutCall()
+    one.compile("sgd")
+    write_weights(WeightFile(one).capture()[0], tmp_path / "ours.weights.h5")
+    with pytest.raises(ValueError, match="not yet been built"):
+        other.load_weights(tmp_path / "ours.weights.h5")
+    load_weights(other, tmp_path / "ours.weights.h5")
+    np.testing.assert_array_equal(*(each.inner.layers[0].kernel for each in (one, other)))
+    assert not other.built
 
 
 def test_a_backup_is_kept_by_other_functions(tmp_path):

@@ -22,9 +22,9 @@ class Group(WorkerGroup):
         raise AssertionError
 
 
-def update(optimizer, owners):
+def update(optimizer, owners, shard="optimizer"):
     placement = Placement((("CPU:0",),), 0, 2, (SingleReplica(),), Group(2, 0))
-    return WorkersUpdate(OptimizerUpdate(optimizer, False), optimizer, owners, placement)
+    return WorkersUpdate(OptimizerUpdate(optimizer, False), optimizer, owners, placement, shard)
 
 
 class Own(keras.optimizers.SGD):
@@ -32,9 +32,9 @@ class Own(keras.optimizers.SGD):
 
 
 @pytest.mark.parametrize("optimizer", [Own(), keras.optimizers.LossScaleOptimizer(Own())])
-def test_an_optimizer_of_ones_own_is_refused(optimizer):
+def test_an_optimizer_of_ones_own_is_refused_where_weights_are_elsewhere(optimizer):
     with pytest.raises(ModelError, match="Expected an optimizer of Keras's .* received Own, which may read"):
-        update(optimizer, {})
+        update(optimizer, {}, "weights")
 
 
 def test_a_worker_without_a_weight_to_update_is_refused():

@@ -1,0 +1,95 @@
+"""Tells whether an optimizer of the user's own updates each weight by itself, so that workers may share it out.
+
+A worker runs the update of its own weights alone. Keras's optimizers compute each weight's from its gradient, the
+weight and its slots. One of the user's own does so if all that it has of its own is `update_step`, which a trace shows
+to touch nothing else.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kparallel.compat.functions import traced
+from kparallel.compat.optimizers import is_keras_class, slots_by_weight, trained_by
+from kparallel.compat.variables import as_ordinary, copies_of, placed_value
+from kparallel.engine.python_state import PythonState
+from kparallel.engine.shared_writes import written_handles
+from kparallel.errors import ModelError
+
+__all__: list[str] = []
+
+# What a class may have of its own, since it is not about several weights at once.
+_MAY_OVERRIDE = {"build", "update_step", "get_config", "from_config"}
+
+
+def check_weight_by_weight(optimizer: Any, gradients: list[Any], variables: Iterable[keras.Variable]) -> None:
+    """Check that an optimizer updates each weight by itself. Call it where all slots are on this worker, in a trace.
+
+    Args:
+        optimizer: Built; perhaps of a class of the user's own.
+        gradients: Of each variable; None where there is none.
+        variables: Weights, some of which it trains.
+
+    Raises:
+        ModelError: It does not, or nobody can tell.
+    """
+    if is_keras_class(type(optimizer)):
+        return
+    _check_methods(type(optimizer))
+    pairs = slots_by_weight(optimizer)
+    trained = set(map(id, trained_by(optimizer)))
+    kept = trained | {id(slot) for slot, _ in pairs}
+    for gradient, variable in zip(gradients, variables, strict=True):
+        if gradient is None or id(variable) not in trained:
+            continue
+        own = {id(variable), *(id(slot) for slot, weight in pairs if weight is variable)}
+        before = PythonState([optimizer])
+        touched, written = _touched(optimizer, gradient, variable)
+        if PythonState([optimizer]) != before:
+            raise _refused(optimizer, "changes what it keeps in Python")
+        changed = set(map(id, written))
+        foreign = [each for each in touched if id(each) not in own and (id(each) in kept or id(each) in changed)]
+        if foreign:
+            raise _refused(optimizer, f"uses {foreign[0].name!r} where it updates {variable.path!r}")
+
+
+def _touched(
+    optimizer: Any, gradient: Any, variable: keras.Variable
+) -> tuple[list[keras.Variable], list[keras.Variable]]:
+    """Return the variables that the update of one weight touches, and those of them that it writes."""
+    everything = list({id(each): each for each in [*trained_by(optimizer), *optimizer.variables]}.values())
+    handles = {
+        id(copy.handle): each
+        for each in everything
+        for copy in ([each.value] if placed_value(each) is None else copies_of(each))
+    }
+    spec = tf.type_spec_from_value(gradient)
+    update = traced(lambda own, rate: optimizer.update_step(own, variable, rate))
+    with tf.init_scope(), as_ordinary(everything):
+        graph = update.get_concrete_function(spec, tf.TensorSpec((), keras.config.floatx())).graph
+    touched = [handles[id(handle)] for handle in graph.external_captures if id(handle) in handles]
+    written = [handles[id(handle)] for handle in written_handles(graph) if id(handle) in handles]
+    return touched, written
+
+
+def _check_methods(kind: type) -> None:
+    """Refuse a class that has more of its own in the place of Keras's than the update of one weight."""
+    for each in kind.__mro__:
+        if is_keras_class(each):
+            return
+        base = next(more for more in each.__mro__[1:] if more.__module__ != each.__module__)
+        for name in vars(each):
+            if name not in _MAY_OVERRIDE and not name.startswith("__") and hasattr(base, name):
+                raise _refused(kind, f"has {name} of its own")
+
+
+def _refused(optimizer: Any, what: str) -> ModelError:
+    kind = optimizer if isinstance(optimizer, type) else type(optimizer)
+    return ModelError(
+        "Expected an optimizer that updates each weight by its gradient, itself and its slots with shard='optimizer' "
+        f"over several workers, received {kind.__name__}, which {what}: a worker has the slots of its own weights "
+        "alone. Keep slots in a list with one for each weight, as by add_variable_from_reference in build, or say "
+        "shard=None."
+    )
