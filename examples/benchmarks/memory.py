@@ -17,8 +17,6 @@ _BATCH = {"mlp": 8192, "transformer": 128}
 _MB = 1e6
 _WORKERS = 4
 _SECONDS = 1500.0  # Until an arm answers that traces twelve stages for four replicas, or four workers do.
-# Large tensors go back to the kernel when they are dropped, so that it can tell what a process has.
-_EXACT = {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=65536"}
 
 
 def schedules(work: str, settings: Settings) -> list[Row]:
@@ -84,14 +82,14 @@ def shared_weights_of_workers(settings: Settings) -> list[Row]:
     most, least = max(shared["peak"]), min(whole["peak"])
     return [
         Row(
-            "growth of a worker's process in a step, weights shared out ÷ each worker has all",
+            "live bytes of a worker at the peak of a step, weights shared out ÷ each worker has all",
             most / least,
             at_most=0.45,
-            conditions=f"{setting}; {most / _MB:.0f} against {least / _MB:.0f} MB over that of a narrow model; "
+            conditions=f"{setting}; {most / _MB:.0f} against {least / _MB:.0f} MB, by TensorFlow's allocator; "
             f"weights, gradients and slots {shared['state'] / _MB:.0f} MB",
         ),
         Row(
-            "growth of a worker's process between steps, weights shared out ÷ each worker has all",
+            "live bytes of a worker between steps, weights shared out ÷ each worker has all",
             max(shared["rest"]) / min(whole["rest"]),
             conditions=setting,
         ),
@@ -105,8 +103,7 @@ def _memory_of_workers(settings: Settings, shard: str | None) -> Any:
             "examples.benchmarks.worker_memory_arm",
             {"shard": shard, "workers": _WORKERS},
             [index % 2],
-            environment={"TF_CONFIG": Cluster(addresses, index).to_tf_config(), **_EXACT},
-            allocator="default",
+            environment={"TF_CONFIG": Cluster(addresses, index).to_tf_config()},
         )
         for index in range(_WORKERS)
     ]
