@@ -633,11 +633,6 @@ def own_loop_with_weights_shared_out(worker):
     net(shard="weights").distribute_strategy.run(lambda: None)
 
 
-@raises("PlanError", "Expected one microbatch for shard='weights' over 2 workers, received 2")
-def microbatches_with_weights_shared_out(worker):
-    net(shard="weights", microbatches=2)
-
-
 @returns(lambda one, other: one == other and one[0])
 def weights_with_code_of_ones_own(worker):
     """A comparison with parts reads all weights, also that of a validation within fit; then some are frozen."""
