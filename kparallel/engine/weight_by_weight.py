@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from kparallel.compat.functions import traced
 from kparallel.compat.optimizers import is_keras_class, slots_by_weight, trained_by
-from kparallel.compat.variables import as_ordinary, copies_of, placed_value
+from kparallel.compat.variables import as_ordinary, copies_of, placed_value, resource_name
 from kparallel.engine.python_state import PythonState
 from kparallel.engine.shared_writes import written_handles
 from kparallel.errors import ModelError
@@ -46,19 +46,21 @@ def check_weight_by_weight(optimizer: Any, gradients: list[Any], variables: Iter
             continue
         own = {id(variable), *(id(slot) for slot, weight in pairs if weight is variable)}
         before = PythonState([optimizer])
-        touched, written = _touched(optimizer, gradient, variable)
+        touched, written, unknown = _touched(optimizer, gradient, variable)
         if PythonState([optimizer]) != before:
             raise _refused(optimizer, "changes what it keeps in Python")
         changed = set(map(id, written))
         foreign = [each for each in touched if id(each) not in own and (id(each) in kept or id(each) in changed)]
         if foreign:
             raise _refused(optimizer, f"uses {foreign[0].name!r} where it updates {variable.path!r}")
+        if unknown:  # As the state of a seed: on one device it goes from weight to weight.
+            raise _refused(optimizer, f"changes {unknown[0]!r} where it updates {variable.path!r}")
 
 
 def _touched(
     optimizer: Any, gradient: Any, variable: keras.Variable
-) -> tuple[list[keras.Variable], list[keras.Variable]]:
-    """Return the variables that the update of one weight touches, and those of them that it writes."""
+) -> tuple[list[keras.Variable], list[keras.Variable], list[str]]:
+    """Return the variables that the update of one weight touches, those that it writes, and the names of others."""
     everything = list({id(each): each for each in [*trained_by(optimizer), *optimizer.variables]}.values())
     handles = {
         id(copy.handle): each
@@ -70,16 +72,19 @@ def _touched(
     with tf.init_scope(), as_ordinary(everything):
         graph = update.get_concrete_function(spec, tf.TensorSpec((), keras.config.floatx())).graph
     touched = [handles[id(handle)] for handle in graph.external_captures if id(handle) in handles]
-    written = [handles[id(handle)] for handle in written_handles(graph) if id(handle) in handles]
-    return touched, written
+    handles_written = written_handles(graph)
+    written = [handles[id(handle)] for handle in handles_written if id(handle) in handles]
+    return touched, written, [resource_name(handle) for handle in handles_written if id(handle) not in handles]
 
 
 def _check_methods(kind: type) -> None:
     """Refuse a class that has more of its own in the place of Keras's than the update of one weight."""
+    # With several bases, one of the user's own may come before Keras's, or between them, and derive from none.
+    below = set(keras.optimizers.Optimizer.__mro__)
+    base = next(each for each in kind.__mro__ if is_keras_class(each))
     for each in kind.__mro__:
-        if is_keras_class(each):
-            return
-        base = next(more for more in each.__mro__[1:] if more.__module__ != each.__module__)
+        if is_keras_class(each) or each in below:
+            continue
         for name in vars(each):
             if name not in _MAY_OVERRIDE and not name.startswith("__") and hasattr(base, name):
                 raise _refused(kind, f"has {name} of its own")
