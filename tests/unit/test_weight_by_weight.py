@@ -80,6 +80,14 @@ class Noisy(Momentum):
         super().update_step(gradient + keras.random.normal(gradient.shape, seed=self.seed), variable, learning_rate)
 
 
+class Layerwise(Momentum):
+    """Has a rate for each weight, found by the weight's place."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        rates = [1.0, 0.5]
+        super().update_step(gradient * rates[self._get_variable_index(variable)], variable, learning_rate)
+
+
 class Normed:
     """No optimizer by itself: a base beside one of Keras's."""
 
@@ -121,6 +129,7 @@ def test_an_optimizer_that_updates_each_weight_by_itself_is_taken(kind):
         (CountingInPython, "changes what it keeps in Python"),
         (Clipping, "has apply of its own"),
         (Noisy, "changes 'draws.*' where it updates"),
+        (Layerwise, "uses the number of "),
         (NormedFirst, "has apply of its own"),
         (NormedLast, "has apply of its own"),
     ],
