@@ -6,6 +6,8 @@ to touch nothing else.
 """
 
 from collections.abc import Iterable
+from functools import partial
+from operator import is_
 from typing import Any
 
 import keras
@@ -58,7 +60,7 @@ def check_weight_by_weight(optimizer: Any, gradients: list[Any], variables: Iter
         if unknown:  # As the state of a seed: on one device it goes from weight to weight.
             raise _refused(optimizer, f"changes {unknown[0]!r} where it updates {variable.path!r}")
         # A worker numbers its own weights alone, so that a rate for each weight's number would be another weight's.
-        with training_only([optimizer], lambda weight, variable=variable: weight is variable):
+        with training_only([optimizer], partial(is_, variable)):
             alone = _traced(optimizer, gradient, variable, everything)
         if _content(alone) != _content(graph):
             raise _refused(optimizer, f"uses the number of {variable.path!r} among the weights")
