@@ -20,6 +20,25 @@ def is_keras_class(kind: type) -> bool:
     return getattr(keras.optimizers, kind.__name__, None) is kind
 
 
+def replaced_methods(optimizer: Any) -> list[str]:
+    """Return the names of the methods that an optimizer has in the place of its class's, without those of this package.
+
+    Example:
+        >>> import keras
+        >>> optimizer = keras.optimizers.SGD()
+        >>> optimizer.apply = lambda gradients, variables=None: None
+        >>> replaced_methods(optimizer)
+        ['apply']
+    """
+    found = [name for name, value in vars(optimizer).items() if callable(value)]
+    return [
+        name
+        for name in found
+        if callable(getattr(type(optimizer), name, None))
+        and not getattr(vars(optimizer)[name], "__module__", "").startswith("kparallel.")
+    ]
+
+
 def step_count(optimizer: Any) -> keras.Variable:
     """Return the variable that counts an optimizer's calls; `iterations` may be that divided by another number."""
     return optimizer._iterations

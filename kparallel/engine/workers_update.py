@@ -23,6 +23,7 @@ from kparallel.compat.optimizers import (
     as_with_all_gradients,
     is_keras_class,
     optimizers_in,
+    replaced_methods,
     trained_by,
     training_only,
 )
@@ -48,7 +49,8 @@ class WorkersUpdate:
         shard: What the replicas share out: `"optimizer"` (default) or `"weights"`.
 
     Raises:
-        ModelError: The weights are shared out, and the optimizer, or one that it holds, is a class of the user's own.
+        ModelError: The optimizer, or one that it holds, has a method that was replaced; or the weights are shared out,
+            and it is a class of the user's own.
     """
 
     def __init__(
@@ -72,6 +74,14 @@ class WorkersUpdate:
                 f"Expected an optimizer of Keras's with shard='weights' over several workers, received {own[0]}, which "
                 "may read weights that another worker holds. Say shard='optimizer'."
             )
+
+        for each in self._optimizers:
+            for name in replaced_methods(each):
+                raise ModelError(
+                    f"Expected an optimizer with the methods of its class with shard={shard!r} over several workers, "
+                    f"received {type(each).__name__} with another {name}, which would see this worker's weights alone. "
+                    "Say shard=None."
+                )
 
     def apply(self, gradients: list[Any], variables: list[keras.Variable], replica: Replica) -> None:
         """Apply summed gradients, of which each weight's owner has the right one. Call it in a replica's context.

@@ -37,6 +37,16 @@ def test_an_optimizer_of_ones_own_is_refused_where_weights_are_elsewhere(optimiz
         update(optimizer, {}, "weights")
 
 
+@pytest.mark.parametrize("holds", [lambda each: each, keras.optimizers.LossScaleOptimizer])
+def test_an_optimizer_whose_method_was_replaced_is_refused(holds):
+    """It would compute a norm, say, of the gradients of one worker's weights."""
+    optimizer = keras.optimizers.SGD()
+    update(holds(optimizer), {})
+    optimizer.apply = lambda gradients, variables=None: keras.optimizers.SGD.apply(optimizer, gradients, variables)
+    with pytest.raises(ModelError, match="received SGD with another apply, which would see .* Say shard=None"):
+        update(holds(optimizer), {})
+
+
 def test_a_worker_without_a_weight_to_update_is_refused():
     """It would not count the step."""
     weights = [keras.Variable(1.0), keras.Variable(2.0)]
