@@ -19,7 +19,7 @@ def main() -> None:
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     import kparallel
-    from kparallel.comm.group import Talk
+    from kparallel.comm.group import TFWorkerGroup
     from kparallel.comm.join import cluster_strategy, peer_connections
     from kparallel.comm.ring_communicator import RingCommunicator
     from kparallel.comm.tf_collectives import TFCommunicator
@@ -28,7 +28,7 @@ def main() -> None:
     strategy, links = cluster_strategy(), peer_connections()
     assert strategy is not None and links is not None
     index, devices = strategy.cluster_resolver.task_id, strategy.extended.worker_devices
-    rings = links.rings(1, Talk(strategy, 2, index))
+    rings = links.rings(1, TFWorkerGroup(strategy, 2, index))
     assert rings is not None
     own = RingCommunicator(devices, rings[0], TFCommunicator(devices, strategy, 2, index), index)
     from examples.benchmarks.keras_models import build

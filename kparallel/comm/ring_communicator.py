@@ -223,7 +223,8 @@ def _counts(tensors: list[tf.Tensor], workers: list[int], number: int) -> list[i
 
 
 def _add(summand: np.ndarray[Any, Any], total: np.ndarray[Any, Any]) -> None:
-    np.add(summand, total, out=total)
+    with np.errstate(over="ignore", invalid="ignore"):  # Loss scaling looks for infinities itself, as on one device.
+        np.add(summand, total, out=total)
 
 
 def _add_half(summand: np.ndarray[Any, Any], total: np.ndarray[Any, Any]) -> None:

@@ -6,14 +6,16 @@ to touch nothing else.
 """
 
 from collections.abc import Iterable
+from functools import partial
+from operator import is_
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from kparallel.compat.functions import traced
-from kparallel.compat.optimizers import is_keras_class, slots_by_weight, trained_by
-from kparallel.compat.variables import as_ordinary, copies_of, placed_value
+from kparallel.compat.optimizers import is_keras_class, slots_by_weight, trained_by, training_only
+from kparallel.compat.variables import as_ordinary, copies_of, placed_value, resource_name
 from kparallel.engine.python_state import PythonState
 from kparallel.engine.shared_writes import written_handles
 from kparallel.errors import ModelError
@@ -41,45 +43,67 @@ def check_weight_by_weight(optimizer: Any, gradients: list[Any], variables: Iter
     pairs = slots_by_weight(optimizer)
     trained = set(map(id, trained_by(optimizer)))
     kept = trained | {id(slot) for slot, _ in pairs}
+    everything = list({id(each): each for each in [*trained_by(optimizer), *optimizer.variables]}.values())
     for gradient, variable in zip(gradients, variables, strict=True):
         if gradient is None or id(variable) not in trained:
             continue
         own = {id(variable), *(id(slot) for slot, weight in pairs if weight is variable)}
         before = PythonState([optimizer])
-        touched, written = _touched(optimizer, gradient, variable)
+        graph = _traced(optimizer, gradient, variable, everything)
+        touched, written, unknown = _touched(graph, everything)
         if PythonState([optimizer]) != before:
             raise _refused(optimizer, "changes what it keeps in Python")
         changed = set(map(id, written))
         foreign = [each for each in touched if id(each) not in own and (id(each) in kept or id(each) in changed)]
         if foreign:
             raise _refused(optimizer, f"uses {foreign[0].name!r} where it updates {variable.path!r}")
+        if unknown:  # As the state of a seed: on one device it goes from weight to weight.
+            raise _refused(optimizer, f"changes {unknown[0]!r} where it updates {variable.path!r}")
+        # A worker numbers its own weights alone, so that a rate for each weight's number would be another weight's.
+        with training_only([optimizer], partial(is_, variable)):
+            alone = _traced(optimizer, gradient, variable, everything)
+        if _content(alone) != _content(graph):
+            raise _refused(optimizer, f"uses the number of {variable.path!r} among the weights")
+
+
+def _traced(optimizer: Any, gradient: Any, variable: keras.Variable, everything: list[keras.Variable]) -> Any:
+    """Return the graph of the update of one weight."""
+    spec = tf.type_spec_from_value(gradient)
+    update = traced(lambda own, rate: optimizer.update_step(own, variable, rate))
+    with tf.init_scope(), as_ordinary(everything):
+        return update.get_concrete_function(spec, tf.TensorSpec((), keras.config.floatx())).graph
 
 
 def _touched(
-    optimizer: Any, gradient: Any, variable: keras.Variable
-) -> tuple[list[keras.Variable], list[keras.Variable]]:
-    """Return the variables that the update of one weight touches, and those of them that it writes."""
-    everything = list({id(each): each for each in [*trained_by(optimizer), *optimizer.variables]}.values())
+    graph: Any, everything: list[keras.Variable]
+) -> tuple[list[keras.Variable], list[keras.Variable], list[str]]:
+    """Return the variables that the update of one weight touches, those that it writes, and the names of others."""
     handles = {
         id(copy.handle): each
         for each in everything
         for copy in ([each.value] if placed_value(each) is None else copies_of(each))
     }
-    spec = tf.type_spec_from_value(gradient)
-    update = traced(lambda own, rate: optimizer.update_step(own, variable, rate))
-    with tf.init_scope(), as_ordinary(everything):
-        graph = update.get_concrete_function(spec, tf.TensorSpec((), keras.config.floatx())).graph
     touched = [handles[id(handle)] for handle in graph.external_captures if id(handle) in handles]
-    written = [handles[id(handle)] for handle in written_handles(graph) if id(handle) in handles]
-    return touched, written
+    handles_written = written_handles(graph)
+    written = [handles[id(handle)] for handle in handles_written if id(handle) in handles]
+    return touched, written, [resource_name(handle) for handle in handles_written if id(handle) not in handles]
+
+
+def _content(graph: Any) -> list[tuple[str, bytes]]:
+    """Return the operations and constants of a graph and of its functions, in an order that no name decides."""
+    definition = graph.as_graph_def()
+    nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
+    return sorted((node.op, node.attr["value"].SerializeToString(deterministic=True)) for node in nodes)
 
 
 def _check_methods(kind: type) -> None:
     """Refuse a class that has more of its own in the place of Keras's than the update of one weight."""
+    # With several bases, one of the user's own may come before Keras's, or between them, and derive from none.
+    below = set(keras.optimizers.Optimizer.__mro__)
+    base = next(each for each in kind.__mro__ if is_keras_class(each))
     for each in kind.__mro__:
-        if is_keras_class(each):
-            return
-        base = next(more for more in each.__mro__[1:] if more.__module__ != each.__module__)
+        if is_keras_class(each) or each in below:
+            continue
         for name in vars(each):
             if name not in _MAY_OVERRIDE and not name.startswith("__") and hasattr(base, name):
                 raise _refused(kind, f"has {name} of its own")

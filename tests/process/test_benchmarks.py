@@ -1,5 +1,7 @@
 """The benchmarks' harness: arms take turns, the table says what they measured, and a broken arm is named."""
 
+import ast
+import importlib.util
 import json
 import os
 import subprocess
@@ -99,3 +101,15 @@ def test_the_fastest_variant_is_found_over_turns():
 
     assert best_variant(Timed(), ["slow", "fast"], 12) == "fast"
     assert Timed.asked == ["slow", "fast"] * 3
+
+
+@pytest.mark.parametrize("file", sorted(PAGE.parents[1].glob("examples/benchmarks/*.py")), ids=lambda file: file.stem)
+def test_what_a_benchmark_imports_exists(file):
+    """An arm imports where it runs, after its core is pinned, so that a name that is gone would show there alone."""
+    nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+    for node in nodes:
+        if node.module.split(".")[0] in ("kparallel", "examples") and "torch" not in node.module:
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                inside = f"{node.module}.{alias.name}"
+                assert hasattr(module, alias.name) or importlib.util.find_spec(inside) is not None, inside

@@ -69,6 +69,45 @@ class Clipping(Momentum):
         super().apply([keras.ops.clip(each, -1, 1) for each in grads], trainable_variables)
 
 
+class Noisy(Momentum):
+    """Draws from a seed that no weight owns, and that the optimizer does not track."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.seed = keras.random.SeedGenerator(1, name="draws")
+
+    def update_step(self, gradient, variable, learning_rate):
+        super().update_step(gradient + keras.random.normal(gradient.shape, seed=self.seed), variable, learning_rate)
+
+
+class Layerwise(Momentum):
+    """Has a rate for each weight, found by the weight's place."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        rates = [1.0, 0.5]
+        super().update_step(gradient * rates[self._get_variable_index(variable)], variable, learning_rate)
+
+
+class Normed:
+    """No optimizer by itself: a base beside one of Keras's."""
+
+    def apply(self, grads, trainable_variables=None):
+        norm = tf.linalg.global_norm(grads)
+        super().apply([each / norm for each in grads], trainable_variables)
+
+
+class NormedFirst(Normed, keras.optimizers.Adam):
+    pass
+
+
+class NormedOptimizer(Normed, keras.optimizers.Optimizer):
+    pass
+
+
+class NormedLast(keras.optimizers.Adam, NormedOptimizer):
+    """Adam has no `apply` of its own, so that the other base's is called."""
+
+
 def check(kind, sparse=False):
     weights = [keras.Variable([[1.0, 2.0]]), keras.Variable([3.0])]
     optimizer = kind(0.1)
@@ -89,6 +128,10 @@ def test_an_optimizer_that_updates_each_weight_by_itself_is_taken(kind):
         (Counting, "uses '.*updates"),
         (CountingInPython, "changes what it keeps in Python"),
         (Clipping, "has apply of its own"),
+        (Noisy, "changes 'draws.*' where it updates"),
+        (Layerwise, "uses the number of "),
+        (NormedFirst, "has apply of its own"),
+        (NormedLast, "has apply of its own"),
     ],
 )
 def test_one_that_needs_more_is_refused(kind, what):
