@@ -26,7 +26,7 @@ def replaced_methods(optimizer: Any) -> list[str]:
     Example:
         >>> import keras
         >>> optimizer = keras.optimizers.SGD()
-        >>> optimizer.apply = lambda gradients, variables=None: None
+        >>> optimizer.apply = print
         >>> replaced_methods(optimizer)
         ['apply']
     """
