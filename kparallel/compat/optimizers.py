@@ -30,12 +30,12 @@ def replaced_methods(optimizer: Any) -> list[str]:
         >>> replaced_methods(optimizer)
         ['apply']
     """
-    found = [name for name, value in vars(optimizer).items() if callable(value)]
     return [
         name
-        for name in found
-        if callable(getattr(type(optimizer), name, None))
-        and not getattr(vars(optimizer)[name], "__module__", "").startswith("kparallel.")
+        for name, value in vars(optimizer).items()
+        if callable(value)
+        and callable(getattr(type(optimizer), name, None))
+        and not str(getattr(value, "__module__", None)).startswith("kparallel.")  # A method of C has None.
     ]
 
 

@@ -37,12 +37,17 @@ def test_an_optimizer_of_ones_own_is_refused_where_weights_are_elsewhere(optimiz
         update(optimizer, {}, "weights")
 
 
+def mine(gradients, variables=None):
+    raise AssertionError
+
+
+@pytest.mark.parametrize("replacement", [mine, [].append], ids=["function", "method of C"])
 @pytest.mark.parametrize("holds", [lambda each: each, keras.optimizers.LossScaleOptimizer])
-def test_an_optimizer_whose_method_was_replaced_is_refused(holds):
+def test_an_optimizer_whose_method_was_replaced_is_refused(holds, replacement):
     """It would compute a norm, say, of the gradients of one worker's weights."""
     optimizer = keras.optimizers.SGD()
     update(holds(optimizer), {})
-    optimizer.apply = lambda gradients, variables=None: keras.optimizers.SGD.apply(optimizer, gradients, variables)
+    optimizer.apply = replacement
     with pytest.raises(ModelError, match="received SGD with another apply, which would see .* Say shard=None"):
         update(holds(optimizer), {})
 
