@@ -208,12 +208,18 @@ class Executor:
             self._lanes.finish(s, self._add_gradients(s, m, call))
 
     def _add_gradients(self, s: int, m: int, call: StageCall) -> list[Any]:
-        """Add the gradients of a stage's weights in one microbatch to those of earlier ones, and return them."""
+        """Add the gradients of a stage's weights in one microbatch to those of earlier ones, and return the sums.
+
+        The lane's next action waits for the sums and not only for what is added. If nothing but the next sum read them,
+        TensorFlow's arithmetic optimizer would make one sum of all microbatches at the end, and so keep the gradients
+        of each of them until then.
+        """
         of_weights = self._without_overwritten(s, call.weight_gradients())
         # Slices keep the number of rows that they came from: a kind may have to divide them again by microbatch.
         parts = [_part(gradient, self._result.counts[m]) for gradient in of_weights]
-        self._result.gradients[s] = [accumulated(a, b) for a, b in zip(self._result.gradients[s], parts, strict=True)]
-        return of_weights
+        sums = [accumulated(a, b) for a, b in zip(self._result.gradients[s], parts, strict=True)]
+        self._result.gradients[s] = sums
+        return [part if isinstance(part, tf.IndexedSlices) else each for part, each in zip(of_weights, sums, strict=True)]
 
     def _upstream(self, s: int, m: int, call: StageCall) -> tuple[list[Any], list[Any]]:
         """Return the cotangents of a call's outputs and `add_loss` terms, as `StageCall.input_gradients` takes them.
