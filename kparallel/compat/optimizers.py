@@ -114,6 +114,37 @@ def updating_copies(optimizers: Sequence[Any]) -> Iterator[None]:
 
 
 @contextmanager
+def writing_anew(optimizer: Any, weights: Sequence[keras.Variable]) -> Iterator[None]:
+    """Let Keras's optimizers write the new values of some weights, in the place of subtracting from the old ones.
+
+    Enter it while each of them is an ordinary variable. TensorFlow subtracts in place only if nobody else has the
+    variable's memory, and copies all of it before otherwise. The new value takes the memory of what is subtracted.
+    """
+    chosen = {id(weight._value) for weight in weights}
+
+    def replacing(own: Any) -> Callable[[Any, Any], None]:
+        subtract = own.assign_sub
+
+        def assign_sub(variable: Any, value: Any) -> None:
+            held = variable._value if isinstance(variable, keras.Variable) else variable
+            if id(held) in chosen and not isinstance(value, tf.IndexedSlices):
+                held.assign(held - tf.cast(value, held.dtype))
+            else:
+                subtract(variable, value)
+
+        return assign_sub
+
+    own = [each for each in optimizers_in(optimizer) if is_keras_class(type(each)) and "assign_sub" not in vars(each)]
+    for each in own:
+        each.assign_sub = replacing(each)
+    try:
+        yield
+    finally:
+        for each in own:
+            del each.assign_sub
+
+
+@contextmanager
 def made_outside() -> Iterator[None]:
     """Let variables that are made inside a trace be made outside of it.
 

@@ -219,7 +219,9 @@ class Executor:
         parts = [_part(gradient, self._result.counts[m]) for gradient in of_weights]
         sums = [accumulated(a, b) for a, b in zip(self._result.gradients[s], parts, strict=True)]
         self._result.gradients[s] = sums
-        return [part if isinstance(part, tf.IndexedSlices) else each for part, each in zip(of_weights, sums, strict=True)]
+        return [
+            part if isinstance(part, tf.IndexedSlices) else each for part, each in zip(of_weights, sums, strict=True)
+        ]
 
     def _upstream(self, s: int, m: int, call: StageCall) -> tuple[list[Any], list[Any]]:
         """Return the cotangents of a call's outputs and `add_loss` terms, as `StageCall.input_gradients` takes them.

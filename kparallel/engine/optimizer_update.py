@@ -27,6 +27,7 @@ from kparallel.compat.optimizers import (
     step_count,
     updates_through,
     updating_copies,
+    writing_anew,
 )
 from kparallel.engine.python_state import PythonState
 from kparallel.engine.shared_function import NotShared, SharedFunction
@@ -66,7 +67,13 @@ class OptimizerUpdate:
         self._kept: list[list[Any]] = []  # The variables of the programs, which are known by identity.
         self._of_devices = UpdateFunction(optimizer)
 
-    def apply(self, gradients: list[Any], variables: list[keras.Variable], inline: bool = False) -> None:
+    def apply(
+        self,
+        gradients: list[Any],
+        variables: list[keras.Variable],
+        inline: bool = False,
+        copied: Sequence[keras.Variable] = (),
+    ) -> None:
         """Apply summed gradients to this replica's copies of the variables. Call it in the replica's context.
 
         Args:
@@ -74,6 +81,7 @@ class OptimizerUpdate:
             variables: The weights.
             inline: Whether all operations belong to the present graph, but for XLA programs. Default False: the loop
                 over the weights of each device is a function.
+            copied: Weights whose new values other replicas take as they are. Each call has to name the same ones.
         """
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         run = partial(self._run, inline=inline or tf.executing_eagerly())
@@ -82,7 +90,7 @@ class OptimizerUpdate:
                 self._optimizer.apply(gradients, variables)
                 return
             # Keras clips, scales, accumulates and averages as always; only its loop over the variables is replaced.
-            with updates_through(self._optimizer, run):
+            with updates_through(self._optimizer, partial(run, copied=copied)):
                 self._optimizer.apply(gradients, variables)
 
     def apply_whole(self, gradients: list[Any], variables: list[keras.Variable], _: Sequence[tf.Tensor] = ()) -> None:
@@ -93,8 +101,20 @@ class OptimizerUpdate:
         """Tell whether `apply` makes XLA programs where these variables are all on one device."""
         return bool(self._large([pair for pair in zip(gradients, variables, strict=True) if pair[0] is not None]))
 
-    def _run(self, update: Update, pairs: list[tuple[Any, Any]], rate: Any, inline: bool) -> None:
+    def _run(
+        self,
+        loop: Update,
+        pairs: list[tuple[Any, Any]],
+        rate: Any,
+        inline: bool,
+        copied: Sequence[keras.Variable],
+    ) -> None:
         """Update the variables of each device: by XLA programs, by a function, or by Keras's loop."""
+
+        def update(some: list[tuple[Any, Any]], value: Any) -> None:
+            with writing_anew(self._own, copied):
+                loop(some, value)
+
         if inline and self._least is None:
             self._loop(update, pairs, rate)
             return

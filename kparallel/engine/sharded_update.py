@@ -72,8 +72,9 @@ class ShardedUpdate:
             if isinstance(variable, keras.Variable)
         ]
         with one_replica_view(), colocate_with_inputs():
+            copied = [variable for variable, _ in owned if not has_single_copy(variable)]
             with one_copy_each(owned):
-                self._update.apply(gradients, variables)
+                self._update.apply(gradients, variables, copied=copied)
             # All weights, not those with a gradient alone: an average that overwrites the weights has all of them.
             for variable, index in owned:
                 _copy_to_others(copies_of(variable), index)

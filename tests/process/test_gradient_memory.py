@@ -1,4 +1,4 @@
-"""Gradients of many microbatches are added up one by one: a device holds one sum for each weight, not one per microbatch."""
+"""Gradients of many microbatches are added up one by one: a device holds a sum for each weight, and not all of them."""
 
 import subprocess
 import sys

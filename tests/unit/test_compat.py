@@ -69,6 +69,7 @@ from kparallel.compat.optimizers import (
     trained_by,
     training_only,
     updating_copies,
+    writing_anew,
 )
 from kparallel.compat.placed_variables import PlacedVariable
 from kparallel.compat.profiler import XSpace, read_profile, start_profiler, wall_clock
@@ -291,6 +292,27 @@ def test_an_optimizer_knows_some_of_its_weights_for_a_while(make):
         optimizer._get_variable_index(weights[2])
         == optimizer._trainable_variables_indices[optimizer._var_key(weights[2])]
     )
+
+
+def test_optimizers_write_new_values_of_chosen_weights_and_subtract_from_the_others():
+    weights = [keras.Variable([1.0, 2.0]), keras.Variable([3.0, 4.0])]
+    optimizer = keras.optimizers.Adam(0.1)
+    optimizer.build(weights)
+    operations = {}
+
+    @tf.function
+    def update(chosen):
+        with writing_anew(optimizer, weights[:chosen]):
+            optimizer.apply([tf.constant([1.0, -1.0])] * 2, weights)
+
+    for chosen in (0, 1):
+        graph = update.get_concrete_function(chosen).graph
+        subtracted = [each for each in graph.get_operations() if each.type == "AssignSubVariableOp"]
+        operations[chosen] = [each.inputs[0].name == graph.capture(weights[1].value.handle).name for each in subtracted]
+    assert sorted(operations[0]) == [False, True] and operations[1] == [True]
+    update(1)
+    np.testing.assert_allclose([each.numpy() for each in weights], [[0.9, 2.1], [2.9, 4.1]], rtol=1e-5)
+    assert "assign_sub" not in vars(optimizer)
 
 
 def test_an_optimizer_acts_as_if_it_were_given_all_gradients():
