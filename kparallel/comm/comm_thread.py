@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from kparallel.comm.ring import Add, Ring, aligned
+from kparallel.comm.ring import Add, Arrays, Ring, aligned
 
 __all__: list[str] = []
 
-# The arrays of one replica. A `Work` maps those of all local replicas, `[replica][array]`, to their results.
-Arrays = list[np.ndarray[Any, Any]]
+# It maps the arrays of all local replicas, `[replica][array]`, to their results.
 Work = Callable[[Ring, list[Arrays]], list[Arrays]]
 
 
@@ -137,50 +136,70 @@ def summing(add: Add) -> Work:
     """Return the work that sums one array of one dim from each replica."""
 
     def work(ring: Ring, parts: list[Arrays]) -> list[Arrays]:
-        total = ring.all_reduce(_local_sum(parts, add), add)
+        total = ring.all_reduce(_local_sum([array for (array,) in parts], add), add)
         # TensorFlow may write into the memory, so each replica gets memory of its own.
         return [[total], *([_copy(total)] for _ in parts[1:])]
 
     return work
 
 
-def reducing(add: Add, counts: Sequence[int]) -> Work:
-    """Return the work that sums one array of one dim from each replica, each element for one worker.
+def reducing(add: Add, numbers: Sequence[int]) -> Work:
+    """Return the work that sums arrays of one dim over the replicas, each for one worker.
+
+    A replica's arrays are first those that worker 0 is to have the sums of, then those of worker 1, and so on.
 
     Args:
         add: Adds its first argument to its second, in place.
-        counts: As `Ring.reduce_scatter` takes them.
+        numbers: `[worker]`: how many of the arrays are for a worker.
     """
+    ends = np.cumsum([0, *numbers]).tolist()
 
     def work(ring: Ring, parts: list[Arrays]) -> list[Arrays]:
-        own = ring.reduce_scatter(_local_sum(parts, add), counts, add)
-        return [[own], *([_copy(own)] for _ in parts[1:])]
+        local = [_local_sum(list(summands), add) for summands in zip(*parts, strict=True)]
+        own = list(ring.reduce_scatter([local[a:b] for a, b in zip(ends, ends[1:], strict=False)], add))
+        return [own, *([_copy(each) for each in own] for _ in parts[1:])]
 
     return work
 
 
-def joining(counts: Sequence[int]) -> Work:
-    """Return the work that joins one array of one dim from each replica, in the order of the replicas.
+def joining(sizes: Sequence[Sequence[int]], dtype: np.dtype[Any]) -> Work:
+    """Return the work that gives each replica the arrays of all others, in the order of the replicas.
 
     Args:
-        counts: The number of elements of each worker's replicas together.
+        sizes: `[replica]`: the number of elements of each of the arrays that a replica gives, over all workers.
+        dtype: Of all arrays.
     """
 
     def work(ring: Ring, parts: list[Arrays]) -> list[Arrays]:
-        arrays = [array for (array,) in parts]
-        total = ring.all_gather_parts(np.concatenate(arrays) if len(arrays) > 1 else arrays[0], counts)
-        return [[total], *([_copy(total)] for _ in parts[1:])]
+        local = len(parts)
+        of_workers = [
+            [size for given in sizes[first : first + local] for size in given] for first in range(0, len(sizes), local)
+        ]
+        found = ring.all_gather_arrays([array for given in parts for array in given], of_workers, dtype)
+        givers = [giver for giver, given in enumerate(sizes) for _ in given]
+        arrays = list(zip(givers, (array for of_one in found for array in of_one), strict=True))
+        first = ring.worker * local
+        return [
+            [
+                # TensorFlow may write into the memory, so each replica gets memory of its own.
+                array if index == 0 and giver // local != ring.worker else _copy(array)
+                for giver, array in arrays
+                if giver != first + index
+            ]
+            for index in range(local)
+        ]
 
     return work
 
 
-def _local_sum(parts: list[Arrays], add: Add) -> np.ndarray[Any, Any]:
-    """Sum the arrays of this worker's replicas, so that the ring carries one array for each worker."""
-    local_sum, *others = (array for (array,) in parts)
-    if others:
-        local_sum = _copy(local_sum)
-        for other in others:
-            add(other, local_sum)
+def _local_sum(summands: Arrays, add: Add) -> np.ndarray[Any, Any]:
+    """Sum arrays of this worker's replicas, so that the ring carries one array for each worker."""
+    first, *others = summands
+    if not others:
+        return first
+    local_sum = _copy(first)
+    for other in others:
+        add(other, local_sum)
     return local_sum
 
 

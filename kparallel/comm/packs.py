@@ -71,11 +71,16 @@ def sum_by_dtype(
     # A pack is one tensor on the way, and a tensor has one dtype.
     for dtype in dict.fromkeys(value.dtype for value in values):
         indices = [index for index, value in enumerate(values) if value.dtype == dtype]
-        sizes = [(values[index].shape.num_elements() or 0) * dtype.size for index in indices]
+        sizes = sizes_of([values[index] for index in indices])
         grouped = [[indices[index] for index in pack] for pack in packs(sizes)]
         sums = sum_packs([[values[index] for index in pack] for pack in grouped])
         total |= zip((index for pack in grouped for index in pack), sums, strict=True)
     return [total[index] for index in range(len(values))]
+
+
+def sizes_of(values: Sequence[tf.Tensor]) -> list[int]:
+    """Return the bytes of each tensor."""
+    return [(value.shape.num_elements() or 0) * value.dtype.size for value in values]
 
 
 def packs_of_owners(sizes: Sequence[int], owners: Sequence[int]) -> list[list[int]]:
@@ -111,6 +116,29 @@ def packs_of_owners(sizes: Sequence[int], owners: Sequence[int]) -> list[list[in
     return [sorted(each, key=lambda index: (owners[index], index)) for each in [*result, pack] if each]
 
 
+def bundles(pack: Sequence[int], sizes: Sequence[int], owners: Sequence[int]) -> dict[int, list[list[int]]]:
+    """Group the tensors of a pack into what travels as one array: a large tensor alone, an owner's small ones together.
+
+    Args:
+        pack: The indices of the tensors.
+        sizes: The bytes of each tensor.
+        owners: The owner of each.
+
+    Returns:
+        By owner, in their order, the indices of the tensors of each array.
+
+    Example:
+        >>> bundles([0, 1, 2, 3], sizes=[2_000_000, 1_000, 2_000, 3_000], owners=[0, 0, 0, 1])
+        {0: [[0], [1, 2]], 1: [[3]]}
+    """
+    result: dict[int, list[list[int]]] = {}
+    for owner in sorted({owners[index] for index in pack}):
+        own = [index for index in pack if owners[index] == owner]
+        small = [index for index in own if sizes[index] < ALONE]
+        result[owner] = [[index] for index in own if sizes[index] >= ALONE] + ([small] if small else [])
+    return result
+
+
 def by_dtype(
     values: Sequence[tf.Tensor], owners: Sequence[int], carry: Callable[[list[int]], list[tf.Tensor]]
 ) -> list[tf.Tensor]:
@@ -124,7 +152,7 @@ def by_dtype(
     found: dict[int, tf.Tensor] = {}  # By the index in `values`.
     for dtype in dict.fromkeys(value.dtype for value in values):
         indices = [index for index, value in enumerate(values) if value.dtype == dtype]
-        sizes = [(values[index].shape.num_elements() or 0) * dtype.size for index in indices]
+        sizes = sizes_of([values[index] for index in indices])
         for grouped in packs_of_owners(sizes, [owners[index] for index in indices]):
             pack = [indices[index] for index in grouped]
             found |= zip(pack, carry(pack), strict=True)

@@ -27,6 +27,7 @@ _ALIGNED = 64  # Bytes. TensorFlow uses memory of this alignment in place, and c
 _HEADER = struct.Struct("!QQ16s")  # Serial number of the collective, bytes, dtype.
 
 Add = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], None]
+Arrays = list[np.ndarray[Any, Any]]
 
 
 def _add(summand: np.ndarray[Any, Any], total: np.ndarray[Any, Any]) -> None:
@@ -55,6 +56,11 @@ class Ring:
         # A generation has connections of its own, in which nothing of an earlier one is left. So the numbers begin
         # anew.
         self._serial = 0
+
+    @property
+    def worker(self) -> int:
+        """The index of this worker."""
+        return self._position.index
 
     @property
     def is_aborted(self) -> bool:
@@ -116,81 +122,91 @@ class Ring:
         # Segments differ by at most one element in length, and none is empty unless there are fewer elements than
         # workers.
         segments = [slice(own.size * n // workers, own.size * (n + 1) // workers) for n in range(workers)]
-        self._reduce_scatter(own, total, segments, add, forward=True)
+        self._reduce_scatter(own, total, segments, add)
         self._gather_segments(total, segments)
         self._neighbors.flush()  # TensorFlow may write into the result, and parts of it may still wait to be sent.
         return total
 
-    def reduce_scatter(self, own: np.ndarray[Any, Any], counts: Sequence[int], add: Add = _add) -> np.ndarray[Any, Any]:
-        """Sum arrays of one dim, each element for one worker: the first half of `all_reduce`.
+    def reduce_scatter(self, own: Sequence[Arrays], add: Add = _add) -> Arrays:
+        """Sum arrays of one dim and one dtype, each for one worker: the first half of `all_reduce`.
+
+        ```text
+        worker               0          1          2           the arrays of each worker as a segment
+        first step           2 ──►      0 ──►      1 ──►       each sends what is for the worker before it,
+        next steps           1+ ──►     2+ ──►     0+ ──►      then adds to what it receives, and sends on
+        last step            0*         1*         2*          until what is its own has come around
+        ```
 
         Args:
-            own: This worker's array: first what worker 0 is to have, then what worker 1 is to have, and so on.
-            counts: For each worker how many elements it is to have; the same on all workers.
+            own: `[worker]`: this worker's summands of what a worker is to have, the same sizes on all workers.
             add: Adds its first argument to its second, in place.
 
         Returns:
-            The sum of this worker's elements.
+            The sums of what this worker is to have.
 
         Raises:
             LostError: A worker is lost.
             ValueError: The previous worker runs another collective.
         """
         with self._exchanging:
-            self._exchange_headers(own.nbytes, own.dtype.name)
-            total = aligned(own.size, own.dtype)
-            segments = self._segments_of(counts)
-            self._reduce_scatter(own, total, segments, add, forward=False)
+            index, workers = self._position.index, self._position.workers
+            self._exchange_headers(sum(each.nbytes for part in own for each in part), _dtype_of(own))
+            for array in own[(index - 1) % workers]:
+                self._neighbors.put(array)
+            for step in range(workers - 1):
+                summands = own[(index - step - 2) % workers]
+                sums = [aligned(each.size, each.dtype) for each in summands]
+                for summand, total in zip(summands, sums, strict=True):
+                    for piece in _pieces(slice(0, total.size), total.itemsize):
+                        self._neighbors.receive(total[piece])
+                        add(summand[piece], total[piece])
+                        if step < workers - 2:
+                            self._neighbors.put(total[piece])
             self._neighbors.flush()
-            return total[segments[(self._position.index + 1) % self._position.workers]]
+            return sums
 
-    def all_gather_parts(self, own: np.ndarray[Any, Any], counts: Sequence[int]) -> np.ndarray[Any, Any]:
-        """Return the arrays of all workers as one, in the order of the workers: the second half of `all_reduce`.
+    def all_gather_arrays(self, own: Arrays, sizes: Sequence[Sequence[int]], dtype: np.dtype[Any]) -> list[Arrays]:
+        """Give each worker the arrays of all workers: the second half of `all_reduce`.
 
         Args:
-            own: This worker's array of one dim.
-            counts: The number of elements of each worker's array; the same on all workers.
+            own: This worker's arrays of one dim.
+            sizes: `[worker]`: the number of elements of each of a worker's arrays; the same on all workers.
+            dtype: Of all arrays.
+
+        Returns:
+            `[worker]`: its arrays; this worker's are `own`.
 
         Raises:
             LostError: A worker is lost.
             ValueError: The previous worker runs another collective.
         """
         with self._exchanging:
-            total = aligned(sum(counts), own.dtype)
-            self._exchange_headers(total.nbytes, own.dtype.name)
-            segments = self._segments_of(counts)
-            part = segments[(self._position.index + 1) % self._position.workers]
-            total[part] = own
-            self._neighbors.put(total[part])
-            self._gather_segments(total, segments)
+            index, workers = self._position.index, self._position.workers
+            self._exchange_headers(sum(map(sum, sizes)) * dtype.itemsize, dtype.name)
+            result = {index: own}
+            for array in own:
+                self._neighbors.put(array)
+            for step in range(workers - 1):
+                worker = (index - step - 1) % workers
+                result[worker] = [aligned(size, dtype) for size in sizes[worker]]
+                for array in result[worker]:
+                    for piece in _pieces(slice(0, array.size), array.itemsize):
+                        self._neighbors.receive(array[piece])
+                        if step < workers - 2:
+                            self._neighbors.put(array[piece])
             self._neighbors.flush()
-            return total
-
-    def _segments_of(self, counts: Sequence[int]) -> list[slice]:
-        """Return the segments of an array whose parts belong to the workers, in the order that the ring goes through.
-
-        Worker `i` ends the reduce-scatter with the sum of segment `i + 1`, so that is its own part.
-        """
-        ends = np.cumsum([0, *counts]).tolist()
-        parts = [slice(start, stop) for start, stop in zip(ends, ends[1:], strict=False)]
-        return [parts[(number - 1) % len(parts)] for number in range(len(parts))]
+            return [result[worker] for worker in range(workers)]
 
     def _reduce_scatter(
-        self,
-        own: np.ndarray[Any, Any],
-        total: np.ndarray[Any, Any],
-        segments: Sequence[slice],
-        add: Add,
-        forward: bool,
+        self, own: np.ndarray[Any, Any], total: np.ndarray[Any, Any], segments: Sequence[slice], add: Add
     ) -> None:
-        """Fill one segment of `total`, the one after this worker's index, with the sum over the workers.
+        """Fill one segment of `total`, the one after this worker's index, with the sum over the workers, and send it.
 
         Args:
             own: This worker's array.
             total: An array of the same size; the other segments are overwritten too.
             segments: As many as workers.
             add: Adds its first argument to its second, in place.
-            forward: Whether the sum is sent on to the next worker, as the all-gather begins.
         """
         index, workers = self._position.index, self._position.workers
         self._neighbors.put(own[segments[index]])
@@ -198,8 +214,7 @@ class Ring:
             for piece in _pieces(segments[(index - step - 1) % workers], own.itemsize):
                 self._neighbors.receive(total[piece])
                 add(own[piece], total[piece])
-                if forward or step < workers - 2:
-                    self._neighbors.put(total[piece])
+                self._neighbors.put(total[piece])
 
     def _gather_segments(self, total: np.ndarray[Any, Any], segments: Sequence[slice]) -> None:
         """Receive all segments but the one that this worker has sent last, and send on those that the next lacks."""
@@ -264,6 +279,11 @@ class Ring:
                 f"of {what}, received number {fields[0]}, {fields[1]} bytes of {fields[2]}: the workers' steps differ. "
                 "Start every worker with the same script, options and packages."
             )
+
+
+def _dtype_of(parts: Sequence[Arrays]) -> str:
+    """Return the name of the dtype of all arrays."""
+    return next((each.dtype.name for part in parts for each in part), "nothing")
 
 
 def _pieces(segment: slice, itemsize: int) -> Iterator[slice]:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from kparallel.comm.comm_thread import CommThread, Work, gather, joining, reducing, summing
 from kparallel.comm.communicator import Communicator
-from kparallel.comm.packs import by_dtype, sum_by_dtype
+from kparallel.comm.packs import bundles, by_dtype, sizes_of, sum_by_dtype
 from kparallel.comm.ring import Ring
 from kparallel.comm.tf_collectives import TFCommunicator
 from kparallel.compat.functions import run_independently
@@ -66,7 +66,7 @@ class RingCommunicator(Communicator):
         tensors, workers = [value for value, _ in dense], [owner // self._local_replicas for _, owner in dense]
 
         def carry(pack: list[int]) -> list[tf.Tensor]:
-            return self._reduce_pack([tensors[index] for index in pack], [workers[index] for index in pack])
+            return self._reduce_pack(tensors, pack, workers)
 
         # Every worker gets the slices: they are few, and worth no collective of another kind.
         return self._with_slices(values, by_dtype(tensors, workers, carry))
@@ -76,7 +76,7 @@ class RingCommunicator(Communicator):
             return self._plain.broadcast(values, owners)
 
         def carry(pack: list[int]) -> list[tf.Tensor]:
-            return self._broadcast_pack([values[index] for index in pack], [owners[index] for index in pack])
+            return self._broadcast_pack(values, pack, list(owners))
 
         return by_dtype(values, owners, carry)
 
@@ -129,34 +129,43 @@ class RingCommunicator(Communicator):
             result.append(tf.IndexedSlices(slice_values, indices, value.dense_shape))
         return result
 
-    def _reduce_pack(self, pack: list[tf.Tensor], workers: list[int]) -> list[tf.Tensor]:
+    def _reduce_pack(self, tensors: list[tf.Tensor], pack: list[int], workers: list[int]) -> list[tf.Tensor]:
         """Sum tensors of one dtype, each to one worker; a tensor for another worker comes back as it is.
 
         Args:
-            pack: The tensors, by worker.
-            workers: The worker of each.
+            tensors: All tensors.
+            pack: The indices of those to sum.
+            workers: The worker of each of all tensors.
         """
-        own, dtype = self._first_replica // self._local_replicas, pack[0].dtype
-        counts = _counts(pack, workers, self._plain.replicas // self._local_replicas)
-        work = reducing(_add_half if dtype == tf.float16 else _add, counts)
-        (total,) = self._exchanged(work, [_joined(pack)], [tf.TensorShape([counts[own]])], [dtype])
-        mine = [index for index, worker in enumerate(workers) if worker == own]
-        parts = dict(zip(mine, _taken_apart(total, [pack[index] for index in mine]), strict=True))
-        return [parts.get(index, tensor) for index, tensor in enumerate(pack)]
+        own, dtype = self._first_replica // self._local_replicas, tensors[pack[0]].dtype
+        grouped = bundles(pack, sizes_of(tensors), workers)
+        numbers = [len(grouped.get(worker, [])) for worker in range(self._plain.replicas // self._local_replicas)]
+        arrays = [_joined([tensors[index] for index in bundle]) for of_one in grouped.values() for bundle in of_one]
+        mine = grouped.get(own, [])
+        shapes = [_flat_shape([tensors[index] for index in bundle]) for bundle in mine]
+        work = reducing(_add_half if dtype == tf.float16 else _add, numbers)
+        return _replaced(tensors, pack, mine, self._exchanged(work, arrays, shapes, [dtype] * len(mine)))
 
-    def _broadcast_pack(self, pack: list[tf.Tensor], owners: list[int]) -> list[tf.Tensor]:
-        """Return the owners' tensors of one dtype.
+    def _broadcast_pack(self, tensors: list[tf.Tensor], pack: list[int], owners: list[int]) -> list[tf.Tensor]:
+        """Return the owners' tensors of one dtype; this replica's own come back as they are.
 
         Args:
-            pack: The tensors, by owner.
-            owners: The replica that owns each.
+            tensors: All tensors.
+            pack: The indices of those to bring.
+            owners: The replica that owns each of all tensors.
         """
-        workers = [owner // self._local_replicas for owner in owners]
-        counts = _counts(pack, workers, self._plain.replicas // self._local_replicas)
-        mine = [tensor for tensor, owner in zip(pack, owners, strict=True) if owner == self.replica_index]
-        sent = _joined(mine) if mine else tf.zeros([0], pack[0].dtype)
-        (total,) = self._exchanged(joining(counts), [sent], [tf.TensorShape([sum(counts)])], [pack[0].dtype])
-        return _taken_apart(total, pack)
+        dtype, own = tensors[pack[0]].dtype, self.replica_index
+        grouped = bundles(pack, sizes_of(tensors), owners)
+        shapes = {
+            owner: [_flat_shape([tensors[index] for index in bundle]) for bundle in of_one]
+            for owner, of_one in grouped.items()
+        }
+        numbers = [[shape[0] for shape in shapes.get(replica, [])] for replica in range(self._plain.replicas)]
+        arrays = [_joined([tensors[index] for index in bundle]) for bundle in grouped.get(own, [])]
+        others = [bundle for owner, of_one in grouped.items() if owner != own for bundle in of_one]
+        expected = [shape for owner, of_one in shapes.items() if owner != own for shape in of_one]
+        work = joining(numbers, np.dtype(dtype.as_numpy_dtype))
+        return _replaced(tensors, pack, others, self._exchanged(work, arrays, expected, [dtype] * len(others)))
 
     def _exchanged(
         self, work: Work, tensors: list[tf.Tensor], shapes: list[tf.TensorShape], dtypes: list[tf.DType]
@@ -176,8 +185,9 @@ class RingCommunicator(Communicator):
         def submit(*arrays: np.ndarray[Any, Any]) -> np.int64:
             return np.int64(comm_thread.submit(replica, work, list(arrays)))
 
+        # The number is a result too: of a pack that is for other workers alone a worker gets no arrays.
         def result(number: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-            return comm_thread.result(replica, int(number))
+            return [np.asarray(number), *comm_thread.result(replica, int(number))]
 
         # Every worker submits in the same order: that in which the step was traced. The graph keeps the last
         # submission, after which the next one has to come.
@@ -188,13 +198,13 @@ class RingCommunicator(Communicator):
         with tf.control_dependencies([number]):
             done = self._done[replica].dequeue()
         with tf.control_dependencies([done]):
-            results = tf.numpy_function(result, [number], dtypes)
+            last, *results = list(tf.numpy_function(result, [number], [tf.int64, *dtypes]))
         # TensorFlow would run all stateful operations of a function one after another. The edges above are enough.
         run_independently(number.op)
-        run_independently(results[0].op)
+        run_independently(last.op)
         for tensor, shape in zip(results, shapes, strict=True):
             tensor.set_shape(shape)
-        return list(results)
+        return results
 
 
 def _notifier(done: tf.queue.FIFOQueue) -> Callable[[], None]:
@@ -214,12 +224,19 @@ def _taken_apart(joined: tf.Tensor, like: list[tf.Tensor]) -> list[tf.Tensor]:
     return [tf.reshape(part, tf.shape(tensor)) for part, tensor in zip(parts, like, strict=True)]
 
 
-def _counts(tensors: list[tf.Tensor], workers: list[int], number: int) -> list[int]:
-    """Return how many elements are for each worker."""
-    counts = [0] * number
-    for tensor, worker in zip(tensors, workers, strict=True):
-        counts[worker] += tensor.shape.num_elements()
-    return counts
+def _flat_shape(tensors: list[tf.Tensor]) -> tf.TensorShape:
+    """Return the shape of tensors that are joined."""
+    return tf.TensorShape([sum(tensor.shape.num_elements() for tensor in tensors)])
+
+
+def _replaced(
+    tensors: list[tf.Tensor], pack: list[int], bundles: list[list[int]], results: list[tf.Tensor]
+) -> list[tf.Tensor]:
+    """Return the tensors of a pack, of which those in bundles are replaced by what came for them."""
+    new: dict[int, tf.Tensor] = {}
+    for bundle, joined in zip(bundles, results, strict=True):
+        new |= zip(bundle, _taken_apart(joined, [tensors[index] for index in bundle]), strict=True)
+    return [new.get(index, tensors[index]) for index in pack]
 
 
 def _add(summand: np.ndarray[Any, Any], total: np.ndarray[Any, Any]) -> None:

@@ -44,25 +44,34 @@ def test_comm_threads_sum_the_replicas_of_every_worker_in_memory_of_their_own(co
     assert (taken[1] == 22.0).all()
 
 
-def test_comm_threads_sum_to_one_worker_and_join_what_the_replicas_have(comm_threads):
+def test_comm_threads_sum_to_one_worker_and_give_each_replica_what_the_others_have(comm_threads):
     made, woken = comm_threads(2, replicas=2)
 
     def results(work, given):
-        for w, comm_thread in enumerate(made):
-            numbers = [comm_thread.submit(r, work, [np.asarray(given[w][r])]) for r in range(2)]
-            given[w] = numbers
+        """Return `[worker][replica][array]`."""
+        numbers = [
+            [each.submit(r, work, [np.array(array, float) for array in given[w][r]]) for r in range(2)]
+            for w, each in enumerate(made)
+        ]
         taken = []
         for w, comm_thread in enumerate(made):
             for r in range(2):
                 assert woken[w][r].acquire(timeout=SECONDS)
-                taken += comm_thread.result(r, given[w][r])
+            taken.append([comm_thread.result(r, numbers[w][r]) for r in range(2)])
         return taken
 
-    summed = results(reducing(add, [1, 2]), [[[1.0, 2, 3], [10.0, 20, 30]], [[0.5, 0.5, 0.5], [0.0, 0, 0]]])
-    assert [array.tolist() for array in summed] == [[11.5], [11.5], [22.5, 33.5], [22.5, 33.5]]
-    assert not np.shares_memory(summed[2], summed[3])
-    joined = results(joining([3, 1]), [[[1.0, 2], [3.0]], [np.zeros(0), [4.0]]])
-    assert [array.tolist() for array in joined] == [[1, 2, 3, 4]] * 4
+    # Each replica of each worker has an array for worker 0 and two for worker 1.
+    given = [[[[1], [2, 3], [4]], [[10], [20, 30], [40]]], [[[0.5], [0.5, 0.5], [0.5]], [[0], [0, 0], [0]]]]
+    summed = results(reducing(add, [1, 2]), given)
+    assert [[array.tolist() for array in replica] for replica in summed[0]] == [[[11.5]], [[11.5]]]
+    assert [[array.tolist() for array in replica] for replica in summed[1]] == [[[22.5, 33.5], [44.5]]] * 2
+    assert not np.shares_memory(summed[1][0][0], summed[1][1][0])
+    owned = [[[[1, 2]], [[3], [4]]], [[], [[5]]]]
+    joined = results(joining([[2], [1, 1], [], [1]], np.dtype(float)), owned)
+    lists = [[[array.tolist() for array in replica] for replica in worker] for worker in joined]
+    assert lists[0] == [[[3], [4], [5]], [[1, 2], [5]]]
+    assert lists[1] == [[[1, 2], [3], [4], [5]], [[1, 2], [3], [4]]]
+    assert not np.shares_memory(joined[1][0][0], joined[1][1][0])
 
 
 def test_comm_threads_gather_rows_of_different_numbers(comm_threads):

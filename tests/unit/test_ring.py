@@ -26,19 +26,24 @@ def test_sums_are_right_and_equal_to_the_bit(connected, workers, dtype):
     assert all(first.tobytes() == other.tobytes() for other in others)
 
 
-@pytest.mark.parametrize("counts", [(3, 4), (0, 5), (2, 0, PIECE // 8 + 1), (1, 2, 3, 4)])
-def test_each_worker_gets_the_sum_of_its_elements_and_the_parts_join_in_the_order_of_the_workers(connected, counts):
-    rng, workers = np.random.default_rng(0), len(counts)
-    rings, ends = connected(workers), np.cumsum([0, *counts])
-    given = [rng.integers(-8, 8, sum(counts)).astype("float64") for _ in range(workers)]
-    calls = [lambda r=ring, own=own: r.reduce_scatter(own, counts) for ring, own in zip(rings, given, strict=True)]
-    parts = at_once(calls)
-    for index, part in enumerate(parts):
-        np.testing.assert_array_equal(part, np.sum(given, 0)[ends[index] : ends[index + 1]])
-    calls = [lambda r=ring, own=own: r.all_gather_parts(own, counts) for ring, own in zip(rings, parts, strict=True)]
-    for total in at_once(calls):
-        np.testing.assert_array_equal(total, np.sum(given, 0))
-        assert total.ctypes.data % 64 == 0
+@pytest.mark.parametrize(
+    "sizes", [[[3], [4]], [[], [5, 0, 2]], [[2, 1], [], [PIECE // 8 + 1, 3]], [[1], [2], [3], [4]]]
+)
+def test_each_worker_gets_the_sums_of_its_arrays_and_then_those_of_all_others(connected, sizes):
+    rng, workers = np.random.default_rng(0), len(sizes)
+    rings = connected(workers)
+    given = [[[rng.integers(-8, 8, n).astype("float64") for n in of_one] for of_one in sizes] for _ in range(workers)]
+    expected = [[np.sum([own[w][i] for own in given], 0) for i in range(len(sizes[w]))] for w in range(workers)]
+    parts = at_once([lambda r=ring, own=own: r.reduce_scatter(own) for ring, own in zip(rings, given, strict=True)])
+    for found, of_one in zip(parts, expected, strict=True):
+        assert len(found) == len(of_one) and all(map(np.array_equal, found, of_one))
+        assert all(each.ctypes.data % 64 == 0 for each in found if each.size)
+    dtype = np.dtype("float64")
+    pairs = list(zip(rings, parts, strict=True))
+    calls = [lambda r=ring, own=own: r.all_gather_arrays(own, sizes, dtype) for ring, own in pairs]
+    for index, found in enumerate(at_once(calls)):
+        assert all(len(a) == len(b) and all(map(np.array_equal, a, b)) for a, b in zip(found, expected, strict=True))
+        assert found[index] is parts[index]
 
 
 def test_more_than_sockets_hold_travels_both_ways(connected):
