@@ -120,6 +120,7 @@ TABLES: dict[str, tuple[str, dict[str, Benchmark]]] = {
             "executor-gpipe": partial(executor.rows, "gpipe"),
             "executor-interleaved": partial(executor.rows, "interleaved"),
             "executor-zb_h1": partial(executor.rows, "zb_h1"),
+            "executor-zb_v": partial(executor.rows, "zb_v"),
         },
     ),
     "planner": (

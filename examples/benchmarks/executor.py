@@ -18,8 +18,8 @@ CELLS = tuple((stages, microbatches) for stages in (2, 4, 8) for microbatches in
 _MORE_CELLS = tuple((stages, microbatches) for stages in (2, 4, 8) for microbatches in (4, 8, 32))
 _SECONDS = 0.010  # A nap: one forward, two backward. Python takes up to a millisecond to wake up from each.
 _LONG = 0.4  # Below these seconds of a plain step, several steps are one measurement.
-_PARTED = ("zb_h1",)
-_PER_DEVICE = {"interleaved": 2}
+_PARTED = ("zb_h1", "zb_v")
+_PER_DEVICE = {"interleaved": 2, "zb_v": 2}
 
 
 class Cell(NamedTuple):
@@ -47,7 +47,7 @@ def rows(schedule: str, settings: Settings) -> list[Row]:
     """Measure the share of the possible speed-up in every cell of devices and microbatches."""
     sizes = CELLS if schedule in ("1f1b", "gpipe") else _MORE_CELLS
     cells = [Cell(schedule, devices, _PER_DEVICE.get(schedule, 1), number) for devices, number in sizes]
-    against = [Cell("1f1b", 4, 1, 4)] if schedule in _PARTED else []
+    against = [Cell("1f1b", 4, 1, 4)] if schedule == "zb_h1" else []
     found, compared = [], []
     for devices in sorted({cell.devices for cell in cells}):  # An arm each: one that traces all cells starts too late.
         of_arm, others = ([cell for cell in each if cell.devices == devices] for each in (cells, against))
@@ -70,8 +70,10 @@ def possible(cell: Cell) -> tuple[float, str]:
     programs = by_name(cell.schedule, cell.devices)(cell.stages, cell.microbatches)
     makespan = clock(programs, 1, 1 if cell.schedule in _PARTED else 2).makespan
     speed_up = 3 * cell.stages * cell.microbatches / makespan
-    if cell.schedule in _PARTED:
+    if cell.schedule == "zb_h1":
         return speed_up, "3K·M/(3M+K-1)" if cell.microbatches >= cell.devices else "3K·M/(2M+2K-1)"
+    if cell.schedule == "zb_v":
+        return speed_up, "its program on the clock"
     if cell.per_device == 1:
         return speed_up, "K·M/(M+K-1)"
     return speed_up, "K·M·v/(M·v+K-1)" if cell.microbatches % cell.devices == 0 else "its program on the clock"

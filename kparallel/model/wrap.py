@@ -96,8 +96,9 @@ def plan(
             globs of layers, a list of such lists, or the names of the first layers of all later stages.
         microbatches: Into how many parts each replica's share of a batch is split; default 4 for each stage,
             1 for a single stage.
-        schedule: `"1f1b"` (default), `"gpipe"`, `"interleaved"`, `"zb_h1"`, or a function of (stages, microbatches)
-            that returns one sequence of actions for each lane. With `cluster` it is a name; by default all are tried.
+        schedule: `"1f1b"` (default), `"gpipe"`, `"interleaved"`, `"zb_h1"`, `"zb_v"`, or a function of (stages,
+            microbatches) that returns one sequence of actions for each lane. With `cluster` it is a name; by default
+            all are tried.
         recompute: Which forward passes are run again for the backward, to save memory: `"never"` (default),
             `"always"`, or `"except_last"`, all microbatches but the last.
         balance: What an automatic cut makes equal: estimated `"flops"` (default), `"parameters"`, or measured

@@ -13,6 +13,7 @@ from kparallel.schedule.registry import SCHEDULES, NamedSchedule, by_name, regis
 from kparallel.schedule.resolve import programs_for
 from kparallel.schedule.validate import check
 from kparallel.schedule.zb_h1 import zb_h1
+from kparallel.schedule.zb_v import zb_v
 
 __all__ = [
     "BACKWARD",
@@ -41,4 +42,5 @@ __all__ = [
     "registered",
     "splits_backward",
     "zb_h1",
+    "zb_v",
 ]

@@ -10,6 +10,7 @@ from kparallel.schedule.gpipe import gpipe
 from kparallel.schedule.interleaved import interleaved
 from kparallel.schedule.one_f_one_b import one_f_one_b
 from kparallel.schedule.zb_h1 import zb_h1
+from kparallel.schedule.zb_v import there_and_back, zb_v
 
 __all__: list[str] = []
 
@@ -21,14 +22,18 @@ class NamedSchedule:
     Args:
         make: A function from the number of lanes to the schedule.
         dealt: Whether lane d of D runs the stages d, d + D, d + 2D, ... Otherwise each lane runs neighboring stages.
+        back: Whether the stages that are dealt go back in every second turn: 0 1 1 0 for two lanes. Default False.
     """
 
     make: Callable[[int], Schedule]
     dealt: bool = False
+    back: bool = False
 
     def lane_of(self, stage: int, stages: int, lanes: int) -> int:
         """Return the lane that runs a stage."""
-        # For 4 stages on 2 lanes: dealt 0 1 0 1, neighbors 0 0 1 1.
+        # For 4 stages on 2 lanes: dealt 0 1 0 1, with the way back 0 1 1 0, neighbors 0 0 1 1.
+        if self.back:
+            return there_and_back(stage, lanes)
         return stage % lanes if self.dealt else stage * lanes // stages
 
 
@@ -38,6 +43,7 @@ SCHEDULES = {
     "gpipe": NamedSchedule(lambda lanes: gpipe),
     "interleaved": NamedSchedule(interleaved, dealt=True),
     "zb_h1": NamedSchedule(lambda lanes: zb_h1),
+    "zb_v": NamedSchedule(zb_v, dealt=True, back=True),
 }
 
 
@@ -67,7 +73,7 @@ def by_name(name: str, lanes: int | None = None) -> Schedule:
 
     Args:
         name: A name in `SCHEDULES`, in upper or lower case.
-        lanes: The number of devices in a row; `"interleaved"` needs it.
+        lanes: The number of devices in a row; `"interleaved"` and `"zb_v"` need it.
 
     Returns:
         The schedule.

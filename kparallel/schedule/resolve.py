@@ -42,9 +42,10 @@ def programs_for(
         entry = registered(schedule)
         # Such a schedule decides itself which lane runs a stage, so the mesh must have put the stages there.
         if entry.dealt and lane_of != tuple(entry.lane_of(stage, stages, lanes) for stage in range(stages)):
+            where, turn = ("s % {}", "a, b, a, b") if not entry.back else ("s of {}, there and back", "a, b, b, a")
             raise ScheduleError(
-                f"Expected stage s on lane s % {lanes} for the schedule {schedule.lower()!r}, received the lanes "
-                f"{lane_of}. Name the devices of a row in turn (a, b, a, b), or use the schedule '1f1b'."
+                f"Expected stage s on lane {where.format(lanes)} for the schedule {schedule.lower()!r}, received the "
+                f"lanes {lane_of}. Name the devices of a row in turn ({turn}), or use the schedule '1f1b'."
             )
         programs = entry.make(lanes)(stages, microbatches)
     else:
