@@ -1,14 +1,14 @@
 """The all-reduce after the backward pass: gradients, changes of state and the report, summed over the replicas."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from kparallel.comm.communicator import add, local_copy
+from kparallel.comm.communicator import Communicator, add, local_copy
 from kparallel.comm.compression import compressed, restored
 from kparallel.data.share import Share
 from kparallel.engine.replica import Replica
@@ -100,10 +100,11 @@ def all_reduce(
     """
     summed: dict[int, Any] = {}
     states: list[list[tf.Tensor]] = []
-    report_vector: tf.Tensor | None = None
+    total = report
     # From the last stage to the first: the order in which their backward passes end. The reduction of a later stage
     # runs while earlier stages still compute.
-    for s, stage in reversed(list(enumerate(replica.pipeline.stages))):
+    stages = list(enumerate(replica.pipeline.stages))
+    for s, stage in reversed(stages):
         # A tied weight is summed once, with the stage that owns it.
         variables = [variable for variable in stage.owned if id(variable) in gradients]
         with tf.name_scope(f"reduce{s}"), replica.stage_devices[s].reduction():
@@ -115,27 +116,43 @@ def all_reduce(
             pieces = [piece for gradient in local for piece in _pieces(gradient)]
             sent = compressed(pieces, None if replica.is_single else replica.compression)
             changes = _changes(stage, s, result, share)
-            # The loop begins at the last stage, whose device holds the report.
-            carries_report = report_vector is None and not replica.is_single
+            # The last stage's device holds the report.
+            carries_report = stage is stages[-1][1] and not replica.is_single
             reports = [report.vector(_report_dtype(sent))] if carries_report else []
-            communicator = replica.communicators[s]
-            if owners is None:
-                sums = iter(communicator.all_reduce([*sent, *changes, *reports]))
-            else:
-                to = [
-                    owners.get(id(v), 0)
-                    for v, gradient in zip(variables, local, strict=True)
-                    for _ in _pieces(gradient)
-                ]
-                sums = iter([*communicator.reduce(sent, to), *communicator.all_reduce([*changes, *reports])])
+            to = None if owners is None else _owners_of_pieces(variables, local, owners)
+            sums = iter(_column_sums(replica.communicators[s], sent, to, [*changes, *reports]))
             arrived = iter(restored([local_copy(next(sums)) for _ in sent], pieces))
             summed |= {id(v): _from_pieces(gradient, arrived) for v, gradient in zip(variables, local, strict=True)}
             # `sums` has given the gradients; the changes of state follow, and the report is last.
             states.insert(0, [next(sums) for _ in changes])
         if carries_report:
-            report_vector = next(sums)
-    with replica.on_last_device():
-        return Sums(summed, states, report if report_vector is None else report.from_vector(report_vector))
+            with replica.on_last_device():
+                total = report.from_vector(next(sums))
+    return Sums(summed, states, total)
+
+
+def _owners_of_pieces(
+    variables: Sequence[keras.Variable], local: Sequence[Any], owners: Mapping[int, int]
+) -> list[int]:
+    """Return for each piece of the gradients of a stage the replica that needs its sum."""
+    pairs = zip(variables, local, strict=True)
+    return [owners.get(id(variable), 0) for variable, gradient in pairs for _ in _pieces(gradient)]
+
+
+def _column_sums(
+    communicator: Communicator, sent: Sequence[Any], to: Sequence[int] | None, others: Sequence[tf.Tensor]
+) -> Sequence[Any]:
+    """Return sums over a column: of the pieces of gradients, each on its owner alone if there is one, and of others.
+
+    Args:
+        communicator: That of the column.
+        sent: The pieces.
+        to: For each piece the replica that needs its sum; None for all of them.
+        others: What every replica needs.
+    """
+    if to is None:
+        return communicator.all_reduce([*sent, *others])
+    return [*communicator.reduce(sent, to), *communicator.all_reduce(others)]
 
 
 def all_reduce_state(replica: Replica, share: Share, result: ReplicaResult, report: Report) -> Sums:

@@ -7,7 +7,7 @@ import keras
 
 from kparallel.compat.losses import compiled_loss, flat_losses
 from kparallel.loss.broadcast import check_targets
-from kparallel.loss.term import is_batch_coupled, is_rowwise, loss_values
+from kparallel.loss.term import has_inner_dims, is_batch_coupled, is_rowwise, loss_values, reduces_rows
 from kparallel.stage.dependence import Dependence
 from kparallel.stage.traced_dependence import dependence
 
@@ -87,18 +87,19 @@ class Coupling:
         return meaning
 
     def _of_loss(self, loss: Any, call: tuple[Any, Any, Any]) -> str:
-        if is_batch_coupled(loss):
+        if is_batch_coupled(loss) or reduces_rows(loss, call[1]):
             return "global"
         if self._reduction == "global":
             # A loss of Keras's that gives a value for each row needs no gathering: the parts' values are the batch's.
             couples = not is_rowwise(loss) or not loss.call(call[0], call[1]).shape.rank
             return "global" if couples else "mean"
-        if self._reduction == "sum" or is_rowwise(loss) or self._undivided:
+        known = is_rowwise(loss) and has_inner_dims(call[1])
+        if self._reduction == "sum" or known or self._undivided:
             return self._reduction
         return self._read(loss, call)
 
     def _read(self, loss: Any, call: tuple[Any, Any, Any]) -> str:
-        """Return the meaning of a user's loss from the graph of its values."""
+        """Return the meaning of a loss from the graph of its values."""
         # Noted while `dependence` traces the loss, which also happens with an unknown number of rows.
         ranks: list[int | None] = []
 

@@ -1,6 +1,8 @@
 """The loss function of the last stage: from outputs to loss terms, as numerators and statistics."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import keras
@@ -42,11 +44,13 @@ def loss_function(
         loss_state: Records the state that an overridden `compute_loss` changes.
     """
 
+    gather = partial(_gathered, communicator=communicator, replicas=replicas)
+
     def own_term(outputs: Any, share: Share) -> Term:
         arguments = [share.x, share.y, outputs, share.sample_weight]
         meaning = coupling.of_own(lambda *traced: loss_state.computed(list(traced)), arguments, whole)
         if meaning == "global":
-            arguments = [_gathered(argument, share, communicator, replicas) for argument in arguments]
+            arguments = [gather(argument, share) for argument in arguments]
             return _whole(_own_loss_of_batch(model, arguments, training), share)
         value = loss_state.loss(arguments, share.count)
         return row_mean(value, share.count) if meaning == "mean" else summed(value)
@@ -56,28 +60,38 @@ def loss_function(
             return [(None, own_term(outputs, share))]
         # Evaluation takes no gradients, so that a loss may read what it likes.
         with refuse_weights(model) if training else nullcontext():
-            return compiled_terms(outputs, share)
-
-    def compiled_terms(outputs: Any, share: Share) -> list[tuple[LossWeight, Term]]:
-        result: list[tuple[LossWeight, Term]] = []
-        losses = compiled_loss(model)
-        if losses is None:
-            return result
-        for loss, weight, call in route_losses(losses, share.y, outputs, share.sample_weight):
-            y_true, y_pred, row_weight = call
-            meaning = coupling.of(loss, call, whole)
-            if meaning == "global":
-                # Targets, outputs and sample weights, each of all rows in the order of the batch.
-                batch = [_gathered(value, share, communicator, replicas) for value in call]
-                # Keras scales a loss by the number of replicas in the current strategy; here nothing is divided.
-                with one_replica_view():
-                    result.append((weight, _whole(loss(*batch), share)))
-            else:
-                term = loss_term(loss, y_true, y_pred, row_weight, share.count, meaning, share.whole)
-                result.append((weight, term))
-        return result
+            return _compiled_terms(compiled_loss(model), outputs, share, coupling, whole, gather)
 
     return terms
+
+
+def _compiled_terms(
+    losses: Any, outputs: Any, share: Share, coupling: Coupling, whole: bool, gather: Callable[[Any, Share], Any]
+) -> list[tuple[LossWeight, Term]]:
+    """Return the terms of the compiled losses.
+
+    Args:
+        losses: Keras's container, or None.
+        outputs: Those of some rows.
+        share: These rows.
+        coupling: As in `loss_function`.
+        whole: As in `loss_function`.
+        gather: Gives a structure the rows of all replicas.
+    """
+    result: list[tuple[LossWeight, Term]] = []
+    if losses is None:
+        return result
+    for loss, weight, call in route_losses(losses, share.y, outputs, share.sample_weight):
+        meaning = coupling.of(loss, call, whole)
+        if meaning == "global":
+            # Targets, outputs and sample weights, each of all rows in the order of the batch.
+            batch = [gather(value, share) for value in call]
+            # Keras scales a loss by the number of replicas in the current strategy; here nothing is divided.
+            with one_replica_view():
+                result.append((weight, _whole(loss(*batch), share)))
+        else:
+            result.append((weight, loss_term(loss, *call, share.count, meaning, share.whole)))
+    return result
 
 
 def _own_loss_of_batch(model: keras.Model, arguments: list[Any], training: bool) -> tf.Tensor:

@@ -20,6 +20,7 @@ __all__: list[str] = []
 
 LossWeight = Any  # None, a number, a tensor or a variable, as `compile` takes them.
 Factors = Callable[[list[tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]
+_LOSSES = ("keras.losses", "keras.src.losses.")  # Modules of Keras's losses.
 _REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none", None)
 
 
@@ -156,11 +157,35 @@ def _check_reduction(loss: Any) -> None:
         )
 
 
+def reduces_rows(loss: Any, y_pred: Any) -> bool:
+    """Return whether the `axis` of a loss, perhaps counted from the end, is the rows of outputs.
+
+    Args:
+        loss: A `keras.losses.Loss`.
+        y_pred: The outputs.
+    """
+    ranks = {rank for rank in _ranks(y_pred) if rank}
+    return any(axis % rank == 0 for axis in reduced_dims(loss) for rank in ranks)
+
+
 def is_rowwise(loss: Any) -> bool:
-    """Return whether a loss is Keras's own: it then has the same number of entries for each row."""
+    """Return whether a loss is one of Keras's: of outputs with inner dims it has the same number of values a row."""
     parts = (type(loss), wrapped_function(loss) or type(loss))
-    # A user's loss may return any number of entries for a row, also one that depends on the row.
-    return all(part.__module__.startswith("keras.") for part in parts)
+    # A user's loss may return any number of values for a row, also one that depends on the row. A function of Keras's
+    # that is no loss, such as `keras.ops.vdot`, may do anything with the rows.
+    return all(part.__module__.startswith(_LOSSES) for part in parts)
+
+
+def has_inner_dims(y_pred: Any) -> bool:
+    """Return whether outputs have more dims than the rows.
+
+    Else the last dim, over which Keras's losses reduce, is the rows: some of them sum over it, some normalize by it.
+    """
+    return all(rank is not None and rank > 1 for rank in _ranks(y_pred))
+
+
+def _ranks(y_pred: Any) -> list[int | None]:
+    return [leaf.shape.rank for leaf in keras.tree.flatten(y_pred)]
 
 
 def _vector_term(

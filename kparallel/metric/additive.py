@@ -24,7 +24,10 @@ def is_additive(metric: Any) -> bool:
     loss object that is passed as a metric. A metric that averages a user's function may see a scalar for each batch,
     and a user's class may do anything. These are updated once, with the whole batch.
     """
-    if not type(metric).__module__.startswith("keras.") or 0 in reduced_dims(metric):
+    if not type(metric).__module__.startswith("keras."):
+        return False
+    # Counted from the end, all but the last dim may be the rows.
+    if any(axis == 0 or axis < -1 for axis in reduced_dims(metric)):
         return False
     # `MeanMetricWrapper` is Keras's own class, whatever it averages. A loss object reduces over the rows by itself: its
     # value counts once for each call. So do some functions, such as `keras.ops.mean`.

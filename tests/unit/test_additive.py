@@ -19,6 +19,7 @@ class Own(keras.metrics.Mean):
         (lambda: keras.metrics.AUC(), True),
         (lambda: keras.metrics.CosineSimilarity(axis=-1), True),
         (lambda: keras.metrics.CosineSimilarity(axis=0), False),
+        (lambda: keras.metrics.CosineSimilarity(axis=-2), False),
         (lambda: keras.metrics.MeanMetricWrapper(keras.losses.mean_squared_error), True),
         (lambda: keras.metrics.MeanMetricWrapper(keras.metrics.kl_divergence), True),
         (lambda: keras.metrics.MeanMetricWrapper(lambda y, p: keras.ops.mean(p)), False),

@@ -49,6 +49,28 @@ def test_the_graph_of_a_users_loss_decides_unless_the_user_does(loss, reduction,
     assert found.of(one, ROWS, whole=True) == expected
 
 
+NUMBERS = (tf.ones([3]), tf.zeros([3]), None)  # One a row: the last dim is the rows.
+
+
+@pytest.mark.parametrize(
+    ("loss", "call", "expected"),
+    [
+        ("mse", NUMBERS, "mean"),
+        ("kl_divergence", NUMBERS, "sum"),
+        ("kl_divergence", ROWS, "mean"),
+        (keras.losses.CategoricalHinge(), NUMBERS, "global"),
+        (keras.losses.CosineSimilarity(), NUMBERS, "global"),
+        (keras.losses.CosineSimilarity(), ROWS, "mean"),
+        (keras.losses.CosineSimilarity(axis=-2), ROWS, "global"),
+        (keras.losses.Dice(axis=-1), ROWS, "mean"),
+        (keras.ops.vdot, ROWS, "global"),
+    ],
+)
+def test_what_keras_reduces_over_the_rows_is_no_mean_of_rows(loss, call, expected):
+    found, one = coupling(loss)
+    assert found.of(one, call, whole=True) == expected
+
+
 def test_a_loss_that_turns_out_to_need_all_rows_asks_for_them():
     found, one = coupling(ratio)
     assert not found.whole
