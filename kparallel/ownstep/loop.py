@@ -98,7 +98,8 @@ class LoopStrategy:
         key = getattr(fn, "__code__", fn)
         if key not in self._found or not tf.executing_eagerly():
             self._prepare(fn, args, kwargs)
-        used = [list(each.values()) for each in (self._optimizers, self._metrics, self._variables)]
+        optimizers, metrics = list(self._optimizers.values()), list(self._metrics.values())
+        used = optimizers, metrics, list(self._variables.values())
         loop = _Loop(self._model, self._placement, self._draws(), self._owners(), *used, self._release)
         if tf.executing_eagerly() and key not in self._found:
             self._found[key] = loop.traced(self._strategy, fn, args, kwargs)

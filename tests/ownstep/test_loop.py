@@ -51,11 +51,11 @@ def states(model, optimizer, results):
     return found | {"losses": np.asarray(losses), "error": np.asarray(error)}
 
 
-def trained_in_a_loop(strategy_of, compiled=True, held=True):
+def trained_in_a_loop(strategy_of, compiled=True, held=True, kind=keras.optimizers.Adam):
     """Return what a model comes to in a loop: under the strategy that a function of it gives, or on one device."""
     use("float64")
     model = seeded(lambda: mlp(8, 1))
-    optimizer = keras.optimizers.Adam(0.01, global_clipnorm=0.1)
+    optimizer = kind(0.01, global_clipnorm=0.1)
     if held:
         model.compile(optimizer)
     results = loop(strategy_of(model), model, optimizer, compiled, averaged)

@@ -18,11 +18,13 @@ from kparallel.cluster import read_cluster
 LOOPS = {
     "loop_shared_out": {},
     "loop_shared_out_beside": {"held": False},
+    "loop_shared_out_own": {},  # Of the user's own class; its update is looked into where slots are apart as well.
 }
 
 
 def main(folder, *names):
     import kparallel
+    from tests.cluster.cases import Heavy
     from tests.ownstep.measure import plain, wrapped  # After `init`: it starts TensorFlow.
     from tests.ownstep.own_rows import trained_on_own_rows
     from tests.ownstep.resumed import RESUMED, trained_in_two_starts
@@ -38,7 +40,8 @@ def main(folder, *names):
         if name == "loop":
             results[name] = trained_in_a_loop(strategy)
         elif name in LOOPS:
-            results[name] = trained_in_a_loop(partial(strategy, shard="optimizer"), **LOOPS[name])
+            own = {"kind": Heavy} if name.endswith("_own") else {}
+            results[name] = trained_in_a_loop(partial(strategy, shard="optimizer"), **LOOPS[name], **own)
         elif name == "own_rows":
             results[name] = trained_on_own_rows(cluster)
         elif name in RESUMED:
