@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kparallel.model.wrap import plan, wrap
     from kparallel.ownstep.collectives import all_reduce, gather
     from kparallel.planning.plan import Plan
+    from kparallel.workers.variables import bring_together
 
 __version__ = "0.1.0.dev0"
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "ParallelModel",
     "Plan",
     "all_reduce",
+    "bring_together",
     "callbacks",
     "errors",
     "gather",
@@ -45,6 +47,7 @@ _HOMES = {
     "ParallelModel": "kparallel.model.parallel_model",
     "Plan": "kparallel.planning.plan",
     "all_reduce": "kparallel.ownstep.collectives",
+    "bring_together": "kparallel.workers.variables",
     "gather": "kparallel.ownstep.collectives",
     "init": "kparallel.comm.join",
     "launch": "kparallel.launcher.launch",

@@ -33,10 +33,16 @@ def replaced_methods(optimizer: Any) -> list[str]:
     return [
         name
         for name, value in vars(optimizer).items()
-        if callable(value)
-        and callable(getattr(type(optimizer), name, None))
-        and not str(getattr(value, "__module__", None)).startswith("kparallel.")  # A method of C has None.
+        if callable(getattr(type(optimizer), name, None)) and _is_foreign(value)
     ]
+
+
+def _is_foreign(value: Any) -> bool:
+    """Tell whether a function, or what it stands in the place of while a step is traced, is none of this package's."""
+    if not callable(value):
+        return False
+    # A method of C has None.
+    return not _is_replaced(value) or _is_foreign(getattr(value, "in_place_of", None))
 
 
 def step_count(optimizer: Any) -> keras.Variable:
@@ -211,6 +217,8 @@ def slots_by_weight(optimizer: Any) -> list[tuple[keras.Variable, keras.Variable
 def training_only(optimizers: Sequence[Any], is_chosen: Callable[[Any], bool]) -> Iterator[None]:
     """Let optimizers know some of their weights alone, and the slots of these, as if they were built for them.
 
+    An optimizer of the user's own knows all of them while it updates one, so that each has its own number.
+
     Args:
         optimizers: Built.
         is_chosen: Tells whether a weight stays.
@@ -219,13 +227,33 @@ def training_only(optimizers: Sequence[Any], is_chosen: Callable[[Any], bool]) -
     before = [
         {name: vars(optimizer)[name] for name in change} for optimizer, change in zip(optimizers, changes, strict=True)
     ]
+    own = [pair for pair in zip(optimizers, before, strict=True) if not is_keras_class(type(pair[0]))]
     for optimizer, change in zip(optimizers, changes, strict=True):
         vars(optimizer).update(change)
+    for optimizer, attributes in own:
+        optimizer.update_step = _knowing(optimizer, attributes)
     try:
         yield
     finally:
+        for optimizer, _ in own:
+            del optimizer.update_step
         for optimizer, attributes in zip(optimizers, before, strict=True):
             vars(optimizer).update(attributes)
+
+
+def _knowing(optimizer: Any, attributes: dict[str, Any]) -> Callable[..., None]:
+    """Return the update of one weight by an optimizer that has other attributes while it runs."""
+    update = optimizer.update_step
+
+    def knowing(*arguments: Any) -> None:
+        before = {name: vars(optimizer)[name] for name in attributes}
+        vars(optimizer).update(attributes)
+        try:
+            update(*arguments)
+        finally:
+            vars(optimizer).update(before)
+
+    return knowing
 
 
 def _of_some_weights(optimizer: Any, is_chosen: Callable[[Any], bool]) -> dict[str, Any]:
@@ -303,4 +331,4 @@ def python_attributes(value: Any) -> dict[str, Any]:
 
 
 def _is_replaced(part: Any) -> bool:
-    return callable(part) and str(getattr(part, "__module__", "")).startswith("kparallel.")
+    return callable(part) and str(getattr(part, "__module__", None)).startswith("kparallel.")

@@ -214,8 +214,10 @@ def redirected(owners: Sequence[Any], name: str, through: Callable[[Any, Callabl
     """
     # What the object itself had, or None where its class has the method: only the former has to be put back.
     before = [vars(owner).get(name) for owner in owners]
-    for owner in owners:
-        vars(owner)[name] = through(owner, getattr(owner, name))
+    for owner, had in zip(owners, before, strict=True):
+        made: Any = through(owner, getattr(owner, name))
+        made.in_place_of = had
+        vars(owner)[name] = made
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from tensorflow.python.ops.resource_variable_ops import UninitializedVariable
 
 from kparallel.compat.placed_variables import (
     PlacedVariable,
@@ -162,14 +163,34 @@ def one_copy_each(chosen: Sequence[tuple[keras.Variable, int]]) -> Iterator[None
 
 
 @contextmanager
-def as_ordinary(variables: Sequence[keras.Variable]) -> Iterator[None]:
+def as_ordinary(variables: Sequence[keras.Variable], traces_alone: bool = False) -> Iterator[None]:
     """Let variables that the workers share out be ordinary ones, where this worker has their values.
 
     A function that reads them can then be traced. It keeps what they are now, so it must not run after later steps.
+
+    Args:
+        variables: They may be any.
+        traces_alone: Whether such a function never runs: variables whose values are elsewhere are then ordinary ones
+            without a value. Default False.
     """
-    shared = [(variable, variable_of_workers(variable)) for variable in variables]
-    with one_copy_each([(variable, 0) for variable, each in shared if each is not None and each.local_copies]):
-        yield
+    shared = [(variable, owned) for variable in variables if (owned := variable_of_workers(variable)) is not None]
+    missing = [(variable, owned) for variable, owned in shared if traces_alone and not owned.local_copies]
+    with one_copy_each([(variable, 0) for variable, owned in shared if owned.local_copies]):
+        for variable, owned in missing:
+            variable._value = _without_value(owned)
+        try:
+            yield
+        finally:
+            for variable, owned in missing:
+                variable._value = owned
+
+
+def _without_value(owned: VariableOfWorkers) -> tf.Variable:
+    """Return a variable that takes no memory, in the place of one that another worker holds."""
+    with tf.init_scope():
+        made = UninitializedVariable(shape=owned.shape, dtype=owned.dtype, name=owned.name.split(":")[0])
+    made._unique_id = owned._unique_id
+    return made
 
 
 def is_placed(

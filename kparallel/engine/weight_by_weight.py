@@ -6,15 +6,13 @@ to touch nothing else.
 """
 
 from collections.abc import Iterable
-from functools import partial
-from operator import is_
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from kparallel.compat.functions import traced
-from kparallel.compat.optimizers import is_keras_class, slots_by_weight, trained_by, training_only
+from kparallel.compat.optimizers import is_keras_class, slots_by_weight, trained_by
 from kparallel.compat.variables import as_ordinary, copies_of, placed_value, resource_name
 from kparallel.engine.python_state import PythonState
 from kparallel.engine.shared_writes import written_handles
@@ -26,20 +24,23 @@ __all__: list[str] = []
 _MAY_OVERRIDE = {"build", "update_step", "get_config", "from_config"}
 
 
-def check_weight_by_weight(optimizer: Any, gradients: list[Any], variables: Iterable[keras.Variable]) -> None:
-    """Check that an optimizer updates each weight by itself. Call it where all slots are on this worker, in a trace.
+def check_weight_by_weight(
+    optimizer: Any, gradients: list[Any], variables: Iterable[keras.Variable], shard: str = "optimizer"
+) -> None:
+    """Check that an optimizer updates each weight by itself. Call it in a trace.
 
     Args:
         optimizer: Built; perhaps of a class of the user's own.
         gradients: Of each variable; None where there is none.
         variables: Weights, some of which it trains.
+        shard: What the workers share out: `"optimizer"` (default) or `"weights"`, of which it is too.
 
     Raises:
         ModelError: It does not, or nobody can tell.
     """
     if is_keras_class(type(optimizer)):
         return
-    _check_methods(type(optimizer))
+    _check_methods(type(optimizer), shard)
     pairs = slots_by_weight(optimizer)
     trained = set(map(id, trained_by(optimizer)))
     kept = trained | {id(slot) for slot, _ in pairs}
@@ -49,54 +50,37 @@ def check_weight_by_weight(optimizer: Any, gradients: list[Any], variables: Iter
             continue
         own = {id(variable), *(id(slot) for slot, weight in pairs if weight is variable)}
         before = PythonState([optimizer])
-        graph = _traced(optimizer, gradient, variable, everything)
-        touched, written, unknown = _touched(graph, everything)
+        touched, written, unknown = _touched(optimizer, gradient, variable, everything)
         if PythonState([optimizer]) != before:
-            raise _refused(optimizer, "changes what it keeps in Python")
+            raise _refused(optimizer, shard, "changes what it keeps in Python")
         changed = set(map(id, written))
         foreign = [each for each in touched if id(each) not in own and (id(each) in kept or id(each) in changed)]
         if foreign:
-            raise _refused(optimizer, f"uses {foreign[0].name!r} where it updates {variable.path!r}")
+            raise _refused(optimizer, shard, f"uses {foreign[0].name!r} where it updates {variable.path!r}")
         if unknown:  # As the state of a seed: on one device it goes from weight to weight.
-            raise _refused(optimizer, f"changes {unknown[0]!r} where it updates {variable.path!r}")
-        # A worker numbers its own weights alone, so that a rate for each weight's number would be another weight's.
-        with training_only([optimizer], partial(is_, variable)):
-            alone = _traced(optimizer, gradient, variable, everything)
-        if _content(alone) != _content(graph):
-            raise _refused(optimizer, f"uses the number of {variable.path!r} among the weights")
-
-
-def _traced(optimizer: Any, gradient: Any, variable: keras.Variable, everything: list[keras.Variable]) -> Any:
-    """Return the graph of the update of one weight."""
-    spec = tf.type_spec_from_value(gradient)
-    update = traced(lambda own, rate: optimizer.update_step(own, variable, rate))
-    with tf.init_scope(), as_ordinary(everything):
-        return update.get_concrete_function(spec, tf.TensorSpec((), keras.config.floatx())).graph
+            raise _refused(optimizer, shard, f"changes {unknown[0]!r} where it updates {variable.path!r}")
 
 
 def _touched(
-    graph: Any, everything: list[keras.Variable]
+    optimizer: Any, gradient: Any, variable: keras.Variable, everything: list[keras.Variable]
 ) -> tuple[list[keras.Variable], list[keras.Variable], list[str]]:
     """Return the variables that the update of one weight touches, those that it writes, and the names of others."""
-    handles = {
-        id(copy.handle): each
-        for each in everything
-        for copy in ([each.value] if placed_value(each) is None else copies_of(each))
-    }
+    spec = tf.type_spec_from_value(gradient)
+    update = traced(lambda own, rate: optimizer.update_step(own, variable, rate))
+    with tf.init_scope(), as_ordinary(everything, traces_alone=True):
+        graph = update.get_concrete_function(spec, tf.TensorSpec((), keras.config.floatx())).graph
+        handles = {
+            id(copy.handle): each
+            for each in everything
+            for copy in ([each.value] if placed_value(each) is None else copies_of(each))
+        }
     touched = [handles[id(handle)] for handle in graph.external_captures if id(handle) in handles]
     handles_written = written_handles(graph)
     written = [handles[id(handle)] for handle in handles_written if id(handle) in handles]
     return touched, written, [resource_name(handle) for handle in handles_written if id(handle) not in handles]
 
 
-def _content(graph: Any) -> list[tuple[str, bytes]]:
-    """Return the operations and constants of a graph and of its functions, in an order that no name decides."""
-    definition = graph.as_graph_def()
-    nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
-    return sorted((node.op, node.attr["value"].SerializeToString(deterministic=True)) for node in nodes)
-
-
-def _check_methods(kind: type) -> None:
+def _check_methods(kind: type, shard: str) -> None:
     """Refuse a class that has more of its own in the place of Keras's than the update of one weight."""
     # With several bases, one of the user's own may come before Keras's, or between them, and derive from none.
     below = set(keras.optimizers.Optimizer.__mro__)
@@ -106,13 +90,13 @@ def _check_methods(kind: type) -> None:
             continue
         for name in vars(each):
             if name not in _MAY_OVERRIDE and not name.startswith("__") and hasattr(base, name):
-                raise _refused(kind, f"has {name} of its own")
+                raise _refused(kind, shard, f"has {name} of its own")
 
 
-def _refused(optimizer: Any, what: str) -> ModelError:
+def _refused(optimizer: Any, shard: str, what: str) -> ModelError:
     kind = optimizer if isinstance(optimizer, type) else type(optimizer)
     return ModelError(
-        "Expected an optimizer that updates each weight by its gradient, itself and its slots with shard='optimizer' "
+        f"Expected an optimizer that updates each weight by its gradient, itself and its slots with shard={shard!r} "
         f"over several workers, received {kind.__name__}, which {what}: a worker has the slots of its own weights "
         "alone. Keep slots in a list with one for each weight, as by add_variable_from_reference in build, or say "
         "shard=None."

@@ -21,7 +21,6 @@ from kparallel.compat.distribute import one_replica_view
 from kparallel.compat.optimizers import (
     accumulated,
     as_with_all_gradients,
-    is_keras_class,
     optimizers_in,
     replaced_methods,
     trained_by,
@@ -49,8 +48,7 @@ class WorkersUpdate:
         shard: What the replicas share out: `"optimizer"` (default) or `"weights"`.
 
     Raises:
-        ModelError: The optimizer, or one that it holds, has a method that was replaced; or the weights are shared out,
-            and it is a class of the user's own.
+        ModelError: The optimizer, or one that it holds, has a method that was replaced.
     """
 
     def __init__(
@@ -68,13 +66,6 @@ class WorkersUpdate:
         self._placement = placement
         self._shard = shard
         self._checked = False  # Whether the optimizers have been looked into that are of the user's own.
-        own = [type(each).__name__ for each in self._optimizers if not is_keras_class(type(each))]
-        if own and shard == "weights":
-            raise ModelError(
-                f"Expected an optimizer of Keras's with shard='weights' over several workers, received {own[0]}, which "
-                "may read weights that another worker holds. Say shard='optimizer'."
-            )
-
         for each in self._optimizers:
             for name in replaced_methods(each):
                 raise ModelError(
@@ -96,9 +87,9 @@ class WorkersUpdate:
             PlanError: A worker has no weight to update.
         """
         self._check_all_update(gradients, variables)
-        if not self._checked:  # In the first trace all slots are on every worker.
+        if not self._checked:
             for each in self._optimizers:
-                check_weight_by_weight(each, gradients, variables)
+                check_weight_by_weight(each, gradients, variables, self._shard)
             self._checked = True
         with tf.name_scope("agreement"):
             agreed = self._agreement(gradients, variables, replica)

@@ -64,7 +64,8 @@ class Configuration:
         if self.microbatches > 1 or self.stages > 1:
             parts.append(count(self.microbatches, "microbatch"))
         if self.stages > 1:
-            dealt = f"{self.schedule} on {self.lanes} devices" if self.lanes > 1 else "all on one device"
+            order = f"{self.schedule}, " if self.microbatches > 1 else ""
+            dealt = f"{self.schedule} on {self.lanes} devices" if self.lanes > 1 else f"{order}all on one device"
             parts.append(self.schedule if self.stages == self.lanes else dealt)
         if self.recompute != "never":
             parts.append(f"recompute {self.recompute}")

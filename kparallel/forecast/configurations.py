@@ -10,7 +10,9 @@ from kparallel.schedule import SCHEDULES, registered
 
 __all__: list[str] = []
 
-_ONE_LANE = "interleaved"
+# The orders in which one device may run several stages. Interleaved keeps the fewest activations, and GPipe brings the
+# weights of a stage the fewest times.
+_ONE_LANE = ("interleaved", "gpipe")
 _MOST_PER_LANE = 8  # Stages on a device. With more of them, transfers take what the bubble gives.
 
 
@@ -51,10 +53,12 @@ def _shapes(devices: int, most_stages: int, fixed: Fixed) -> Iterator[tuple[str,
     names = list(SCHEDULES) if fixed.schedule is None else [fixed.schedule]
     if fixed.stages in (None, 1):
         yield names[0], 1, 1  # With one stage all schedules are the same.
-    if fixed.shard == "weights" or (fixed.shard == "auto" and fixed.schedule in (None, _ONE_LANE)):
-        # Several stages on the only device of a replica: what weights are brought for. Interleaved deals them so.
+    if fixed.shard == "weights" or (fixed.shard == "auto" and fixed.schedule in (None, *_ONE_LANE)):
+        # Several stages on the only device of a replica: what weights are brought for.
         numbers = smooth(most_stages) if fixed.stages is None else [min(fixed.stages, most_stages)]
-        yield from ((_ONE_LANE, 1, stages) for stages in numbers if stages > 1 and fixed.stages in (None, stages))
+        orders = _ONE_LANE if fixed.schedule is None else (fixed.schedule,)
+        chosen = [stages for stages in numbers if stages > 1 and fixed.stages in (None, stages)]
+        yield from ((order, 1, stages) for stages in chosen for order in orders)
     if fixed.shard == "weights":
         return
     largest = min(devices, most_stages)

@@ -191,8 +191,8 @@ class StepModel:
         owned = self._owned(configuration, stages)
         if configuration.shard == "weights":
             brought = [all_reduce(hardware, group, float(size)) / 2 for size in stages.trained]
-            forward, backward, _ = self._passes(configuration, stages)
-            late = waiting(configuration.microbatches, forward.tolist(), backward.tolist(), brought)
+            forward, backward, weight = (of_kind.tolist() for of_kind in self._passes(configuration, stages))
+            late = waiting(configuration.schedule, configuration.microbatches, forward, backward, brought, weight)
             return late, self._work.update(float(owned.sum()), self._slots)
         # The latest end over all lanes. What lies before the last backward pass of all is hidden by it.
         reduced = updated = linked.makespan

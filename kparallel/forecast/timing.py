@@ -11,6 +11,7 @@ from kparallel.schedule import (
     Action,
     Programs,
     deferred,
+    fold,
     in_flight,
     linear_order,
     registered,
@@ -39,9 +40,11 @@ def lanes_of(schedule: str, stages: int, lanes: int) -> tuple[int, ...]:
     return tuple(entry.lane_of(stage, stages, lanes) for stage in range(stages))
 
 
-@lru_cache(maxsize=64)
-def _programs(schedule: str, stages: int, microbatches: int, lanes: int) -> Programs:
-    return registered(schedule).make(lanes)(stages, microbatches)
+@lru_cache(maxsize=256)
+def programs_of(schedule: str, stages: int, microbatches: int, lanes: int) -> Programs:
+    """Return the program of each lane; where one device runs all stages, as it runs them for `shard="weights"`."""
+    programs = registered(schedule).make(lanes)(stages, microbatches)
+    return programs if len(programs) == lanes else fold(programs, lanes_of(schedule, stages, lanes))
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class _Step:
 
 @lru_cache(maxsize=64)
 def _order(schedule: str, stages: int, microbatches: int, lanes: int) -> tuple[_Step, ...]:
-    programs = _programs(schedule, stages, microbatches, lanes)
+    programs = programs_of(schedule, stages, microbatches, lanes)
     lane_of = {action.stage: lane for lane, program in enumerate(programs) for action in program}
     order = linear_order(programs)
     position = {action: index for index, action in enumerate(order)}
@@ -146,7 +149,7 @@ def timing(
 
 def splits(schedule: str) -> bool:
     """Return whether a schedule splits its backward passes."""
-    return splits_backward(_programs(schedule, 1, 1, 1))
+    return splits_backward(programs_of(schedule, 1, 1, 1))
 
 
 @lru_cache(maxsize=4096)
@@ -162,7 +165,7 @@ def kept(schedule: str, lanes: int, stages: int, microbatches: int) -> tuple[tup
     few, more = 2 * lanes, 3 * lanes
 
     def counted(number: int) -> list[tuple[int, ...]]:
-        programs = _programs(schedule, stages, number, lanes)
+        programs = programs_of(schedule, stages, number, lanes)
         return [in_flight(programs), deferred(programs)]
 
     if microbatches <= more:

@@ -85,7 +85,11 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
         if runtime.loop is None:
             owners = partial(owners_of, self, runtime)
             place, whole = partial(place_new, self, runtime), partial(keep_whole, self, runtime)
-            runtime.loop = LoopStrategy(self, runtime.strategy, runtime.placement, place, runtime.draws, owners, whole)
+            shared = runtime.shared_out
+            release = None if shared is None else shared.release
+            runtime.loop = LoopStrategy(
+                self, runtime.strategy, runtime.placement, place, runtime.draws, owners, whole, release
+            )
         return runtime.loop
 
     @wraps(keras.Model.fit)

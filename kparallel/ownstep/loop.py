@@ -18,9 +18,10 @@ import tensorflow as tf
 
 from kparallel.compat.functions import outermost, traced
 from kparallel.compat.steps import converted, default_generator, noting_updates, running
-from kparallel.compat.variables import has_single_copy, place_variable, placed_value
+from kparallel.compat.variables import as_ordinary, has_single_copy, place_variable, placed_value
 from kparallel.engine.placement import Placement
 from kparallel.errors import ModelError
+from kparallel.model_variables import variables_of
 from kparallel.ownstep.decisions import Decisions
 from kparallel.ownstep.portion import Portion
 from kparallel.ownstep.replica import ReplicaRun
@@ -40,6 +41,7 @@ class LoopStrategy:
         draws: Gives what Keras's random functions draw from that are given no seed, with a copy on each replica.
         owners: Gives, by the id of a weight, the replica that updates it; None where each updates its own copies.
         keep_whole: Lets each replica update its own copies from now on, unless the user has said something else.
+        release: Drops, whenever a loop updates, the slots that other workers hold; None where workers share none out.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class LoopStrategy:
         draws: Callable[[], keras.random.SeedGenerator],
         owners: Callable[[], Mapping[int, int] | None],
         keep_whole: Callable[[], None],
+        release: Callable[[], None] | None = None,
     ) -> None:
         self._model = model
         self._strategy = strategy
@@ -59,6 +62,7 @@ class LoopStrategy:
         self._draws = draws
         self._owners = owners
         self._keep_whole = keep_whole
+        self._release = release
         self._optimizers: dict[int, Any] = {}  # What loops have been found to use, by id, beside what the model holds.
         self._metrics: dict[int, keras.metrics.Metric] = {}
         self._variables: dict[int, keras.Variable] = {}
@@ -80,24 +84,23 @@ class LoopStrategy:
             What the function returned on each replica.
         """
         kwargs = kwargs or {}
-        if not self._placement.group.is_single and self._owners() is not None:
-            shared = any(has_single_copy(weight) for weight in self._model.trainable_variables)
-            shard, what = ("weights", "weights") if shared else ("optimizer", "slots")
-            raise ModelError(
-                f"Expected fit or train_on_batch with shard={shard!r} over several workers, received a loop of one's "
-                f"own, which may read {what} that another worker holds. Say shard=None."
-            )
         if any(has_single_copy(weight) for weight in self._model.trainable_variables):
             raise ModelError(
                 "Expected fit or train_on_batch with shard='weights', received a loop of one's own, which reads "
                 "weights when it likes, while each of them is on one replica. Say shard='optimizer'."
             )
+        if self._release is not None and tf.executing_eagerly():
+            raise ModelError(
+                "Expected strategy.run inside a tf.function with shard='optimizer' over several workers, received a "
+                "call outside of every one. Decorate the function that calls it with tf.function, or say shard=None."
+            )
         # A function that is defined inside a loop is a new object each time, with the same code.
         key = getattr(fn, "__code__", fn)
         if key not in self._found or not tf.executing_eagerly():
             self._prepare(fn, args, kwargs)
-        used = [list(each.values()) for each in (self._optimizers, self._metrics, self._variables)]
-        loop = _Loop(self._model, self._placement, self._draws(), self._owners(), *used)
+        optimizers, metrics = list(self._optimizers.values()), list(self._metrics.values())
+        used = optimizers, metrics, list(self._variables.values())
+        loop = _Loop(self._model, self._placement, self._draws(), self._owners(), *used, self._release)
         if tf.executing_eagerly() and key not in self._found:
             self._found[key] = loop.traced(self._strategy, fn, args, kwargs)
         return loop.run_function(self._strategy, converted(fn), args, kwargs, self._found.get(key, {}))
@@ -105,7 +108,8 @@ class LoopStrategy:
     def _prepare(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """Find out what a function writes, let it make what is missing, and place it on the replicas."""
         # Before and after: the function may make variables, and reads those that are placed.
-        self._place()
+        with tf.init_scope():  # The loop's own graph would keep what variables are given where they are placed.
+            self._place()
         spec = partial(tf.nest.map_structure, lambda leaf: _spec(self._strategy, leaf))
         noted: list[Any] = []
 
@@ -114,12 +118,17 @@ class LoopStrategy:
                 converted(fn)(*some, **named)
             noted.extend(used)
 
-        with outermost():
+        with outermost(), as_ordinary(variables_of(self._model), traces_alone=True):
             traced(once).get_concrete_function(*spec(args), **spec(kwargs))
         optimizers = {id(each): each for each in noted if isinstance(each, keras.optimizers.Optimizer)}
         if optimizers:
             self._keep_whole()
-        self._place()
+        with tf.init_scope():
+            self._place()
+            self._keep(optimizers, noted)
+
+    def _keep(self, optimizers: dict[int, Any], noted: list[Any]) -> None:
+        """Keep what a function uses, and place what of it the model does not hold."""
         self._optimizers |= optimizers
         drawn = default_generator().state  # On the replicas another one takes its place.
         written = [each for each in noted if isinstance(each, keras.Variable) and each is not drawn]
@@ -162,6 +171,7 @@ class _Loop(OwnStep):
         placement: Where replicas run.
         draws, owners: As `OwnStep` takes them.
         optimizers, metrics, variables: What the function may use, beside what the model holds.
+        release: As `LoopStrategy` takes it.
     """
 
     def __init__(
@@ -173,8 +183,10 @@ class _Loop(OwnStep):
         optimizers: list[Any],
         metrics: list[keras.metrics.Metric],
         variables: list[keras.Variable],
+        release: Callable[[], None] | None,
     ) -> None:
         super().__init__(model, lambda data: data, placement, "sum", False, draws, owners)
+        self._release = release
         self._held.add(optimizers, metrics, variables)
 
     def traced(self, strategy: tf.distribute.Strategy, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -186,6 +198,13 @@ class _Loop(OwnStep):
 
         traced(once).get_concrete_function(*args, **kwargs)
         return found
+
+    def _apply(self, optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
+        super()._apply(optimizer, gradients, variables)
+        if self._release is not None and id(optimizer) in self._shared_out:
+            # No Python of the loop may run when it steps again: what is traced here says so each time.
+            with tf.device("CPU:0"):
+                tf.py_function(self._release, [], [])
 
     def run_function(
         self,

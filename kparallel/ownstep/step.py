@@ -81,6 +81,8 @@ class OwnStep:
         self._like = RowCounts(0)
         self.structure: Any = None  # Of what the step returns.
         self._held = Held(model, draws, jit)
+        # What else a loop updates with has a slot on each replica.
+        self._shared_out = set() if owners is None else set(map(id, self._held.optimizers))
         self._pad = not any(getattr(layer, "synchronized", False) for layer in flatten_layers(model))
         self._known: dict[RowCounts, dict[int, Decisions]] = {}
 
@@ -261,15 +263,16 @@ class OwnStep:
     def _apply(self, optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
         update = self._held.updates[id(optimizer)]
         placement = self._placement
-        if self._owners is not None and placement.group.is_single:
-            ShardedUpdate(update, self._owners).apply(gradients, variables)
+        owners = self._owners if id(optimizer) in self._shared_out else None
+        if owners is not None and placement.group.is_single:
+            ShardedUpdate(update, owners).apply(gradients, variables)
             return
-        if self._owners is not None:
+        if owners is not None:
             # A step may name a weight by its `tf.Variable`.
             named = {id(placed_value(variable)): variable for variable in self._held.variables}
             weights = [named.get(id(variable), variable) for variable in variables]
             if id(optimizer) not in self._over_workers:
-                self._over_workers[id(optimizer)] = WorkersUpdate(update, optimizer, self._owners, placement)
+                self._over_workers[id(optimizer)] = WorkersUpdate(update, optimizer, owners, placement)
             replica = Replica.present(one_stage(self._model), placement, 1)
             self._over_workers[id(optimizer)].apply(gradients, weights, replica)
             return

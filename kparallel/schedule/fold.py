@@ -36,18 +36,21 @@ def fold(programs: Programs, lane_of_stage: Sequence[int]) -> Programs:
     # `queues[stage]` has what the stage still has to run. `folded[lane]` has what the lane has run so far.
     queues = [list(program) for program in programs]
     folded: list[list[Action]] = [[] for _ in range(max(lane_of_stage) + 1)]
+    # What the next action of each stage reads, found once: a plan may have hundreds of stages on a lane.
+    needs = [queue[0].needs(stages) if queue else () for queue in queues]
+    of_lane = [[s for s in range(stages) if lane_of_stage[s] == lane] for lane in range(len(folded))]
     finish: dict[Action, int] = {}
     tick = 0
     while any(queues):
         started = []
-        for lane, order in enumerate(folded):
-            heads = [queue for stage, queue in enumerate(queues) if queue and lane_of_stage[stage] == lane]
+        for own, order in zip(of_lane, folded, strict=True):
             # An action that has not ended has no entry in `finish`; the default, a time after now, makes it not ready.
-            ready = [queue for queue in heads if all(finish.get(a, tick + 1) <= tick for a in queue[0].needs(stages))]
+            ready = [s for s in own if queues[s] and all(finish.get(a, tick + 1) <= tick for a in needs[s])]
             if ready:
-                chosen = min(ready, key=lambda queue: _priority(queue[0], finish, stages))
-                started.append(chosen.pop(0))
+                chosen = min(ready, key=lambda s: _priority(queues[s][0], [finish[need] for need in needs[s]]))
+                started.append(queues[chosen].pop(0))
                 order.append(started[-1])
+                needs[chosen] = queues[chosen][0].needs(stages) if queues[chosen] else ()
         tick += 1
         # Ends are noted after all lanes have chosen. So no lane reads in one tick what another one computes in the
         # same tick.
@@ -59,6 +62,6 @@ def fold(programs: Programs, lane_of_stage: Sequence[int]) -> Programs:
     return tuple(tuple(order) for order in folded)
 
 
-def _priority(action: Action, finish: dict[Action, int], stages: int) -> tuple[bool, int, bool, int]:
-    ready_since = max((finish[need] for need in action.needs(stages)), default=0)
+def _priority(action: Action, ends: Sequence[int]) -> tuple[bool, int, bool, int]:
+    ready_since = max(ends, default=0)
     return action.kind == WEIGHT, ready_since, action.kind == FORWARD, action.microbatch

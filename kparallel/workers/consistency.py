@@ -3,6 +3,8 @@
 import re
 import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -32,16 +34,9 @@ def require_same(group: WorkerGroup, facts: dict[str, str]) -> None:
     Raises:
         WorkerError: A fact differs. The message has its name and its text on each worker.
     """
-    awaited = f"worker {group.worker_index} waits for the others in {facts.get('call', 'wrap')}, which all must call"
-    # The exchange itself cannot time out: a worker may rightly come much later, as after reading its data.
-    reminder = threading.Timer(_LONG, to_stderr, [awaited])
-    reminder.daemon = True
-    reminder.start()
-    try:
+    with reminding(group, facts.get("call", "wrap")):
         doing = "begins fit, evaluate or predict" if "call" in facts else "wraps a model"
         answers = group.exchange(doing, facts)
-    finally:
-        reminder.cancel()
     # In the order of the facts: the first difference is usually the cause of those after it.
     for name in facts:
         texts = [answer.get(name, "none") for answer in answers]
@@ -51,6 +46,26 @@ def require_same(group: WorkerGroup, facts: dict[str, str]) -> None:
                 f"Expected the same {name} on all workers, received {listed}. Start every worker with the same "
                 "script, options and packages."
             )
+
+
+@contextmanager
+def reminding(group: WorkerGroup, call: str) -> Iterator[None]:
+    """Say on stderr that a worker waits for the others, if it does so for long.
+
+    The exchange itself cannot time out: a worker may rightly come much later, as after reading its data.
+
+    Args:
+        group: The workers.
+        call: What all of them have to call.
+    """
+    awaited = f"worker {group.worker_index} waits for the others in {call}, which all must call"
+    reminder = threading.Timer(_LONG, to_stderr, [awaited])
+    reminder.daemon = True
+    reminder.start()
+    try:
+        yield
+    finally:
+        reminder.cancel()
 
 
 def wrap_fingerprint(model: keras.Model, plan: Plan, loss_reduction: str, compression: str | None) -> dict[str, str]:

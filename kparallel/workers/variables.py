@@ -8,8 +8,8 @@ worker 1     b's slots    ──►   slots of a, slots of b    ──►   b's 
 
 These are the slots of a sharded optimizer, and with `shard="weights"` the weights too. Between steps such a variable
 has a value on one worker alone. A worker that reads another one's variable could wait forever, since the others may be
-in the next step. So they come together only where all workers pass: after `fit` and `train_on_batch`, and in those
-hooks of callbacks after which the workers exchange messages, if one of them reads there.
+in the next step. So they come together only where all workers pass: after `fit` and `train_on_batch`, in those
+hooks of callbacks after which the workers exchange messages, if one of them reads there, and in `bring_together`.
 """
 
 import weakref
@@ -19,11 +19,13 @@ from contextlib import contextmanager
 import keras
 import tensorflow as tf
 
+from kparallel.comm.failures import translate_worker_loss
 from kparallel.comm.group import WorkerGroup
 from kparallel.compat.placed_variables import VariableAccess, VariableOfWorkers
 from kparallel.compat.variables import variable_of_workers
 from kparallel.errors import ModelError
 from kparallel.model_variables import variables_of
+from kparallel.workers.consistency import reminding
 from kparallel.workers.drift import check_written
 
 __all__: list[str] = []
@@ -92,9 +94,13 @@ class VariablesOfWorkers(VariableAccess):
             self._is_written = False
             check_written(self._group, model, is_written)
 
-    def gather_if_apart(self) -> None:
-        """Give every worker the values of all variables, if one lacks some. All workers make the same call."""
-        if any(self._group.exchange("reads a checkpoint", self.is_apart)):
+    def gather_if_apart(self, what: str = "reads a checkpoint") -> None:
+        """Give every worker the values of all variables, if one lacks some. All workers make the same call.
+
+        Args:
+            what: What the others are told that this worker does. Default that it reads a checkpoint.
+        """
+        if any(self._group.exchange(what, self.is_apart)):
             self.gather()
 
     @contextmanager
@@ -132,8 +138,8 @@ class VariablesOfWorkers(VariableAccess):
             raise ModelError(
                 f"Expected the {self._described(variable)} to be {what} where all workers pass, received worker "
                 f"{self._group.worker_index} alone, while each {kind} is on one worker. Do it after fit or "
-                "train_on_batch, or in fit in a callback's hook at the begin or end of training, an epoch, a "
-                "training batch or a validation."
+                "train_on_batch, after kparallel.bring_together(model), which all workers have to call, or in fit in "
+                "a callback's hook at the begin or end of training, an epoch, a training batch or a validation."
             )
         self._ask()
 
@@ -146,6 +152,31 @@ class VariablesOfWorkers(VariableAccess):
         model = self._model()
         found = [] if model is None else [variable_of_workers(variable) for variable in variables_of(model)]
         return [variable for variable in found if variable is not None]
+
+
+def bring_together(model: keras.Model) -> None:
+    """Give every worker the optimizer's slots, and with `shard="weights"` the weights, that the workers share out.
+
+    Call it on all workers in a training loop of your own, before one of them saves the model or reads a slot: between
+    the steps of a loop each slot is on one worker alone, and a read raises. The next update drops what others own.
+    After `fit` and `train_on_batch` it does nothing, nor on one machine, nor for a model that is not wrapped. It waits
+    for all workers, and says so on stderr after ten seconds.
+
+    Args:
+        model: The model.
+
+    Raises:
+        WorkerError: Another worker makes another call, or is lost.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        >>> model.compile("adam", "mse")
+        >>> bring_together(model)  # Then any worker may call model.save.
+    """
+    runtime = vars(model).get("_kparallel")
+    if runtime is not None and runtime.shared_out is not None:
+        with reminding(runtime.placement.group, "kparallel.bring_together"), translate_worker_loss():
+            runtime.shared_out.gather_if_apart("brings together what the workers share out")
 
 
 def _bytes(variable: VariableOfWorkers) -> int:

@@ -256,17 +256,20 @@ def each_of_two():
     return opt.MultiOptimizer(opt.OptimizerMap(opt.Adam(0.01, clipvalue=0.1), chosen))
 
 
+@keras.saving.register_keras_serializable("tests")
 class Heavy(opt.Optimizer):
-    """Momentum, as a user writes an optimizer."""
+    """Momentum, as a user writes an optimizer, with a rate for each weight by its number."""
 
     def build(self, variables):
         super().build(variables)
         self.momenta = [self.add_variable_from_reference(each, "momentum") for each in variables]
 
     def update_step(self, gradient, variable, learning_rate):
-        momentum = self.momenta[self._get_variable_index(variable)]
+        number = self._get_variable_index(variable)
+        momentum = self.momenta[number]
         self.assign(momentum, 0.9 * momentum + gradient)
-        self.assign_sub(variable, keras.ops.cast(learning_rate, variable.dtype) * momentum)
+        rate = keras.ops.cast(learning_rate, variable.dtype) / (1 + number / len(self.momenta))
+        self.assign_sub(variable, rate * momentum)
 
 
 def messages(model):
@@ -361,6 +364,12 @@ CASES |= SHARDED
 IN_TURN = {"shard": "weights", "stages": 2, "replicas": 2, "devices": ["CPU:0"]}
 WEIGHTS_SHARED = {
     "weights": case(lambda: opt.Adam(0.01, global_clipnorm=0.05), options={"shard": "weights"}, job=resumed),
+    "weights_own": case(
+        lambda: Heavy(0.1, global_clipnorm=0.05),
+        build=deep,
+        options=IN_TURN,
+        job=resumed,
+    ),
     "weights_in_turn": case(lambda: opt.Adam(0.01), build=normed_deep, options=IN_TURN, job=by_hand),
     "weights_accumulation": case(
         accumulating,

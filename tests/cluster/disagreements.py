@@ -550,9 +550,82 @@ def own_optimizer_shared_out(worker):
     fit(net(optimizer=OwnAdam(), shard="optimizer"))
 
 
-@raises("ModelError", "received a loop of one's own")
-def own_loop_shared_out(worker):
+@raises("ModelError", "updates each weight by its gradient, itself and its slots with shard='weights' over several ")
+def own_optimizer_with_weights_shared_out(worker):
+    fit(net(optimizer=OwnAdam(), shard="weights"))
+
+
+def stepping(model):
+    """Return a step of a loop of one's own, which is traced once and then runs without Python."""
+
+    def step():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((model(X, training=True) - Y) ** 2)
+        model.optimizer.apply(tape.gradient(loss, model.trainable_weights), model.trainable_weights)
+
+    return tf.function(lambda: model.distribute_strategy.run(step))
+
+
+@raises("ModelError", "strategy.run inside a tf.function with shard='optimizer' over several workers")
+def eager_loop_shared_out(worker):
     net(shard="optimizer").distribute_strategy.run(lambda: None)
+
+
+@raises("ModelError", "after kparallel.bring_together(model), which all workers have to call")
+def slots_read_in_a_loop(worker):
+    model = net(optimizer="adam", shard="optimizer")
+    stepping(model)()
+    numbers_of(model)
+
+
+def refuses_to_read(model):
+    try:
+        numbers_of(model)
+    except kparallel.errors.ModelError:
+        return True
+    return False
+
+
+@returns(lambda one, other: one == other and one[:-1] == [True, True, True, True] and one[-1])
+def slots_brought_together_in_a_loop(worker):
+    """Until the next step they are on both workers, where one alone saves them; so after a fit in between."""
+    model = net(optimizer="adam", shard="optimizer")
+    step = stepping(model)
+    step()
+    kparallel.bring_together(model)
+    first, file = numbers_of(model), worker.folder / "loop.keras"
+    if worker.index == 0:
+        model.save(file)
+        loaded = keras.saving.load_model(file)
+        np.testing.assert_array_equal(numbers_of(loaded), first)
+    step()
+    found = [refuses_to_read(model)]
+    model.train_on_batch(X, Y)
+    found.append(not refuses_to_read(model))
+    step()
+    found.append(refuses_to_read(model))
+    kparallel.bring_together(model)
+    found.append(not refuses_to_read(model))
+    return [*found, numbers_of(model)]
+
+
+@raises("WorkerError", "worker 0 brings together what the workers share out; worker 1 calls fit")
+def slots_brought_together_by_one(worker):
+    model = net(optimizer="adam", shard="optimizer")
+    step = stepping(model)
+    step()
+    if worker.index:
+        fit(model)
+    else:
+        kparallel.bring_together(model)
+
+
+@raises("StagingError", "received Adam with another apply, which would see this worker's weights alone")
+def replaced_method_in_a_loop(worker):
+    model = net(optimizer="adam", shard="optimizer")
+    own = model.optimizer.apply
+    model.optimizer.apply = lambda gradients, variables: own([gradient / 2 for gradient in gradients], variables)
+    stepping(model)()
 
 
 @raises(
@@ -628,7 +701,7 @@ def weights_read_in_a_step(worker):
     fit(model)
 
 
-@raises("ModelError", "with shard='weights' over several workers, received a loop of one's own")
+@raises("ModelError", "with shard='weights', received a loop of one's own")
 def own_loop_with_weights_shared_out(worker):
     net(shard="weights").distribute_strategy.run(lambda: None)
 

@@ -51,22 +51,30 @@ def states(model, optimizer, results):
     return found | {"losses": np.asarray(losses), "error": np.asarray(error)}
 
 
-def trained_in_a_loop(strategy_of, compiled=True, held=True):
+def trained_in_a_loop(strategy_of, compiled=True, held=True, kind=keras.optimizers.Adam):
     """Return what a model comes to in a loop: under the strategy that a function of it gives, or on one device."""
     use("float64")
     model = seeded(lambda: mlp(8, 1))
-    optimizer = keras.optimizers.Adam(0.01, global_clipnorm=0.1)
+    optimizer = kind(0.01, global_clipnorm=0.1)
     if held:
         model.compile(optimizer)
-    return states(model, optimizer, loop(strategy_of(model), model, optimizer, compiled, averaged))
+    results = loop(strategy_of(model), model, optimizer, compiled, averaged)
+    kparallel.bring_together(model)  # Where workers share the optimizer out.
+    return states(model, optimizer, results)
 
 
 @pytest.mark.parametrize(
     ("held", "shard", "compiled"),
     some(
-        [(*way, compiled) for way in ((True, None), (False, None), (True, "optimizer")) for compiled in (True, False)],
+        [
+            (held, shard, compiled)
+            for held in (True, False)
+            for shard in (None, "optimizer")
+            for compiled in (True, False)
+        ],
         (False, None, False),
         (True, "optimizer", False),
+        (False, "optimizer", True),
     ),
 )
 def test_a_loop_of_ones_own_equals_one_device(held, shard, compiled):

@@ -10,6 +10,7 @@ import pytest
 from tests.equality.measure import differences
 from tests.equality.tolerances import FLOAT64
 from tests.ownstep.programs import PROGRAMS
+from tests.ownstep.workers import LOOPS
 from tests.processes import ENVIRONMENT
 
 SCRIPT = Path(__file__).parent / "workers.py"
@@ -17,7 +18,7 @@ SCRIPT = Path(__file__).parent / "workers.py"
 CHOSEN = ["inherited", "adversaries", "rows_against_all", "by_hand"]
 CHOSEN += ["loop", "own_rows"]  # And what is no `fit` of a whole dataset.
 CHOSEN += ["resumed", "resumed_sized", "resumed_shards"]  # And what goes on in a second one.
-CHOSEN += ["shared_out:guide"]  # And an optimizer that the workers share out.
+CHOSEN += ["shared_out:guide", *LOOPS]  # And an optimizer that the workers share out.
 REST = [name for name in PROGRAMS if name not in CHOSEN]
 
 

@@ -7,26 +7,41 @@ What each program came to is pickled into the directory, in a file for each work
 
 import pickle
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from kparallel.cluster import read_cluster
 
+# Loops with an optimizer that the workers share out; one that the model does not hold each of them updates alike.
+LOOPS = {
+    "loop_shared_out": {},
+    "loop_shared_out_beside": {"held": False},
+    "loop_shared_out_own": {},  # Of the user's own class; its update is looked into where slots are apart as well.
+}
+
 
 def main(folder, *names):
     import kparallel
+    from tests.cluster.cases import Heavy
     from tests.ownstep.measure import plain, wrapped  # After `init`: it starts TensorFlow.
     from tests.ownstep.own_rows import trained_on_own_rows
     from tests.ownstep.resumed import RESUMED, trained_in_two_starts
     from tests.ownstep.test_loop import trained_in_a_loop
 
     cluster = read_cluster()
-    strategy = (lambda _: None) if cluster is None else (lambda model: kparallel.wrap(model).distribute_strategy)
+
+    def strategy(model, shard=None):
+        return None if cluster is None else kparallel.wrap(model, shard=shard).distribute_strategy
+
     results = {}
     for name in names:
         if name == "loop":
             results[name] = trained_in_a_loop(strategy)
+        elif name in LOOPS:
+            own = {"kind": Heavy} if name.endswith("_own") else {}
+            results[name] = trained_in_a_loop(partial(strategy, shard="optimizer"), **LOOPS[name], **own)
         elif name == "own_rows":
             results[name] = trained_on_own_rows(cluster)
         elif name in RESUMED:

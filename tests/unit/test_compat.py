@@ -64,6 +64,7 @@ from kparallel.compat.optimizers import (
     only_built,
     optimizers_in,
     python_attributes,
+    replaced_methods,
     slots_by_weight,
     step_count,
     trained_by,
@@ -82,6 +83,7 @@ from kparallel.compat.steps import (
     default_generator_if_made,
     drawing_from,
     outside_step,
+    redirected,
     running,
     through_steps,
 )
@@ -313,6 +315,45 @@ def test_optimizers_write_new_values_of_chosen_weights_and_subtract_from_the_oth
     update(1)
     np.testing.assert_allclose([each.numpy() for each in weights], [[0.9, 2.1], [2.9, 4.1]], rtol=1e-5)
     assert "assign_sub" not in vars(optimizer)
+
+
+class Layerwise(keras.optimizers.SGD):
+    """Has a rate for each weight, found by the weight's number."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        number = self._get_variable_index(variable)
+        super().update_step(gradient, variable, learning_rate * number / len(self._trainable_variables))
+
+
+def test_an_optimizer_of_ones_own_numbers_all_of_its_weights_for_each_update():
+    weights = [keras.Variable(np.ones(1)) for _ in range(4)]
+    optimizer = Layerwise(1.0)
+    optimizer.build(weights)
+    with training_only([optimizer], lambda weight: weight is weights[3]):
+        optimizer.apply([tf.ones(1)], [weights[3]])
+        assert trained_by(optimizer) == [weights[3]]
+    assert [float(weight.numpy()[0]) for weight in weights] == [1, 1, 1, 0.25]
+    assert trained_by(optimizer) == weights and "update_step" not in vars(optimizer)
+
+
+def test_a_method_that_the_user_has_replaced_is_found_within_a_step():
+    optimizer = keras.optimizers.SGD()
+
+    def found():
+        with redirected([optimizer], "apply", lambda _, method: _standing_for(method)):
+            return replaced_methods(optimizer)
+
+    assert found() == []
+    optimizer.apply = print
+    assert found() == replaced_methods(optimizer) == ["apply"]
+
+
+def _standing_for(method):
+    def call(*args):
+        return method(*args)
+
+    call.__module__ = "kparallel.ownstep.step"
+    return call
 
 
 def test_an_optimizer_acts_as_if_it_were_given_all_gradients():

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -13,7 +14,7 @@ from kparallel.compat.distribute import mirrored
 from kparallel.compat.placed_variables import VariableOwner
 from kparallel.compat.variables import as_ordinary, copies_of, place_variable, variable_of_workers
 from kparallel.errors import ModelError, WorkerError
-from kparallel.workers.variables import VariablesOfWorkers
+from kparallel.workers.variables import VariablesOfWorkers, bring_together
 
 DEVICE = ("CPU:0",)
 
@@ -178,3 +179,28 @@ def test_weights_that_were_written_are_compared_before_each_worker_drops_the_oth
     else:
         access.release()
         assert len(sent) == 2 and access.is_apart
+
+
+def test_a_function_is_traced_without_what_another_worker_holds(made):
+    slots, (_, momentum), _ = made
+    slots.release()
+    with as_ordinary([momentum], traces_alone=True):
+        graph = tf.function(lambda: momentum.assign(momentum + 1)).get_concrete_function().graph
+        handle = momentum.value.handle
+    assert [id(each) for each in graph.external_captures] == [id(handle)]
+    with pytest.raises(ModelError, match=r"after kparallel.bring_together\(model\), which all workers have to call"):
+        momentum.numpy()
+
+
+def test_bring_together_gives_what_others_hold_until_the_next_step(made, monkeypatch):
+    slots, (_, momentum), model = made
+    bring_together(model)  # It is not wrapped: nothing is shared out.
+    monkeypatch.setitem(
+        vars(model), "_kparallel", SimpleNamespace(shared_out=slots, placement=SimpleNamespace(group=Group()))
+    )
+    slots.release()
+    bring_together(model)
+    np.testing.assert_array_equal(momentum.numpy(), [7.0, 7.0])
+    slots.release()
+    with pytest.raises(ModelError, match="while each slot is on one worker"):
+        momentum.numpy()
