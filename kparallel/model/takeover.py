@@ -247,8 +247,9 @@ def _check_together(variable: keras.Variable, runtime: Runtime | None) -> None:
     if apart and variable_of_workers(variable) is not None:
         raise ModelError(
             f"Expected {variable.path!r} on every worker to move it, received a variable that is on its owner's "
-            "worker alone, since a step has failed. Call fit or train_on_batch again, or load a checkpoint into a "
-            "model that is built anew."
+            "worker alone, as behind a loop of one's own or a step that has failed. Let all workers call "
+            "kparallel.bring_together(model), fit or train_on_batch before, or load a checkpoint into a model that is "
+            "built anew."
         )
 
 

@@ -609,6 +609,22 @@ def slots_brought_together_in_a_loop(worker):
     return [*found, numbers_of(model)]
 
 
+@returns(lambda one, other: one == other and "kparallel.bring_together(model), fit or train_on_batch" in one[0])
+def unwrapped_behind_a_loop(worker):
+    model = net(optimizer="adam", shard="optimizer")
+    step = stepping(model)
+    step()
+    found = []
+    try:
+        model.unwrap()
+    except kparallel.errors.ModelError as error:
+        found.append(str(error))
+    kparallel.bring_together(model)
+    plain = model.unwrap()
+    plain.fit(X, Y, verbose=0, shuffle=False)
+    return [*found, numbers_of(plain)]
+
+
 @raises("WorkerError", "worker 0 brings together what the workers share out; worker 1 calls fit")
 def slots_brought_together_by_one(worker):
     model = net(optimizer="adam", shard="optimizer")
