@@ -161,6 +161,66 @@ def one_copy_each(chosen: Sequence[tuple[keras.Variable, int]]) -> Iterator[None
             variable._value = value
 
 
+def copies_beside_owner(variable: keras.Variable, devices: Sequence[str], owner: int) -> PlacedVariable:
+    """Return what has a copy of a weight on each device of a column, for a weight that its owner alone holds.
+
+    The owner's copy is the one that there is. The others are empty, and take no memory, until they are filled.
+
+    Args:
+        variable: The weight.
+        devices: The column: a device for each replica of this process.
+        owner: The index of the owner's in `devices`; another worker has it where there is none of that index.
+    """
+    placed = variable._value
+    owned = variable_of_workers(variable)
+    held = placed.values if owned is None else owned.local_copies
+    copies = []
+    for index, device in enumerate(devices):
+        if index == owner:
+            copies.append(held[0])
+            continue
+        with tf.init_scope():  # A loop of one's own makes the call while it is traced.
+            empty = _copy_on(device, tf.zeros(placed.shape, placed.dtype), like=placed)
+            empty_copy(empty)
+        empty._unique_id = placed._unique_id  # By which optimizers know a weight.
+        copies.append(empty)
+    found = PlacedVariable(placed.distribute_strategy, copies)
+    for copy in held:
+        set_container(copy, placed)  # Until the copies take its place.
+    return found
+
+
+def fill_copy(copy: tf.Variable, value: tf.Tensor) -> None:
+    """Give a copy a value, also one that is empty."""
+    # `assign` compares the value's shape with that of what the copy holds, which is empty.
+    tf.raw_ops.AssignVariableOp(resource=copy.handle, value=value)
+
+
+def empty_copy(copy: tf.Variable) -> None:
+    """Let a copy hold nothing, and take no memory."""
+    # A graph would not take a value that is known to have another shape.
+    nothing = tf.raw_ops.PlaceholderWithDefault(input=tf.zeros([0], copy.dtype), shape=tf.TensorShape(None))
+    tf.raw_ops.AssignVariableOp(resource=copy.handle, value=nothing)
+
+
+@contextmanager
+def copies_in_place(chosen: Sequence[tuple[keras.Variable, PlacedVariable]]) -> Iterator[None]:
+    """Let Keras variables be others with a copy on each device for a while, as `copies_beside_owner` makes them."""
+    before = [(variable, variable._value) for variable, _ in chosen]
+    for variable, placed in chosen:
+        variable._value = placed
+        for copy in placed.values:
+            set_container(copy, placed)
+    try:
+        yield
+    finally:
+        for variable, value in before:
+            variable._value = value
+            owned = variable_of_workers(variable)
+            for copy in value.values if owned is None else owned.local_copies:
+                set_container(copy, value)
+
+
 @contextmanager
 def as_ordinary(variables: Sequence[keras.Variable]) -> Iterator[None]:
     """Let variables that the workers share out be ordinary ones, where this worker has their values.

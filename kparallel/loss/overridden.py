@@ -73,8 +73,8 @@ def own_loss(
     read = [variable.path for variable in model.trainable_variables if id(variable) in scope.read]
     if read:
         raise NotOfOutputsError(
-            f"Expected {model.__class__.__name__}.compute_loss to depend on the outputs alone under stages, "
-            f"microbatches or shard='weights', but it reads the weights {read[:4]}, by calling a layer or through a "
+            f"Expected {model.__class__.__name__}.compute_loss to depend on the outputs alone under stages or "
+            f"microbatches, but it reads the weights {read[:4]}, by calling a layer or through a "
             "regularizer in super().compute_loss. Say replicas= alone; or pass the loss to compile and leave "
             "compute_loss alone: regularizers and add_loss are then counted; or return what it needs as one more "
             "output."
@@ -91,8 +91,8 @@ def _refuse_foreign(model: Any, state: list[keras.Variable], scope: _Recorder) -
     means = {id(variable) for tracker in loss_trackers(model) for variable in tracker.variables}
     if means & scope.assigned.keys():
         raise NotOfOutputsError(
-            f"Expected {model.__class__.__name__}.compute_loss to compute one number under stages, microbatches or "
-            "shard='weights', but super().compute_loss logs the mean of each of several losses too. Say replicas= "
+            f"Expected {model.__class__.__name__}.compute_loss to compute one number under stages or "
+            "microbatches, but super().compute_loss logs the mean of each of several losses too. Say replicas= "
             "alone; or pass the losses to compile and leave compute_loss alone."
         )
     foreign = [variable.path for key, variable in scope.assigned.items() if key not in known]
@@ -127,6 +127,6 @@ def refuse_added(model: Any, added: list[Any]) -> None:
     if added and overrides_compute_loss(model):
         raise NotOfOutputsError(
             f"{model.__class__.__name__} overrides compute_loss and has layers that call add_loss or regularize "
-            "their activity, which stages, microbatches and shard='weights' do not hand to it. Say replicas= "
+            "their activity, which stages and microbatches do not hand to it. Say replicas= "
             "alone; or pass the loss to compile and leave compute_loss alone: both are then counted."
         )

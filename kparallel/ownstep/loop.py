@@ -21,6 +21,7 @@ from kparallel.compat.steps import converted, default_generator, noting_updates,
 from kparallel.compat.variables import has_single_copy, place_variable, placed_value
 from kparallel.engine.placement import Placement
 from kparallel.errors import ModelError
+from kparallel.ownstep.brought import BroughtWeights
 from kparallel.ownstep.decisions import Decisions
 from kparallel.ownstep.portion import Portion
 from kparallel.ownstep.replica import ReplicaRun
@@ -63,6 +64,7 @@ class LoopStrategy:
         self._metrics: dict[int, keras.metrics.Metric] = {}
         self._variables: dict[int, keras.Variable] = {}
         self._found: dict[Any, dict[int, Decisions]] = {}
+        self._brought: BroughtWeights | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._strategy, name)
@@ -87,20 +89,23 @@ class LoopStrategy:
                 f"Expected fit or train_on_batch with shard={shard!r} over several workers, received a loop of one's "
                 f"own, which may read {what} that another worker holds. Say shard=None."
             )
-        if any(has_single_copy(weight) for weight in self._model.trainable_variables):
-            raise ModelError(
-                "Expected fit or train_on_batch with shard='weights', received a loop of one's own, which reads "
-                "weights when it likes, while each of them is on one replica. Say shard='optimizer'."
-            )
         # A function that is defined inside a loop is a new object each time, with the same code.
         key = getattr(fn, "__code__", fn)
         if key not in self._found or not tf.executing_eagerly():
             self._prepare(fn, args, kwargs)
         used = [list(each.values()) for each in (self._optimizers, self._metrics, self._variables)]
-        loop = _Loop(self._model, self._placement, self._draws(), self._owners(), *used)
+        owners = self._owners()
+        loop = _Loop(self._model, self._placement, self._draws(), owners, self._weights(owners or {}), *used)
         if tf.executing_eagerly() and key not in self._found:
             self._found[key] = loop.traced(self._strategy, fn, args, kwargs)
         return loop.run_function(self._strategy, converted(fn), args, kwargs, self._found.get(key, {}))
+
+    def _weights(self, owners: Mapping[int, int]) -> BroughtWeights:
+        """Return the weights that owners alone hold; the same as for the last call, as long as they lie there."""
+        weights = self._model.weights
+        if self._brought is None or not self._brought.are_of(weights, owners):
+            self._brought = BroughtWeights(weights, owners, self._placement)
+        return self._brought
 
     def _prepare(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """Find out what a function writes, let it make what is missing, and place it on the replicas."""
@@ -160,7 +165,7 @@ class _Loop(OwnStep):
     Args:
         model: The wrapped model.
         placement: Where replicas run.
-        draws, owners: As `OwnStep` takes them.
+        draws, owners, brought: As `OwnStep` takes them.
         optimizers, metrics, variables: What the function may use, beside what the model holds.
     """
 
@@ -170,11 +175,12 @@ class _Loop(OwnStep):
         placement: Placement,
         draws: keras.random.SeedGenerator,
         owners: Mapping[int, int] | None,
+        brought: BroughtWeights,
         optimizers: list[Any],
         metrics: list[keras.metrics.Metric],
         variables: list[keras.Variable],
     ) -> None:
-        super().__init__(model, lambda data: data, placement, "sum", False, draws, owners)
+        super().__init__(model, lambda data: data, placement, "sum", False, draws, owners, brought)
         self._held.add(optimizers, metrics, variables)
 
     def traced(self, strategy: tf.distribute.Strategy, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -226,7 +232,7 @@ class _Loop(OwnStep):
             self._shift_seeds(index, -1)
             return result
 
-        with self._observed():
+        with self._observed(strategy):
             return strategy.run(one, args=args, kwargs=kwargs)
 
 

@@ -91,6 +91,7 @@ class Written:
         self._handles: dict[str, Any] = {}  # What each captured tensor of the graph stands for.
         self._reads: dict[int, Dependence] = {}  # What is now read of a variable that differs between the replicas.
         self.changes: dict[int, Change] = {}
+        self.assigned: set[int] = set()  # Ids of all variables that are written, but for what is passed over.
         self.draw: str | None = None  # Where the step first draws what a comparison cannot hold equal.
         self.draws: set[str] = set()  # The operations by which it, or another replica, draws what can be held equal.
         self.sizes: set[int] = set()  # Numbers of rows that are written into it.
@@ -195,6 +196,7 @@ class Written:
     def _write(self, operation: tf.Operation, variable: keras.Variable, additive: bool | None, counts: bool) -> None:
         if id(variable) in self._seeds:
             return
+        self.assigned.add(id(variable))
         change = self.changes.setdefault(id(variable), Change())
         added = self._added(operation)
         # Of a value that is written anew all inputs count; of one to which something is added only what is added.
@@ -250,6 +252,7 @@ class Written:
         written = [each for each in variables if each is not None and id(each) not in self._seeds]
         if not written:
             return
+        self.assigned.update(map(id, written))
         if operation.type.endswith("If") and self._rows.of(operation.inputs[0]) is not Dependence.NONE:
             raise ModelError(
                 f"Expected a condition that is the same on all replicas around what writes {written[0].path!r}, "
