@@ -64,6 +64,7 @@ def place_variable(
             same.assign(value)
         copies.append(same)
     copies[0]._unique_id = former[0]._unique_id  # By which optimizers know a weight.
+    _note_left(former, copies)
     if owner is None:
         variable._value = (SingleCopyVariable if single else PlacedVariable)(strategy, copies)
     else:
@@ -94,8 +95,37 @@ def restore_variable(variable: keras.Variable, old: Any) -> None:
     """Undo `place_variable`."""
     variable._value = old
     held = isinstance(old, tf.distribute.DistributedValues)
+    _note_left([], old.values if held else [old])
     for each in old.values if held else [old]:
         set_container(each, old if held else None)
+
+
+def _note_left(former: Sequence[tf.Variable], present: Sequence[tf.Variable]) -> None:
+    """Take note of which TensorFlow variables a Keras variable has no more, and which it has."""
+    for each in former:
+        each.handle._left = True
+    for each in present:
+        each.handle._left = False
+
+
+def is_left(handle: Any) -> bool:
+    """Tell whether a resource was one of a Keras variable's that has moved to others: its value is an old one."""
+    return bool(getattr(handle, "_left", False))
+
+
+def empty_former(former: Any) -> None:
+    """Empty the single copy that a Keras variable had before it moved, unless it has it still.
+
+    A function traced before the move would read an old value. It fails in place of that, and holds no memory.
+
+    Args:
+        former: What the Keras variable held.
+    """
+    if type(former) is SingleCopyVariable:
+        with tf.init_scope():  # A loop of one's own may place variables while it is traced.
+            for copy in former.values:
+                if is_left(copy.handle):
+                    empty_copy(copy)
 
 
 def gather_variable(variable: keras.Variable, device: str) -> None:
@@ -105,8 +135,10 @@ def gather_variable(variable: keras.Variable, device: str) -> None:
     if single is None:
         single = _copy_on(device, placed.values[0], like=placed.values[0])
     single._unique_id = placed._unique_id
+    _note_left(placed.values, [single])
     set_container(single, None)
     variable._value = single
+    empty_former(placed)
 
 
 def placed_value(variable: keras.Variable) -> PlacedVariable | None:

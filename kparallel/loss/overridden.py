@@ -9,6 +9,7 @@ import tensorflow as tf
 from kparallel.compat.distribute import one_replica_view
 from kparallel.compat.layers import own_metrics
 from kparallel.compat.losses import loss_trackers
+from kparallel.compat.variables import variable_of_workers
 from kparallel.errors import ModelError
 
 __all__: list[str] = []
@@ -65,7 +66,7 @@ def own_loss(
     takes_training = "training" in inspect.signature(type(model).compute_loss).parameters
     extra = {"training": training} if takes_training else {}
     # Weights are in the scope too, so that reads of them are recorded.
-    weights = [(variable, variable.value) for variable in model.trainable_variables]
+    weights = [(variable, _value(variable)) for variable in model.trainable_variables]
     # Inside, Keras's losses divide by the number of replicas that they see. With a view of one replica they leave the
     # sum over the replicas to the denominators.
     with _Recorder([*weights, *state]) as scope, one_replica_view():
@@ -83,6 +84,11 @@ def own_loss(
     # An unchanged variable still has the very tensor with which the scope began.
     ends = [(scope.state_mapping[id(variable)], old) for variable, old in state]
     return value, [None if new is old else new for new, old in ends], {*scope.read, *scope.assigned}
+
+
+def _value(weight: keras.Variable) -> Any:
+    """Return the value of a weight, zeros where another worker may hold it: whatever reads one is refused."""
+    return weight.value if variable_of_workers(weight) is None else tf.zeros(weight.shape, weight.dtype)
 
 
 def _refuse_foreign(model: Any, state: list[keras.Variable], scope: _Recorder) -> None:

@@ -248,9 +248,9 @@ def sample_inputs(graph: Graph, sample: Any) -> list[Any]:
 def _whole(model: keras.Model) -> LayerGroup:
     """Return the layer group of the whole model."""
     layers = tuple(layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer))
-    weights = model.weights if model.built else []
+    weights = model.weights  # Of a model that is not built, those of the layers that are.
     parameters = sum(int(tf.TensorShape(w.shape).num_elements()) for w in weights)
-    trained = [bytes_of(weight) for weight in model.trainable_weights] if model.built else []
+    trained = [bytes_of(weight) for weight in model.trainable_weights]
     size = _bytes(weights)
     largest = max(trained, default=0)
     return LayerGroup(layers, parameters, size, frozen_bytes=size - sum(trained), largest_bytes=largest)

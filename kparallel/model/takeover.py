@@ -33,6 +33,7 @@ from kparallel.compat.optimizers import optimizers_in, slots_by_weight, trained_
 from kparallel.compat.placed_variables import VariableOwner
 from kparallel.compat.training import renew_functions
 from kparallel.compat.variables import (
+    empty_former,
     foreign_strategy,
     gather_variable,
     has_single_copy,
@@ -118,6 +119,8 @@ def take_over(model: keras.Model, runtime: Runtime) -> bool:
         for variable, old in reversed(moved):
             restore_variable(variable, old)
         raise
+    for _, old in moved:
+        empty_former(old)
     for variable in _variables(model):
         placed = placed_value(variable)
         if placed is not None:

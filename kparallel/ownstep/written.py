@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from kparallel.compat.draws import is_held
 from kparallel.compat.functions import called_graphs
-from kparallel.compat.variables import is_copy, resource_name
+from kparallel.compat.variables import is_copy, is_left, resource_name
 from kparallel.errors import ModelError
 from kparallel.ownstep.choices import chooses
 from kparallel.ownstep.rows import StepRows
@@ -153,6 +153,7 @@ class Written:
 
     def settled(self) -> dict[int, Change]:
         """Return what the replicas have to agree on, by the id of the variable, and begin anew."""
+        self._check_present()
         found = {key: change for key, change in self.changes.items() if change.differs}
         self.changes, self._reads = {}, {}
         return found
@@ -182,6 +183,16 @@ class Written:
                 f"holds as attributes, received a write of {resource_name(outside)!r}{line_of(operation.traceback)}, "
                 f"which none of them knows: each of the {self._replicas} replicas would write it. Make it with "
                 "add_weight in the model, or make its optimizer or metric an attribute of the model."
+            )
+
+    def _check_present(self) -> None:
+        """Make sure that the step reads no variable that was of the model before it was wrapped, and is no more."""
+        old = next((outside for outside, _ in self._graph.captures if is_left(outside)), None)
+        if old is not None:
+            raise ModelError(
+                "Expected a step to read weights by the layers that have them, received a read of "
+                f"{resource_name(old)!r} by a TensorFlow variable that has the weight's value from before it moved to "
+                "the devices of the plan. Take it from the layer in the step, as layer.kernel."
             )
 
     def _read(self, operation: tf.Operation) -> None:

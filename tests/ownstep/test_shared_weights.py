@@ -10,6 +10,7 @@ import kparallel
 from kparallel.compat.optimizers import slots_by_weight
 from kparallel.errors import ModelError
 from kparallel.model_variables import bytes_of, optimizers_of
+from kparallel.planning.report import format_bytes
 from tests.choice import some
 from tests.equality.measure import differences, use
 from tests.equality.tolerances import FLOAT64
@@ -127,3 +128,40 @@ def test_a_loop_of_ones_own_equals_one_device(held, compiled):
     results = [trained_in_a_loop(each, compiled, held) for each in (lambda _: None, strategy)]
     assert_no_difference(*results[::-1])
     assert [len(weight.value.values) for weight in models[0].trainable_weights] == [1] * 4
+
+
+def test_a_function_that_was_traced_before_weights_moved_fails():
+    """It would read what they were then."""
+    use("float64")
+    model = kparallel.wrap(seeded(lambda: mlp(8, 1)), replicas=2, **SHARED)
+    x = tf.constant(regressed()["x"])
+    function = tf.function(lambda: model.distribute_strategy.run(lambda: model(x)))
+    function()
+    kparallel.wrap(model, devices=["CPU:2", "CPU:3"], **SHARED)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        function()
+
+
+@pytest.mark.parametrize("run_eagerly", some([False, True], False))
+def test_a_variable_with_an_old_value_is_refused(run_eagerly):
+    class Model(Guide):
+        def train_step(self, data):
+            return super().train_step(data) | {"size": tf.reduce_sum(self.options["old"])}
+
+    use("float64")
+    net = mlp(8, 1)
+    model = kparallel.wrap(Model(net, old=net.layers[0].kernel.value), devices=["CPU:2", "CPU:3"], **SHARED)
+    model.compile("sgd", "mse", run_eagerly=run_eagerly)
+    with pytest.raises(ModelError, match="Expected a step to read weights by the layers .* '.*dense.*kernel'"):
+        train(model, regressed())
+
+
+def test_a_plan_counts_what_is_built_of_a_model():
+    """A model that is not built may hold layers that are, as a GAN does."""
+    use("float64")
+    model = seeded(PROGRAMS["adversaries"].model)
+    size = sum(map(bytes_of, model.trainable_weights))
+    text = str(kparallel.plan(model, replicas=2, **SHARED)).splitlines()[-1]
+    assert not model.built and size and f"up to {format_bytes(size)} of weights that are brought in a step" in text
+    text = str(kparallel.plan(keras.Sequential([keras.layers.Dense(1)]), replicas=2, **SHARED))
+    assert text.endswith("shared out over 2 replicas: the model has no weights yet")
