@@ -169,7 +169,7 @@ class VariableOfWorkers(SingleCopyVariable):
         self._held: tuple[tf.Variable, ...] | None = None
         first = copies[0]
         self._shape_of_value, self._dtype_of_value, self._name_of_value = first.shape, first.dtype, first.name
-        self._unique_id_of_value = first._unique_id
+        self._unique_id_of_value, self._is_trainable = first._unique_id, first.trainable
         self.owner = owner
         super().__init__(strategy, copies)
 
@@ -208,6 +208,11 @@ class VariableOfWorkers(SingleCopyVariable):
         return self._unique_id_of_value
 
     @property
+    def trainable(self) -> bool:
+        """Whether tapes watch it, also where the value is elsewhere."""
+        return bool(self._is_trainable)
+
+    @property
     def local_copies(self) -> tuple[tf.Variable, ...]:
         """The copy of the owner, or one of the value where all have come together; else none. A step may use it."""
         return self._held or ()
@@ -226,7 +231,7 @@ class VariableOfWorkers(SingleCopyVariable):
     def receive(self, value: tf.Tensor) -> None:
         """Hold a value on this worker's host that the owner has sent."""
         with tf.device("CPU:0"), tf.init_scope():
-            copy = tf.Variable(value, dtype=self.dtype, trainable=self.owner.is_weight, name=self.name.split(":")[0])
+            copy = tf.Variable(value, dtype=self.dtype, trainable=self.trainable, name=self.name.split(":")[0])
         copy._unique_id = self._unique_id_of_value
         set_container(copy, self)
         self._held = (copy,)

@@ -65,6 +65,7 @@ def place_variable(
             same.assign(value)
         copies.append(same)
     copies[0]._unique_id = former[0]._unique_id  # By which optimizers know a weight.
+    _note_left(former, copies)
     if owner is None:
         variable._value = (SingleCopyVariable if single else PlacedVariable)(strategy, copies)
     else:
@@ -95,8 +96,37 @@ def restore_variable(variable: keras.Variable, old: Any) -> None:
     """Undo `place_variable`."""
     variable._value = old
     held = isinstance(old, tf.distribute.DistributedValues)
+    _note_left([], old.values if held else [old])
     for each in old.values if held else [old]:
         set_container(each, old if held else None)
+
+
+def _note_left(former: Sequence[tf.Variable], present: Sequence[tf.Variable]) -> None:
+    """Take note of which TensorFlow variables a Keras variable has no more, and which it has."""
+    for each in former:
+        each.handle._left = True
+    for each in present:
+        each.handle._left = False
+
+
+def is_left(handle: Any) -> bool:
+    """Tell whether a resource was one of a Keras variable's that has moved to others: its value is an old one."""
+    return bool(getattr(handle, "_left", False))
+
+
+def empty_former(former: Any) -> None:
+    """Empty the single copy that a Keras variable had before it moved, unless it has it still.
+
+    A function traced before the move would read an old value. It fails in place of that, and holds no memory.
+
+    Args:
+        former: What the Keras variable held.
+    """
+    if type(former) is SingleCopyVariable:
+        with tf.init_scope():  # A loop of one's own may place variables while it is traced.
+            for copy in former.values:
+                if is_left(copy.handle):
+                    empty_copy(copy)
 
 
 def gather_variable(variable: keras.Variable, device: str) -> None:
@@ -106,8 +136,10 @@ def gather_variable(variable: keras.Variable, device: str) -> None:
     if single is None:
         single = _copy_on(device, placed.values[0], like=placed.values[0])
     single._unique_id = placed._unique_id
+    _note_left(placed.values, [single])
     set_container(single, None)
     variable._value = single
+    empty_former(placed)
 
 
 def placed_value(variable: keras.Variable) -> PlacedVariable | None:
@@ -160,6 +192,66 @@ def one_copy_each(chosen: Sequence[tuple[keras.Variable, int]]) -> Iterator[None
     finally:
         for variable, value in placed:
             variable._value = value
+
+
+def copies_beside_owner(variable: keras.Variable, devices: Sequence[str], owner: int) -> PlacedVariable:
+    """Return what has a copy of a weight on each device of a column, for a weight that its owner alone holds.
+
+    The owner's copy is the one that there is. The others are empty, and take no memory, until they are filled.
+
+    Args:
+        variable: The weight.
+        devices: The column: a device for each replica of this process.
+        owner: The index of the owner's in `devices`; another worker has it where there is none of that index.
+    """
+    placed = variable._value
+    owned = variable_of_workers(variable)
+    held = placed.values if owned is None else owned.local_copies
+    copies = []
+    for index, device in enumerate(devices):
+        if index == owner:
+            copies.append(held[0])
+            continue
+        with tf.init_scope():  # A loop of one's own makes the call while it is traced.
+            empty = _copy_on(device, tf.zeros(placed.shape, placed.dtype), like=placed)
+            empty_copy(empty)
+        empty._unique_id = placed._unique_id  # By which optimizers know a weight.
+        copies.append(empty)
+    found = PlacedVariable(placed.distribute_strategy, copies)
+    for copy in held:
+        set_container(copy, placed)  # Until the copies take its place.
+    return found
+
+
+def fill_copy(copy: tf.Variable, value: tf.Tensor) -> None:
+    """Give a copy a value, also one that is empty."""
+    # `assign` compares the value's shape with that of what the copy holds, which is empty.
+    tf.raw_ops.AssignVariableOp(resource=copy.handle, value=value)
+
+
+def empty_copy(copy: tf.Variable) -> None:
+    """Let a copy hold nothing, and take no memory."""
+    # A graph would not take a value that is known to have another shape.
+    nothing = tf.raw_ops.PlaceholderWithDefault(input=tf.zeros([0], copy.dtype), shape=tf.TensorShape(None))
+    tf.raw_ops.AssignVariableOp(resource=copy.handle, value=nothing)
+
+
+@contextmanager
+def copies_in_place(chosen: Sequence[tuple[keras.Variable, PlacedVariable]]) -> Iterator[None]:
+    """Let Keras variables be others with a copy on each device for a while, as `copies_beside_owner` makes them."""
+    before = [(variable, variable._value) for variable, _ in chosen]
+    for variable, placed in chosen:
+        variable._value = placed
+        for copy in placed.values:
+            set_container(copy, placed)
+    try:
+        yield
+    finally:
+        for variable, value in before:
+            variable._value = value
+            owned = variable_of_workers(variable)
+            for copy in value.values if owned is None else owned.local_copies:
+                set_container(copy, value)
 
 
 @contextmanager

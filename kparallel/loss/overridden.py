@@ -9,6 +9,7 @@ import tensorflow as tf
 from kparallel.compat.distribute import one_replica_view
 from kparallel.compat.layers import own_metrics
 from kparallel.compat.losses import loss_trackers
+from kparallel.compat.variables import variable_of_workers
 from kparallel.errors import ModelError
 
 __all__: list[str] = []
@@ -65,7 +66,7 @@ def own_loss(
     takes_training = "training" in inspect.signature(type(model).compute_loss).parameters
     extra = {"training": training} if takes_training else {}
     # Weights are in the scope too, so that reads of them are recorded.
-    weights = [(variable, variable.value) for variable in model.trainable_variables]
+    weights = [(variable, _value(variable)) for variable in model.trainable_variables]
     # Inside, Keras's losses divide by the number of replicas that they see. With a view of one replica they leave the
     # sum over the replicas to the denominators.
     with _Recorder([*weights, *state]) as scope, one_replica_view():
@@ -73,8 +74,8 @@ def own_loss(
     read = [variable.path for variable in model.trainable_variables if id(variable) in scope.read]
     if read:
         raise NotOfOutputsError(
-            f"Expected {model.__class__.__name__}.compute_loss to depend on the outputs alone under stages, "
-            f"microbatches or shard='weights', but it reads the weights {read[:4]}, by calling a layer or through a "
+            f"Expected {model.__class__.__name__}.compute_loss to depend on the outputs alone under stages or "
+            f"microbatches, but it reads the weights {read[:4]}, by calling a layer or through a "
             "regularizer in super().compute_loss. Say replicas= alone; or pass the loss to compile and leave "
             "compute_loss alone: regularizers and add_loss are then counted; or return what it needs as one more "
             "output."
@@ -85,14 +86,19 @@ def own_loss(
     return value, [None if new is old else new for new, old in ends], {*scope.read, *scope.assigned}
 
 
+def _value(weight: keras.Variable) -> Any:
+    """Return the value of a weight, zeros where another worker may hold it: whatever reads one is refused."""
+    return weight.value if variable_of_workers(weight) is None else tf.zeros(weight.shape, weight.dtype)
+
+
 def _refuse_foreign(model: Any, state: list[keras.Variable], scope: _Recorder) -> None:
     known = set(map(id, state))
     # A tracker's mean over this part is no part of the mean over the batch, unless its weight is known too.
     means = {id(variable) for tracker in loss_trackers(model) for variable in tracker.variables}
     if means & scope.assigned.keys():
         raise NotOfOutputsError(
-            f"Expected {model.__class__.__name__}.compute_loss to compute one number under stages, microbatches or "
-            "shard='weights', but super().compute_loss logs the mean of each of several losses too. Say replicas= "
+            f"Expected {model.__class__.__name__}.compute_loss to compute one number under stages or "
+            "microbatches, but super().compute_loss logs the mean of each of several losses too. Say replicas= "
             "alone; or pass the losses to compile and leave compute_loss alone."
         )
     foreign = [variable.path for key, variable in scope.assigned.items() if key not in known]
@@ -127,6 +133,6 @@ def refuse_added(model: Any, added: list[Any]) -> None:
     if added and overrides_compute_loss(model):
         raise NotOfOutputsError(
             f"{model.__class__.__name__} overrides compute_loss and has layers that call add_loss or regularize "
-            "their activity, which stages, microbatches and shard='weights' do not hand to it. Say replicas= "
+            "their activity, which stages and microbatches do not hand to it. Say replicas= "
             "alone; or pass the loss to compile and leave compute_loss alone: both are then counted."
         )

@@ -43,8 +43,8 @@ def refuse_weights(model: keras.Model) -> Iterator[None]:
     read = [variable.path for variable in weights_read(tape, model.trainable_variables)]
     if read:
         raise NotOfOutputsError(
-            f"Expected the losses of {model.name!r} to depend on the outputs alone under stages, microbatches or "
-            f"shard='weights', but they read the weights {read[:4]}. Say replicas= alone; or pass a penalty of "
+            f"Expected the losses of {model.name!r} to depend on the outputs alone under stages or "
+            f"microbatches, but they read the weights {read[:4]}. Say replicas= alone; or pass a penalty of "
             "weights as a kernel_regularizer; or return what the loss needs as one more output."
         )
 

@@ -52,7 +52,7 @@ def decide(model: keras.Model, options: Options, workers: int = 1) -> Plan:
     # Only a built model has shapes, and so costs.
     graph = open_graph(model) if model.built else None
     if options.shard == "weights":
-        check_shared_weights(model, graph)
+        check_shared_weights()
     if options.memory_per_device is not None:
         return _search(model, required_graph(graph, model, "to choose a plan"), options, workers)
     # `number` counts the stages; `stages` may be the cut itself.
@@ -189,7 +189,7 @@ def check_plan(plan: Plan, model: keras.Model) -> None:
     """
     whole_model = _whole(model)
     if plan.shard == "weights":
-        check_shared_weights(model, open_graph(model) if model.built else None)
+        check_shared_weights()
     graph = open_graph(model) if len(plan.groups) > 1 and model.built else None
     units = len(graph.calls) if graph is not None else 0
     planned = sum(len(group.units) for group in plan.groups)
@@ -248,9 +248,9 @@ def sample_inputs(graph: Graph, sample: Any) -> list[Any]:
 def _whole(model: keras.Model) -> LayerGroup:
     """Return the layer group of the whole model."""
     layers = tuple(layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer))
-    weights = model.weights if model.built else []
+    weights = model.weights  # Of a model that is not built, those of the layers that are.
     parameters = sum(int(tf.TensorShape(w.shape).num_elements()) for w in weights)
-    trained = [bytes_of(weight) for weight in model.trainable_weights] if model.built else []
+    trained = [bytes_of(weight) for weight in model.trainable_weights]
     size = _bytes(weights)
     largest = max(trained, default=0)
     return LayerGroup(layers, parameters, size, frozen_bytes=size - sum(trained), largest_bytes=largest)

@@ -16,13 +16,13 @@ def may_need_the_model(model: Any, plan: Plan) -> bool:
     """Return whether a loss may call layers or read weights, under a plan whose replicas can let it.
 
     A stage has neither the layers nor the weights of the others, and a microbatch's backward pass follows on a loss of
-    outputs alone. With `shard="weights"` a replica has no weights but those of the stage that runs.
+    outputs alone.
 
     Args:
         model: The wrapped model.
         plan: Its plan.
     """
-    can = len(plan.groups) == 1 and plan.microbatches == 1 and not plan.placed and plan.shard != "weights"
+    can = len(plan.groups) == 1 and plan.microbatches == 1 and not plan.placed
     return can and (overrides_compute_loss(model) or may_read_weights(model))
 
 

@@ -35,8 +35,8 @@ def check_steps(model: keras.Model, plan: Plan) -> None:
     """Make sure that a step of the user's own runs under a plan.
 
     Raises:
-        ModelError: The plan cuts the model, divides a share into microbatches, or shares weights out; the message says
-            why not, and the way out.
+        ModelError: The plan cuts the model, or divides a share into microbatches; the message says why not, and the
+            way out.
     """
     own = [hook for hook in STEPS if has_own(model, hook)]
     if own and (len(plan.groups) > 1 or plan.microbatches > 1):
@@ -46,10 +46,4 @@ def check_steps(model: keras.Model, plan: Plan) -> None:
             "and its optimizers as it likes, so it cannot be cut into the forward and backward passes of stages. Say "
             "replicas= alone; or, where the step only computes a loss of its own, pass it to compile or override "
             "compute_loss in place of the step: such a model can be cut."
-        )
-    if own and plan.shard == "weights":
-        raise ModelError(
-            f"Expected Keras's own steps for shard='weights', received {model.__class__.__name__}, which overrides "
-            f"{own[0]}. Such a step reads weights when it likes, while each of them is on one replica. Say "
-            "shard='optimizer', or pass a loss of its own to compile in place of the step."
         )

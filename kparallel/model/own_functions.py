@@ -12,8 +12,9 @@ from kparallel.compat.functions import traced
 from kparallel.compat.layers import flatten_layers
 from kparallel.compat.optimizers import only_built
 from kparallel.compat.steps import default_generator
-from kparallel.compat.variables import as_ordinary
+from kparallel.compat.variables import as_ordinary, variable_of_workers
 from kparallel.data.share import RowCounts, row_count
+from kparallel.errors import ModelError
 from kparallel.model.build import place_new
 from kparallel.model.functions import counts_of, first_share, over_batches, over_lists, tensors
 from kparallel.model.runtime import Runtime
@@ -178,8 +179,22 @@ class _OwnFunction:
             step.sized = True
             function = traced(one, reduce_retracing=True)
             function.get_concrete_function(batch)
+        self._check_weights(step)
         made: Callable[[Any], Any] = function
         return made
+
+    def _check_weights(self, step: OwnStep) -> None:
+        """Refuse a step that writes, outside of training, weights of which each worker may hold the value."""
+        if self._runtime.shared_out is None or self._name == "train_step":
+            return
+        shared = [weight for weight in self._model.weights if variable_of_workers(weight) is not None]
+        written = [weight.path for weight in shared if id(weight) in step.assigned]
+        if written:
+            raise ModelError(
+                f"Expected {self._model.__class__.__name__}.{self._name} to leave weights as they are with "
+                f"shard='weights' over several workers, received one that writes {written[:4]}. Write them in "
+                "train_step, or say shard='optimizer'."
+            )
 
     def _check(self, batch: Any, counts: RowCounts) -> None:
         """Compare the step with one device's on a few rows: once, with the first batch that has two."""

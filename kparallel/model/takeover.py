@@ -29,10 +29,11 @@ from typing import Any
 import keras
 
 from kparallel.compat.layers import flatten_layers
-from kparallel.compat.optimizers import optimizers_in, own_optimizer, slots_by_weight, trained_by
+from kparallel.compat.optimizers import optimizers_in, slots_by_weight, trained_by
 from kparallel.compat.placed_variables import VariableOwner
 from kparallel.compat.training import renew_functions
 from kparallel.compat.variables import (
+    empty_former,
     foreign_strategy,
     gather_variable,
     has_single_copy,
@@ -118,6 +119,8 @@ def take_over(model: keras.Model, runtime: Runtime) -> bool:
         for variable, old in reversed(moved):
             restore_variable(variable, old)
         raise
+    for _, old in moved:
+        empty_former(old)
     for variable in _variables(model):
         placed = placed_value(variable)
         if placed is not None:
@@ -194,7 +197,7 @@ def _columns(
     The last one is given for what the workers share out: a slot, with `shard="weights"` a weight too.
     """
     last, stages, owners = len(runtime.plan.groups) - 1, _stages(model, runtime), owners_of(model, runtime)
-    alone = set(map(id, _updated(model))) if runtime.plan.shard == "weights" else set()
+    alone = set(map(id, _updated(model, runtime))) if runtime.plan.shard == "weights" else set()
     slots: dict[int, keras.Variable] = {}
     for optimizer in _optimizers(model, runtime):
         for slot, weight in slots_by_weight(optimizer):
@@ -227,14 +230,14 @@ def _columns(
         yield variable, (column[local] if is_here else runtime.host,), True, owner
 
 
-def _updated(model: keras.Model) -> list[keras.Variable]:
+def _updated(model: keras.Model, runtime: Runtime) -> list[keras.Variable]:
     """Return the weights that are updated, of which their owners alone may hold the value.
 
     As in plain Keras, a layer that is frozen after `compile` counts once the model is compiled again.
     """
-    optimizer = getattr(model, "optimizer", None)
-    trained = trained_by(own_optimizer(optimizer)) if optimizer is not None and optimizer.built else []
-    return [weight for weight in trained or model.trainable_variables if isinstance(weight, keras.Variable)]
+    built = [optimizer for optimizer in _optimizers(model, runtime) if optimizer.built]
+    trained = [weight for optimizer in built for weight in trained_by(optimizer)]
+    return [weight for weight in trained or model.trainable_weights if isinstance(weight, keras.Variable)]
 
 
 def _check_together(variable: keras.Variable, runtime: Runtime | None) -> None:

@@ -115,7 +115,8 @@ def plan(
             has two), updates it, and gives it to the others: the slots take a replica's part of the memory, and the
             update its part of the time. The result is the same for every optimizer. `"weights"`: the owner alone
             holds the weight too, and a stage's weights are brought to a replica's device for each of its actions; for
-            models that fill a device, in many stages on each device (`stages=8`, and as many `devices` as replicas).
+            models that fill a device, in many stages on each device (`stages=8`, and as many `devices` as replicas). A
+            step or loop of your own has all weights while it runs.
             None: each replica holds all weights and slots and updates everything. `"auto"` (default): with `cluster`,
             what is faster; else `"optimizer"` on one machine where that saves a compiled model enough time, as the
             printed plan then says, and otherwise None.

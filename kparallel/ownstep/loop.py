@@ -22,6 +22,7 @@ from kparallel.compat.variables import as_ordinary, has_single_copy, place_varia
 from kparallel.engine.placement import Placement
 from kparallel.errors import ModelError
 from kparallel.model_variables import variables_of
+from kparallel.ownstep.brought import BroughtWeights
 from kparallel.ownstep.decisions import Decisions
 from kparallel.ownstep.portion import Portion
 from kparallel.ownstep.replica import ReplicaRun
@@ -67,6 +68,7 @@ class LoopStrategy:
         self._metrics: dict[int, keras.metrics.Metric] = {}
         self._variables: dict[int, keras.Variable] = {}
         self._found: dict[Any, dict[int, Decisions]] = {}
+        self._brought: BroughtWeights | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._strategy, name)
@@ -84,10 +86,11 @@ class LoopStrategy:
             What the function returned on each replica.
         """
         kwargs = kwargs or {}
-        if any(has_single_copy(weight) for weight in self._model.trainable_variables):
+        apart = any(has_single_copy(weight) for weight in self._model.trainable_variables)
+        if apart and not self._placement.group.is_single:
             raise ModelError(
-                "Expected fit or train_on_batch with shard='weights', received a loop of one's own, which reads "
-                "weights when it likes, while each of them is on one replica. Say shard='optimizer'."
+                "Expected fit or train_on_batch with shard='weights' over several workers, received a loop of one's "
+                "own, which may read weights that another worker holds. Say shard='optimizer'."
             )
         if self._release is not None and tf.executing_eagerly():
             raise ModelError(
@@ -98,12 +101,21 @@ class LoopStrategy:
         key = getattr(fn, "__code__", fn)
         if key not in self._found or not tf.executing_eagerly():
             self._prepare(fn, args, kwargs)
+        owners = self._owners()
+        brought = self._weights(owners or {})
         optimizers, metrics = list(self._optimizers.values()), list(self._metrics.values())
         used = optimizers, metrics, list(self._variables.values())
-        loop = _Loop(self._model, self._placement, self._draws(), self._owners(), *used, self._release)
+        loop = _Loop(self._model, self._placement, self._draws(), owners, brought, *used, self._release)
         if tf.executing_eagerly() and key not in self._found:
             self._found[key] = loop.traced(self._strategy, fn, args, kwargs)
         return loop.run_function(self._strategy, converted(fn), args, kwargs, self._found.get(key, {}))
+
+    def _weights(self, owners: Mapping[int, int]) -> BroughtWeights:
+        """Return the weights that owners alone hold; the same as for the last call, as long as they lie there."""
+        weights = self._model.weights
+        if self._brought is None or not self._brought.are_of(weights, owners):
+            self._brought = BroughtWeights(weights, owners, self._placement)
+        return self._brought
 
     def _prepare(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """Find out what a function writes, let it make what is missing, and place it on the replicas."""
@@ -169,7 +181,7 @@ class _Loop(OwnStep):
     Args:
         model: The wrapped model.
         placement: Where replicas run.
-        draws, owners: As `OwnStep` takes them.
+        draws, owners, brought: As `OwnStep` takes them.
         optimizers, metrics, variables: What the function may use, beside what the model holds.
         release: As `LoopStrategy` takes it.
     """
@@ -180,12 +192,13 @@ class _Loop(OwnStep):
         placement: Placement,
         draws: keras.random.SeedGenerator,
         owners: Mapping[int, int] | None,
+        brought: BroughtWeights,
         optimizers: list[Any],
         metrics: list[keras.metrics.Metric],
         variables: list[keras.Variable],
         release: Callable[[], None] | None,
     ) -> None:
-        super().__init__(model, lambda data: data, placement, "sum", False, draws, owners)
+        super().__init__(model, lambda data: data, placement, "sum", False, draws, owners, brought)
         self._release = release
         self._held.add(optimizers, metrics, variables)
 
@@ -245,7 +258,7 @@ class _Loop(OwnStep):
             self._shift_seeds(index, -1)
             return result
 
-        with self._observed():
+        with self._observed(strategy):
             return strategy.run(one, args=args, kwargs=kwargs)
 
 

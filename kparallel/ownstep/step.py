@@ -25,6 +25,7 @@ from kparallel.engine.replica import Replica
 from kparallel.engine.sharded_update import ShardedUpdate
 from kparallel.engine.workers_update import WorkersUpdate
 from kparallel.errors import ModelError
+from kparallel.ownstep.brought import BroughtWeights
 from kparallel.ownstep.decisions import Decisions
 from kparallel.ownstep.held import Held
 from kparallel.ownstep.notes import Notes
@@ -63,6 +64,7 @@ class OwnStep:
         jit: bool | None,
         draws: keras.random.SeedGenerator | None = None,
         owners: Mapping[int, int] | None = None,
+        brought: BroughtWeights | None = None,
     ) -> None:
         self._model = model
         self._step = step
@@ -77,12 +79,14 @@ class OwnStep:
         self._equal: set[tuple[int, str, int]] = set()  # The tensors of that graph that are equal on all replicas.
         self.sizes: set[int] = set()  # Numbers of rows that are written into it.
         self.choice: str | None = None  # Where it first chooses by a number of a replica's rows.
+        self.assigned: set[int] = set()  # Ids of the variables that it writes.
         self.trial: Notes | None = None  # What a run that is compared with another one does otherwise.
         self._like = RowCounts(0)
         self.structure: Any = None  # Of what the step returns.
         self._held = Held(model, draws, jit)
         # What else a loop updates with has a slot on each replica.
         self._shared_out = set() if owners is None else set(map(id, self._held.optimizers))
+        self._brought = brought or BroughtWeights(self._held.variables, owners or {}, placement)
         self._pad = not any(getattr(layer, "synchronized", False) for layer in flatten_layers(model))
         self._known: dict[RowCounts, dict[int, Decisions]] = {}
 
@@ -98,7 +102,7 @@ class OwnStep:
         self._like = counts if like is None else like
         if tf.executing_eagerly() and self._like not in self._known:
             self.find_out(strategy, data, counts)
-        with self._observed():
+        with self._observed(strategy):
             leaves = strategy.run(partial(self._replica, counts=counts), args=(data,))
         first = iter([strategy.experimental_local_results(leaf)[0] for leaf in leaves])
         return keras.tree.map_structure(lambda leaf: None if leaf is None else next(first), self.structure)
@@ -108,7 +112,7 @@ class OwnStep:
         self._known[counts] = {}
 
         def once(data: Any) -> Any:
-            with self._observed():
+            with self._observed(strategy):
                 return strategy.run(partial(self._replica, counts=counts), args=(data,))
 
         try:
@@ -147,8 +151,12 @@ class OwnStep:
         return nullcontext() if self._draws is None else drawing_from(self._draws)
 
     @contextmanager
-    def _observed(self) -> Iterator[None]:
-        """Let the running step see what leaves tapes, reaches optimizers and is read of metrics."""
+    def _observed(self, strategy: tf.distribute.Strategy) -> Iterator[None]:
+        """Let the running step see what leaves tapes, reaches optimizers and is read of metrics, and have all weights.
+
+        Args:
+            strategy: Runs the replicas.
+        """
         if not tf.executing_eagerly():
             self._drawn, self._equal = set(), set()
         with ExitStack() as stack:
@@ -161,7 +169,10 @@ class OwnStep:
             ):
                 stack.enter_context(redirected(owners, name, partial(_through, take)))
             stack.enter_context(redirected([] if self._draws is None else [self._draws], "next", self._apart))
+            stack.enter_context(self._brought.in_place())
+            self._brought.bring(strategy)
             yield
+            self._brought.drop(strategy)
 
     def _replica(self, data: Any, counts: RowCounts) -> list[tf.Tensor]:
         """Run the step of one replica and return the leaves of what it gives."""
@@ -198,6 +209,7 @@ class OwnStep:
             self.sizes |= found.sizes
             self.draw, self.choice = found.draw or self.draw, found.choice or self.choice
             self._drawn |= found.draws
+            self.assigned |= found.assigned
         return leaves
 
     def _made(self, data: Any, share: Portion, counts: RowCounts, index: int) -> ReplicaRun:
@@ -253,6 +265,7 @@ class OwnStep:
                 "an attribute of the model before fit."
             )
         # One replica's notes are enough, since the gradients are equal on all of them by now.
+        self.assigned.update(map(id, variables))
         trial = self.trial if self._placement.communicators[-1].replica_index == self._placement.first_replica else None
         if trial is not None:
             trial.note(optimizer, gradients, variables)

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from kparallel.compat.draws import is_held
 from kparallel.compat.functions import called_graphs
-from kparallel.compat.variables import is_copy, resource_name
+from kparallel.compat.variables import is_copy, is_left, resource_name
 from kparallel.errors import ModelError
 from kparallel.ownstep.choices import chooses
 from kparallel.ownstep.rows import StepRows
@@ -91,6 +91,7 @@ class Written:
         self._handles: dict[str, Any] = {}  # What each captured tensor of the graph stands for.
         self._reads: dict[int, Dependence] = {}  # What is now read of a variable that differs between the replicas.
         self.changes: dict[int, Change] = {}
+        self.assigned: set[int] = set()  # Ids of all variables that are written, but for what is passed over.
         self.draw: str | None = None  # Where the step first draws what a comparison cannot hold equal.
         self.draws: set[str] = set()  # The operations by which it, or another replica, draws what can be held equal.
         self.sizes: set[int] = set()  # Numbers of rows that are written into it.
@@ -152,6 +153,7 @@ class Written:
 
     def settled(self) -> dict[int, Change]:
         """Return what the replicas have to agree on, by the id of the variable, and begin anew."""
+        self._check_present()
         found = {key: change for key, change in self.changes.items() if change.differs}
         self.changes, self._reads = {}, {}
         return found
@@ -183,6 +185,16 @@ class Written:
                 "add_weight in the model, or make its optimizer or metric an attribute of the model."
             )
 
+    def _check_present(self) -> None:
+        """Make sure that the step reads no variable that was of the model before it was wrapped, and is no more."""
+        old = next((outside for outside, _ in self._graph.captures if is_left(outside)), None)
+        if old is not None:
+            raise ModelError(
+                "Expected a step to read weights by the layers that have them, received a read of "
+                f"{resource_name(old)!r} by a TensorFlow variable that has the weight's value from before it moved to "
+                "the devices of the plan. Take it from the layer in the step, as layer.kernel."
+            )
+
     def _read(self, operation: tf.Operation) -> None:
         variable = self._variable(operation.inputs[0])
         if variable is None:
@@ -195,6 +207,7 @@ class Written:
     def _write(self, operation: tf.Operation, variable: keras.Variable, additive: bool | None, counts: bool) -> None:
         if id(variable) in self._seeds:
             return
+        self.assigned.add(id(variable))
         change = self.changes.setdefault(id(variable), Change())
         added = self._added(operation)
         # Of a value that is written anew all inputs count; of one to which something is added only what is added.
@@ -250,6 +263,7 @@ class Written:
         written = [each for each in variables if each is not None and id(each) not in self._seeds]
         if not written:
             return
+        self.assigned.update(map(id, written))
         if operation.type.endswith("If") and self._rows.of(operation.inputs[0]) is not Dependence.NONE:
             raise ModelError(
                 f"Expected a condition that is the same on all replicas around what writes {written[0].path!r}, "

@@ -88,6 +88,8 @@ def _shared_out(plan: "Plan") -> str:
     slots = f"{format_bytes(held.slots)} of slots"
     if plan.shard == "optimizer":
         return f"optimizer shared out over {replicas}: about {slots} on a device"
+    if not any(group.weight_bytes for group in plan.groups):
+        return f"weights and optimizer shared out over {replicas}: the model has no weights yet"
     return (
         f"weights and optimizer shared out over {replicas}: about {format_bytes(held.weights)} of weights and {slots} "
         f"on a device between steps, and up to {format_bytes(held.brought)} of weights that are brought in a step"

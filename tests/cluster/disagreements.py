@@ -722,6 +722,20 @@ def own_loop_with_weights_shared_out(worker):
     net(shard="weights").distribute_strategy.run(lambda: None)
 
 
+@raises("ModelError", "test_step to leave weights as they are with shard='weights' over several workers, received one")
+def weights_written_by_a_test_step(worker):
+    """Each worker has the weights between steps here, of which a step would write the owners' alone."""
+
+    class Written(keras.Sequential):
+        def test_step(self, data):
+            self.weights[0].assign_add(self.weights[0])
+            return {}
+
+    model = kparallel.wrap(Written([keras.Input((4,)), L.Dense(1)]), shard="weights")
+    model.compile("adam", "mse")
+    model.evaluate(X, Y, verbose=0)
+
+
 @returns(lambda one, other: one == other and one[0])
 def weights_with_code_of_ones_own(worker):
     """A comparison with parts reads all weights, also that of a validation within fit; then some are frozen."""

@@ -720,3 +720,23 @@ def jacobians():
     model = Clipped(mlp(3, 1))
     model.compile(keras.optimizers.SGD(0.1))
     return model
+
+
+@program(regressed)
+def penalized():
+    """No step of its own: its loss reads a weight, so that Keras's step runs whole. Its call is Python of its own."""
+
+    class Penalized(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.hidden, self.head = L.Dense(5, "tanh"), L.Dense(1)
+
+        def call(self, x):
+            return self.head(self.hidden(x))
+
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return keras.ops.mean((y - y_pred) ** 2) + keras.ops.sum(self.head.kernel**2)
+
+    model = Penalized()
+    model.compile(keras.optimizers.Adam(0.01, global_clipnorm=0.5))
+    return model

@@ -35,6 +35,7 @@ RESUMED = {
     "resumed": (PROGRAMS["adversaries"], {}),
     "resumed_sized": (Program(sized, of_one_size), {}),
     "resumed_shards": (PROGRAMS["adversaries"], {"shard": "optimizer"}),
+    "resumed_weights": (PROGRAMS["adversaries"], {"shard": "weights"}),
 }
 
 

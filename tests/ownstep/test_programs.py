@@ -21,7 +21,7 @@ ON_WORKERS = ("adversaries", "rows_against_all", "inherited", "sharpness_aware")
 PAIRS = [(name, replicas) for name in PROGRAMS for replicas in (2, 3)]
 # Of these another program shows nearly as much: `full` has them.
 ALIKE = ["jacobians", "siamese", "averaged_teacher", "guide_with_class_weight", "diffusion", "learned_noise"]
-ALIKE += ["variational", "masked_language", "reconstruction"]
+ALIKE += ["variational", "masked_language", "reconstruction", "penalized"]
 LEFT = {*ON_WORKERS, *ALIKE}
 CHOSEN = [(name, 2 + index % 2) for index, name in enumerate(PROGRAMS) if name not in LEFT]
 

@@ -18,8 +18,13 @@ SCRIPT = Path(__file__).parent / "workers.py"
 CHOSEN = ["inherited", "adversaries", "rows_against_all", "by_hand"]
 CHOSEN += ["loop", "own_rows"]  # And what is no `fit` of a whole dataset.
 CHOSEN += ["resumed", "resumed_sized", "resumed_shards"]  # And what goes on in a second one.
-CHOSEN += ["shared_out:guide", *LOOPS]  # And an optimizer that the workers share out.
+CHOSEN += ["shared_out:guide", "shared_weights:adversaries", *LOOPS]  # And what the workers share out.
 REST = [name for name in PROGRAMS if name not in CHOSEN]
+# Weights that the step assigns, rows that it gathers, a loss that reads weights, and what goes on in a second start.
+REST += [
+    f"shared_weights:{name}" for name in ("sharpness_aware", "inherited", "rows_against_all", "by_hand", "penalized")
+]
+REST += ["resumed_weights"]
 
 
 def run(folder, names):

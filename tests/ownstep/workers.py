@@ -36,7 +36,9 @@ def main(folder, *names):
         return None if cluster is None else kparallel.wrap(model, shard=shard).distribute_strategy
 
     results = {}
+    shards = {"shared_out": "optimizer", "shared_weights": "weights"}
     for name in names:
+        shard, _, program = name.rpartition(":")
         if name == "loop":
             results[name] = trained_in_a_loop(strategy)
         elif name in LOOPS:
@@ -46,9 +48,8 @@ def main(folder, *names):
             results[name] = trained_on_own_rows(cluster)
         elif name in RESUMED:
             results[name] = trained_in_two_starts(name, cluster, folder)
-        elif name.startswith("shared_out:"):
-            program = name.removeprefix("shared_out:")
-            results[name] = plain(program) if cluster is None else wrapped(program, None, shard="optimizer")
+        elif shard:
+            results[name] = plain(program) if cluster is None else wrapped(program, None, shard=shards[shard])
         else:
             results[name] = plain(name) if cluster is None else wrapped(name, None)
         print("done", name, flush=True)

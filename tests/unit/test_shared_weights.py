@@ -5,13 +5,13 @@ from collections import Counter
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import kparallel
 from kparallel.compat.optimizers import slots_by_weight
 from kparallel.errors import ModelError, PlanError
 from kparallel.model_variables import bytes_of
 from tests.assertions import assert_alike, doubles, state
+from tests.choice import some
 from tests.pairs import pair, seeded
 from tests.uneven import X, Y, fit, net
 
@@ -167,16 +167,36 @@ def test_it_runs_eagerly():
     assert_alike(state(wrapped), state(plain))
 
 
-def subclassed():
-    class Own(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.dense = L.Dense(1)
+class Own(keras.Model):
+    """Its call is Python of its own, which uses a layer twice; a layer is frozen."""
 
-        def call(self, x):
-            return self.dense(x)
+    def __init__(self):
+        super().__init__()
+        self.first, self.again = L.Dense(4, "tanh", kernel_regularizer="l2"), L.Dense(4, "tanh")
+        self.frozen, self.head = L.Dense(4, trainable=False), L.Dense(1)
 
-    return Own()
+    def call(self, x):
+        return self.head(self.frozen(self.again(self.again(self.first(x)))))
+
+
+class Penalized(Own):
+    """Its loss reads a weight."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return keras.ops.mean((y - y_pred) ** 2) + keras.ops.sum(self.head.kernel**2)
+
+
+@pytest.mark.parametrize("build", some([Own, Penalized], Own))
+def test_a_model_whose_call_is_its_own(build):
+    """All of it is one stage, built by the first batch."""
+    results = []
+    plain, wrapped = pair(build, **SHARED)
+    for model in (plain, wrapped):
+        model.compile(O.Adam(0.01, global_clipnorm=0.5), None if build is Penalized else "mse")
+        results.append([fit(model, validation_data=(X, Y)), model.predict(X, verbose=0)])
+    assert_alike(results[1], results[0])
+    assert_alike(state(wrapped), state(plain))
+    assert [len(weight.value.values) for weight in wrapped.trainable_weights] == [1] * 6
 
 
 @pytest.mark.parametrize(
@@ -192,7 +212,7 @@ def subclassed():
             {"replicas": 2, "shard": "weight"},
             "Expected shard to be 'auto', None, 'optimizer' or 'weights', received",
         ),
-        (subclassed, SHARED, "Expected a built Functional or Sequential model for shard='weights', received"),
+        (Own, {**SHARED, "stages": 2}, "Expected a built Functional or Sequential model for 2 stages, received"),
     ],
 )
 def test_what_cannot_be_shared_out_is_refused(build, options, words):
@@ -206,28 +226,22 @@ def test_one_program_over_several_machines_is_refused(monkeypatch):
         kparallel.plan(net(), **SHARED)
 
 
-def test_a_step_of_ones_own_is_refused():
-    class Own(keras.Model):
-        def train_step(self, data):
-            return {}
-
-    inputs = keras.Input((3,))
-    with pytest.raises(ModelError, match="Expected Keras's own steps for shard='weights', received Own, .* train_step"):
-        kparallel.wrap(Own(inputs, L.Dense(1)(inputs)), **SHARED)
+def penalized(model):
+    return lambda y, outputs: keras.ops.sum((y - outputs) ** 2, -1) + keras.ops.sum(model.layers[0].kernel ** 2)
 
 
-def test_a_loop_of_ones_own_is_refused():
-    model = kparallel.wrap(seeded(net), **SHARED)
-    with pytest.raises(ModelError, match="Expected fit or train_on_batch with shard='weights', received a loop"):
-        model.distribute_strategy.run(lambda: model(tf.constant(X)))
+def test_a_loss_that_reads_weights():
+    plain, wrapped = pair(net, **SHARED)
+    for model in (plain, wrapped):
+        model.compile("sgd", penalized(model))
+        fit(model)
+    assert_alike(state(wrapped), state(plain))
 
 
-def test_a_loss_that_reads_weights_is_refused():
-    model = kparallel.wrap(seeded(net), **SHARED)
-    model.compile(
-        "sgd", lambda y, outputs: keras.ops.sum((y - outputs) ** 2, -1) + keras.ops.sum(model.layers[0].kernel)
-    )
-    with pytest.raises(ModelError, match="outputs alone under stages, microbatches or shard='weights', but they read"):
+def test_stages_refuse_a_loss_that_reads_weights():
+    model = kparallel.wrap(seeded(net), **STAGES)
+    model.compile("sgd", penalized(model))
+    with pytest.raises(ModelError, match="outputs alone under stages or microbatches, but they read"):
         fit(model)
 
 
