@@ -90,7 +90,9 @@ def _compiled_terms(
             with one_replica_view():
                 result.append((weight, _whole(loss(*batch), share)))
         else:
-            result.append((weight, loss_term(loss, *call, share.count, meaning, share.whole)))
+            y_true, y_pred, row_weight = call
+            term = loss_term(loss, y_true, y_pred, row_weight, share.count, meaning, share.whole)
+            result.append((weight, term))
     return result
 
 
