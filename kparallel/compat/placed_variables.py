@@ -125,7 +125,7 @@ class VariableAccess(abc.ABC):
 
     @abc.abstractmethod
     def before_read(self, variable: "VariableOfWorkers", in_graph: bool) -> None:
-        """Bring all variables together, of which one is to be read that another worker holds, or raise."""
+        """Bring all variables together, of which one is to be read that another worker may hold, or raise."""
 
     @abc.abstractmethod
     def before_write(self, variable: "VariableOfWorkers") -> None:
@@ -178,7 +178,7 @@ class VariableOfWorkers(SingleCopyVariable):
         # A graph would keep the copy that is here now, and read it after later steps. A step has the weights as
         # arguments of its stages, so the owner's worker refuses such a read too: no worker goes on alone.
         in_graph = not tf.executing_eagerly() and (self.owner.is_weight or not self.owner.is_here)
-        if in_graph or self._held is None:
+        if in_graph or tf.executing_eagerly() or self._held is None:
             self.owner.access.before_read(self, in_graph)
         assert self._held is not None
         return self._held

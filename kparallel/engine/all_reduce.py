@@ -140,7 +140,7 @@ def _owners_of_pieces(
 
 
 def _column_sums(
-    communicator: Communicator, sent: Sequence[Any], to: Sequence[int] | None, others: Sequence[tf.Tensor]
+    communicator: Communicator, sent: list[Any], to: Sequence[int] | None, others: list[tf.Tensor]
 ) -> Sequence[Any]:
     """Return sums over a column: of the pieces of gradients, each on its owner alone if there is one, and of others.
 

@@ -91,7 +91,8 @@ def _compiled_terms(
                 result.append((weight, _whole(loss(*batch), share)))
         else:
             y_true, y_pred, row_weight = call
-            result.append((weight, loss_term(loss, y_true, y_pred, row_weight, share.count, meaning, share.whole)))
+            term = loss_term(loss, y_true, y_pred, row_weight, share.count, meaning, share.whole)
+            result.append((weight, term))
     return result
 
 
@@ -148,8 +149,9 @@ def _whole(value: tf.Tensor, share: Share) -> Term:
     """Return the term of a loss that every replica computed for the whole batch.
 
     Each replica's gradient reaches its own rows only, so the gradients add up with a factor of 1. Each replica
-    reports the same value, so the reported value is averaged over the replicas that had rows.
+    reports the same value, so the reported value is averaged over the replicas that had rows. Of a value that is not
+    reduced Keras differentiates the sum, and logs the mean.
     """
-    value = tf.reduce_sum(value)
+    entries = tf.cast(tf.size(value), tf.float64) if share.count else tf.constant(0.0, tf.float64)
     one = tf.constant(1.0, tf.float64)
-    return Term(value, [tf.constant(float(share.count > 0), tf.float64)], lambda statistics: (one, one / statistics[0]))
+    return Term(tf.reduce_sum(value), [entries], lambda statistics: (one, one / statistics[0]))

@@ -195,9 +195,13 @@ class SplitCall(StageCall):
         return {tensor.name: value for tensor, value in zip(inside, self._renewed, strict=True)}
 
     def _gradient(self, gradient: Any) -> Any:
-        """Return the value of a gradient, None if it depends on no cotangent that there is."""
-        every = {inside.name for inside in self.parts.joint.upstream if inside is not None}
-        if gradient is None or (self._leaves != every and not self.parts.depends_on(gradient, self._leaves)):
+        """Return the value of a gradient, None if it depends on cotangents of which there is none."""
+        if gradient is None:
+            return None
+        missing = {inside.name for inside in self.parts.joint.upstream if inside is not None} - self._leaves
+        depends_on = self.parts.depends_on
+        # The "gradient" of a float8 scale is its new value, which depends on no cotangent at all.
+        if missing and depends_on(gradient, missing) and not depends_on(gradient, self._leaves):
             return None
         return _valued(gradient, self._values)
 

@@ -140,7 +140,7 @@ def loss_term(
         # both numbers are known only after they are summed over all parts.
         weight = flags if weight is None else _times(weight, flags, count, whole)
     if not values.shape.rank:
-        return _scalar_term(values, weight, count, scalar, loss.reduction)
+        return _scalar_term(values, weight, valid, count, scalar, loss.reduction)
     if weight is not None:
         # values [rows, positions], weight [rows, 1] or [rows, positions]      multiplied as Keras broadcasts them
         values, weight = _same_rank(values, tf.cast(weight, values.dtype), count, whole)
@@ -219,20 +219,30 @@ def _size(values: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.size(values), tf.float64) if static is None else tf.constant(static, tf.float64)
 
 
-def _scalar_term(value: tf.Tensor, weight: Any, count: int, scalar: str, reduction: str | None) -> Term:
+def _scalar_term(
+    value: tf.Tensor, weight: Any, valid: list[tf.Tensor] | None, count: int, scalar: str, reduction: str | None
+) -> Term:
     base = row_mean(value, count) if scalar == "mean" else summed(value)
     if weight is None:
         return base
     # Keras multiplies the scalar by each weight and then reduces, so the weights' sum or mean is a factor.
-    mass = [tf.cast(tf.reduce_sum(weight), tf.float64), tf.cast(tf.size(weight), tf.float64)]
+    number = len(base.statistics)
+    mass = [tf.reduce_sum(weight), tf.cast(tf.size(weight), weight.dtype), *(valid or [])]
 
-    def factor(statistics: list[tf.Tensor]) -> tf.Tensor:
+    def factors(statistics: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         # The order of `Term.statistics` below: those of the base first.
-        *of_base, mass_sum, size = statistics
-        scale = mass_sum if reduction == "sum" else tf.math.divide_no_nan(mass_sum, size)
-        return base.factors(of_base)[0] * scale
+        of_base, (total, size, *entries) = statistics[:number], statistics[number:]
+        mean = tf.math.divide_no_nan(total, size)
+        if entries and reduction in ("sum_over_batch_size", "mean"):
+            mean *= tf.math.divide_no_nan(entries[1], entries[0])  # As in `_vector_term`.
+        if reduction == "mean_with_sample_weight":
+            mean = tf.math.divide_no_nan(total, total)
+        # Without a reduction Keras differentiates the sum, and logs the mean.
+        scale = total if reduction in ("sum", "none", None) else mean
+        of_mean = base.factors(of_base)[0]
+        return of_mean * scale, of_mean * (total if reduction == "sum" else mean)
 
-    return Term(base.numerator, [*base.statistics, *mass], _same(factor))
+    return Term(base.numerator, [*base.statistics, *(tf.cast(each, tf.float64) for each in mass)], factors)
 
 
 def _both(first: Any, second: Any) -> Any:

@@ -124,7 +124,9 @@ class VariablesOfWorkers(VariableAccess):
                 "inside one: one worker alone holds it while steps run. Read it with numpy() where all workers pass"
                 f"{way_out}."
             )
-        self._bring_together(variable, "read")
+        # Where all workers run the same hook, the owner's asks too: it would go on alone, perhaps to a collective.
+        if not variable.local_copies or (self.is_apart and self._ask is not None):
+            self._bring_together(variable, "read")
 
     def before_write(self, variable: VariableOfWorkers) -> None:
         # A worker that first wrote its own variables and then asked for others would send what it has written already.

@@ -54,7 +54,10 @@ def test_the_control(plain):
 
 @pytest.mark.parametrize(
     "plan",
-    some(["3x1", "2x1_microbatches", "1x2_1f1b", "2x2_gpipe_recompute", "2x2_sharded", "2x2_weights"], "2x2_sharded"),
+    some(
+        ["3x1", "2x1_microbatches", "1x2_1f1b", "2x2_gpipe_recompute", "2x2_sharded", "2x2_weights", "2x2_zb_h1"],
+        "2x2_sharded",
+    ),
 )
 def test_float8_equals_one_device(plan, plain):
     assert difference(trained(made(PLANS[plan])), plain) < FLOAT32

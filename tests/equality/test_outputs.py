@@ -95,6 +95,14 @@ def one_number():
     return keras.Model(inputs, keras.ops.sum(L.Dense(3)(L.Dense(5)(inputs)), axis=-1))
 
 
+def masked():
+    return keras.Sequential([keras.Input((3, 4)), L.Masking(), L.Dense(2)])
+
+
+def mean_error(y_true, y_pred):
+    return keras.ops.mean(keras.ops.square(y_true - y_pred))
+
+
 class RunningMean(L.Layer):
     """Takes off the mean that it has just updated, through which Keras gives no gradient."""
 
@@ -161,7 +169,7 @@ LOSSES_AND_METRICS = {
         numbers(4),
         numbers(3),
         lambda: {
-            "loss": keras.losses.CosineSimilarity(axis=-2),
+            "loss": keras.losses.CosineSimilarity(axis=-2, reduction=None),
             "metrics": [keras.metrics.CosineSimilarity(axis=-2, name="metric")],
         },
         {"replicas": 2},
@@ -179,6 +187,13 @@ LOSSES_AND_METRICS = {
         numbers(),
         lambda: {"loss": keras.losses.CategoricalHinge(), "metrics": [keras.metrics.CosineSimilarity()]},
         {"replicas": 2},
+    ),
+    "one_number_of_a_mask": (
+        masked,
+        np.where(np.arange(ROWS * 3).reshape(ROWS, 3, 1) % 4 > 1, numbers(3, 4), 0.0),
+        numbers(3, 2),
+        lambda: {"loss": mean_error},
+        {"replicas": 2, "microbatches": 2},
     ),
     "assigned_in_call": (with_running_mean, numbers(4), numbers(3), lambda: {"loss": "mse"}, {"replicas": 1}),
     "adafactor_compiled": (

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kparallel.compat.tensors import set_mask
 from kparallel.errors import DataError, ModelError
 from kparallel.loss.term import is_batch_coupled, loss_term, row_mean
 
@@ -13,11 +14,13 @@ Y, P, W = RNG.normal(size=(7, 3)), RNG.normal(size=(7, 3)), RNG.uniform(size=7)
 SHARES = [slice(0, 4), slice(4, 5), slice(5, 7)]
 
 
-def total(terms):
-    """Put terms of shares together as the step does: factors follow from the summed statistics."""
+def total(terms, kind=1):
+    """Put terms of shares together as the step does: factors follow from the summed statistics.
+
+    The value is the reported one by default, the one that is differentiated for a kind of 0.
+    """
     statistics = [tf.add_n(list(each)) for each in zip(*(term.statistics for term in terms), strict=True)]
-    _, reported = terms[0].factors(statistics)
-    return float(reported) * sum(float(term.numerator) for term in terms)
+    return float(terms[0].factors(statistics)[kind]) * sum(float(term.numerator) for term in terms)
 
 
 @pytest.mark.parametrize("weights", [None, W])
@@ -36,6 +39,37 @@ def test_a_scalar_of_each_share_is_a_mean_of_its_rows():
     values = [tf.constant(float(np.mean(W[rows])), tf.float64) for rows in SHARES]
     terms = [row_mean(value, len(W[rows])) for value, rows in zip(values, SHARES, strict=True)]
     assert total(terms) == pytest.approx(np.mean(W), rel=1e-12)
+
+
+MASK = RNG.uniform(size=(7, 3)) > 0.4
+
+
+def masked(rows, is_masked):
+    values = tf.constant(P[rows])
+    if is_masked:
+        set_mask(values, tf.constant(MASK[rows]))
+    return values
+
+
+@pytest.mark.parametrize("is_masked", [False, True])
+@pytest.mark.parametrize("weights", [None, np.broadcast_to(W[:, None], (7, 3))])
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "mean_with_sample_weight", None])
+def test_a_scalar_meets_weights_and_masks_as_in_plain_keras(reduction, weights, is_masked):
+    class Scalar(keras.losses.Loss):
+        def call(self, y_true, y_pred):
+            return keras.ops.mean(keras.ops.square(y_true - y_pred))
+
+    loss = Scalar(reduction=reduction, dtype="float64")
+    terms = [
+        loss_term(
+            loss, Y[rows], masked(rows, is_masked), None if weights is None else weights[rows], len(Y[rows]), "mean", 7
+        )
+        for rows in SHARES
+    ]
+    whole = loss(Y, masked(slice(None), is_masked), weights)
+    # Keras differentiates the sum of what is not reduced, and logs the mean.
+    assert total(terms) == pytest.approx(float(tf.reduce_mean(whole)), rel=1e-12)
+    assert total(terms, 0) == pytest.approx(float(tf.reduce_sum(whole)), rel=1e-12)
 
 
 def test_losses_that_compare_rows_need_the_whole_batch():

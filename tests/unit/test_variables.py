@@ -98,6 +98,17 @@ def test_an_owner_writes_once_the_slots_are_together(made):
     assert slots._group.owners == [[0, 1]] and kernel.numpy().sum() == 6
 
 
+def test_an_owner_asks_as_the_others_do_where_all_run_the_same_hook(made):
+    """Else it would go on to a prediction, whose collectives wait for the others, which wait for its answer."""
+    slots, (kernel, _), _ = made
+    slots.release()
+    with slots.asking(slots.gather):
+        assert kernel.numpy().sum() == 0
+        assert not slots.is_apart
+        kernel.numpy()
+    assert slots._group.owners == [[0, 1]]  # Once.
+
+
 def test_a_function_may_not_keep_a_copy(made):
     slots, (_, bias), _ = made
     with pytest.raises(ValueError, match="outside of every tf.function"):  # TensorFlow says it in an error of its own.
