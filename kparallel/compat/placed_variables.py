@@ -27,7 +27,7 @@ def _writing_all(name: str) -> Callable[..., Any]:
             return getattr(self._get_on_device_or_primary(), name)(value, *args, **kwargs)
         if self._by_replica():
             return inherited(self, value, *args, **kwargs)
-        self._before_write()
+        self.before_write()
         # Converted once, so that all copies get one value, also from a function that draws at random.
         if not isinstance(value, tf.IndexedSlices):
             value = tf.convert_to_tensor(value, self.dtype)
@@ -62,7 +62,7 @@ class PlacedVariable(MirroredVariable):  # type: ignore[misc]
         """Return the copies that are written where no replica is at work, the first of which is read."""
         return tuple(self.values)
 
-    def _before_write(self) -> None:
+    def before_write(self) -> None:
         """Is called before all copies are written."""
 
     assign = _writing_all("assign")
@@ -144,8 +144,8 @@ class BroughtVariable(PlacedVariable):
     def _outside(self) -> tuple[tf.Variable, ...]:
         return tuple(self.between.values)
 
-    def _before_write(self) -> None:
-        self.between._before_write()
+    def before_write(self) -> None:
+        self.between.before_write()
 
 
 class VariableAccess(abc.ABC):
@@ -245,7 +245,7 @@ class VariableOfWorkers(SingleCopyVariable):
         """The copy of the owner, or one of the value where all have come together; else none. A step may use it."""
         return self._held or ()
 
-    def _before_write(self) -> None:
+    def before_write(self) -> None:
         if tf.executing_eagerly():  # In a step the owner's worker writes.
             self.owner.access.before_write(self)
 
