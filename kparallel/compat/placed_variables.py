@@ -27,11 +27,11 @@ def _writing_all(name: str) -> Callable[..., Any]:
             return getattr(self._get_on_device_or_primary(), name)(value, *args, **kwargs)
         if self._by_replica():
             return inherited(self, value, *args, **kwargs)
-        self._before_write()
+        self.before_write()
         # Converted once, so that all copies get one value, also from a function that draws at random.
         if not isinstance(value, tf.IndexedSlices):
             value = tf.convert_to_tensor(value, self.dtype)
-        return [getattr(each, name)(value, *args, **kwargs) for each in self.values][0]
+        return [getattr(each, name)(value, *args, **kwargs) for each in self._outside()][0]
 
     return write
 
@@ -58,7 +58,11 @@ class PlacedVariable(MirroredVariable):  # type: ignore[misc]
         """Tell whether the replica that is at work decides which copy is read and written."""
         return bool(tf.distribute.has_strategy())
 
-    def _before_write(self) -> None:
+    def _outside(self) -> tuple[tf.Variable, ...]:
+        """Return the copies that are written where no replica is at work, the first of which is read."""
+        return tuple(self.values)
+
+    def before_write(self) -> None:
         """Is called before all copies are written."""
 
     assign = _writing_all("assign")
@@ -73,37 +77,37 @@ class PlacedVariable(MirroredVariable):  # type: ignore[misc]
     scatter_update = _writing_all("scatter_update")
 
     def _get(self) -> Any:
-        return super()._get() if self._by_replica() else self.values[0]
+        return super()._get() if self._by_replica() else self._outside()[0]
 
     def _get_on_device_or_primary(self) -> Any:
-        return super()._get_on_device_or_primary() if self._by_replica() else self.values[0]
+        return super()._get_on_device_or_primary() if self._by_replica() else self._outside()[0]
 
     @property
     def handle(self) -> Any:
         """The resource that holds the value."""
-        return super().handle if self._by_replica() else self.values[0].handle
+        return super().handle if self._by_replica() else self._outside()[0].handle
 
     def read_value(self) -> Any:
         """Return the value as a tensor."""
-        return super().read_value() if self._by_replica() else self.values[0].read_value()
+        return super().read_value() if self._by_replica() else self._outside()[0].read_value()
 
     def __array__(self, dtype: Any = None) -> Any:
-        return self.values[0].__array__(dtype)
+        return self._outside()[0].__array__(dtype)
 
     def __int__(self) -> int:
-        return int(self.values[0])
+        return int(self._outside()[0])
 
     def __float__(self) -> float:
-        return float(self.values[0])
+        return float(self._outside()[0])
 
     def __bool__(self) -> bool:
-        return bool(self.values[0])
+        return bool(self._outside()[0])
 
     def __complex__(self) -> complex:
-        return complex(self.values[0])
+        return complex(self._outside()[0])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return copy.deepcopy(self.values[0], memo)
+        return copy.deepcopy(self._outside()[0], memo)
 
 
 class SingleCopyVariable(PlacedVariable):
@@ -118,6 +122,30 @@ class SingleCopyVariable(PlacedVariable):
 
     def _by_replica(self) -> bool:
         return False
+
+
+class BroughtVariable(PlacedVariable):
+    """A weight with a copy on each replica while a step runs, that its owner alone holds between steps.
+
+    Other threads, as one that makes a checkpoint ready, see it as it is between steps.
+
+    Args:
+        strategy: The strategy in whose steps it is used.
+        copies: One variable for each replica of this process.
+        between: What the weight is between steps.
+    """
+
+    def __init__(
+        self, strategy: tf.distribute.Strategy, copies: Sequence[tf.Variable], between: SingleCopyVariable
+    ) -> None:
+        self.between = between
+        super().__init__(strategy, copies)
+
+    def _outside(self) -> tuple[tf.Variable, ...]:
+        return tuple(self.between.values)
+
+    def before_write(self) -> None:
+        self.between.before_write()
 
 
 class VariableAccess(abc.ABC):
@@ -217,7 +245,7 @@ class VariableOfWorkers(SingleCopyVariable):
         """The copy of the owner, or one of the value where all have come together; else none. A step may use it."""
         return self._held or ()
 
-    def _before_write(self) -> None:
+    def before_write(self) -> None:
         if tf.executing_eagerly():  # In a step the owner's worker writes.
             self.owner.access.before_write(self)
 

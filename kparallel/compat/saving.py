@@ -14,7 +14,7 @@ from keras.src.saving import saving_lib
 from kparallel.checkpoint.hdf5_file import Hdf5File
 from kparallel.compat.functions import traced
 from kparallel.compat.optimizers import optimizers_in
-from kparallel.compat.variables import variable_of_workers
+from kparallel.compat.variables import is_of_workers_between_steps
 
 __all__: list[str] = []
 
@@ -83,7 +83,7 @@ class WeightFile:
         """Make the one call by which later captures of the same variables read them. Nothing is captured meanwhile."""
         # Slots that other workers hold between steps come together where they are read, one by one.
         everything = [*(entry.value for entry in self._plan if _is_variable(entry)), *self._rest]
-        if self._read is None and all(variable_of_workers(variable) is None for variable in everything):
+        if self._read is None and not any(map(is_of_workers_between_steps, everything)):
             self._read = traced(self._values).get_concrete_function()
 
     def _values(self) -> list[tf.Tensor]:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tensorflow.python.ops.resource_variable_ops import UninitializedVariable
 
 from kparallel.compat.placed_variables import (
+    BroughtVariable,
     PlacedVariable,
     SingleCopyVariable,
     VariableOfWorkers,
@@ -152,6 +153,12 @@ def variable_of_workers(variable: keras.Variable) -> VariableOfWorkers | None:
     return variable._value if isinstance(variable._value, VariableOfWorkers) else None
 
 
+def is_of_workers_between_steps(variable: keras.Variable) -> bool:
+    """Tell whether the workers share a variable out between steps, also while one runs in another thread."""
+    value = variable._value
+    return isinstance(value.between if isinstance(value, BroughtVariable) else value, VariableOfWorkers)
+
+
 def copies_of(variable: keras.Variable) -> tuple[tf.Variable, ...]:
     """Return the copies of a placed variable on this process's devices, in the order of the replicas."""
     owned = variable_of_workers(variable)
@@ -217,7 +224,7 @@ def copies_beside_owner(variable: keras.Variable, devices: Sequence[str], owner:
             empty_copy(empty)
         empty._unique_id = placed._unique_id  # By which optimizers know a weight.
         copies.append(empty)
-    found = PlacedVariable(placed.distribute_strategy, copies)
+    found = BroughtVariable(placed.distribute_strategy, copies, placed)
     for copy in held:
         set_container(copy, placed)  # Until the copies take its place.
     return found

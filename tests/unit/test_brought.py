@@ -34,10 +34,12 @@ def test_copies_are_full_in_a_step_and_empty_behind_it(compiled):
     owners = owners_of(model, runtime)
     brought = BroughtWeights(model.weights, owners, runtime.placement)
     weights, before = model.trainable_weights, [weight.numpy() for weight in model.trainable_weights]
-    seen = []
+    seen, meanwhile = [], []
 
     def step():
         with brought.in_place():
+            # As a thread sees them that makes a checkpoint ready meanwhile.
+            meanwhile.append([weight.value.handle for weight in weights])
             brought.bring(runtime.strategy)
             assert not any(map(has_single_copy, weights))
             seen.append([copies_of(weight) for weight in weights])
@@ -47,6 +49,7 @@ def test_copies_are_full_in_a_step_and_empty_behind_it(compiled):
         return [runtime.strategy.experimental_local_results(value) for value in values]
 
     values = (traced(step) if compiled else step)()
+    assert all(handle is weight.value.handle for handle, weight in zip(meanwhile[0], weights, strict=True))
     for of_replicas, value in zip(values, before, strict=True):
         np.testing.assert_array_equal([each.numpy() for each in of_replicas], [value, value])
     for weight, value, copies in zip(weights, before, seen[0], strict=True):
