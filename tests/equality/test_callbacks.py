@@ -159,7 +159,7 @@ class Interrupted(Exception):
 
 
 class Interrupt(C.Callback):
-    """Ends training in an epoch, after some batches of it."""
+    """Ends training in an epoch, behind one of its batches and all that callbacks do after it."""
 
     def __init__(self, epoch, batch):
         super().__init__()
@@ -168,8 +168,8 @@ class Interrupt(C.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
 
-    def on_train_batch_end(self, batch, logs=None):
-        if (self.epoch, batch) == self.at:
+    def on_train_batch_begin(self, batch, logs=None):
+        if (self.epoch, batch - 1) == self.at:
             raise Interrupted
 
 
