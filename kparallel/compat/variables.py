@@ -1,12 +1,10 @@
 """Moves Keras variables to the devices of a column, and tells where they lie."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
-from tensorflow.python.ops.resource_variable_ops import UninitializedVariable
 
 from kparallel.compat.placed_variables import (
     BroughtVariable,
@@ -60,7 +58,7 @@ def place_variable(
         # A copy that lies on the device already stays the same object: it may be captured by functions traced before.
         same = next((each for each in former if own_device(each.device, device)), None)
         if same is None:
-            same = _copy_on(device, value, like=former[0])
+            same = copy_on(device, value, like=former[0])
         # In a cluster the chief's value counts, also for a copy that stays.
         elif value is not former[0]:
             same.assign(value)
@@ -75,7 +73,7 @@ def place_variable(
     return old
 
 
-def _copy_on(device: str, value: Any, like: tf.Variable) -> tf.Variable:
+def copy_on(device: str, value: Any, like: tf.Variable) -> tf.Variable:
     """Return a new variable of a value on a device, of the kind and name of another one."""
     # The whole name, with the layer's: by it Keras finds the weights that a decay leaves out.
     name = like.name.split(":")[0]
@@ -135,7 +133,7 @@ def gather_variable(variable: keras.Variable, device: str) -> None:
     placed = variable._value
     single = next((each for each in placed.values if own_device(each.device, device)), None)
     if single is None:
-        single = _copy_on(device, placed.values[0], like=placed.values[0])
+        single = copy_on(device, placed.values[0], like=placed.values[0])
     single._unique_id = placed._unique_id
     _note_left(placed.values, [single])
     set_container(single, None)
@@ -183,53 +181,6 @@ def has_copy_on(variable: keras.Variable, device: str) -> bool:
     return any(own_device(each.device, device) for each in copies_of(variable))
 
 
-@contextmanager
-def one_copy_each(chosen: Sequence[tuple[keras.Variable, int]]) -> Iterator[None]:
-    """Let placed Keras variables be one of their copies each: an ordinary variable on that copy's device.
-
-    Args:
-        chosen: Each variable with the index of its copy.
-    """
-    # The Keras variable stays; only what it holds is exchanged for a while.
-    placed = [(variable, variable._value) for variable, _ in chosen]
-    for variable, index in chosen:
-        variable._value = copies_of(variable)[index]
-    try:
-        yield
-    finally:
-        for variable, value in placed:
-            variable._value = value
-
-
-def copies_beside_owner(variable: keras.Variable, devices: Sequence[str], owner: int) -> PlacedVariable:
-    """Return what has a copy of a weight on each device of a column, for a weight that its owner alone holds.
-
-    The owner's copy is the one that there is. The others are empty, and take no memory, until they are filled.
-
-    Args:
-        variable: The weight.
-        devices: The column: a device for each replica of this process.
-        owner: The index of the owner's in `devices`; another worker has it where there is none of that index.
-    """
-    placed = variable._value
-    owned = variable_of_workers(variable)
-    held = placed.values if owned is None else owned.local_copies
-    copies = []
-    for index, device in enumerate(devices):
-        if index == owner:
-            copies.append(held[0])
-            continue
-        with tf.init_scope():  # A loop of one's own makes the call while it is traced.
-            empty = _copy_on(device, tf.zeros(placed.shape, placed.dtype), like=placed)
-            empty_copy(empty)
-        empty._unique_id = placed._unique_id  # By which optimizers know a weight.
-        copies.append(empty)
-    found = BroughtVariable(placed.distribute_strategy, copies, placed)
-    for copy in held:
-        set_container(copy, placed)  # Until the copies take its place.
-    return found
-
-
 def fill_copy(copy: tf.Variable, value: tf.Tensor) -> None:
     """Give a copy a value, also one that is empty."""
     # `assign` compares the value's shape with that of what the copy holds, which is empty.
@@ -241,55 +192,6 @@ def empty_copy(copy: tf.Variable) -> None:
     # A graph would not take a value that is known to have another shape.
     nothing = tf.raw_ops.PlaceholderWithDefault(input=tf.zeros([0], copy.dtype), shape=tf.TensorShape(None))
     tf.raw_ops.AssignVariableOp(resource=copy.handle, value=nothing)
-
-
-@contextmanager
-def copies_in_place(chosen: Sequence[tuple[keras.Variable, PlacedVariable]]) -> Iterator[None]:
-    """Let Keras variables be others with a copy on each device for a while, as `copies_beside_owner` makes them."""
-    before = [(variable, variable._value) for variable, _ in chosen]
-    for variable, placed in chosen:
-        variable._value = placed
-        for copy in placed.values:
-            set_container(copy, placed)
-    try:
-        yield
-    finally:
-        for variable, value in before:
-            variable._value = value
-            owned = variable_of_workers(variable)
-            for copy in value.values if owned is None else owned.local_copies:
-                set_container(copy, value)
-
-
-@contextmanager
-def as_ordinary(variables: Sequence[keras.Variable], traces_alone: bool = False) -> Iterator[None]:
-    """Let variables that the workers share out be ordinary ones, where this worker has their values.
-
-    A function that reads them can then be traced. It keeps what they are now, so it must not run after later steps.
-
-    Args:
-        variables: They may be any.
-        traces_alone: Whether such a function never runs: variables whose values are elsewhere are then ordinary ones
-            without a value. Default False.
-    """
-    shared = [(variable, owned) for variable in variables if (owned := variable_of_workers(variable)) is not None]
-    missing = [(variable, owned) for variable, owned in shared if traces_alone and not owned.local_copies]
-    with one_copy_each([(variable, 0) for variable, owned in shared if owned.local_copies]):
-        for variable, owned in missing:
-            variable._value = _without_value(owned)
-        try:
-            yield
-        finally:
-            for variable, owned in missing:
-                variable._value = owned
-
-
-def _without_value(owned: VariableOfWorkers) -> tf.Variable:
-    """Return a variable that takes no memory, in the place of one that another worker holds."""
-    with tf.init_scope():
-        made = UninitializedVariable(shape=owned.shape, dtype=owned.dtype, name=owned.name.split(":")[0])
-    made._unique_id = owned._unique_id
-    return made
 
 
 def is_placed(

@@ -20,15 +20,8 @@ import tensorflow as tf
 
 from kparallel.compat.distribute import updates_without_devices
 from kparallel.compat.functions import traced
-from kparallel.compat.optimizers import (
-    optimizers_in,
-    own_optimizer,
-    slots_by_weight,
-    step_count,
-    updates_through,
-    updating_copies,
-    writing_anew,
-)
+from kparallel.compat.optimizers import optimizers_in, own_optimizer, slots_by_weight, step_count
+from kparallel.compat.updates import updates_through, updating_copies, writing_anew
 from kparallel.engine.python_state import PythonState
 from kparallel.engine.shared_function import NotShared, SharedFunction
 from kparallel.engine.shared_writes import refuse_shared_writes

@@ -16,8 +16,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.compat.copies import one_copy_each
 from kparallel.compat.distribute import one_replica_view
-from kparallel.compat.variables import copies_of, has_single_copy, one_copy_each
+from kparallel.compat.variables import copies_of, has_single_copy
 from kparallel.engine.colocate import colocate_with_inputs
 from kparallel.engine.optimizer_update import OptimizerUpdate
 

@@ -11,9 +11,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.compat.copies import as_ordinary
 from kparallel.compat.functions import traced
 from kparallel.compat.optimizers import is_keras_class, slots_by_weight, trained_by
-from kparallel.compat.variables import as_ordinary, copies_of, placed_value, resource_name
+from kparallel.compat.variables import copies_of, placed_value, resource_name
 from kparallel.engine.python_state import PythonState
 from kparallel.engine.shared_writes import written_handles
 from kparallel.errors import ModelError

@@ -17,16 +17,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.compat.copies import one_copy_each
 from kparallel.compat.distribute import one_replica_view
-from kparallel.compat.optimizers import (
-    accumulated,
-    as_with_all_gradients,
-    optimizers_in,
-    replaced_methods,
-    trained_by,
-    training_only,
-)
-from kparallel.compat.variables import copies_of, has_single_copy, one_copy_each
+from kparallel.compat.optimizers import accumulated, optimizers_in, replaced_methods, trained_by
+from kparallel.compat.updates import as_with_all_gradients, training_only
+from kparallel.compat.variables import copies_of, has_single_copy
 from kparallel.engine.colocate import colocate_with_inputs
 from kparallel.engine.optimizer_update import OptimizerUpdate
 from kparallel.engine.placement import Placement

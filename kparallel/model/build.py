@@ -4,8 +4,8 @@ from typing import Any
 
 import keras
 
+from kparallel.compat.copies import as_ordinary
 from kparallel.compat.training import build_layers, build_symbolically
-from kparallel.compat.variables import as_ordinary
 from kparallel.model.runtime import Runtime
 from kparallel.model.takeover import take_over
 from kparallel.model_variables import variables_of

@@ -18,9 +18,9 @@ from kparallel.engine.step import Step
 from kparallel.errors import DataError
 from kparallel.loss.term import as_scalar
 from kparallel.model.build import build_missing
+from kparallel.model.columns import owners_of
 from kparallel.model.loss_of_model import LossOfModel, may_need_the_model
 from kparallel.model.runtime import Runtime
-from kparallel.model.takeover import owners_of
 from kparallel.workers.fetch import Fetch, agree_on_end
 
 __all__: list[str] = []

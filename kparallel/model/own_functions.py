@@ -8,17 +8,18 @@ from typing import Any
 import tensorflow as tf
 
 from kparallel.comm.failures import translate_worker_loss
+from kparallel.compat.copies import as_ordinary
 from kparallel.compat.functions import traced
 from kparallel.compat.layers import flatten_layers
 from kparallel.compat.optimizers import only_built
 from kparallel.compat.steps import default_generator
-from kparallel.compat.variables import as_ordinary, variable_of_workers
+from kparallel.compat.variables import variable_of_workers
 from kparallel.data.share import RowCounts, row_count
 from kparallel.errors import ModelError
 from kparallel.model.build import place_new
+from kparallel.model.columns import owners_of
 from kparallel.model.functions import counts_of, first_share, over_batches, over_lists, tensors
 from kparallel.model.runtime import Runtime
-from kparallel.model.takeover import owners_of
 from kparallel.model.whole_batch import whole_batch
 from kparallel.model_variables import optimizers_of, variables_of
 from kparallel.ownstep.attributes import Attributes

@@ -10,16 +10,17 @@ from typing import Any
 import keras
 
 from kparallel.comm.failures import translate_worker_loss
+from kparallel.compat.copies import as_ordinary
 from kparallel.compat.data import epoch_batches
 from kparallel.compat.optimizers import own_optimizer
 from kparallel.compat.training import compile_arguments, forget_functions, record_jit
-from kparallel.compat.variables import as_ordinary
 from kparallel.data.batches import WholeBatchStrategy
 from kparallel.errors import ModelError
 from kparallel.model.arguments import named, takes
 from kparallel.model.auto_shard import keep_whole, with_shard
 from kparallel.model.build import build_missing, place_new
 from kparallel.model.call_data import adapted, check_call
+from kparallel.model.columns import owners_of
 from kparallel.model.first_batch import FirstBatch
 from kparallel.model.functions import first_share, predict_function, step_function, tensors
 from kparallel.model.overrides import check_overrides, check_steps, has_own
@@ -31,7 +32,7 @@ from kparallel.model.own_functions import (
     whole_step,
 )
 from kparallel.model.runtime import Runtime
-from kparallel.model.takeover import give_back, owners_of, take_over
+from kparallel.model.takeover import give_back, take_over
 from kparallel.ownstep.loop import LoopStrategy
 from kparallel.planning.plan import Plan
 from kparallel.resume.notice import notices_end

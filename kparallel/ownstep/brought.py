@@ -18,16 +18,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.compat.copies import copies_beside_owner, copies_in_place
 from kparallel.compat.placed_variables import PlacedVariable
-from kparallel.compat.variables import (
-    copies_beside_owner,
-    copies_in_place,
-    copies_of,
-    empty_copy,
-    fill_copy,
-    has_single_copy,
-    placed_value,
-)
+from kparallel.compat.variables import copies_of, empty_copy, fill_copy, has_single_copy, placed_value
 from kparallel.engine.placement import Placement
 
 __all__: list[str] = []

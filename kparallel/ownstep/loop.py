@@ -16,9 +16,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kparallel.compat.copies import as_ordinary
 from kparallel.compat.functions import outermost, traced
 from kparallel.compat.steps import converted, default_generator, noting_updates, running
-from kparallel.compat.variables import as_ordinary, has_single_copy, place_variable, placed_value
+from kparallel.compat.variables import has_single_copy, place_variable, placed_value
 from kparallel.engine.placement import Placement
 from kparallel.errors import ModelError
 from kparallel.model_variables import variables_of

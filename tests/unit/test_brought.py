@@ -8,7 +8,7 @@ import tensorflow as tf
 import kparallel
 from kparallel.compat.functions import traced
 from kparallel.compat.variables import copies_of, has_single_copy
-from kparallel.model.takeover import owners_of
+from kparallel.model.columns import owners_of
 from kparallel.ownstep.brought import BroughtWeights
 from tests.assertions import doubles
 from tests.pairs import seeded

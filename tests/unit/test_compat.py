@@ -28,6 +28,7 @@ from kparallel.compat.callbacks import (
     set_best_weights,
     set_counted,
 )
+from kparallel.compat.copies import one_copy_each
 from kparallel.compat.data import epoch_batches, rows_of_arrays, shuffles_by_epoch
 from kparallel.compat.distribute import (
     CollectiveReducer,
@@ -58,7 +59,6 @@ from kparallel.compat.losses import metrics_inside
 from kparallel.compat.memory import gpu_memory
 from kparallel.compat.optimizers import (
     accumulated,
-    as_with_all_gradients,
     learning_rates,
     made_outside,
     only_built,
@@ -68,9 +68,6 @@ from kparallel.compat.optimizers import (
     slots_by_weight,
     step_count,
     trained_by,
-    training_only,
-    updating_copies,
-    writing_anew,
 )
 from kparallel.compat.placed_variables import PlacedVariable
 from kparallel.compat.profiler import XSpace, read_profile, start_profiler, wall_clock
@@ -89,6 +86,7 @@ from kparallel.compat.steps import (
 )
 from kparallel.compat.tensors import keras_mask, set_mask
 from kparallel.compat.training import build_layers, renew_functions, resume_at, resumed_epoch, trainer_metrics
+from kparallel.compat.updates import as_with_all_gradients, training_only, updating_copies, writing_anew
 from kparallel.compat.variables import (
     assign_directly,
     copies_beside,
@@ -97,7 +95,6 @@ from kparallel.compat.variables import (
     has_single_copy,
     is_copy,
     is_placed,
-    one_copy_each,
     place_variable,
     placed_value,
     resource_name,

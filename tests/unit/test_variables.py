@@ -10,9 +10,10 @@ import pytest
 import tensorflow as tf
 
 from kparallel.comm.group import WorkerGroup
+from kparallel.compat.copies import as_ordinary
 from kparallel.compat.distribute import mirrored
 from kparallel.compat.placed_variables import VariableOwner
-from kparallel.compat.variables import as_ordinary, copies_of, place_variable, variable_of_workers
+from kparallel.compat.variables import copies_of, place_variable, variable_of_workers
 from kparallel.errors import ModelError, WorkerError
 from kparallel.workers.variables import VariablesOfWorkers, bring_together
 
