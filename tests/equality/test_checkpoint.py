@@ -302,7 +302,7 @@ def test_a_checkpoint_resumes_under_another_plan_and_loads_in_plain_keras(tmp_pa
     plain = kparallel.unwrap(start(replicas=1))
     plain.optimizer.build(plain.trainable_variables)
     plain.load_weights(newest / "model.weights.h5")
-    assert 6 < int(plain.optimizer.iterations) <= 6 + 4
+    assert 6 <= int(plain.optimizer.iterations) <= 6 + 4  # A write that takes long lets the next ones wait.
     model = start(replicas=1)
     fit(model, "arrays", Checkpoint(tmp_path))
     assert int(model.optimizer.iterations) == 6 * EPOCHS
