@@ -86,7 +86,7 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
             owners = partial(owners_of, self, runtime)
             place, whole = partial(place_new, self, runtime), partial(keep_whole, self, runtime)
             shared = runtime.shared_out
-            release = None if shared is None else shared.release
+            release = None if shared is None else shared.release_in_graph
             runtime.loop = LoopStrategy(
                 self, runtime.strategy, runtime.placement, place, runtime.draws, owners, whole, release
             )
