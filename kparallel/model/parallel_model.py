@@ -88,7 +88,15 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
             shared = runtime.shared_out
             release = None if shared is None else shared.release_in_graph
             runtime.loop = LoopStrategy(
-                self, runtime.strategy, runtime.placement, place, runtime.draws, owners, whole, release
+                self,
+                runtime.strategy,
+                runtime.placement,
+                place,
+                runtime.draws,
+                owners,
+                whole,
+                release,
+                runtime.plan.shard,
             )
         return runtime.loop
 

@@ -180,7 +180,8 @@ def bring_together(model: keras.Model) -> None:
     """Give every worker the optimizer's slots, and with `shard="weights"` the weights, that the workers share out.
 
     Call it on all workers in a training loop of your own, before one of them saves the model or reads a slot: between
-    the steps of a loop each slot is on one worker alone, and a read raises. The next update drops what others own.
+    the steps of a loop each slot is on one worker alone, and a read raises. The next update drops what others own,
+    with `shard="weights"` the next call of `strategy.run`.
     After `fit` and `train_on_batch` it does nothing, nor on one machine, nor for a model that is not wrapped. It waits
     for all workers, and says so on stderr after ten seconds.
 

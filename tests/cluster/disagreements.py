@@ -768,9 +768,47 @@ def one_weight_of_a_step_of_ones_own(worker):
     fit(model)
 
 
-@raises("ModelError", "with shard='weights' over several workers, received a loop of one's own")
-def own_loop_with_weights_shared_out(worker):
+@raises("ModelError", "strategy.run inside a tf.function with shard='weights' over several workers")
+def eager_loop_with_weights_shared_out(worker):
     net(shard="weights").distribute_strategy.run(lambda: None)
+
+
+def read_or_not(model):
+    try:
+        return [weight.tolist() for weight in model.get_weights()]
+    except kparallel.errors.ModelError:
+        return "refused"
+
+
+@returns(lambda one, other: one[1:] == other[1:] and [one[0], other[0]] == ["refused"] * 2 and one[1] != one[2])
+def weights_brought_together_in_a_loop(worker):
+    """Behind each step they are apart until all workers bring them together, as behind a function without updates."""
+    model = net(optimizer="adam", shard="weights")
+    step = stepping(model)
+    step()
+    found = [read_or_not(model)]
+    kparallel.bring_together(model)
+    found.append(read_or_not(model))
+    step()
+    model.train_on_batch(X, Y)
+    found.append(read_or_not(model))
+    strategy = model.distribute_strategy
+    outputs = tf.function(lambda: strategy.run(lambda: model(X)))()
+    assert read_or_not(model) == "refused"
+    kparallel.bring_together(model)
+    assert read_or_not(model) == found[-1]
+    np.testing.assert_allclose(strategy.experimental_local_results(outputs)[0], model(X), atol=1e-6)
+    return found
+
+
+@raises("WorkerError", "written on every worker alike before a loop's step, received writes on worker 1 alone")
+def weights_written_by_one_in_a_loop(worker):
+    model = net(optimizer="adam", shard="weights")
+    step = stepping(model)
+    if worker.index:
+        zero_weights(model)
+    step()
+    kparallel.bring_together(model)
 
 
 @raises("ModelError", "test_step to leave weights as they are with shard='weights' over several workers, received one")
