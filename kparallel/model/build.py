@@ -34,7 +34,8 @@ def build_missing(model: keras.Model, runtime: Runtime, data_batch: Any, inputs_
         data_batch: Tensors or specs.
         inputs_only: Whether to build layers alone: neither loss nor optimizer can be built without targets.
     """
-    with as_ordinary(variables_of(model)):  # Keras traces what it builds.
+    # Keras traces what it builds. Behind a loop of one's own other workers may hold some weights.
+    with as_ordinary(variables_of(model), traces_alone=True):
         if inputs_only:
             build_layers(model, data_batch)
         else:

@@ -87,9 +87,17 @@ class ParallelModel(keras.Model):  # type: ignore[misc]
             owners = partial(owners_of, self, runtime)
             place, whole = partial(place_new, self, runtime), partial(keep_whole, self, runtime)
             shared = runtime.shared_out
-            release = None if shared is None else shared.release
+            release = None if shared is None else shared.release_in_graph
             runtime.loop = LoopStrategy(
-                self, runtime.strategy, runtime.placement, place, runtime.draws, owners, whole, release
+                self,
+                runtime.strategy,
+                runtime.placement,
+                place,
+                runtime.draws,
+                owners,
+                whole,
+                release,
+                runtime.plan.shard,
             )
         return runtime.loop
 

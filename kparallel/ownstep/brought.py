@@ -46,6 +46,11 @@ class BroughtWeights:
             for weight, owner in zip(alone, self._owners, strict=True)
         ]
 
+    @property
+    def shard(self) -> str:
+        """What the owners hold, as a plan names it: `"weights"`, or the slots alone."""
+        return "weights" if self._copies else "optimizer"
+
     def are_of(self, variables: Sequence[keras.Variable], owners: Mapping[int, int]) -> bool:
         """Tell whether these are the weights of a step that may use some variables, and lie where they lay."""
         alone = _alone(variables, owners)

@@ -19,7 +19,7 @@ import tensorflow as tf
 from kparallel.compat.copies import as_ordinary
 from kparallel.compat.functions import outermost, traced
 from kparallel.compat.steps import converted, default_generator, noting_updates, running
-from kparallel.compat.variables import has_single_copy, place_variable, placed_value
+from kparallel.compat.variables import place_variable, placed_value
 from kparallel.engine.placement import Placement
 from kparallel.errors import ModelError
 from kparallel.model_variables import variables_of
@@ -43,7 +43,8 @@ class LoopStrategy:
         draws: Gives what Keras's random functions draw from that are given no seed, with a copy on each replica.
         owners: Gives, by the id of a weight, the replica that updates it; None where each updates its own copies.
         keep_whole: Lets each replica update its own copies from now on, unless the user has said something else.
-        release: Drops, whenever a loop updates, the slots that other workers hold; None where workers share none out.
+        release: Drops, whenever a loop runs, what other workers hold; None where workers share nothing out.
+        shard: What the replicas share out: `"optimizer"`, `"weights"` or None.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class LoopStrategy:
         owners: Callable[[], Mapping[int, int] | None],
         keep_whole: Callable[[], None],
         release: Callable[[], None] | None = None,
+        shard: str | None = None,
     ) -> None:
         self._model = model
         self._strategy = strategy
@@ -65,6 +67,7 @@ class LoopStrategy:
         self._owners = owners
         self._keep_whole = keep_whole
         self._release = release
+        self._shard = shard
         self._optimizers: dict[int, Any] = {}  # What loops have been found to use, by id, beside what the model holds.
         self._metrics: dict[int, keras.metrics.Metric] = {}
         self._variables: dict[int, keras.Variable] = {}
@@ -87,16 +90,10 @@ class LoopStrategy:
             What the function returned on each replica.
         """
         kwargs = kwargs or {}
-        apart = any(has_single_copy(weight) for weight in self._model.trainable_variables)
-        if apart and not self._placement.group.is_single:
-            raise ModelError(
-                "Expected fit or train_on_batch with shard='weights' over several workers, received a loop of one's "
-                "own, which may read weights that another worker holds. Say shard='optimizer'."
-            )
         if self._release is not None and tf.executing_eagerly():
             raise ModelError(
-                "Expected strategy.run inside a tf.function with shard='optimizer' over several workers, received a "
-                "call outside of every one. Decorate the function that calls it with tf.function, or say shard=None."
+                f"Expected strategy.run inside a tf.function with shard={self._shard!r} over several workers, received "
+                "a call outside of every one. Decorate the function that calls it with tf.function, or say shard=None."
             )
         # A function that is defined inside a loop is a new object each time, with the same code.
         key = getattr(fn, "__code__", fn)
@@ -215,7 +212,12 @@ class _Loop(OwnStep):
 
     def _apply(self, optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
         super()._apply(optimizer, gradients, variables)
-        if self._release is not None and id(optimizer) in self._shared_out:
+        if id(optimizer) in self._shared_out and self._brought.shard != "weights":
+            self._release_others()
+
+    def _release_others(self) -> None:
+        """Let the graph drop what other workers hold."""
+        if self._release is not None:
             # No Python of the loop may run when it steps again: what is traced here says so each time.
             with tf.device("CPU:0"):
                 tf.py_function(self._release, [], [])
@@ -259,6 +261,8 @@ class _Loop(OwnStep):
             self._shift_seeds(index, -1)
             return result
 
+        if self._brought.shard == "weights":
+            self._release_others()  # Any function may write weights, of which the owner's copy stays.
         with self._observed(strategy):
             return strategy.run(one, args=args, kwargs=kwargs)
 

@@ -285,7 +285,8 @@ class OwnStep:
             named = {id(placed_value(variable)): variable for variable in self._held.variables}
             weights = [named.get(id(variable), variable) for variable in variables]
             if id(optimizer) not in self._over_workers:
-                self._over_workers[id(optimizer)] = WorkersUpdate(update, optimizer, owners, placement)
+                shard = self._brought.shard
+                self._over_workers[id(optimizer)] = WorkersUpdate(update, optimizer, owners, placement, shard)
             replica = Replica.present(one_stage(self._model), placement, 1)
             self._over_workers[id(optimizer)].apply(gradients, weights, replica)
             return

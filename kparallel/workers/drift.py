@@ -48,32 +48,56 @@ def check_drift(group: WorkerGroup, model: keras.Model, read: BatchDigest) -> No
     _check_norms(weights, [answer["norms"] for answer in answers])
 
 
-def check_written(group: WorkerGroup, model: keras.Model, is_written: bool) -> None:
-    """Check that the workers have the same values of weights that they share out, before each drops the others'.
+def check_written(group: WorkerGroup, variables: Sequence[keras.Variable], is_written: bool) -> None:
+    """Check that the workers have the same values of what they share out, before each drops what others own.
 
     Args:
         group: The workers.
-        model: The wrapped model, its weights together.
+        variables: The weights and slots that they share out, all of them together; in one order on all workers.
         is_written: Whether one may have been written on this worker since they came together.
 
     Raises:
         WorkerError: The values differ.
     """
-    if not any(group.exchange("drops weights that other workers hold", is_written)):
+    if not any(group.exchange("drops what other workers hold", is_written)):
         return
-    weights = [weight for weight in model.weights if _is_floating(weight) and variable_of_workers(weight) is not None]
-    _check_norms(weights, group.exchange("compares weights", [_norm(weight) for weight in weights]))
+    norms = [_norm_of_any(variable) for variable in variables]
+    # Without an absolute tolerance: a slot may hold the squares of small gradients.
+    _check_norms(variables, group.exchange("compares what it holds", norms), least=0.0)
+
+
+def check_written_alike(group: WorkerGroup, is_written: bool) -> None:
+    """Check that the workers have written what they share out on all of them or on none, where values are dropped.
+
+    Args:
+        group: The workers.
+        is_written: Whether this worker has written a weight or slot that it has dropped since.
+
+    Raises:
+        WorkerError: Some workers alone have written.
+    """
+    wrote = group.exchange("has dropped what other workers hold", is_written)
+    if any(wrote) and not all(wrote):
+        listed = ", ".join(str(index) for index, each in enumerate(wrote) if each)
+        raise WorkerError(
+            "Expected weights and slots to be written on every worker alike before a loop's step, received writes "
+            f"on worker {listed} alone: of each the owner's value counted. Assign them on all workers."
+        )
 
 
 def _is_floating(weight: keras.Variable) -> bool:
     return bool(tf.as_dtype(weight.dtype).is_floating)
 
 
-def _check_norms(weights: Sequence[keras.Variable], of_workers: Sequence[Sequence[float]]) -> None:
-    """Compare the norms of weights, `[worker][weight]`."""
-    for weight, norms in zip(weights, zip(*of_workers, strict=True), strict=True):
-        if not _alike(norms):
-            _refuse(f"values of weight {weight.path!r}", [f"a norm of {norm:.6g}" for norm in norms])
+def _check_norms(
+    variables: Sequence[keras.Variable], of_workers: Sequence[Sequence[float]], least: float = 1e-10
+) -> None:
+    """Compare the norms of variables, `[worker][variable]`, of which differences up to `least` do not count."""
+    for variable, norms in zip(variables, zip(*of_workers, strict=True), strict=True):
+        if not _alike(norms, least):
+            owned = variable_of_workers(variable)
+            kind = "weight" if owned is None or owned.owner.is_weight else "slot"
+            _refuse(f"values of {kind} {variable.path!r}", [f"a norm of {norm:.6g}" for norm in norms])
 
 
 def _rate(model: keras.Model) -> float | None:
@@ -86,8 +110,13 @@ def _norm(weight: keras.Variable) -> float:
     return math.sqrt(2 * float(tf.nn.l2_loss(weight.value)))
 
 
-def _alike(numbers: Sequence[float]) -> bool:
-    return np.allclose(numbers[0], numbers, rtol=_DRIFT, atol=1e-10, equal_nan=True)
+def _norm_of_any(variable: keras.Variable) -> float:
+    """Return the norm of a variable of any dtype, also where the squares of its values are too small for it."""
+    return float(tf.norm(tf.cast(variable.value, tf.float64)))
+
+
+def _alike(numbers: Sequence[float], least: float = 1e-10) -> bool:
+    return np.allclose(numbers[0], numbers, rtol=_DRIFT, atol=least, equal_nan=True)
 
 
 def check_same_batch(read: BatchDigest, digests: list[str]) -> None:
@@ -113,6 +142,6 @@ def check_same_batch(read: BatchDigest, digests: list[str]) -> None:
 def _refuse(what: str, values: list[Any]) -> None:
     listed = "; ".join(f"worker {index}: {value}" for index, value in enumerate(values))
     raise WorkerError(
-        f"Expected the same {what} on all workers, received {listed}. Whatever sets weights or the learning rate, such "
-        "as a callback, has to do so on every worker alike."
+        f"Expected the same {what} on all workers, received {listed}. Whatever sets weights, slots of an optimizer or "
+        "the learning rate, such as a callback, has to do so on every worker alike."
     )

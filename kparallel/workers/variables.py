@@ -26,7 +26,7 @@ from kparallel.compat.variables import variable_of_workers
 from kparallel.errors import ModelError
 from kparallel.model_variables import variables_of
 from kparallel.workers.consistency import reminding
-from kparallel.workers.drift import check_written
+from kparallel.workers.drift import check_written, check_written_alike
 
 __all__: list[str] = []
 
@@ -50,6 +50,9 @@ class VariablesOfWorkers(VariableAccess):
         self._ask: Callable[[], None] | None = None
         self.is_apart = False  # The same on all workers.
         self._is_written = False  # Whether this worker has written into one since they came together.
+        # Whether it had, where a loop's step dropped what others own; None where none has done so since. On all workers
+        # it is None or none of them.
+        self._was_written: bool | None = None
 
     def belong_to(self, model: keras.Model) -> None:
         """Say which model has the variables."""
@@ -59,20 +62,33 @@ class VariablesOfWorkers(VariableAccess):
         self.is_apart = False  # A variable is on every worker when it is placed; the next step drops it.
 
     def release(self) -> None:
-        """Drop, before a step, what other workers hold.
+        """Drop, before a step, what other workers hold. All workers make the same call.
 
         Raises:
-            WorkerError: A weight was written, and not on all workers alike.
+            WorkerError: A weight or slot was written, and not on all workers alike.
         """
-        if self.is_apart:
-            return
-        self._check_written()
+        if not self.is_apart:
+            self._check_written()
+            self._drop()
+
+    def release_in_graph(self) -> None:
+        """Drop what other workers hold, where a graph runs: who has written into it is compared in `gather`."""
+        # No message may be sent here. It takes threads of TensorFlow's, of which the graph may have one, this one.
+        if not self.is_apart:
+            self._was_written, self._is_written = bool(self._was_written) or self._is_written, False
+            self._drop()
+
+    def _drop(self) -> None:
         for variable in self._variables():
             variable.release()
         self.is_apart = True
 
     def gather(self) -> None:
-        """Give every worker the values of all variables. All workers make the same call."""
+        """Give every worker the values of all variables. All workers make the same call.
+
+        Raises:
+            WorkerError: A weight or slot was written, and not on all workers alike.
+        """
         self._check_written()
         variables = self._variables()
         while variables:
@@ -88,11 +104,15 @@ class VariablesOfWorkers(VariableAccess):
         self.is_apart = False
 
     def _check_written(self) -> None:
-        """Compare weights that are together: what a worker has written into another one's weight is lost from here."""
+        """Compare what a worker has written into another one's variable, which is lost when that is dropped."""
+        was_written, self._was_written = self._was_written, None
+        if was_written is not None:
+            check_written_alike(self._group, was_written)
         model, is_written = self._model(), self._is_written
-        if self._shard == "weights" and model is not None and not self.is_apart:
+        if model is not None and not self.is_apart:
             self._is_written = False
-            check_written(self._group, model, is_written)
+            shared = [each for each in variables_of(model) if variable_of_workers(each) is not None]
+            check_written(self._group, shared, is_written)
 
     def gather_if_apart(self, what: str = "reads a checkpoint") -> None:
         """Give every worker the values of all variables, if one lacks some. All workers make the same call.
@@ -160,7 +180,8 @@ def bring_together(model: keras.Model) -> None:
     """Give every worker the optimizer's slots, and with `shard="weights"` the weights, that the workers share out.
 
     Call it on all workers in a training loop of your own, before one of them saves the model or reads a slot: between
-    the steps of a loop each slot is on one worker alone, and a read raises. The next update drops what others own.
+    the steps of a loop each slot is on one worker alone, and a read raises. The next update drops what others own,
+    with `shard="weights"` the next call of `strategy.run`.
     After `fit` and `train_on_batch` it does nothing, nor on one machine, nor for a model that is not wrapped. It waits
     for all workers, and says so on stderr after ten seconds.
 

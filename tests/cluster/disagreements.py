@@ -524,6 +524,29 @@ def slots_read_where_the_other_does_not_pass(worker):
     fit(net(optimizer="adam", shard="optimizer"), validation_data=(X[:4], Y[:4]), callbacks=[Reading()])
 
 
+def zero_slots(model):
+    for slot in slots_of(model):
+        slot.assign(0 * slot.value)
+
+
+SLOTS_DIFFER = raises("WorkerError", "same values of slot ")
+
+
+@SLOTS_DIFFER
+def slots_written_by_one(worker):
+    """In `fit`, after which all go on alike."""
+    fit(net(optimizer="adam", shard="optimizer"), callbacks=[on_one(worker, on_train_batch_end=zero_slots)])
+
+
+@SLOTS_DIFFER
+def slots_written_by_one_between_steps(worker):
+    model = net(optimizer="adam", shard="weights")
+    model.train_on_batch(X, Y)
+    if worker.index:
+        zero_slots(model)
+    model.train_on_batch(X, Y)
+
+
 @raises("ValueError", "to be read outside of every tf.function")
 def slots_read_in_a_function(worker):
     model = net(optimizer="adam", shard="optimizer")
@@ -607,6 +630,18 @@ def slots_brought_together_in_a_loop(worker):
     kparallel.bring_together(model)
     found.append(not refuses_to_read(model))
     return [*found, numbers_of(model)]
+
+
+@raises("WorkerError", "written on every worker alike before a loop's step, received writes on worker 1 alone")
+def slots_written_by_one_in_a_loop(worker):
+    model = net(optimizer="adam", shard="optimizer")
+    step = stepping(model)
+    step()
+    kparallel.bring_together(model)
+    if worker.index:
+        zero_slots(model)
+    step()
+    kparallel.bring_together(model)
 
 
 @returns(
@@ -719,9 +754,61 @@ def weights_read_in_a_step(worker):
     fit(model)
 
 
-@raises("ModelError", "with shard='weights' over several workers, received a loop of one's own")
-def own_loop_with_weights_shared_out(worker):
+@raises("PlanError", "for each of 2 workers with shard='weights', received 1 weights with a gradient")
+def one_weight_of_a_step_of_ones_own(worker):
+    class Own(keras.Sequential):
+        def train_step(self, data):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((self(data[0], training=True) - data[1]) ** 2)
+            self.optimizer.apply(tape.gradient(loss, self.trainable_weights), self.trainable_weights)
+            return {"loss": loss}
+
+    model = kparallel.wrap(Own([keras.Input((4,)), L.Dense(1, use_bias=False)]), shard="weights")
+    model.compile("adam")
+    fit(model)
+
+
+@raises("ModelError", "strategy.run inside a tf.function with shard='weights' over several workers")
+def eager_loop_with_weights_shared_out(worker):
     net(shard="weights").distribute_strategy.run(lambda: None)
+
+
+def read_or_not(model):
+    try:
+        return [weight.tolist() for weight in model.get_weights()]
+    except kparallel.errors.ModelError:
+        return "refused"
+
+
+@returns(lambda one, other: one[1:] == other[1:] and [one[0], other[0]] == ["refused"] * 2 and one[1] != one[2])
+def weights_brought_together_in_a_loop(worker):
+    """Behind each step they are apart until all workers bring them together, as behind a function without updates."""
+    model = net(optimizer="adam", shard="weights")
+    step = stepping(model)
+    step()
+    found = [read_or_not(model)]
+    kparallel.bring_together(model)
+    found.append(read_or_not(model))
+    step()
+    model.train_on_batch(X, Y)
+    found.append(read_or_not(model))
+    strategy = model.distribute_strategy
+    outputs = tf.function(lambda: strategy.run(lambda: model(X)))()
+    assert read_or_not(model) == "refused"
+    kparallel.bring_together(model)
+    assert read_or_not(model) == found[-1]
+    np.testing.assert_allclose(strategy.experimental_local_results(outputs)[0], model(X), atol=1e-6)
+    return found
+
+
+@raises("WorkerError", "written on every worker alike before a loop's step, received writes on worker 1 alone")
+def weights_written_by_one_in_a_loop(worker):
+    model = net(optimizer="adam", shard="weights")
+    step = stepping(model)
+    if worker.index:
+        zero_weights(model)
+    step()
+    kparallel.bring_together(model)
 
 
 @raises("ModelError", "test_step to leave weights as they are with shard='weights' over several workers, received one")

@@ -14,10 +14,12 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from kparallel.cluster import read_cluster
 
-# Loops with an optimizer that the workers share out; one that the model does not hold each of them updates alike.
+# Loops with an optimizer that the workers share out, in one with the weights too; an optimizer that the model does not
+# hold each of them updates alike.
 LOOPS = {
     "loop_shared_out": {},
     "loop_shared_out_beside": {"held": False},
+    "loop_shared_weights": {},
     "loop_shared_out_own": {},  # Of the user's own class; its update is looked into where slots are apart as well.
 }
 
@@ -42,8 +44,9 @@ def main(folder, *names):
         if name == "loop":
             results[name] = trained_in_a_loop(strategy)
         elif name in LOOPS:
+            held = "weights" if name == "loop_shared_weights" else "optimizer"
             own = {"kind": Heavy} if name.endswith("_own") else {}
-            results[name] = trained_in_a_loop(partial(strategy, shard="optimizer"), **LOOPS[name], **own)
+            results[name] = trained_in_a_loop(partial(strategy, shard=held), **LOOPS[name], **own)
         elif name == "own_rows":
             results[name] = trained_on_own_rows(cluster)
         elif name in RESUMED:

@@ -66,5 +66,7 @@ def test_the_same_weights_are_known_until_they_move():
     brought = BroughtWeights(model.weights, owners, runtime.placement)
     assert brought.are_of(model.weights, owners)
     assert not brought.are_of(model.weights[1:], owners)
+    assert brought.shard == "weights"
     kparallel.wrap(model, replicas=2, shard="optimizer")
     assert not brought.are_of(model.weights, owners)
+    assert BroughtWeights(model.weights, owners, runtime.placement).shard == "optimizer"

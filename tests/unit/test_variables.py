@@ -216,3 +216,60 @@ def test_bring_together_gives_what_others_hold_until_the_next_step(made, monkeyp
     slots.release()
     with pytest.raises(ModelError, match="while each slot is on one worker"):
         momentum.numpy()
+
+
+class Answering(Group):
+    """Worker 0 of two, of which worker 1 has written or not, and has what it is said to have in the place of slots."""
+
+    def __init__(self, written, norms):
+        super().__init__()
+        self._written, self._norms = written, norms
+
+    def exchange(self, doing, value):
+        return [value, self._norms if isinstance(value, list) else self._written]
+
+
+@pytest.mark.parametrize("call", [VariablesOfWorkers.release, VariablesOfWorkers.gather])
+def test_slots_that_one_worker_wrote_are_told_before_they_are_dropped(made, call):
+    slots, (kernel, bias), _ = made
+    slots._group = Answering(False, [0.0, 0.0])
+    bias.assign([3e-30, 4e-30])  # As small as the squares of gradients are.
+    with pytest.raises(
+        WorkerError, match="values of slot '.*bias.*' on all workers, received .* of 5e-30; .* of 0\\. "
+    ):
+        call(slots)
+    kernel.assign(kernel.value)
+    slots._group = Answering(True, [0.0, 5e-30])
+    slots.release()
+    assert slots.is_apart
+
+
+def test_nothing_is_compared_where_no_worker_wrote(made):
+    slots, *_ = made
+    slots._group = Answering(False, ["of no use"])
+    slots.release()
+    slots.gather()
+
+
+def test_a_graph_drops_without_a_message_and_a_later_gather_tells_who_wrote(made):
+    slots, (_, bias), _ = made
+    slots._group = None
+    bias.assign([3, 4])
+    slots.release_in_graph()
+    slots.release_in_graph()
+    assert slots.is_apart and variable_of_workers(bias)._held is None
+    slots._group = Answering(False, [])
+    with pytest.raises(
+        WorkerError, match="weights and slots .* on every worker alike .*, received writes on worker 0 alone"
+    ):
+        slots.gather()
+    slots.gather()  # They all went on alike.
+    assert bias.numpy().tolist() == [7, 7]
+
+
+def test_what_all_workers_wrote_before_a_graph_dropped_it_is_no_fault(made):
+    slots, (_, bias), _ = made
+    bias.assign([3, 4])
+    slots.release_in_graph()
+    slots._group = Answering(True, [])
+    slots.gather()
