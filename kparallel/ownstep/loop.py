@@ -27,6 +27,7 @@ from kparallel.ownstep.brought import BroughtWeights
 from kparallel.ownstep.decisions import Decisions
 from kparallel.ownstep.portion import Portion
 from kparallel.ownstep.replica import ReplicaRun
+from kparallel.ownstep.same_function import key_of
 from kparallel.ownstep.step import OwnStep
 
 __all__: list[str] = []
@@ -72,6 +73,7 @@ class LoopStrategy:
         self._metrics: dict[int, keras.metrics.Metric] = {}
         self._variables: dict[int, keras.Variable] = {}
         self._found: dict[Any, dict[int, Decisions]] = {}
+        self._kept: list[Any] = []  # The objects whose ids are in the keys of `_found`.
         self._brought: BroughtWeights | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -95,8 +97,7 @@ class LoopStrategy:
                 f"Expected strategy.run inside a tf.function with shard={self._shard!r} over several workers, received "
                 "a call outside of every one. Decorate the function that calls it with tf.function, or say shard=None."
             )
-        # A function that is defined inside a loop is a new object each time, with the same code.
-        key = getattr(fn, "__code__", fn)
+        key, kept = key_of(fn)
         if key not in self._found or not tf.executing_eagerly():
             self._prepare(fn, args, kwargs)
         owners = self._owners()
@@ -106,6 +107,7 @@ class LoopStrategy:
         loop = _Loop(self._model, self._placement, self._draws(), owners, brought, *used, self._release)
         if tf.executing_eagerly() and key not in self._found:
             self._found[key] = loop.traced(self._strategy, fn, args, kwargs)
+            self._kept += kept
         return loop.run_function(self._strategy, converted(fn), args, kwargs, self._found.get(key, {}))
 
     def _weights(self, owners: Mapping[int, int]) -> BroughtWeights:

@@ -102,3 +102,38 @@ def test_statistics_are_alike_behind_a_loop():
     tf.function(lambda batch: strategy.run(lambda x: model(x, training=True), args=(batch,)))(batch)
     np.testing.assert_allclose(norm.moving_mean.numpy(), 0.5 * x.mean(0), atol=FLOAT64)
     np.testing.assert_array_equal(*[copy.numpy() for copy in norm.moving_variance.value.values])
+
+
+def test_steps_that_one_function_makes_for_several_optimizers_are_told_apart():
+    def made(model, optimizer, weights):
+        def step(batch):
+            with tf.GradientTape() as tape:
+                value = averaged(batch[1], model(batch[0], training=True))
+            optimizer.apply(tape.gradient(value, weights), weights)
+
+        return step
+
+    def trained(wrap):
+        use("float64")
+        model = seeded(lambda: mlp(8, 4, 1))
+        run = wrap(model)
+        first, others = model.layers[0].trainable_weights, model.trainable_weights[2:]
+        # Eagerly: what is found out about the first one must not be taken for the other, which has more weights.
+        steps = made(model, keras.optimizers.SGD(0.1), first), made(model, keras.optimizers.Adam(0.01), others)
+        data = regressed()
+        for step in steps:
+            run(step, (data["x"][:BATCH], data["y"][:BATCH]))
+        return {str(index): variable.numpy() for index, variable in enumerate(model.variables)}
+
+    def over_two(model):
+        strategy = kparallel.wrap(model, replicas=2).distribute_strategy
+
+        def run(step, batch):
+            batches = tf.data.Dataset.from_tensors(batch).unbatch().batch(BATCH)
+            for each in strategy.experimental_distribute_dataset(batches):
+                strategy.run(step, args=(each,))
+
+        return run
+
+    results = trained(over_two), trained(lambda _: lambda step, batch: step(batch))
+    assert all(value <= FLOAT64 for value in differences(*results).values())
