@@ -1,7 +1,7 @@
 """Interleaved 1F1B: several stages on each lane, for a smaller bubble."""
 
-from kparallel.errors import ScheduleError
 from kparallel.schedule.action import BACKWARD, FORWARD, Action, Program, Programs, Schedule
+from kparallel.schedule.dealt import dealt
 from kparallel.schedule.one_f_one_b import one_f_one_b
 
 __all__: list[str] = []
@@ -33,20 +33,11 @@ def interleaved(lanes: int) -> Schedule:
     last one. The time is then longer than the formula's, but never longer than that of `one_f_one_b` with v stages
     joined into one.
     """
-    if lanes < 1:
-        raise ScheduleError(f"Expected at least 1 lane, received {lanes}.")
 
-    def schedule(stages: int, microbatches: int) -> Programs:
-        if stages % lanes:
-            raise ScheduleError(
-                f"Expected a number of stages that is a multiple of the {lanes} devices in a row, received {stages}. "
-                f"Use {lanes * (stages // lanes + 1)} stages, or the schedule '1f1b'."
-            )
-        if stages == lanes:
-            return one_f_one_b(stages, microbatches)
+    def several(stages: int, microbatches: int) -> Programs:
         return tuple(_program(lane, lanes, stages // lanes, microbatches) for lane in range(lanes))
 
-    return schedule
+    return dealt(lanes, one_f_one_b, several, "1f1b")
 
 
 def _program(lane: int, lanes: int, per_lane: int, microbatches: int) -> Program:

@@ -1,9 +1,10 @@
 """ZB-V: two stages on each lane, there and back, with split backward passes: half of the bubble that ZB-H1 leaves."""
 
 from collections.abc import Sequence
+from functools import partial
 
-from kparallel.errors import ScheduleError
 from kparallel.schedule.action import BACKWARD, FORWARD, WEIGHT, Action, Programs, Schedule
+from kparallel.schedule.dealt import dealt
 from kparallel.schedule.zb_h1 import zb_h1
 
 __all__: list[str] = []
@@ -41,20 +42,7 @@ def zb_v(lanes: int) -> Schedule:
     Source: Qi et al., Pipeline Parallelism with Controllable Memory, https://arxiv.org/abs/2405.15362. The order is not
     the pattern of the paper: each lane takes what is ready, as said in `_next`.
     """
-    if lanes < 1:
-        raise ScheduleError(f"Expected at least 1 lane, received {lanes}.")
-
-    def schedule(stages: int, microbatches: int) -> Programs:
-        if stages % lanes:
-            raise ScheduleError(
-                f"Expected a number of stages that is a multiple of the {lanes} devices in a row, received {stages}. "
-                f"Use {lanes * (stages // lanes + 1)} stages, or the schedule 'zb_h1'."
-            )
-        if stages == lanes:
-            return zb_h1(stages, microbatches)
-        return _programs(stages, microbatches, lanes)
-
-    return schedule
+    return dealt(lanes, zb_h1, partial(_programs, lanes=lanes), "zb_h1")
 
 
 def there_and_back(stage: int, lanes: int) -> int:
