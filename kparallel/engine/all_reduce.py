@@ -152,7 +152,7 @@ def _column_sums(
     """
     if to is None:
         return communicator.all_reduce([*sent, *others])
-    return [*communicator.reduce(list(sent), to), *communicator.all_reduce(list(others))]
+    return [*communicator.reduce(sent, to), *communicator.all_reduce(others)]
 
 
 def all_reduce_state(replica: Replica, share: Share, result: ReplicaResult, report: Report) -> Sums:

@@ -77,13 +77,13 @@ class OptimizerUpdate:
             copied: Weights whose new values other replicas take as they are. Each call has to name the same ones.
         """
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        run = partial(self._run, inline=inline or tf.executing_eagerly())
+        run = partial(self._run, inline=inline or tf.executing_eagerly(), copied=copied)
         with updating_copies(optimizers_in(self._optimizer)), refuse_shared_writes(replicas):
             if not self._is_keras:
                 self._optimizer.apply(gradients, variables)
                 return
             # Keras clips, scales, accumulates and averages as always; only its loop over the variables is replaced.
-            with updates_through(self._optimizer, partial(run, copied=copied)):
+            with updates_through(self._optimizer, run):
                 self._optimizer.apply(gradients, variables)
 
     def apply_whole(self, gradients: list[Any], variables: list[keras.Variable], _: Sequence[tf.Tensor] = ()) -> None:

@@ -8,6 +8,8 @@ import pytest
 
 import kparallel
 from kparallel.compat.optimizers import slots_by_weight
+from kparallel.compat.updates import writing_anew
+from kparallel.engine import optimizer_update
 from kparallel.errors import ModelError, PlanError
 from kparallel.mesh import Mesh
 from kparallel.model_variables import bytes_of
@@ -233,3 +235,21 @@ def test_the_search_counts_the_slots_of_one_owner():
         kparallel.plan(net(), memory_per_device="3kB", **options)
     plan = kparallel.plan(net(), memory_per_device="3kB", shard="optimizer", **options)
     assert plan.shard == "optimizer" and "plain data parallelism fits" in plan.reason
+
+
+def test_owners_write_new_values_of_what_other_replicas_take(monkeypatch):
+    """Subtracted in place, a weight whose memory the other replicas have would be copied before each update."""
+    written = []
+
+    def noting(optimizer, weights):
+        written.append([weight.path for weight in weights])
+        return writing_anew(optimizer, weights)
+
+    monkeypatch.setattr(optimizer_update, "writing_anew", noting)
+    for shard in ("optimizer", "weights", None):
+        written.clear()
+        model = kparallel.wrap(keras.Sequential([keras.Input((3,)), L.Dense(2)]), replicas=2, shard=shard)
+        model.compile("adam", "mse")
+        model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
+        shared = [weight.path for weight in model.weights] if shard == "optimizer" else []
+        assert written and all(sorted(each) == sorted(shared) for each in written)
